@@ -1,0 +1,235 @@
+"""Stage 6: a typed ONNX graph becomes a TensorRT plan.
+
+One code path drives TensorRT 10.3 to 11.x (`tensorrt`) and TensorRT-RTX (`tensorrt_rtx`), by asking what the module has,
+never for its version. Networks are strongly typed: precision is in the graph, no precision flag is set. TensorRT-RTX
+builds without a GPU; TensorRT builds on the device that runs the plan.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from refinenet_edge.errors import BuildError, MissingExtra
+from refinenet_edge.files import write_atomically
+from refinenet_edge.records import EngineInfo, Profile
+from refinenet_edge.trace import INPUT
+
+logger = logging.getLogger(__name__)
+
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+MIN_WORKSPACE = 16 << 20  # every convolution engine of TensorRT-RTX reserves 8 MB of scratch
+POLL = 0.1  # seconds between looks for Ctrl-C
+
+Progress = Callable[[str, int, int], None]  # phase, steps done, steps
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a plan is built. `targets`: compute capabilities such as "sm_89"; empty leaves them to the builder."""
+
+    targets: tuple[str, ...] = ()
+    workspace_bytes: int = 1 << 30
+    profile: Profile | None = None
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+
+def load_tensorrt(flavour: Flavour) -> ModuleType:
+    """The Python module of a flavour. Raises `MissingExtra` with the way to get it."""
+    try:
+        return importlib.import_module(MODULES[flavour])
+    except Exception as exc:  # a broken install raises OSError, ImportError or worse
+        fix = "pip install 'refinenet-edge[rtx]'" if flavour == "tensorrt-rtx" else "on a Jetson it comes with JetPack"
+        raise MissingExtra(f"{MODULES[flavour]} cannot be imported here ({exc}); {fix}") from exc
+
+
+def build_plan(onnx: bytes, flavour: Flavour, options: EngineOptions, progress: Progress | None = None) -> tuple[bytes, EngineInfo]:
+    """The plan of a serialised, typed ONNX model, and what the builder said of it.
+
+    Ctrl-C cancels the build at TensorRT's next step. Raises `BuildError` with what TensorRT says, `MissingExtra`.
+    """
+    trt = load_tensorrt(flavour)
+    _refuse_unsupported(trt, flavour, options)
+    said = _logger(trt)
+    said.start()
+    cancelled = threading.Event()
+    started = time.perf_counter()
+    with ThreadPoolExecutor(1, "tensorrt-build") as pool:
+        # in a thread of its own: the main thread must stay free to see Ctrl-C
+        future = pool.submit(_build, trt, onnx, options, _monitor(trt, cancelled, progress), said)
+        try:
+            while not wait([future], POLL).done:
+                pass
+        except BaseException:
+            cancelled.set()
+            raise
+    plan = future.result()
+    info = EngineInfo(
+        flavour=flavour,
+        version=str(trt.__version__),
+        targets=options.targets or ("default",),
+        workspace_bytes=options.workspace_bytes,
+        profile=options.profile,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        layers=said.layers or None,
+        activation_bytes=said.reported("Total Activation Memory"),
+        weight_bytes=said.reported("Total Weights Memory"),
+        build_seconds=round(time.perf_counter() - started, 3),
+    )
+    return plan, info
+
+
+def _refuse_unsupported(trt: ModuleType, flavour: Flavour, options: EngineOptions) -> None:
+    if options.workspace_bytes < MIN_WORKSPACE:
+        raise BuildError(f"a workspace of {options.workspace_bytes} bytes is too small: at least {MIN_WORKSPACE >> 20} MiB")
+    if flavour == "tensorrt-rtx":
+        for asked, what in (
+            (options.version_compatible, "version-compatible plans"),
+            (options.hardware_compatible, "hardware-compatible plans (give several --target instead)"),
+            (options.timing_cache, "a timing cache"),
+        ):
+            if asked:
+                raise BuildError(f"TensorRT-RTX has no {what}")
+    elif options.targets:
+        raise BuildError("TensorRT builds for the GPU it runs on: leave --target out, and build on the device")
+    known = [name for name in dir(getattr(trt, "ComputeCapability", None)) if name.startswith("SM")]
+    for target in options.targets:
+        if _enum_name(target) not in known:
+            raise BuildError(f"no target {target!r}; {trt.__name__} {trt.__version__} has {', '.join(map(_target_name, known))}")
+
+
+def _enum_name(target: str) -> str:
+    return target.upper().replace("_", "")
+
+
+def _target_name(enum: str) -> str:
+    return enum.lower().replace("sm", "sm_")
+
+
+def _build(trt: ModuleType, onnx: bytes, options: EngineOptions, monitor: Any, said: Any) -> bytes:
+    builder = trt.Builder(said)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, said)
+    if not parser.parse(onnx):
+        raise BuildError(f"{trt.__name__} {trt.__version__} cannot read the graph: {_parser_errors(parser) or said.complaint()}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    config.progress_monitor = monitor
+    # layers keep their names and shapes in the plan: the inspector and the profiler read them
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.targets:
+        config.num_compute_capabilities = len(options.targets)
+        for index, target in enumerate(options.targets):
+            config.set_compute_capability(getattr(trt.ComputeCapability, _enum_name(target)), index)
+    if options.profile is not None:
+        profile = builder.create_optimization_profile()
+        sizes = (options.profile.min, options.profile.opt, options.profile.max)
+        profile.set_shape(INPUT, *((1, 3, *size) for size in sizes))
+        config.add_optimization_profile(profile)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    cache = None
+    if options.timing_cache is not None:
+        cache = config.create_timing_cache(options.timing_cache.read_bytes() if options.timing_cache.exists() else b"")
+        config.set_timing_cache(cache, False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuildError(f"{trt.__name__} {trt.__version__} could not build the engine: {said.complaint()}")
+    if cache is not None and options.timing_cache is not None:
+        write_atomically(options.timing_cache, bytes(cache.serialize()), BuildError)
+    return bytes(plan)
+
+
+def _parser_errors(parser: Any) -> str:
+    errors = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        node = getattr(error, "node_name", lambda: "")()
+        errors.append(f"{node + ': ' if node else ''}{error.desc()}")
+    return "; ".join(errors[:3])
+
+
+def _monitor(trt: ModuleType, cancelled: threading.Event, progress: Progress | None) -> Any:
+    """TensorRT's view of `progress`, called from its threads. Phase names vary by version: they are shown, not read."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.steps[phase_name] = num_steps
+            self.report(phase_name, 0)
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.report(phase_name, self.steps.get(phase_name, 0))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self.report(phase_name, step)
+            return not cancelled.is_set()
+
+        def report(self, phase: str, step: int) -> None:
+            if progress is not None:
+                progress(phase, step, self.steps.get(phase, 0))
+
+    return Monitor()
+
+
+_loggers: dict[str, Any] = {}
+
+
+def _logger(trt: ModuleType) -> Any:
+    """The process's one logger for a TensorRT module: a second would be ignored. Keeps what the current build reports."""
+    if trt.__name__ in _loggers:
+        return _loggers[trt.__name__]
+    levels = {
+        trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
+        trt.ILogger.Severity.ERROR: logging.ERROR,
+        trt.ILogger.Severity.WARNING: logging.WARNING,
+        trt.ILogger.Severity.INFO: logging.INFO,
+        trt.ILogger.Severity.VERBOSE: logging.DEBUG,
+    }
+
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.start()
+
+        def start(self) -> None:
+            """Forget the last build."""
+            self.errors: list[str] = []
+            self.memory: dict[str, int] = {}
+            self.layers = 0
+
+        def log(self, severity: Any, message: str) -> None:
+            level = levels.get(severity, logging.DEBUG)
+            # a failed build is reported by its exception; here errors are detail
+            logger.log(min(level, logging.INFO), "%s: %s", trt.__name__, message)
+            if level >= logging.ERROR:
+                self.errors.append(message)
+            elif match := re.match(r"(Total \w+ Memory): (\d+) bytes", message):
+                self.memory[match[1]] = int(match[2])
+            self.layers += len(re.findall(r"^Name: .*?LayerType: |^Layer\(", message, re.MULTILINE))
+
+        def reported(self, what: str) -> int | None:
+            return self.memory.get(what)
+
+        def complaint(self) -> str:
+            return " / ".join(self.errors[-2:]) or "it gave no reason"
+
+    return _loggers.setdefault(trt.__name__, Logger())

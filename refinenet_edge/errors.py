@@ -1,0 +1,50 @@
+"""Every error this package raises on purpose, one tree.
+
+* RefineNetEdgeError
+  - CheckpointError      a weights file that cannot be read, is not ours to read, or does not fit the model
+  - GraphError           tracing or rewriting: an unsupported graph, or a rewrite that changed the logits
+  - CalibrationError     ranges that are missing, stale or unusable
+  - BuildError           the engine builder refused the network, or the bundle could not be written
+  - BundleError          a bundle that is missing, incomplete or damaged
+    + EngineMismatch     a sound bundle made for another TensorRT, device or toolkit
+  - InputError           an image, label file, recipe or option the user gave
+  - MissingExtra         an optional dependency is not installed; names the extra
+
+Messages say what, where, and the next command. `cli.py` prints them as one line and exits with 2.
+"""
+
+
+class RefineNetEdgeError(Exception):
+    """Base of all expected failures."""
+
+
+class CheckpointError(RefineNetEdgeError):
+    """A weights file cannot be used."""
+
+
+class GraphError(RefineNetEdgeError):
+    """A graph is unsupported, or a rewrite changed what it computes."""
+
+
+class CalibrationError(RefineNetEdgeError):
+    """Calibration ranges are missing, stale or unusable."""
+
+
+class BuildError(RefineNetEdgeError):
+    """The engine could not be built or written."""
+
+
+class BundleError(RefineNetEdgeError):
+    """A bundle is missing, incomplete or damaged."""
+
+
+class EngineMismatch(BundleError):
+    """A sound bundle was made for another runtime or device."""
+
+
+class InputError(RefineNetEdgeError):
+    """Something the user handed in cannot be used."""
+
+
+class MissingExtra(RefineNetEdgeError):
+    """An optional dependency is not installed."""

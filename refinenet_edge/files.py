@@ -1,0 +1,47 @@
+"""Files as everything here treats them: written whole or not at all, known by their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from refinenet_edge.errors import RefineNetEdgeError
+
+
+def write_atomically(path: Path, data: bytes, error: type[RefineNetEdgeError]) -> None:
+    """Put `data` under `path`: written beside, synced, renamed. Raises `error`; then what was there is still there."""
+    beside = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            beside = file.name
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # a temporary file is private; the result is an ordinary one
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+    except OSError as exc:
+        raise error(f"{path} cannot be written: {exc.strerror or exc}; free the space or name another place") from exc
+    finally:
+        if beside is not None and os.path.exists(beside):
+            os.unlink(beside)
+
+
+def sha256(path: Path, error: type[RefineNetEdgeError]) -> str:
+    """The hex SHA-256 of a file, read piece by piece. Raises `error`."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as exc:
+        raise error(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

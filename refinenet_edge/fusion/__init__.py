@@ -1,0 +1,52 @@
+"""Stage 3: exact rewrites of the traced graph, in the order they run.
+
+Each file is one rewrite: its algebra and when it pays on top, then `pattern`, `check`, `rewrite`. `fuse` runs them in
+place and returns what each did; `parity.prove` holds the result to the traced graph.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
+
+from refinenet_edge.fusion import fold_batch_norm, fold_constants, merge_pointwise, merge_siblings, remove_identities
+from refinenet_edge.fusion.rewrite import NEW_WEIGHTS, Firing, Rewrite
+
+__all__ = ["REWRITES", "Firing", "Rewrite", "fuse"]
+
+logger = logging.getLogger(__name__)
+
+REWRITES: tuple[Rewrite, ...] = (
+    fold_constants.REWRITE,
+    remove_identities.REWRITE,
+    fold_batch_norm.REWRITE,
+    # before siblings: a projection that is merged away no longer needs its sum moved
+    merge_pointwise.REWRITE,
+    merge_siblings.REWRITE,
+)
+
+
+def fuse(model: ir.Model, rewrites: Sequence[Rewrite] = REWRITES) -> list[Firing]:
+    """Apply `rewrites` to `model` in place, in order; what each did, and why it did not elsewhere."""
+    firings = []
+    for rewrite in rewrites:
+        firing = rewrite(model)
+        logger.info("%s fired %d times", firing.name, firing.fired)
+        for reason, places in firing.refused.items():
+            logger.debug("%s refused %d times: %s", firing.name, places, reason)
+        firings.append(firing)
+        ShapeInferencePass()(model)
+    _name_weights(model)
+    CheckerPass()(model)
+    return firings
+
+
+def _name_weights(model: ir.Model) -> None:
+    """Name new weights after the node that takes them, so that two builds give the same bytes."""
+    for node in model.graph:
+        for value, role in zip(node.inputs[1:], ("weight", "bias"), strict=False):
+            if value is not None and value.is_initializer() and (value.name or "").startswith(NEW_WEIGHTS):
+                value.name = f"{node.name}.{role}"

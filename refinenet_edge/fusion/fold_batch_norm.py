@@ -1,0 +1,48 @@
+"""Fold a batch normalisation into the convolution before it.
+
+BN(Conv(x; W, b); gamma, beta, mu, var) -> Conv(x; s·W, s·(b - mu) + beta),  s = gamma / sqrt(var + eps), per output channel
+
+Always pays: one pass over the map less. Refused where the convolution's result is also used unnormalised.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript.rewriter import MatchResult
+
+from refinenet_edge.fusion.rewrite import PatternRewrite, constant, conv, conv_inputs, refused
+
+
+class FoldBatchNorm(PatternRewrite):
+    name = "fold_batch_norm"
+
+    def pattern(self, op: Any, x: Any) -> Any:
+        return op.BatchNormalization(
+            op.Conv(x, _allow_other_inputs=True, _outputs=["convolved"]), _allow_other_inputs=True, _outputs=["normalised"]
+        )
+
+    def check(self, context: Any, convolved: ir.Value, normalised: ir.Value, **_: Any) -> MatchResult:
+        convolution, norm = convolved.producer(), normalised.producer()
+        assert convolution is not None and norm is not None
+        if conv_inputs(convolution) is None:
+            return refused("the convolution's weights are computed", convolved)
+        if any(constant(value) is None for value in norm.inputs[1:]):
+            return refused("the normalisation's statistics are computed", normalised)
+        if norm.attributes.get_int("training_mode", 0):
+            return refused("the normalisation is in training mode", normalised)
+        return MatchResult()
+
+    def rewrite(self, op: Any, x: ir.Value, convolved: ir.Value, normalised: ir.Value) -> ir.Value:
+        convolution, norm = convolved.producer(), normalised.producer()
+        assert convolution is not None and norm is not None
+        kernel, bias = conv_inputs(convolution)  # type: ignore[misc]
+        gamma, beta, mean, variance = (np.asarray(constant(v), np.float64) for v in norm.inputs[1:])
+        scale = gamma / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
+        shift = (0 if bias is None else bias) - mean
+        return conv(op, x, convolution, kernel * scale[:, None, None, None], shift * scale + beta)
+
+
+REWRITE = FoldBatchNorm()

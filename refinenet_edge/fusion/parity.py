@@ -1,0 +1,75 @@
+"""Proof at build time: two graphs give the same logits, on a random frame and on a real one.
+
+ONNX Runtime on the CPU is the referee, with its own graph optimisations off, so that it runs what is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from refinenet_edge.errors import GraphError
+from refinenet_edge.fusion.rewrite import Rewrite
+from refinenet_edge.records import Parity
+from refinenet_edge.trace import INPUT, to_bytes
+
+BOUND = 1e-4  # max |fused - traced| / max |traced|, float32
+
+Inputs = Mapping[str, npt.NDArray[np.float32]]  # frame name -> 1x3xhxw
+
+
+def logits(model: bytes, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
+    """The float32 logits of a serialised ONNX model on each input, cast to the type it takes."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
+        return {
+            name: np.asarray(session.run(None, {session.get_inputs()[0].name: image.astype(dtype)})[0], np.float32)
+            for name, image in inputs.items()
+        }
+    except Exception as exc:  # ONNX Runtime's own classes are private
+        raise GraphError(f"ONNX Runtime cannot run the graph: {str(exc).splitlines()[0]}") from exc
+
+
+def compare(stage: str, reference: Inputs, found: Inputs) -> tuple[Parity, ...]:
+    """How far the logits `found` are from `reference`, frame by frame."""
+    parities = []
+    for name, expected in reference.items():
+        if not np.isfinite(expected).all():
+            raise GraphError(f"the model's own logits are not finite on the {name} frame: its weights cannot be used")
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = float(np.abs(found[name] - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+        agreement = float((found[name].argmax(1) == expected.argmax(1)).mean())
+        parities.append(Parity(stage, name, error if np.isfinite(error) else float("inf"), agreement))
+    return tuple(parities)
+
+
+def prove(
+    traced: bytes, expected: Inputs, fused: ir.Model, rewrites: Sequence[Rewrite], inputs: Inputs
+) -> tuple[Parity, ...]:
+    """Hold the fused graph to the traced one, whose logits on `inputs` are `expected`.
+
+    Raises `GraphError` naming the rewrite that broke the bound.
+    """
+    parities = compare("fused", expected, logits(to_bytes(fused), inputs))
+    worst = max(parities, key=lambda parity: parity.relative_error)
+    if worst.relative_error <= BOUND:
+        return parities
+    model = ir.from_proto(onnx.load_model_from_string(traced))
+    for rewrite in rewrites:
+        rewrite(model)
+        step = max(compare("fused", expected, logits(to_bytes(model), inputs)), key=lambda parity: parity.relative_error)
+        if step.relative_error > BOUND:
+            raise GraphError(
+                f"the rewrite {rewrite.name} changed the logits: relative error {step.relative_error:.2e} on the "
+                f"{step.frame} frame, {BOUND:.0e} is allowed. This is a bug; build with --without {rewrite.name} meanwhile"
+            )
+    raise GraphError(f"the fused graph is off by {worst.relative_error:.2e} on the {worst.frame} frame, {BOUND:.0e} is allowed")

@@ -1,0 +1,122 @@
+"""The backbones: ResNet (He et al., CVPR 2016) and MobileNet-v2 (Sandler et al., CVPR 2018), as lists of taps.
+
+ResNet has its stride on the 3x3 convolution, as torchvision and the PyTorch ports do. An image of h x w pixels (any
+size) gives taps at ceil(h / s) x ceil(w / s) for strides s = 4, 8, 16, 32.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+RESNET_STAGES = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# (expansion, channels, blocks, stride of the first) of layer2 .. layer8
+MOBILENET_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+
+
+def conv_bn(
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, relu6: bool = False
+) -> nn.Sequential:
+    """Convolution without bias, batch norm, and ReLU6 where asked."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels),
+    ]
+    return nn.Sequential(*layers, *([nn.ReLU6(inplace=True)] if relu6 else []))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (strided), 1x1 to 4x the channels, and the shortcut."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        out_channels = 4 * channels
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        same = stride == 1 and in_channels == out_channels
+        self.downsample = nn.Identity() if same else conv_bn(in_channels, out_channels, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out)) + self.downsample(x)
+        activated: Tensor = self.relu(out)
+        return activated
+
+
+class ResNet(nn.Module):
+    """Four taps, finest first: 256, 512, 1024 and 2048 channels at 1/4, 1/8, 1/16 and 1/32."""
+
+    channels = (256, 512, 1024, 2048)
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        blocks = RESNET_STAGES[depth]
+        self.layer1 = self._stage(64, 64, blocks[0], 1)
+        self.layer2 = self._stage(256, 128, blocks[1], 2)
+        self.layer3 = self._stage(512, 256, blocks[2], 2)
+        self.layer4 = self._stage(1024, 512, blocks[3], 2)
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+        rest = (Bottleneck(4 * channels, channels, 1) for _ in range(blocks - 1))
+        return nn.Sequential(Bottleneck(in_channels, channels, stride), *rest)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
+        l1 = self.layer1(x)
+        l2 = self.layer2(l1)
+        l3 = self.layer3(l2)
+        return l1, l2, l3, self.layer4(l3)
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, depthwise 3x3, linear 1x1 projection; the shortcut where size and channels stay."""
+
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        self.output = nn.Sequential(
+            conv_bn(in_channels, hidden, 1, relu6=True),
+            conv_bn(hidden, hidden, 3, stride, groups=hidden, relu6=True),
+            conv_bn(hidden, out_channels, 1),
+        )
+        self.shortcut = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.output(x)
+        return x + out if self.shortcut else out
+
+
+class MobileNetV2(nn.Module):
+    """Six taps, finest first: 24 at 1/4, 32 at 1/8, 64 and 96 at 1/16, 160 and 320 at 1/32 (layer3 .. layer8)."""
+
+    channels = (24, 32, 64, 96, 160, 320)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1 = conv_bn(3, 32, 3, 2, relu6=True)
+        in_channels = 32
+        for number, (expansion, channels, blocks, stride) in enumerate(MOBILENET_STAGES, start=2):
+            widths = [in_channels, *[channels] * (blocks - 1)]
+            strides = [stride, *[1] * (blocks - 1)]
+            stage = (InvertedResidual(w, channels, expansion, s) for w, s in zip(widths, strides, strict=True))
+            setattr(self, f"layer{number}", nn.Sequential(*stage))
+            in_channels = channels
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        x = self.layer2(self.layer1(image))
+        l3 = self.layer3(x)
+        l4 = self.layer4(l3)
+        l5 = self.layer5(l4)
+        l6 = self.layer6(l5)
+        l7 = self.layer7(l6)
+        return l3, l4, l5, l6, l7, self.layer8(l7)

@@ -1,0 +1,100 @@
+"""What to build: the options of `build-engine` as one record, from the command line or a TOML file.
+
+A recipe names every option that is not at its default, so that a manifest can carry the command that builds it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.records import MAX_SIDE, Backend, Size, from_json
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MAX_RECIPE = 64 * 1024  # bytes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One bundle to build. Either `onnx`, or `model` and/or `checkpoint`; no checkpoint means random weights."""
+
+    output: str
+    model: str | None = None
+    checkpoint: str | None = None
+    onnx: str | None = None
+    size: Size = (512, 512)
+    dynamic: bool = False
+    precision: str = "fp32"
+    backend: Backend | Literal["auto"] = "auto"
+    labels: str | None = None
+    upsample: Literal["bilinear", "cubic"] = "bilinear"
+    # what the keys of a published checkpoint cannot tell; None: as the checkpoint says, or the ports' convention
+    align_corners: bool | None = None
+    crp: Literal["pool_conv", "conv_pool"] | None = None
+    without: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    workspace_mib: int = 1024
+    timing_cache: str | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+    def __post_init__(self) -> None:
+        if self.onnx is not None and (self.model or self.checkpoint):
+            raise InputError("--onnx takes the model from the file: leave --model and --checkpoint out")
+        if self.onnx is None and self.model is None and self.checkpoint is None:
+            raise InputError("nothing to build: give --model, --checkpoint or --onnx")
+        if not all(1 <= side <= MAX_SIDE for side in self.size):
+            raise InputError(f"size {self.size[0]}x{self.size[1]} is outside 1..{MAX_SIDE} pixels a side")
+
+    @property
+    def command(self) -> str:
+        """The command line that builds this again."""
+        words = ["refinenet-edge", "build"]
+        for field in dataclasses.fields(self):
+            value, option = getattr(self, field.name), f"--{field.name.replace('_', '-')}"
+            if value == field.default:
+                continue
+            if isinstance(value, bool):
+                words.append(option if value else option.replace("--", "--no-", 1))
+            elif field.name == "size":
+                words += [option, f"{value[0]}x{value[1]}"]
+            else:
+                for item in value if isinstance(value, tuple) else (value,):
+                    words += [option, str(item)]
+        return shlex.join(words)
+
+
+def parse_size(text: str) -> Size:
+    """(height, width) of "HxW", or of "N" for a square."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() and len(side) < 7 for side in sides):
+        raise InputError(f"size {text!r}: HEIGHTxWIDTH in pixels is meant, such as 512x512")
+    return int(sides[0]), int(sides[-1])
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe of a TOML file; its keys are the option names, `size` is "HEIGHTxWIDTH"."""
+    try:
+        if path.stat().st_size > MAX_RECIPE:
+            raise InputError(f"recipe {path} is larger than {MAX_RECIPE} bytes")
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise InputError(f"recipe {path} cannot be read: {exc}") from exc
+    if isinstance(table.get("size"), str):
+        table["size"] = parse_size(table["size"])
+    # the name of the recipe is the name of its bundle
+    table.setdefault("output", str(path.with_suffix("")))
+    try:
+        return from_json(Recipe, json.dumps(table, default=str))
+    except (BundleError, InputError) as exc:
+        raise InputError(f"recipe {path}: {str(exc).removeprefix('Recipe.')}") from exc

@@ -1,0 +1,162 @@
+"""Stage 2: an nn.Module, or somebody's ONNX file, becomes a float32 `ir.Model`.
+
+Nodes are named after the module they come from ("refine4.crp.convs.0/Conv"), so that what a builder or a profiler says
+of a layer can be read. Input `image` is 1x3xHxW, output `logits` 1xCxhxw, opset 20 and IR version 9: what the parsers of
+TensorRT 10.3 to 11 and TensorRT-RTX all read.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import CheckerPass, ClearMetadataAndDocStringPass, InlinePass, ShapeInferencePass
+from torch import nn
+
+from refinenet_edge.errors import GraphError
+from refinenet_edge.records import MAX_SIDE, Profile, Size
+
+logger = logging.getLogger(__name__)
+
+OPSET = 20
+IR_VERSION = 9
+SMALLEST_SIDE = 32  # pixels: below, the coarsest tap has no pixel left to interpolate
+MAX_ONNX_BYTES = 2 << 30  # protobuf's own limit
+INPUT, OUTPUT = "image", "logits"
+
+
+def trace(module: nn.Module, size: Size, dynamic: bool = False) -> ir.Model:
+    """Export `module` (1x3xhxw float32 -> logits) in eval mode at `size`; with `dynamic`, H and W stay free."""
+    if min(size) < SMALLEST_SIDE or max(size) > MAX_SIDE:
+        raise GraphError(f"size {size[0]}x{size[1]}: each side must be in {SMALLEST_SIDE}..{MAX_SIDE} pixels")
+    image = torch.zeros(1, 3, *size)
+    free = {2: torch.export.Dim("height", min=SMALLEST_SIDE), 3: torch.export.Dim("width", min=SMALLEST_SIDE)}
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module.eval(),
+                (image,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({**free},) if dynamic else None,
+                optimize=False,
+                verbose=False,
+            )
+    except Exception as exc:  # the exporter raises what it likes
+        raise GraphError(f"torch could not export {type(module).__name__} at {size[0]}x{size[1]}: {exc}") from exc
+    assert program is not None
+    model = program.model
+    _name_nodes(model)
+    return _tidied(model)
+
+
+def read_onnx(path: Path, size: Size | None = None) -> ir.Model:
+    """An ONNX segmentation model (1x3xHxW float32 in, 1xCxhxw logits out), brought to our opset and names.
+
+    `size` fixes free H and W. Raises `GraphError` for what is no such model.
+    """
+    try:
+        if path.stat().st_size > MAX_ONNX_BYTES:
+            raise GraphError(f"{path} is larger than {MAX_ONNX_BYTES >> 30} GiB")
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto)
+        opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+        if opset < OPSET - 1:
+            proto = onnx.version_converter.convert_version(proto, OPSET)
+        model = ir.from_proto(proto)
+    except GraphError:
+        raise
+    except Exception as exc:  # onnx raises what it likes on a damaged file
+        raise GraphError(f"{path} is no ONNX model that can be read: {str(exc).splitlines()[0] or exc!r}") from exc
+    initializers = set(model.graph.initializers)
+    inputs = [value for value in model.graph.inputs if value.name not in initializers]
+    outputs = list(model.graph.outputs)
+    shape = list(inputs[0].shape or ()) if inputs else []
+    if len(inputs) != 1 or len(outputs) != 1 or len(shape) != 4 or shape[1] != 3 or inputs[0].dtype != ir.DataType.FLOAT:
+        raise GraphError(
+            f"{path} takes {', '.join(f'{v.name}: {v.dtype} {v.shape}' for v in inputs)} and gives {len(outputs)} outputs; "
+            "one float32 input 1x3xHxW and one output 1xCxhxw are meant"
+        )
+    if size is not None:
+        for axis, wanted in ((2, size[0]), (3, size[1])):
+            if isinstance(shape[axis], int) and shape[axis] != wanted:
+                raise GraphError(f"{path} is fixed to {shape[2]}x{shape[3]}: build it with --size {shape[2]}x{shape[3]}")
+            shape[axis] = wanted
+    if not isinstance(shape[0], int):
+        shape[0] = 1
+    if shape[0] != 1:
+        raise GraphError(f"{path} is fixed to batches of {shape[0]}: export it with batch 1")
+    inputs[0].shape = ir.Shape(shape)
+    model.graph.inputs[:] = inputs
+    return _tidied(model)
+
+
+def num_classes(model: ir.Model) -> int:
+    """The channels of the logits."""
+    shape = model.graph.outputs[0].shape
+    if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
+        raise GraphError(f"the output has shape {shape}: logits 1xCxhxw with a fixed C are meant")
+    return int(shape[1])
+
+
+def profile_for(size: Size) -> Profile:
+    """The default range of a dynamic engine around `size`: from a quarter of it to twice it."""
+    low, high = (max(SMALLEST_SIDE, size[0] // 4), max(SMALLEST_SIDE, size[1] // 4)), (size[0] * 2, size[1] * 2)
+    return Profile(low, size, high)
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """The serialised ONNX, weights inside."""
+    try:
+        return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    except ValueError as exc:
+        raise GraphError(f"the model is larger than ONNX can hold in one file (2 GiB): {exc}") from exc
+
+
+def _tidied(model: ir.Model) -> ir.Model:
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version, model.doc_string = "refinenet-edge", None, None
+    model.graph.name = "segmentation"
+    model.graph.inputs[0].name, model.graph.outputs[0].name = INPUT, OUTPUT
+    model = InlinePass()(model).model
+    # the exporter's metadata holds stack traces with the paths of this machine
+    model = ClearMetadataAndDocStringPass()(model).model
+    model = ShapeInferencePass()(model).model
+    return CheckerPass()(model).model
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Name every node after the module it came from."""
+    seen: Counter[str] = Counter()
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['', '']"))
+        name = f"{scopes[-2] if len(scopes) > 1 else ''}/{node.op_type}".lstrip("/")
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name] - 1}"
+        if len(node.outputs) == 1 and not node.outputs[0].is_graph_output():
+            node.outputs[0].name = f"{node.name}:0"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's warnings are about packages that are not installed and about itself."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
