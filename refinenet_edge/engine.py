@@ -7,6 +7,7 @@ builds without a GPU; TensorRT builds on the device that runs the plan.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 import re
@@ -19,10 +20,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from refinenet_edge.bundle import MODEL, PLAN, Bundle, write_bundle
 from refinenet_edge.errors import BuildError, MissingExtra
 from refinenet_edge.files import write_atomically
-from refinenet_edge.records import EngineInfo, Profile
-from refinenet_edge.trace import INPUT
+from refinenet_edge.records import INPUT, EngineInfo, Manifest, Profile
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,17 @@ def build_plan(onnx: bytes, flavour: Flavour, options: EngineOptions, progress: 
         build_seconds=round(time.perf_counter() - started, 3),
     )
     return plan, info
+
+
+def add_plan(bundle: Bundle, flavour: Flavour, options: EngineOptions, progress: Progress | None = None) -> Manifest:
+    """Build the plan of `bundle` on this machine, from its typed graph, and put it in: what a device does, without torch.
+
+    The whole bundle is written again, or stays as it was.
+    """
+    model = bundle.path_of(MODEL).read_bytes()
+    plan, info = build_plan(model, flavour, options, progress)
+    manifest = dataclasses.replace(bundle.manifest, backend=flavour, engine=info)
+    return write_bundle(bundle.path, manifest, {MODEL: model, PLAN: plan})
 
 
 def _refuse_unsupported(trt: ModuleType, flavour: Flavour, options: EngineOptions) -> None:

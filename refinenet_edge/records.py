@@ -35,6 +35,7 @@ MAX_SIDE = 16_384  # pixels: larger frames are refused before anything is alloca
 RGB = tuple[int, int, int]
 Size = tuple[int, int]  # (height, width) in pixels, everywhere
 Frame = npt.NDArray[np.uint8]  # HxWx3, BGR, as OpenCV reads it
+INPUT, OUTPUT = "image", "logits"  # the names of every graph's input and output
 Backend = Literal["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]  # what a bundle is built for
 LabelMap = npt.NDArray[np.uint8]  # HxW, class indices
 

@@ -23,7 +23,7 @@ from onnx_ir.passes.common import CheckerPass, ClearMetadataAndDocStringPass, In
 from torch import nn
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.records import MAX_SIDE, Profile, Size
+from refinenet_edge.records import INPUT, MAX_SIDE, OUTPUT, Profile, Size
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ OPSET = 20
 IR_VERSION = 9
 SMALLEST_SIDE = 32  # pixels: below, the coarsest tap has no pixel left to interpolate
 MAX_ONNX_BYTES = 2 << 30  # protobuf's own limit
-INPUT, OUTPUT = "image", "logits"
 
 
 def trace(module: nn.Module, size: Size, dynamic: bool = False) -> ir.Model:
@@ -133,6 +132,11 @@ def _tidied(model: ir.Model) -> ir.Model:
     # the exporter's metadata holds stack traces with the paths of this machine
     model = ClearMetadataAndDocStringPass()(model).model
     model = ShapeInferencePass()(model).model
+    shape = model.graph.outputs[0].shape
+    if shape is not None and len(shape) == 4:
+        # torch writes free sides as formulas of the input's
+        sides = [side if isinstance(side, int) else name for side, name in zip(shape[2:], ("h", "w"), strict=True)]
+        model.graph.outputs[0].shape = ir.Shape([*shape[:2], *sides])
     return CheckerPass()(model).model
 
 

@@ -1,0 +1,367 @@
+"""The commands: `refinenet-edge COMMAND`, and `build-engine`, which is `refinenet-edge build`.
+
+Each command imports its stage when it runs, so that `run` works where torch is absent. What goes wrong is one line on
+stderr and exit code 2; `--debug` shows the trace instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from refinenet_edge import __version__
+from refinenet_edge.errors import InputError, RefineNetEdgeError
+from refinenet_edge.records import Bilinear, Interpolation
+from refinenet_edge.recipe import Recipe, parse_size, read_recipe
+
+if TYPE_CHECKING:
+    from refinenet_edge.engine import EngineOptions
+    from refinenet_edge.fusion import Firing
+    from refinenet_edge.records import Manifest, Mask
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+EXIT_EXPECTED = 2
+EXIT_INTERRUPTED = 130
+
+
+class Command(click.Command):
+    """A command that turns our errors into one line, and has `--debug`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the log and the trace of an error."))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        debug = ctx.params.pop("debug")
+        _log_to_stderr(logging.DEBUG if debug else logging.WARNING)
+        try:
+            return super().invoke(ctx)
+        except RefineNetEdgeError as exc:
+            if debug:
+                raise
+            err.print(f"[red]error:[/] {_plain(exc)}", soft_wrap=True)
+            ctx.exit(EXIT_EXPECTED)
+        except KeyboardInterrupt:
+            err.print("interrupted; nothing was left half-written")
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+class Group(click.Group):
+    """A group whose commands are ours."""
+
+    command_class = Command
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """RefineNet segmentation on Jetson and desktop NVIDIA GPUs: checkpoint, engine, mask."""
+
+
+class SizeType(click.ParamType):
+    """HEIGHTxWIDTH in pixels."""
+
+    name = "HEIGHTxWIDTH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return parse_size(value) if isinstance(value, str) else value
+        except InputError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+def _build_options(command: Any) -> Any:
+    """The options of `build-engine`: the fields of `Recipe`."""
+    options = [
+        click.argument("recipe", required=False, type=click.Path(path_type=Path)),
+        click.option("--output", "-o", metavar="FOLDER", help="The bundle to write, such as engines/NAME."),
+        click.option("--model", help="rf50, rf101, rf152, rf_lw50, rf_lw101, rf_lw152 or rf_lw_mbv2."),
+        click.option("--checkpoint", metavar="FILE", help="Weights: .pth, .pth.tar, .ckpt or .safetensors. None: random."),
+        click.option("--onnx", metavar="FILE", help="A segmentation model of anybody's instead: 1x3xHxW -> 1xCxhxw."),
+        click.option("--size", type=SizeType(), help="What the network takes; frames are resized. [512x512]"),
+        click.option("--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."),
+        click.option("--precision", type=click.Choice(["fp32", "fp16"])),
+        click.option(
+            "--backend", type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]), help="[auto]"
+        ),
+        click.option("--labels", metavar="NAME|FILE", help="voc, nyu40, sun37, person, context, cityscapes, camvid, ..."),
+        click.option("--upsample", type=click.Choice(["bilinear", "cubic"]), help="How logits reach the frame's size."),
+        click.option("--align-corners/--no-align-corners", default=None, help="If the checkpoint cannot say. [as the ports]"),
+        click.option("--crp", type=click.Choice(["pool_conv", "conv_pool"]), help="If the checkpoint cannot say."),
+        click.option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
+        click.option("--target", multiple=True, metavar="SM", help="sm_75 .. sm_121 (TensorRT-RTX). Repeatable."),
+        click.option("--workspace-mib", type=click.IntRange(16), help="The builder's scratch memory. [1024]"),
+        click.option("--timing-cache", metavar="FILE", help="Read and keep TensorRT's timings here."),
+        click.option("--version-compatible/--no-version-compatible", default=None, help="Runs on later TensorRTs."),
+        click.option("--hardware-compatible/--no-hardware-compatible", default=None, help="Runs on Ampere and newer."),
+        click.option("--explain", is_flag=True, help="Say how often each rewrite fired, and why not elsewhere."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
+    """Build a bundle from options, or from a RECIPE (TOML) with options on top."""
+    chosen = {name: value for name, value in given.items() if value not in (None, ())}
+    if recipe is not None:
+        wanted = dataclasses.replace(read_recipe(recipe), **chosen)
+    elif "output" not in chosen:
+        raise InputError("where to? Give --output engines/NAME, or a recipe: build-engine engines/NAME.toml")
+    else:
+        wanted = Recipe(**chosen)
+    with _heavy("export"):
+        from refinenet_edge.build import build as build_bundle
+    with _bar() as bar:
+        task = bar.add_task("start", total=None)
+        built = build_bundle(
+            wanted,
+            lambda step: bar.update(task, description=step, total=None),
+            lambda phase, done, steps: bar.update(task, description=phase, completed=done, total=steps or None),
+        )
+    if explain:
+        out.print(_firings(built.firings))
+    out.print(_manifest(built.manifest, str(built.path)))
+    out.print(f"next: [bold]refinenet-edge run {built.path} IMAGE --out DIR[/]", soft_wrap=True)
+
+
+main.command("build")(_build_options(_build))
+build_engine = click.command("build-engine", cls=Command)(_build_options(_build))
+
+
+@main.command("plan")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx"]), default="tensorrt", show_default=True)
+@click.option("--target", multiple=True, metavar="SM", help="sm_75 .. sm_121 (TensorRT-RTX). Repeatable.")
+@click.option("--workspace-mib", type=click.IntRange(16), default=1024, show_default=True)
+@click.option("--timing-cache", type=click.Path(path_type=Path))
+def plan(bundle: Path, backend: Any, target: tuple[str, ...], workspace_mib: int, timing_cache: Path | None) -> None:
+    """Build a bundle's TensorRT plan on this machine, from the graph inside: on a Jetson, without torch."""
+    from refinenet_edge.bundle import open_bundle
+    from refinenet_edge.engine import EngineOptions, add_plan
+
+    opened = open_bundle(bundle)
+    # the range of frame sizes is part of the bundle, not of the device
+    profile = opened.manifest.engine.profile if opened.manifest.engine else None
+    options = EngineOptions(target, workspace_mib << 20, profile, timing_cache)
+    with _bar() as bar:
+        task = bar.add_task(f"build the {backend} engine", total=None)
+        manifest = add_plan(
+            opened, backend, options, lambda phase, done, steps: bar.update(task, description=phase, completed=done, total=steps)
+        )
+    out.print(_manifest(manifest, str(bundle)))
+
+
+@main.command("run")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path))
+@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Where overlays and labels go.")
+@click.option("--backend", default="auto", show_default=True)
+@click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
+def run(bundle: Path, images: Path, folder: Path, backend: str, opacity: float) -> None:
+    """Segment an image or a folder of images: an overlay and a label PNG each."""
+    from refinenet_edge.images import list_images, read_image, write_image, write_png
+    from refinenet_edge.runtime import Segmenter
+
+    paths = list_images(images)
+    _require_distinct(paths)
+    table = Table("image", "size", "ms", "classes", title=str(bundle))
+    failures: list[str] = []
+    with Segmenter(bundle, backend) as segmenter, _bar() as bar:
+        _make_folder(folder)
+        for path in bar.track(paths, description="segment"):
+            try:
+                frame = read_image(path)
+                started = time.perf_counter()
+                mask = segmenter.segment(frame)
+                taken = 1000 * (time.perf_counter() - started)
+            except InputError as exc:
+                if len(paths) == 1:
+                    raise
+                failures.append(str(exc))
+                continue
+            write_image(folder / f"{path.stem}_overlay.jpg", mask.overlay(frame, opacity))
+            write_png(folder / f"{path.stem}_labels.png", mask.labels)
+            table.add_row(path.name, f"{frame.shape[1]}x{frame.shape[0]}", f"{taken:.0f}", _shares(mask))
+    out.print(table)
+    out.print(f"{len(paths) - len(failures)} of {len(paths)} images segmented into {folder}")
+    if failures:
+        raise InputError(f"{len(failures)} images could not be used: {'; '.join(failures[:3])}")
+
+
+@main.command("inspect")
+@click.argument("path", type=click.Path(path_type=Path))
+def inspect(path: Path) -> None:
+    """Show what is in a bundle, or in a .plan file; needs no GPU."""
+    from refinenet_edge.bundle import PLAN, open_bundle
+    from refinenet_edge.plan import read_header
+
+    if path.is_dir():
+        manifest = open_bundle(path).manifest
+        out.print(_manifest(manifest, str(path)))
+        if PLAN not in manifest.files:
+            return
+        path = path / PLAN
+    header = read_header(path)
+    out.print(f"{path}: a plan of {path.stat().st_size / 1e6:.1f} MB, written by {header.flavour} {header.version}")
+
+
+@main.command("compare")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path))
+@click.option("--backend", default="auto", show_default=True, help="What runs FIRST.")
+@click.option("--second-backend", default="auto", show_default=True, help="What runs SECOND.")
+def compare(first: Path, second: Path, images: Path, backend: str, second_backend: str) -> None:
+    """Compare two bundles, or one bundle on two backends: logit error and label agreement on IMAGES."""
+    from refinenet_edge.compare import compare_bundles
+    from refinenet_edge.images import list_images
+    from refinenet_edge.runtime import Segmenter
+
+    paths = list_images(images)
+    with Segmenter(first, backend) as a, Segmenter(second, second_backend) as b, _bar() as bar:
+        differences = list(bar.track(compare_bundles(a, b, paths), total=len(paths), description="compare"))
+        title = f"{first} on {a.session.name} and {second} on {b.session.name}"
+    table = Table("image", "logit error", "label agreement", title=title)
+    for d in differences:
+        error = "other size" if d.relative_error is None else f"{d.relative_error:.2e}"
+        table.add_row(d.image, error, f"{100 * d.label_agreement:.3f} %")
+    out.print(table)
+    mean = sum(d.label_agreement for d in differences) / len(differences)
+    out.print(f"mean label agreement {100 * mean:.3f} % over {len(differences)} images")
+
+
+@main.command("doctor")
+def doctor() -> None:
+    """Say which backends work here, what does not fit together, and the fix for each."""
+    from refinenet_edge.doctor import examine
+
+    marks = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "wrong": "[red]wrong[/]"}
+    table = Table("", "what", "found", "fix")
+    findings = list(examine())
+    for finding in findings:
+        table.add_row(marks[finding.state], finding.subject, _plain(finding.detail), _plain(finding.fix))
+    out.print(table)
+    if any(finding.state == "wrong" for finding in findings):
+        sys.exit(1)
+
+
+@main.command("models")
+@click.option("--size", type=SizeType(), default="512x512", show_default=True)
+@click.option("--classes", type=click.IntRange(1, 255), default=21, show_default=True)
+def models(size: tuple[int, int], classes: int) -> None:
+    """List the networks with their parameters and multiplications."""
+    with _heavy("export"):
+        from refinenet_edge.model import MODELS
+        from refinenet_edge.model.cost import cost
+    table = Table("model", "parameters", f"GMAC at {size[0]}x{size[1]}", title=f"{classes} classes")
+    for name in MODELS:
+        spent = cost(name, classes, size)
+        table.add_row(name, f"{spent.parameters / 1e6:.2f} M", f"{spent.macs / 1e9:.1f}")
+    out.print(table)
+
+
+@contextlib.contextmanager
+def _heavy(extra: str) -> Iterator[None]:
+    """Imports of a stage that a device does not have."""
+    from refinenet_edge.errors import MissingExtra
+
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("refinenet_edge"):
+            raise
+        raise MissingExtra(f"{exc.name} is not installed: pip install 'refinenet-edge[{extra}]'") from exc
+
+
+def _bar() -> Progress:
+    """A progress bar on stderr: what a command prints stays clean."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=err, transient=True)
+
+
+def _manifest(manifest: Manifest, title: str) -> Table:
+    table = Table(title=title, show_header=False)
+    table.add_row("model", f"{manifest.model}, weights: {manifest.checkpoint}")
+    table.add_row("classes", f"{len(manifest.labels.names)} ({manifest.labels.name})")
+    for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for spec in specs:
+            table.add_row(kind, f"{spec.name} {spec.dtype} {'x'.join(map(str, spec.shape))}")
+    table.add_row("precision", manifest.precision)
+    table.add_row("built for", manifest.backend)
+    table.add_row("upsampling", _upsampling(manifest.frame.upsample))
+    table.add_row("rewrites", ", ".join(f"{name} {fired}" for name, fired in manifest.rewrites.items()))
+    for p in manifest.parity:
+        agreement = f"{100 * p.label_agreement:.2f} % same labels"
+        table.add_row(f"parity, {p.stage}", f"{p.frame}: error {p.relative_error:.1e}, {agreement}")
+    if engine := manifest.engine:
+        table.add_row("engine", f"{engine.flavour} {engine.version} for {', '.join(engine.targets)}")
+        sizes = ("activations", engine.activation_bytes), ("weights", engine.weight_bytes)
+        said = [f"{value / 1e6:.1f} MB {name}" for name, value in sizes if value is not None]
+        table.add_row("", ", ".join([f"{engine.layers} layers", *said]))
+    for name, digest in manifest.files.items():
+        table.add_row("file", f"{name} {digest.size / 1e6:.1f} MB, sha256 {digest.sha256[:12]}")
+    table.add_row("built by", _plain(manifest.command))
+    return table
+
+
+def _upsampling(how: Interpolation) -> str:
+    return f"{how.kind}, align_corners={how.align_corners}" if isinstance(how, Bilinear) else how.kind
+
+
+def _firings(firings: tuple[Firing, ...]) -> Table:
+    table = Table("rewrite", "fired", "not fired", "because", title="rewrites, in order")
+    for firing in firings:
+        table.add_row(firing.name, str(firing.fired), "" if firing.refused else "nowhere", "")
+        for reason, places in firing.refused.items():
+            table.add_row("", "", str(places), reason)
+    return table
+
+
+def _shares(mask: Mask) -> str:
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in list(mask.shares().items())[:4] if share >= 0.005)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise InputError(f"folder {folder} cannot be made: {exc.strerror}; name another with --out") from exc
+
+
+def _require_distinct(paths: list[Path]) -> None:
+    stems = [path.stem for path in paths]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
+
+
+def _plain(text: object) -> str:
+    """Text whose square brackets are no markup."""
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    package = logging.getLogger("refinenet_edge")
+    package.handlers[:] = [handler]
+    package.setLevel(level)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""How far two outputs, or two bundles, are from each other: the error of the logits and the agreement of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refinenet_edge.images import read_image
+from refinenet_edge.runtime import Segmenter
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One frame. `relative_error` is None where the two networks give logits of different size."""
+
+    image: str
+    relative_error: float | None
+    label_agreement: float
+
+
+def relative_error(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
+    """max |found - expected| / max |expected|; inf where `found` is not finite."""
+    expected, found = np.asarray(expected, np.float64), np.asarray(found, np.float64)
+    if not np.isfinite(found).all():
+        return float("inf")
+    return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+
+
+def compare_bundles(first: Segmenter, second: Segmenter, paths: Iterable[Path]) -> Iterator[Difference]:
+    """Segment every image with both and compare: the logits as they come, the labels at the image's size."""
+    for path in paths:
+        frame = read_image(path)
+        logits = first.logits(frame), second.logits(frame)
+        error = relative_error(*logits) if logits[0].shape == logits[1].shape else None
+        size = (frame.shape[0], frame.shape[1])
+        labels = first.mask(logits[0], size).labels, second.mask(logits[1], size).labels
+        yield Difference(path.name, error, float((labels[0] == labels[1]).mean()))

@@ -1,0 +1,102 @@
+"""What works on this machine, what does not fit together, and the fix for each."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from refinenet_edge.engine import MODULES
+from refinenet_edge.runtime import available
+
+# package -> the oldest release that was seen to work, and what it is for
+EXPORT = {
+    "torch": ("2.9", "load checkpoints, trace"),
+    "onnx": ("1.18", "trace"),
+    "onnx-ir": ("0.1.12", "rewrite graphs"),
+    "onnxscript": ("0.5", "trace, rewrite graphs"),
+    "onnxruntime": ("1.18", "prove rewrites"),
+    "safetensors": ("0.5", "load checkpoints"),
+}
+RIVALS = (  # distributions that overwrite each other's files
+    ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
+    ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `fix` is empty where there is nothing to do."""
+
+    subject: str
+    state: Literal["ok", "absent", "wrong"]
+    detail: str
+    fix: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Everything `refinenet-edge doctor` knows to look at; nothing is changed."""
+    yield Finding("machine", "ok", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
+    if sys.version_info < (3, 10):
+        yield Finding("python", "wrong", platform.python_version(), "use Python 3.10 or later")
+    yield from _runs_here()
+    yield from _builds_here()
+    yield from _exports_here()
+    yield from _rivals()
+
+
+def _runs_here() -> Iterator[Finding]:
+    reasons = available()
+    for backend, reason in reasons.items():
+        problem, _, fix = reason.partition(": ")
+        yield Finding(f"run on {backend}", "absent" if reason else "ok", problem or "works", fix)
+    if all(reasons.values()):
+        yield Finding("run a bundle", "wrong", "no backend works", "pip install 'refinenet-edge[cpu]'")
+
+
+def _builds_here() -> Iterator[Finding]:
+    for flavour, module in MODULES.items():
+        fix = "pip install 'refinenet-edge[rtx]'" if flavour == "tensorrt-rtx" else "comes with JetPack; desktop: pip install tensorrt"
+        try:
+            version = importlib.import_module(module).__version__
+        except ModuleNotFoundError:
+            yield Finding(f"build for {flavour}", "absent", f"{module} is not installed", fix)
+        except Exception as exc:  # a broken install raises anything
+            yield Finding(f"build for {flavour}", "wrong", f"{module} does not import: {exc}", fix)
+        else:
+            yield Finding(f"build for {flavour}", "ok", f"{module} {version}")
+
+
+def _exports_here() -> Iterator[Finding]:
+    for package, (oldest, purpose) in EXPORT.items():
+        version = _version(package)
+        if version is None:
+            yield Finding(purpose, "absent", f"{package} is not installed", "pip install 'refinenet-edge[export]'")
+        elif _numbers(version) < _numbers(oldest):
+            yield Finding(purpose, "wrong", f"{package} {version} is older than {oldest}", f"pip install '{package}>={oldest}'")
+        else:
+            yield Finding(purpose, "ok", f"{package} {version}")
+
+
+def _rivals() -> Iterator[Finding]:
+    for group in RIVALS:
+        present = [name for name in group if _version(name) is not None]
+        if len(present) > 1:
+            fix = f"pip uninstall {' '.join(present)}, then pip install {present[-1]}"
+            yield Finding(present[0], "wrong", f"{' and '.join(present)} overwrite each other", fix)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    parts = version.partition("+")[0].split(".")
+    return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in parts[:3])

@@ -1,0 +1,162 @@
+"""Read and write image files: PNG, JPEG, BMP and WebP.
+
+The size is read from the file's first bytes before anything is decoded, so that a small file cannot claim gigabytes;
+other formats are refused, which keeps OpenCV's less used decoders away from files that strangers made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import struct
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from refinenet_edge.errors import InputError
+from refinenet_edge.records import MAX_SIDE, Frame, Size
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+MAX_BYTES = 256 * 1024 * 1024
+
+
+def read_image(path: str | Path) -> Frame:
+    """The image at `path` as HxWx3 BGR uint8, a new array, turned as its EXIF orientation says.
+
+    Grey becomes three equal channels, 16-bit keeps its high byte, alpha is dropped (the colours under it stay).
+    Raises `InputError` naming the file.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise InputError(f"no image file at {path}")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise InputError(f"image {path} has {size} bytes, at most {MAX_BYTES} are read")
+        data = path.read_bytes()
+    except (OSError, ValueError) as exc:
+        raise InputError(f"image {path} cannot be read: {exc}") from exc
+    claimed = image_size(data)
+    if claimed is None:
+        raise InputError(f"image {path} is not a whole PNG, JPEG, BMP or WebP file: convert it to PNG")
+    if not all(1 <= side <= MAX_SIDE for side in claimed):
+        raise InputError(
+            f"image {path} is {claimed[1]}x{claimed[0]} pixels, the limit is {MAX_SIDE} a side: scale it down"
+        )
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as exc:
+        raise InputError(f"image {path} cannot be decoded: {exc}") from exc
+    if image is None:
+        raise InputError(f"image {path} cannot be decoded: it is damaged or cut short")
+    return np.asarray(image, np.uint8)
+
+
+def image_size(data: bytes) -> Size | None:
+    """The (height, width) that the header of a PNG, JPEG, BMP or WebP file claims; None when it is none of these."""
+    try:
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            width, height = struct.unpack_from(">II", data, 16)
+        elif data.startswith(b"\xff\xd8"):
+            return _jpeg_size(data)
+        elif data.startswith(b"BM"):
+            kind = "<ii" if struct.unpack_from("<I", data, 14)[0] > 12 else "<HH"  # a 12-byte header is OS/2's
+            width, height = struct.unpack_from(kind, data, 18)
+            height = abs(height)  # negative: rows from the top
+        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return _webp_size(data)
+        else:
+            return None
+    except (struct.error, IndexError):  # the header is cut short
+        return None
+    return height, width
+
+
+def _jpeg_size(data: bytes) -> Size | None:
+    at = 2
+    while data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame; the three are tables
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return height, width
+        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    return None
+
+
+def _webp_size(data: bytes) -> Size | None:
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(data[27:30], "little"), 1 + int.from_bytes(data[24:27], "little")
+    if chunk == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
+    if chunk == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    return None
+
+
+def write_image(path: str | Path, image: npt.NDArray[Any]) -> None:
+    """Write HxW or HxWx3 BGR uint8 in the format of `path`'s suffix; the file appears whole or not at all.
+
+    Raises `InputError` for another suffix or array, or when the disk refuses.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: images are written as {', '.join(SUFFIXES)}")
+    _write(path, path.suffix.lower(), image)
+
+
+def write_png(path: str | Path, image: npt.NDArray[Any]) -> None:
+    """`write_image` for what must come back as it was, such as a label map (HxW): always PNG."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: only .png keeps every label as it is")
+    _write(path, ".png", image)
+
+
+def list_images(path: str | Path) -> list[Path]:
+    """`path` itself if it is a file, otherwise the image files in the folder `path`, by name, not in its subfolders.
+
+    Raises `InputError` if there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    try:
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file())
+    except OSError as exc:
+        raise InputError(f"no image or folder at {path}: {exc}") from exc
+    if not found:
+        raise InputError(f"no image in {path}: {', '.join(SUFFIXES)} files are meant")
+    return found
+
+
+def _write(path: Path, suffix: str, image: npt.NDArray[Any]) -> None:
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or not image.size:
+        raise InputError(f"{path}: HxW or HxWx3 uint8 is written, not {image.dtype} {image.shape}")
+    try:
+        encoded, data = cv2.imencode(suffix, image)
+    except cv2.error as exc:
+        raise InputError(f"{path} cannot be encoded: {exc}") from exc
+    if not encoded:
+        raise InputError(f"{path} cannot be encoded as {suffix}")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with beside.open("xb") as file:
+            file.write(data.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as exc:
+        raise InputError(f"{path} cannot be written: {exc}") from exc
+    finally:
+        with contextlib.suppress(OSError):  # already renamed when all went well
+            beside.unlink()

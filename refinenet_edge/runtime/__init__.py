@@ -1,0 +1,16 @@
+"""The device side: bundle + frame -> Mask, with numpy, OpenCV and one of the backends.
+
+    Segmenter      bundle or session -> segment(frame) -> Mask
+    frame.py       frame -> network input
+    Session        network input -> logits: trt.py (cuda.py), openvino.py, ort.py, fake.py; backends.py chooses
+    head.py        logits -> labels at the frame's size
+
+Backends are imported when a session is opened, never before; torch and onnx are not needed.
+"""
+
+from refinenet_edge.runtime.backends import available, open_session
+from refinenet_edge.runtime.fake import FakeSession
+from refinenet_edge.runtime.segmenter import Segmenter
+from refinenet_edge.runtime.session import Session
+
+__all__ = ["FakeSession", "Segmenter", "Session", "available", "open_session"]

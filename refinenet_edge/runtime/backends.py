@@ -1,0 +1,115 @@
+"""Choose what runs a bundle here.
+
+    tensorrt, tensorrt-rtx             model.plan on the GPU, by the library it was built with
+    tensorrt-lean, tensorrt-dispatch   model.plan, built version-compatible, by TensorRT's small runtimes
+    openvino, onnxruntime              model.onnx on the CPU
+    auto                               the bundle's own backend; without an NVIDIA GPU, model.onnx on the CPU
+
+A replacement is always logged as a warning. Where there is a GPU, "auto" never falls back to the CPU: there a plan that
+does not run is a mistake to correct, not to hide.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+
+from refinenet_edge.bundle import MODEL, Bundle
+from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
+from refinenet_edge.runtime.cuda import gpu_problem, load_cuda
+from refinenet_edge.runtime.openvino import OpenVinoSession
+from refinenet_edge.runtime.ort import OrtSession
+from refinenet_edge.runtime.session import Session
+from refinenet_edge.runtime.trt import MODULES, TrtSession
+
+# how each backend gets onto a machine
+INSTALL = {
+    "tensorrt": "on Jetson it comes with JetPack (apt install python3-libnvinfer), elsewhere: pip install tensorrt",
+    "tensorrt-lean": "pip install tensorrt_lean",
+    "tensorrt-dispatch": "pip install tensorrt_dispatch",
+    "tensorrt-rtx": "pip install tensorrt-rtx",
+    "openvino": "pip install 'refinenet-edge[cpu]'",
+    "onnxruntime": "pip install 'refinenet-edge[cpu]'",
+}
+BACKENDS = tuple(INSTALL)
+ON_CPU = ("openvino", "onnxruntime")  # the order of preference
+
+logger = logging.getLogger(__name__)
+
+
+def available() -> dict[str, str]:
+    """Each backend, and why it does not work on this machine; "" when it does. Imports those that are installed."""
+    return {backend: str(_problem(backend) or "") for backend in BACKENDS}
+
+
+def open_session(bundle: Bundle, backend: str = "auto") -> Session:
+    """A session that runs `bundle`, by "auto" or one of `BACKENDS` (see the module).
+
+    Raises `MissingExtra` when the backend is not installed, `InputError` when it cannot run here, `EngineMismatch` when
+    the plan was made for another TensorRT or GPU, `BundleError` when the bundle lacks what the backend needs.
+    """
+    if backend == "auto":
+        backend = _choose(bundle)
+    elif backend not in BACKENDS:
+        raise InputError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
+    else:
+        problem = _problem(backend)
+        if problem:
+            raise problem
+    if backend == "openvino":
+        return OpenVinoSession(bundle.path_of(MODEL))
+    if backend == "onnxruntime":
+        return OrtSession(bundle.path_of(MODEL))
+    return TrtSession(bundle, backend)
+
+
+def _choose(bundle: Bundle) -> str:
+    manifest = bundle.manifest
+    own = manifest.backend
+    problem = _problem(own)
+    if not problem:
+        return own
+    replacements = list(ON_CPU)
+    if own in MODULES and not gpu_problem():
+        small = manifest.engine is not None and manifest.engine.version_compatible and own == "tensorrt"
+        replacements = ["tensorrt-lean", "tensorrt-dispatch"] if small else []
+    for backend in replacements:
+        if not _problem(backend):
+            logger.warning("%s is for %s (%s): %s runs it instead", bundle.path, own, problem, backend)
+            return backend
+    if own in MODULES and gpu_problem():
+        raise MissingExtra(f"nothing here runs {bundle.path}: {problem}; to run it on the CPU: {INSTALL['openvino']}")
+    raise problem
+
+
+def _problem(backend: str) -> RefineNetEdgeError | None:
+    """The error that says why `backend` cannot run here, and how to change that; None when it can."""
+    if backend not in MODULES:
+        return _import_problem(backend, backend)
+    gpu = gpu_problem()
+    if gpu:
+        return InputError(f"{backend} needs an NVIDIA GPU: {gpu}; use --backend openvino or run it on the device")
+    problem = _import_problem(backend, MODULES[backend])
+    if problem:
+        return problem
+    try:
+        load_cuda()
+    except MissingExtra as exc:
+        return exc
+    return None
+
+
+def _import_problem(backend: str, module: str) -> RefineNetEdgeError | None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as exc:
+        if exc.name == module:
+            return MissingExtra(f"{module} is not installed: {INSTALL[backend]}")
+        return _broken(backend, module, exc)
+    except (Exception, SystemExit) as exc:  # a broken installation may raise anything
+        return _broken(backend, module, exc)
+    return None
+
+
+def _broken(backend: str, module: str, exc: BaseException) -> MissingExtra:
+    return MissingExtra(f"{module} does not import ({type(exc).__name__}: {exc}); install it again: {INSTALL[backend]}")

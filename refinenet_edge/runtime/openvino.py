@@ -1,0 +1,52 @@
+"""Run an ONNX graph on the CPU with OpenVINO: the twin of the engine where there is no NVIDIA GPU."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from refinenet_edge.errors import BundleError, RefineNetEdgeError
+from refinenet_edge.records import TensorSpec
+from refinenet_edge.runtime.session import CheckedSession, Feeds, Outputs
+
+# one frame at a time; float32 arithmetic, so that a CPU with half-precision units gives the same labels as one without
+CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+
+
+class OpenVinoSession(CheckedSession):
+    """`model` (an ONNX file or its bytes) on the CPU; its tensors keep their dtypes, float16 included.
+
+    Outputs are views of OpenVINO's memory, overwritten by the next run(). Raises `BundleError` for an unusable model.
+    """
+
+    def __init__(self, model: Path | bytes) -> None:
+        openvino = importlib.import_module("openvino")
+        try:
+            self._compiled: Any = openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", CONFIG)
+            self._request: Any = self._compiled.create_infer_request()
+        except RuntimeError as exc:
+            what = model if isinstance(model, Path) else "the model"
+            raise BundleError(f"OpenVINO cannot load {what}: {exc}") from exc
+        super().__init__("openvino", _specs(self._compiled.inputs), _specs(self._compiled.outputs))
+
+    def _run(self, feeds: Feeds) -> Outputs:
+        try:
+            values = self._request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+        except RuntimeError as exc:
+            raise RefineNetEdgeError(f"OpenVINO failed on {[array.shape for array in feeds.values()]}: {exc}") from exc
+        return {spec.name: values[i] for i, spec in enumerate(self.outputs)}
+
+    def _release(self) -> None:
+        self._request = self._compiled = None
+
+
+def _specs(ports: Any) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(
+            port.any_name,
+            port.element_type.to_dtype().name,
+            tuple(f"dim{axis}" if dim.is_dynamic else dim.get_length() for axis, dim in enumerate(port.partial_shape)),
+        )
+        for port in ports
+    )

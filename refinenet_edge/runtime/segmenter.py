@@ -1,0 +1,104 @@
+"""The whole device side in one object: bundle + frame -> Mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from refinenet_edge.bundle import Bundle, open_bundle
+from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.records import Frame, FrameSpec, Labels, Mask, Profile, Size
+from refinenet_edge.runtime.backends import open_session
+from refinenet_edge.runtime.frame import check_frame, prepare
+from refinenet_edge.runtime.head import labels_of
+from refinenet_edge.runtime.session import Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11, Jetson has 3.10
+
+
+class Segmenter:
+    """Segments frames with a bundle; used from one thread at a time.
+
+    with Segmenter("engines/rf_lw50_voc") as segmenter:
+        mask = segmenter.segment(cv2.imread("street.jpg"))
+    """
+
+    def __init__(self, bundle: str | Path | Bundle, backend: str = "auto") -> None:
+        """Open and verify `bundle` and its session, as `open_bundle` and `open_session` do, with their errors."""
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        manifest = opened.manifest
+        profile = manifest.engine.profile if manifest.engine else None
+        self._set(open_session(opened, backend), manifest.frame, manifest.labels, profile, f"bundle {opened.path}")
+
+    @classmethod
+    def from_session(cls, session: Session, frame: FrameSpec, labels: Labels) -> Self:
+        """A segmenter over `session`, which it closes: for a `FakeSession`, or a session that no bundle describes."""
+        segmenter = cls.__new__(cls)
+        segmenter._set(session, frame, labels, None, f"the {session.name} session")
+        return segmenter
+
+    def _set(self, session: Session, frame: FrameSpec, labels: Labels, profile: Profile | None, origin: str) -> None:
+        self.session = session
+        self.frame = frame
+        self.labels = labels
+        self._profile = profile
+        self._origin = origin  # what an error names
+        if len(session.inputs) != 1 or len(session.outputs) != 1:
+            session.close()
+            raise BundleError(
+                f"{origin}: {len(session.inputs)} inputs and {len(session.outputs)} outputs, one of each is meant"
+            )
+
+    def segment(self, frame: Frame) -> Mask:
+        """The segmentation of `frame` (HxWx3 BGR uint8, any size), at its size; the mask is the caller's.
+
+        Raises `InputError` for something that is not a frame or is outside a dynamic engine's range, `BundleError` when
+        the network's output is not this bundle's logits.
+        """
+        return self.mask(self.logits(frame), (frame.shape[0], frame.shape[1]))
+
+    def logits(self, frame: Frame) -> npt.NDArray[Any]:
+        """The first half of `segment`: 1xCxhxw in the network's dtype, memory that the next frame may overwrite."""
+        check_frame(frame)
+        if self.frame.size is None and self._profile is not None:
+            _check_range(frame, self._profile)
+        source, target = self.session.inputs[0], self.session.outputs[0]
+        return self.session.run({source.name: prepare(frame, self.frame, source.dtype)})[target.name]
+
+    def mask(self, logits: npt.NDArray[Any], size: Size) -> Mask:
+        """The second half of `segment`: the labels of `logits` at the frame's `size` (height, width)."""
+        if logits.ndim == 4 and logits.shape[1] != len(self.labels.names):
+            raise BundleError(
+                f"{self._origin}: the network has {logits.shape[1]} classes, labels {self.labels.name!r} has "
+                f"{len(self.labels.names)}; build it again with --labels for {logits.shape[1]} classes"
+            )
+        try:
+            return Mask(labels_of(logits, size, self.frame.upsample), self.labels)
+        except BundleError as exc:
+            raise BundleError(f"{self._origin}: {exc}") from exc
+
+    def close(self) -> None:
+        """Close the session; a second call does nothing."""
+        self.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_range(frame: Frame, profile: Profile) -> None:
+    sides = zip(profile.min, frame.shape[:2], profile.max, strict=True)
+    if not all(low <= side <= high for low, side, high in sides):
+        raise InputError(
+            f"the frame is {frame.shape[1]}x{frame.shape[0]} pixels (width x height), this engine takes "
+            f"{profile.min[1]}x{profile.min[0]} to {profile.max[1]}x{profile.max[0]}: "
+            "resize the frame, or build again with a wider range"
+        )

@@ -1,0 +1,115 @@
+"""The one seam between the toolkit and what runs a network: `Session`.
+
+    name, inputs, outputs
+    run({input name: array}) -> {output name: array}
+    close()
+
+`CheckedSession` is what our sessions share: feeds are checked here, once, so that a wrong shape is the same clear error
+on every backend and never a crash inside one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from refinenet_edge.errors import InputError
+from refinenet_edge.records import TensorSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11, Jetson has 3.10
+
+Feeds = Mapping[str, npt.NDArray[Any]]
+Outputs = dict[str, npt.NDArray[Any]]
+
+
+class Session(Protocol):
+    """A loaded network. Used from one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """The backend: "openvino", "tensorrt" ..."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What run() takes; dtypes are numpy's names, a dimension that varies is a name."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What run() returns."""
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """Run the network once. The outputs belong to the session and may be overwritten by its next run: copy to keep.
+
+        Raises `InputError` when `feeds` does not fit `inputs`, or after close().
+        """
+
+    def close(self) -> None:
+        """Give back memory and device; a second call does nothing. Outputs end with the session."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class CheckedSession:
+    """Base of the sessions here: a subclass has `_run` and, if it holds something, `_release`."""
+
+    def __init__(self, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        self.name = name
+        self.inputs = inputs
+        self.outputs = outputs
+        self._closed = False
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """`Session.run`."""
+        if self._closed:
+            raise InputError(f"the {self.name} session is closed: open another")
+        check_feeds(self.inputs, feeds)
+        return self._run({name: np.ascontiguousarray(array) for name, array in feeds.items()})
+
+    def close(self) -> None:
+        """`Session.close`."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, feeds: Feeds) -> Outputs:
+        """Run checked, C-contiguous feeds."""
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        """Give back what the session holds; called once."""
+
+
+def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Feeds) -> None:
+    """Raise `InputError` unless `feeds` has exactly the names, dtypes and shapes of `inputs`."""
+    if set(feeds) != {spec.name for spec in inputs}:
+        raise InputError(f"the network takes {[spec.name for spec in inputs]}, it was fed {list(feeds)}")
+    for spec in inputs:
+        array = feeds[spec.name]
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"input {spec.name!r} takes a numpy array, it was fed {type(array).__name__}")
+        fits = len(array.shape) == len(spec.shape) and all(
+            side == want if isinstance(want, int) else side > 0
+            for side, want in zip(array.shape, spec.shape, strict=True)
+        )
+        # the second test: a big-endian array has the right name and the wrong bytes
+        if array.dtype.name != spec.dtype or not array.dtype.isnative or not fits:
+            takes = f"{spec.dtype} {'x'.join(map(str, spec.shape))}"
+            fed = f"{array.dtype} {'x'.join(map(str, array.shape))}"
+            raise InputError(f"input {spec.name!r} takes {takes}, it was fed {fed}")

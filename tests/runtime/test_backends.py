@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import logging
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from refinenet_edge.bundle import Bundle
+from refinenet_edge.errors import BundleError, EngineMismatch, InputError, MissingExtra
+from refinenet_edge.records import EngineInfo
+from refinenet_edge.runtime import available, backends, cuda, open_session
+
+MakeBundle = Callable[..., Bundle]
+INFO = EngineInfo("tensorrt", "10.3.0", ("sm_87",), 0)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "gpu_problem", lambda: "no NVIDIA driver")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "gpu_problem", lambda: "")
+    monkeypatch.setattr(backends, "load_cuda", lambda: None)
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+def test_every_backend_is_listed() -> None:
+    found = available()
+    assert tuple(found) == backends.BACKENDS
+    assert found["openvino"] == ""
+    assert found["onnxruntime"] == ""
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_tensorrt_says_so() -> None:
+    assert "needs an NVIDIA GPU: no NVIDIA driver; use --backend openvino" in available()["tensorrt-rtx"]
+
+
+def test_what_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "openvino")
+    assert available()["openvino"] == "openvino is not installed: pip install 'refinenet-edge[cpu]'"
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    "line",
+    ["raise OSError('libnvinfer_lean.so.10: cannot open')", "import no_such_part", "raise SystemExit(1)", "1 / 0"],
+)
+def test_a_broken_installation_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    (tmp_path / "tensorrt_lean.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert available()["tensorrt-lean"].startswith("tensorrt_lean does not import (")
+
+
+def test_missing_cuda_bindings_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "gpu_problem", lambda: "")
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", types.ModuleType("tensorrt_lean"))
+    hide(monkeypatch, "cuda.bindings.runtime", "cuda.cudart")
+    assert "pip install 'refinenet-edge[device]'" in available()["tensorrt-lean"]
+
+
+def test_the_driver_is_asked_without_crashing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(cuda.gpu_problem(), str)
+
+    def no_driver(_: str) -> None:
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", no_driver)
+    assert cuda.gpu_problem() == "no NVIDIA driver (libcuda.so.1: cannot open shared object file)"
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_named_backend_is_used(make_bundle: MakeBundle, caplog: pytest.LogCaptureFixture, backend: str) -> None:
+    with open_session(make_bundle(), backend) as session:
+        assert session.name == backend
+    assert not caplog.records
+
+
+def test_auto_is_the_bundles_own_backend(make_bundle: MakeBundle, caplog: pytest.LogCaptureFixture) -> None:
+    with open_session(make_bundle(backend="onnxruntime")) as session:
+        assert session.name == "onnxruntime"
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(("hidden", "used"), [((), "openvino"), (("openvino",), "onnxruntime")])
+def test_auto_without_a_gpu_warns_and_takes_the_cpu(
+    make_bundle: MakeBundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hidden: tuple[str, ...],
+    used: str,
+) -> None:
+    hide(monkeypatch, *hidden)
+    with open_session(make_bundle(backend="tensorrt", engine=INFO)) as session:
+        assert session.name == used
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "is for tensorrt (tensorrt needs an NVIDIA GPU" in record.message
+    assert record.message.endswith(f"{used} runs it instead")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_auto_with_nothing_installed(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "openvino", "onnxruntime")
+    for backend, engine in (("tensorrt", INFO), ("openvino", None)):
+        with pytest.raises(MissingExtra, match=r"pip install 'refinenet-edge\[cpu\]'"):
+            open_session(make_bundle(backend=backend, engine=engine))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_auto_on_a_gpu_does_not_fall_back_to_the_cpu(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "tensorrt", "tensorrt_lean")
+    with pytest.raises(MissingExtra, match="tensorrt is not installed: on Jetson it comes with JetPack"):
+        open_session(make_bundle(backend="tensorrt", engine=INFO))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_auto_gives_a_version_compatible_plan_to_the_lean_runtime(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hide(monkeypatch, "tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", types.ModuleType("tensorrt_lean"))
+    used = []
+    monkeypatch.setattr(backends, "TrtSession", lambda _, backend: used.append(backend))
+    info = EngineInfo("tensorrt", "10.3.0", ("sm_87",), 0, version_compatible=True)
+    open_session(make_bundle(backend="tensorrt", engine=info))
+    assert used == ["tensorrt-lean"]
+    assert "tensorrt-lean runs it instead" in caplog.text
+
+
+def test_an_unknown_backend_lists_the_known(make_bundle: MakeBundle) -> None:
+    with pytest.raises(InputError, match=r"'caffe'; known: auto, tensorrt, .*onnxruntime"):
+        open_session(make_bundle(), "caffe")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_named_backend_that_cannot_run_is_not_replaced(make_bundle: MakeBundle) -> None:
+    with pytest.raises(InputError, match="tensorrt needs an NVIDIA GPU"):
+        open_session(make_bundle(backend="tensorrt", engine=INFO), "tensorrt")
+
+
+def test_a_named_backend_that_is_not_installed(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "onnxruntime")
+    with pytest.raises(MissingExtra, match="onnxruntime is not installed"):
+        open_session(make_bundle(), "onnxruntime")
+
+
+def test_errors_of_a_bundle_are_bundle_errors() -> None:
+    assert issubclass(EngineMismatch, BundleError)

@@ -1,0 +1,293 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from refinenet_edge import bundle as bundle_module
+from refinenet_edge.bundle import MANIFEST, MAX_MANIFEST, MODEL, PLAN, open_bundle, write_bundle
+from refinenet_edge.errors import BuildError, BundleError
+from refinenet_edge.labels import numbered
+from refinenet_edge.records import FrameSpec, Manifest, TensorSpec, to_json
+
+MANIFEST_RECORD = Manifest(
+    model="rf_lw50",
+    checkpoint="random",
+    checkpoint_sha256=None,
+    precision="fp32",
+    backend="openvino",
+    inputs=(TensorSpec("image", "float32", (1, 3, 32, 32)),),
+    outputs=(TensorSpec("logits", "float32", (1, 2, 8, 8)),),
+    frame=FrameSpec((32, 32)),
+    labels=numbered(2),
+    rewrites={},
+    parity=(),
+    command="refinenet-edge build rf_lw50 --random",
+    toolkit="0.1.0",
+)
+OLD = {MODEL: b"old graph", PLAN: b"old plan" * 1000}
+NEW = {MODEL: b"new graph", PLAN: b"new plan" * 1000}
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Manifest:
+    return write_bundle(folder, MANIFEST_RECORD, files)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    bundle = open_bundle(folder)
+    return {name: bundle.path_of(name).read_bytes() for name in bundle.manifest.files}
+
+
+def test_a_bundle_comes_back(tmp_path: Path) -> None:
+    written = write(tmp_path / "new" / "pets", OLD)
+    bundle = open_bundle(tmp_path / "new" / "pets")
+    assert bundle.manifest == written
+    assert dataclasses.replace(written, files={}) == MANIFEST_RECORD
+    assert contents(bundle.path) == OLD
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["pets"]
+
+
+def test_a_bundle_is_replaced_whole(tmp_path: Path) -> None:
+    write(tmp_path / "pets", OLD)
+    write(tmp_path / "pets", {MODEL: NEW[MODEL]})
+    assert contents(tmp_path / "pets") == {MODEL: NEW[MODEL]}
+    assert [p.name for p in tmp_path.iterdir()] == ["pets"]
+
+
+def test_unknown_files_are_ignored(tmp_path: Path) -> None:
+    write(tmp_path / "pets", OLD)
+    (tmp_path / "pets" / "notes.txt").write_text("mine")
+    assert contents(tmp_path / "pets") == OLD
+
+
+def test_a_file_the_manifest_does_not_list(tmp_path: Path) -> None:
+    write(tmp_path / "pets", {MODEL: b"graph"})
+    with pytest.raises(BundleError, match=r"has no model\.plan; build it again: refinenet-edge build rf_lw50 --random"):
+        open_bundle(tmp_path / "pets").path_of(PLAN)
+
+
+@pytest.mark.parametrize("other", ["folder", "empty folder", "file", "link"])
+def test_what_is_not_a_bundle_is_not_replaced(tmp_path: Path, other: str) -> None:
+    target = tmp_path / "photos"
+    if other == "file":
+        target.write_text("mine")
+    elif other == "link":
+        write(tmp_path / "elsewhere", OLD)
+        target.symlink_to(tmp_path / "elsewhere")
+    else:
+        target.mkdir()
+        if other == "folder":
+            (target / "summer.jpg").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BuildError, match=r"photos is not a bundle .* name another folder"):
+        write(target, NEW)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_manifest_is_not_a_file_to_write(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=MANIFEST):
+        write(tmp_path / "pets", {MANIFEST: b"{}"})
+
+
+def test_a_file_name_that_leaves_the_bundle_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="directly"):
+        write(tmp_path / "pets", {"../outside": b""})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_manifest_too_large_to_read_back_is_not_written(tmp_path: Path) -> None:
+    manifest = dataclasses.replace(MANIFEST_RECORD, command="x" * MAX_MANIFEST)
+    with pytest.raises(BuildError, match=str(MAX_MANIFEST)):
+        write_bundle(tmp_path / "pets", manifest, OLD)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["replacing", "new"])
+@pytest.mark.parametrize("call", ["fsync", "rename", "mkdir"])
+def test_a_full_disk_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, there: bool
+) -> None:
+    if there:
+        write(tmp_path / "pets", OLD)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bundle_module.os, call, full)
+    with pytest.raises(BuildError, match=r"pets cannot be written.*No space left"):
+        write(tmp_path / "pets", NEW)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == (["pets"] if there else [])
+    assert not there or contents(tmp_path / "pets") == OLD
+
+
+def test_a_failed_swap_puts_the_old_bundle_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "pets", OLD)
+    rename = os.rename
+
+    def refuse_new(source: Path, target: Path) -> None:
+        if source.suffix == ".new":
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(bundle_module.os, "rename", refuse_new)
+    with pytest.raises(BuildError, match="Permission denied"):
+        write(tmp_path / "pets", NEW)
+    assert [p.name for p in tmp_path.iterdir()] == ["pets"]
+    assert contents(tmp_path / "pets") == OLD
+
+
+def test_an_old_bundle_that_cannot_be_removed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "pets", OLD)
+    rmtree = bundle_module.shutil.rmtree
+
+    def refuse_old(path: Path, ignore_errors: bool = False) -> None:
+        if path.suffix == ".old":
+            raise PermissionError(13, "Permission denied")
+        rmtree(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(bundle_module.shutil, "rmtree", refuse_old)
+    write(tmp_path / "pets", NEW)
+    assert contents(tmp_path / "pets") == NEW
+    assert "remove" in caplog.text
+    assert ".old" in caplog.text
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, sys.argv[3])
+from pathlib import Path
+from tests import test_bundle
+left = int(sys.argv[1])
+def killing(call):
+    def counted(*args, **kwargs):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)
+        return call(*args, **kwargs)
+    return counted
+os.fsync, os.rename, os.rmdir = map(killing, (os.fsync, os.rename, os.rmdir))
+test_bundle.write(Path(sys.argv[2]), test_bundle.NEW)
+"""
+
+
+def test_a_kill_leaves_a_whole_bundle_under_the_name_or_beside_it(tmp_path: Path) -> None:
+    seen = set()
+    for calls in range(20):
+        folder = tmp_path / str(calls) / "pets"
+        write(folder, OLD)
+        arguments = [sys.executable, "-c", KILLED, str(calls), str(folder), str(Path(__file__).parents[1])]
+        ended = subprocess.run(arguments, check=False).returncode
+        if folder.exists():
+            found = contents(folder)
+            seen.add("old" if found == OLD else "new")
+            assert found in (OLD, NEW)
+        else:
+            seen.add("beside")
+            beside = {path.suffix: contents(path) for path in folder.parent.iterdir()}
+            assert beside == {".old": OLD, ".new": NEW}
+            with pytest.raises(BundleError, match=r"cut short.*\.pets\.\w+\.new or .*\.pets\.\w+\.old"):
+                open_bundle(folder)
+        if ended == 0:
+            break
+        assert ended == 9
+    assert ended == 0
+    assert seen == {"old", "beside", "new"}
+
+
+@pytest.mark.parametrize("name", [MODEL, PLAN])
+def test_a_damaged_byte_is_found(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "pets", OLD)
+    data = bytearray(OLD[name])
+    data[-1] ^= 1
+    (tmp_path / "pets" / name).write_bytes(data)
+    with pytest.raises(BundleError, match=rf"pets: {name} is damaged .*; build it again: refinenet-edge build rf_lw50"):
+        open_bundle(tmp_path / "pets")
+
+
+def test_a_short_file_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "pets", OLD)
+    (tmp_path / "pets" / PLAN).write_bytes(b"old")
+    with pytest.raises(BundleError, match=r"model\.plan has 3 bytes, 8000 were written; build it again"):
+        open_bundle(tmp_path / "pets")
+
+
+def test_a_missing_file_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "pets", OLD)
+    (tmp_path / "pets" / PLAN).unlink()
+    with pytest.raises(BundleError, match=r"model\.plan is missing; build it again"):
+        open_bundle(tmp_path / "pets")
+
+
+@pytest.mark.parametrize("name", [MODEL, MANIFEST])
+def test_a_link_is_not_followed(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "pets", OLD)
+    (tmp_path / "pets" / name).rename(tmp_path / "outside")
+    (tmp_path / "pets" / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(BundleError, match=f"{name} is not a regular file"):
+        open_bundle(tmp_path / "pets")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    write(tmp_path / "pets", OLD)
+    (tmp_path / "pets" / MODEL).unlink()
+    os.mkfifo(tmp_path / "pets" / MODEL)
+    with pytest.raises(BundleError, match="not a regular file"):
+        open_bundle(tmp_path / "pets")
+
+
+def test_a_path_in_the_manifest_does_not_leave_the_bundle(tmp_path: Path) -> None:
+    write(tmp_path / "pets", OLD)
+    path = tmp_path / "pets" / MANIFEST
+    path.write_text(path.read_text().replace(f'"{MODEL}"', '"../outside"'))
+    with pytest.raises(BundleError, match=r"pets: manifest\.json: .*outside"):
+        open_bundle(tmp_path / "pets")
+
+
+def test_a_cut_manifest(tmp_path: Path) -> None:
+    write(tmp_path / "pets", OLD)
+    path = tmp_path / "pets" / MANIFEST
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(BundleError, match=r"pets: manifest\.json: not JSON .*build it again with refinenet-edge build"):
+        open_bundle(tmp_path / "pets")
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [(b"\xff", "cannot be read"), (b" " * (MAX_MANIFEST + 1), "larger than")],
+    ids=["binary", "large"],
+)
+def test_a_manifest_that_is_none(tmp_path: Path, data: bytes, named: str) -> None:
+    write(tmp_path / "pets", OLD)
+    (tmp_path / "pets" / MANIFEST).write_bytes(data)
+    with pytest.raises(BundleError, match=named):
+        open_bundle(tmp_path / "pets")
+
+
+def test_a_manifest_of_a_newer_toolkit_still_tells_its_command(tmp_path: Path) -> None:
+    write(tmp_path / "pets", OLD)
+    value = json.loads(to_json(MANIFEST_RECORD)) | {"schema": 2}
+    (tmp_path / "pets" / MANIFEST).write_text(json.dumps(value))
+    with pytest.raises(BundleError, match=r"schema 2.*build it again: refinenet-edge build rf_lw50 --random"):
+        open_bundle(tmp_path / "pets")
+
+
+def test_a_command_with_control_characters_is_not_shown(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "pets", dataclasses.replace(MANIFEST_RECORD, command="\x1b[2J rm"), {MODEL: b"x"})
+    (tmp_path / "pets" / MODEL).unlink()
+    with pytest.raises(BundleError, match="build it again with refinenet-edge build") as caught:
+        open_bundle(tmp_path / "pets")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_no_folder_and_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no bundle at .*pets; build it again"):
+        open_bundle(tmp_path / "pets")
+    with pytest.raises(BundleError, match=r"is not a bundle: it has no manifest\.json"):
+        open_bundle(tmp_path)

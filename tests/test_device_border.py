@@ -1,0 +1,44 @@
+"""What runs on the device needs numpy and OpenCV, and Python 3.10."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import refinenet_edge
+
+ROOT = Path(refinenet_edge.__file__).parent
+HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "rich", "click")
+BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda")
+ALLOWED = {"numpy", "cv2", "typing_extensions", *sys.stdlib_module_names} - {
+    "tomllib"
+}  # typing_extensions: for mypy only
+ON_DEVICE = ("errors", "records", "labels", "bundle", "images", "runtime")
+FILES = sorted([*(ROOT / "runtime").glob("*.py"), *(p for n in ON_DEVICE if (p := ROOT / f"{n}.py").exists())])
+
+
+def test_the_device_side_imports_without_the_rest() -> None:
+    code = f"""
+import sys
+for heavy in {HEAVY!r}:
+    sys.modules[heavy] = None
+import refinenet_edge.runtime, refinenet_edge.bundle, refinenet_edge.images, refinenet_edge.labels
+early = [name for name in {BACKENDS!r} if name in sys.modules]
+assert not early, early
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_import_leaves_the_device_side(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"), feature_version=(3, 10))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [node.module or ""]
+        for name in names:
+            package, _, module = name.partition(".")
+            fine = package in ALLOWED or (package == "refinenet_edge" and module.split(".")[0] in ON_DEVICE)
+            assert fine, f"line {node.lineno} imports {name}"

@@ -1,0 +1,175 @@
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refinenet_edge import images
+from refinenet_edge.errors import InputError
+from refinenet_edge.images import image_size, list_images, read_image, write_image, write_png
+from refinenet_edge.records import MAX_SIDE
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (13, 21, 3), np.uint8)
+# orientation 6 in a big-endian EXIF block: the camera was turned, the picture is shown a quarter turn clockwise
+EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+
+
+def encoded(suffix: str, image: np.ndarray = PICTURE, *flags: int) -> bytes:
+    done, data = cv2.imencode(suffix, image, flags)
+    assert done
+    return data.tobytes()
+
+
+def saved(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".PNG"])
+def test_an_image_comes_back(tmp_path: Path, suffix: str) -> None:
+    write_image(tmp_path / f"a{suffix}", PICTURE)
+    image = read_image(tmp_path / f"a{suffix}")
+    assert image.shape == PICTURE.shape
+    assert suffix == ".webp" or np.array_equal(image, PICTURE)
+    assert [p.name for p in tmp_path.iterdir()] == [f"a{suffix}"]
+
+
+def test_a_label_map_comes_back(tmp_path: Path) -> None:
+    labels = PICTURE[:, :, 0]
+    write_png(tmp_path / "labels.png", labels)
+    assert np.array_equal(read_image(str(tmp_path / "labels.png")), np.stack([labels] * 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("image", "pixel"),
+    [
+        (np.full((4, 5), 40_000, np.uint16), [156, 156, 156]),
+        (np.full((4, 5), 7, np.uint8), [7, 7, 7]),
+        (np.full((4, 5, 4), (1, 2, 3, 0), np.uint8), [1, 2, 3]),
+        (np.full((4, 5, 3), (256, 512, 768), np.uint16), [1, 2, 3]),
+    ],
+    ids=["16-bit grey", "grey", "alpha", "16-bit colour"],
+)
+def test_other_pixels_become_bgr_bytes(tmp_path: Path, image: np.ndarray, pixel: list[int]) -> None:
+    read = read_image(saved(tmp_path / "a.png", encoded(".png", image)))
+    assert read.dtype == np.uint8
+    assert read.shape == (4, 5, 3)
+    assert (read == pixel).all()
+
+
+def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
+    data = encoded(".jpg", PICTURE)
+    turned = data[:2] + b"\xff\xe1" + struct.pack(">H", len(EXIF) + 2) + EXIF + data[2:]
+    upright = read_image(saved(tmp_path / "upright.jpg", data))
+    assert np.array_equal(read_image(saved(tmp_path / "turned.jpg", turned)), np.rot90(upright, -1))
+
+
+@pytest.mark.parametrize("flags", [(), (cv2.IMWRITE_WEBP_QUALITY, 50)], ids=["VP8L", "VP8"])
+def test_size_of_webp(flags: tuple[int, ...]) -> None:
+    assert image_size(encoded(".webp", PICTURE, *flags)) == (13, 21)
+
+
+@pytest.mark.parametrize("flags", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)], ids=["baseline", "progressive"])
+def test_size_of_jpeg(flags: tuple[int, ...]) -> None:
+    assert image_size(encoded(".jpg", PICTURE, *flags)) == (13, 21)
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (encoded(".png"), (13, 21)),
+        (encoded(".bmp"), (13, 21)),
+        (b"BM" + bytes(12) + struct.pack("<Iii", 40, 21, -13), (13, 21)),
+        (b"BM" + bytes(12) + struct.pack("<IHH", 12, 21, 13), (13, 21)),
+        (b"RIFF\0\0\0\0WEBPVP8X" + bytes(8) + b"\x14\0\0\x0c\0\0", (13, 21)),
+        (b"GIF89a" + bytes(20), None),
+        (b"\xff\xd8\xff", None),
+        (b"", None),
+    ],
+)
+def test_size_of_a_header(data: bytes, size: tuple[int, int] | None) -> None:
+    assert image_size(data) == size
+
+
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    bomb = bytearray(encoded(".png"))
+    bomb[16:24] = struct.pack(">II", MAX_SIDE + 1, MAX_SIDE)
+    with pytest.raises(InputError, match=rf"bomb\.png is 16385x16384 pixels, the limit is {MAX_SIDE}"):
+        read_image(saved(tmp_path / "bomb.png", bytes(bomb)))
+
+
+def test_a_large_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    with pytest.raises(InputError, match="at most 100 are read"):
+        read_image(saved(tmp_path / "a.png", encoded(".png")))
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", encoded(".png")[:200], encoded(".png")[:20], encoded(".jpg")[:30]])
+def test_a_damaged_image_is_named(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(InputError, match=r"broken\.png"):
+        read_image(saved(tmp_path / "broken.png", data))
+
+
+@settings(deadline=None, database=None, max_examples=200)
+@given(st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"RIFF\0\0\0\0WEBPVP8", b""]), st.binary())
+def test_any_bytes_have_a_size_or_none(head: bytes, tail: bytes) -> None:
+    image_size(head + tail)
+
+
+@pytest.mark.parametrize("path", ["missing.png", ".", "nul\0.png"])
+def test_no_file(tmp_path: Path, path: str) -> None:
+    with pytest.raises(InputError):
+        read_image(tmp_path / path)
+
+
+@pytest.mark.parametrize(
+    "image", [PICTURE.astype(np.float32), PICTURE[:, :, :2], PICTURE[0, 0], PICTURE[:0]], ids=lambda a: str(a.shape)
+)
+def test_other_arrays_are_not_written(tmp_path: Path, image: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"a\.png"):
+        write_png(tmp_path / "a.png", image)
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_png_keeps_labels(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"only \.png"):
+        write_png(tmp_path / "labels.jpg", PICTURE)
+    with pytest.raises(InputError, match=r"\.gif"):
+        write_image(tmp_path / "a.gif", PICTURE)
+
+
+def test_a_full_disk_keeps_the_old_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_png(tmp_path / "a.png", PICTURE)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(images.os, "fsync", full)
+    with pytest.raises(InputError, match=r"a\.png cannot be written.*No space"):
+        write_png(tmp_path / "a.png", PICTURE[::-1])
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    assert np.array_equal(read_image(tmp_path / "a.png"), PICTURE)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere/a\.png cannot be written"):
+        write_png(tmp_path / "nowhere" / "a.png", PICTURE)
+
+
+def test_a_folder_lists_its_images_by_name(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "._a.png", "notes.txt", "c.webp"):
+        (tmp_path / name).touch()
+    (tmp_path / "d.png").mkdir()
+    assert [p.name for p in list_images(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
+    assert list_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+
+
+def test_a_list_without_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no image in"):
+        list_images(tmp_path)
+    with pytest.raises(InputError, match="no image or folder"):
+        list_images(tmp_path / "missing")

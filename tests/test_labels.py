@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+
+from refinenet_edge.errors import InputError
+from refinenet_edge.labels import LABEL_SETS, MAX_LABEL_FILE, numbered, read_label_file, resolve, voc_colour
+from refinenet_edge.records import RGB
+
+COUNTS = {
+    "voc": 21,
+    "nyu40": 40,
+    "sun37": 37,
+    "person": 7,
+    "context": 60,
+    "cityscapes": 19,
+    "camvid": 11,
+    "kitti6": 6,
+    "scenes": 8,
+}
+
+
+def test_each_set_has_its_published_number_of_classes() -> None:
+    assert {name: len(labels.names) for name, labels in LABEL_SETS.items()} == COUNTS
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_names_of_a_set_differ(name: str) -> None:
+    labels = LABEL_SETS[name]
+    assert len(set(labels.names)) == len(labels.names)
+    assert len(set(labels.palette)) == len(labels.palette)
+
+
+@pytest.mark.parametrize(
+    ("set_name", "label", "colour"),
+    [
+        ("voc", "background", (0, 0, 0)),
+        ("voc", "aeroplane", (128, 0, 0)),
+        ("voc", "bicycle", (0, 128, 0)),
+        ("voc", "cat", (64, 0, 0)),
+        ("voc", "person", (192, 128, 128)),
+        ("voc", "tvmonitor", (0, 64, 128)),
+        ("person", "Head", (128, 0, 0)),
+        ("nyu40", "wall", (128, 0, 0)),  # numbered from 1
+        ("sun37", "wall", (128, 0, 0)),
+        ("sun37", "fridge", (64, 64, 0)),
+        ("cityscapes", "road", (128, 64, 128)),
+        ("cityscapes", "bicycle", (119, 11, 32)),
+        ("camvid", "pavement", (60, 40, 222)),
+        ("kitti6", "car", (64, 0, 128)),
+    ],
+)
+def test_palettes(set_name: str, label: str, colour: RGB) -> None:
+    labels = LABEL_SETS[set_name]
+    assert labels.palette[labels.names.index(label)] == colour
+
+
+def test_words_of_a_name_are_apart() -> None:
+    assert "floor mat" in LABEL_SETS["nyu40"].names
+    assert "shower curtain" in LABEL_SETS["sun37"].names
+
+
+def test_the_voc_map_has_256_colours() -> None:
+    assert len({voc_colour(i) for i in range(256)}) == 256
+    assert voc_colour(255) == (224, 224, 192)
+
+
+def test_no_labels_are_numbered() -> None:
+    assert resolve(None, 5) == numbered(5)
+    assert numbered(2).names == ("class 0", "class 1")
+
+
+def test_a_set_resolves_by_name() -> None:
+    assert resolve("voc", 21) is LABEL_SETS["voc"]
+
+
+def test_a_wrong_count_names_the_set_that_fits() -> None:
+    with pytest.raises(InputError, match="40 classes, labels 'voc' has 21: use --labels nyu40"):
+        resolve("voc", 40)
+
+
+def test_a_wrong_count_that_no_set_fits_asks_for_a_file() -> None:
+    with pytest.raises(InputError, match="--labels FILE with 5 lines"):
+        resolve("voc", 5)
+
+
+def test_an_unknown_name_lists_the_sets() -> None:
+    with pytest.raises(InputError, match=r"'coco'.*voc, nyu40"):
+        resolve("coco", 80)
+
+
+def test_a_label_file(tmp_path: Path) -> None:
+    path = tmp_path / "pets.txt"
+    path.write_text("background\n  big cat #FF8000\n\nno. #1 dog\n", "utf-8")
+    labels = resolve(str(path), 3)
+    assert labels.name == "pets"
+    assert labels.names == ("background", "big cat", "no. #1 dog")
+    assert labels.palette == ((0, 0, 0), (255, 128, 0), (0, 128, 0))
+
+
+def test_a_label_file_of_a_windows_editor(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes("\ufeffcat\r\ndog\r\n".encode())
+    assert read_label_file(path).names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n\n", b"\xff\xfe\x00", b"cat\n#ff0000\n", b"x\n" * 256, b"x" * (MAX_LABEL_FILE + 1)],
+    ids=["empty", "blank", "not UTF-8", "colour alone", "256 classes", "large"],
+)
+def test_an_unusable_label_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"labels\.txt"):
+        read_label_file(path)

@@ -1,0 +1,180 @@
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refinenet_edge.errors import BundleError
+from refinenet_edge.records import (
+    Bilinear,
+    Cubic,
+    EngineInfo,
+    FileDigest,
+    FrameSpec,
+    Labels,
+    Manifest,
+    Mask,
+    Parity,
+    Profile,
+    TensorSpec,
+    from_json,
+    to_json,
+)
+
+LABELS = Labels("pets", ("nothing", "cat", "dog"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
+FULL = Manifest(
+    model="rf_lw50",
+    checkpoint="pets.pth.tar",
+    checkpoint_sha256="ab" * 32,
+    precision="fp16",
+    backend="tensorrt",
+    inputs=(TensorSpec("image", "float16", (1, 3, "height", "width")),),
+    outputs=(TensorSpec("logits", "float16", (1, 3, "h", "w")),),
+    frame=FrameSpec(size=None, resize=Cubic(), upsample=Bilinear(align_corners=True), mean=(0, 0.5, 1)),
+    labels=LABELS,
+    rewrites={"merge_pointwise": 3, "fold_batchnorm": 53},
+    parity=(Parity("fusion", "street.png", 1e-6, 1.0), Parity("fp16", "street.png", 2e-3, 0.9991)),
+    command="refinenet-edge build pets.pth.tar --precision fp16",
+    toolkit="0.1.0",
+    engine=EngineInfo(
+        flavour="tensorrt",
+        version="10.3.0.30",
+        targets=("sm_87",),
+        workspace_bytes=1 << 30,
+        profile=Profile((256, 256), (512, 1024), (1080, 1920)),
+        layers=77,
+        activation_bytes=0,
+        build_seconds=61.5,
+    ),
+    files={"model.onnx": FileDigest("cd" * 32, 1234), "model.plan": FileDigest("ef" * 32, 0)},
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def changed(**fields: Any) -> str:
+    return json.dumps(json.loads(to_json(FULL)) | fields)
+
+
+def test_a_full_manifest_comes_back_equal() -> None:
+    assert from_json(Manifest, to_json(FULL)) == FULL
+
+
+def test_a_manifest_without_its_defaults_comes_back_equal() -> None:
+    value = json.loads(to_json(FULL))
+    for name in ("engine", "files", "schema"):
+        del value[name]
+    assert from_json(Manifest, json.dumps(value)) == dataclasses.replace(FULL, engine=None, files={})
+
+
+def test_json_is_readable_text() -> None:
+    text = to_json(dataclasses.replace(LABELS, names=("rien", "chat", "poêle")))
+    assert "poêle" in text
+    assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"schema": 2}, "schema 2"),
+        ({"schema": True}, "schema"),
+        ({"model": 7}, "model"),
+        ({"colour": "red"}, "colour"),
+        ({"backend": "caffe"}, "backend"),
+        ({"inputs": []}, "inputs"),
+        ({"inputs": [{"name": "image", "dtype": "float32", "shape": [1, None]}]}, r"inputs\[0\].shape\[1\]"),
+        ({"frame": {"size": [0, 5]}}, "size"),
+        ({"frame": {"size": [5]}}, "size"),
+        ({"frame": {"size": None, "std": [1, 0, 1]}}, "std"),
+        ({"frame": {"size": None, "mean": [float("nan"), 0, 1]}}, "mean"),
+        ({"frame": {"size": None, "mean": [10**400, 0, 1]}}, "Manifest"),
+        ({"frame": {"size": None, "resize": {"kind": "bilinear", "align_corners": True}}}, "resize"),
+        ({"labels": {"name": "x", "names": ["a"], "palette": [[0, 0, 256]]}}, "palette"),
+        ({"labels": {"name": "x", "names": ["a", "b"], "palette": [[0, 0, 0]]}}, "2 names and 1 colours"),
+        ({"files": {"../model.onnx": {"sha256": "", "size": 1}}}, "model.onnx"),
+        ({"files": {"/etc/passwd": {"sha256": "", "size": 1}}}, "passwd"),
+        ({"files": {"a\\b": {"sha256": "", "size": 1}}}, "directly"),
+        ({"files": {"..": {"sha256": "", "size": 1}}}, "directly"),
+        ({"files": {"": {"sha256": "", "size": 1}}}, "directly"),
+        ({"files": {"a\0b": {"sha256": "", "size": 1}}}, "directly"),
+        ({"files": {"\ud800": {"sha256": "", "size": 1}}}, "directly"),
+    ],
+)
+def test_an_unfit_field_is_named(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(BundleError, match=named):
+        from_json(Manifest, changed(**fields))
+
+
+def test_a_missing_field_is_named() -> None:
+    value = json.loads(to_json(FULL))
+    del value["command"]
+    with pytest.raises(BundleError, match=r"Manifest\.command: missing"):
+        from_json(Manifest, json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "null", "[]", "3", "\ufeff{}", "[" * 100_000, '{"model":' * 900 + "1" + "}" * 900]
+)
+def test_other_text_is_a_bundle_error(text: str) -> None:
+    with pytest.raises(BundleError):
+        from_json(Manifest, text)
+
+
+@settings(deadline=None, database=None)
+@given(json_values)
+def test_any_json_is_a_bundle_error(value: Any) -> None:
+    with pytest.raises(BundleError):
+        from_json(Manifest, json.dumps(value))
+
+
+@settings(deadline=None, database=None)
+@given(st.data())
+def test_a_manifest_with_anything_in_one_place_is_read_or_refused(data: st.DataObject) -> None:
+    root = value = json.loads(to_json(FULL))
+    while True:
+        key = data.draw(st.sampled_from(sorted(value) if isinstance(value, dict) else range(len(value))))
+        deeper = isinstance(value[key], (dict, list)) and len(value[key]) > 0 and data.draw(st.booleans())
+        if not deeper:
+            break
+        value = value[key]
+    value[key] = data.draw(json_values)
+    text = json.dumps(root)
+    try:
+        manifest = from_json(Manifest, text)
+    except BundleError:
+        return
+    assert from_json(Manifest, to_json(manifest)) == manifest
+
+
+def mask() -> Mask:
+    return Mask(np.array([[0, 1, 1], [2, 1, 255]], np.uint8), LABELS)
+
+
+def test_a_mask_in_its_colours_is_bgr() -> None:
+    colours = mask().colours()
+    assert colours.shape == (2, 3, 3)
+    assert colours[0, 1].tolist() == [0, 0, 255]  # cat is red
+    assert colours[1, 0].tolist() == [255, 0, 0]  # dog is blue
+    assert colours[1, 2].tolist() == [0, 0, 0]  # no class
+
+
+def test_an_overlay_is_between_frame_and_colours() -> None:
+    frame = np.full((2, 3, 3), 200, np.uint8)
+    assert np.array_equal(mask().overlay(frame, 0.0), frame)
+    assert np.array_equal(mask().overlay(frame, 1.0), mask().colours())
+    assert mask().overlay(frame, 0.5)[0, 1].tolist() == [100, 100, 227]
+
+
+def test_an_overlay_needs_the_segmented_frame() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 4, 3\)"):
+        mask().overlay(np.zeros((2, 4, 3), np.uint8))
+
+
+def test_shares_are_of_the_whole_frame_largest_first() -> None:
+    assert list(mask().shares().items()) == [("cat", 0.5), ("nothing", 1 / 6), ("dog", 1 / 6)]
