@@ -71,7 +71,7 @@ def main() -> None:
     """RefineNet segmentation on Jetson and desktop NVIDIA GPUs: checkpoint, engine, mask."""
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[Any]):
     """HEIGHTxWIDTH in pixels."""
 
     name = "HEIGHTxWIDTH"

@@ -12,6 +12,8 @@ from typing import Literal
 
 from refinenet_edge.engine import MODULES
 from refinenet_edge.runtime import available
+from refinenet_edge.runtime.backends import ON_CPU
+from refinenet_edge.runtime.cuda import gpu_capability, gpu_problem
 
 # package -> the oldest release that was seen to work, and what it is for
 EXPORT = {
@@ -50,10 +52,17 @@ def examine() -> Iterator[Finding]:
 
 
 def _runs_here() -> Iterator[Finding]:
+    gpu = gpu_problem()
+    yield Finding("NVIDIA GPU", "absent" if gpu else "ok", gpu or f"{gpu_capability()}")
     reasons = available()
     for backend, reason in reasons.items():
-        problem, _, fix = reason.partition(": ")
-        yield Finding(f"run on {backend}", "absent" if reason else "ok", problem or "works", fix)
+        if gpu and backend not in ON_CPU:
+            yield Finding(f"run on {backend}", "absent", "needs an NVIDIA GPU")
+        elif reason:
+            problem, _, fix = reason.rpartition(": ")
+            yield Finding(f"run on {backend}", "absent", problem, fix)
+        else:
+            yield Finding(f"run on {backend}", "ok", "works")
     if all(reasons.values()):
         yield Finding("run a bundle", "wrong", "no backend works", "pip install 'refinenet-edge[cpu]'")
 

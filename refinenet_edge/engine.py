@@ -24,6 +24,7 @@ from refinenet_edge.bundle import MODEL, PLAN, Bundle, write_bundle
 from refinenet_edge.errors import BuildError, MissingExtra
 from refinenet_edge.files import write_atomically
 from refinenet_edge.records import INPUT, EngineInfo, Manifest, Profile
+from refinenet_edge.runtime.cuda import gpu_capability
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def build_plan(onnx: bytes, flavour: Flavour, options: EngineOptions, progress: 
     info = EngineInfo(
         flavour=flavour,
         version=str(trt.__version__),
-        targets=options.targets or ("default",),
+        targets=options.targets or _built_for(flavour, options),
         workspace_bytes=options.workspace_bytes,
         profile=options.profile,
         version_compatible=options.version_compatible,
@@ -102,6 +103,12 @@ def add_plan(bundle: Bundle, flavour: Flavour, options: EngineOptions, progress:
     plan, info = build_plan(model, flavour, options, progress)
     manifest = dataclasses.replace(bundle.manifest, backend=flavour, engine=info)
     return write_bundle(bundle.path, manifest, {MODEL: model, PLAN: plan})
+
+
+def _built_for(flavour: Flavour, options: EngineOptions) -> tuple[str, ...]:
+    """TensorRT builds for the GPU it finds; TensorRT-RTX and hardware-compatible plans serve several."""
+    capability = gpu_capability() if flavour == "tensorrt" and not options.hardware_compatible else None
+    return (capability or "default",)
 
 
 def _refuse_unsupported(trt: ModuleType, flavour: Flavour, options: EngineOptions) -> None:

@@ -28,11 +28,11 @@ class MergeSiblings(PatternRewrite):
         )
 
     def check(self, context: Any, x: ir.Value, y: ir.Value, left: ir.Value, right: ir.Value) -> MatchResult:
-        nodes = left.producer(), right.producer()
-        assert nodes[0] is not None and nodes[1] is not None
-        if not (is_pointwise(nodes[0]) and is_pointwise(nodes[1])):
+        first, second = left.producer(), right.producer()
+        assert first is not None and second is not None
+        if not (is_pointwise(first) and is_pointwise(second)):
             return refused("a summand is no pointwise convolution", left, right)
-        inputs = [conv_inputs(node) for node in nodes]
+        inputs = conv_inputs(first), conv_inputs(second)
         if inputs[0] is None or inputs[1] is None:
             return refused("the weights are computed", left, right)
         if left.shape is None or left.shape != right.shape:

@@ -13,10 +13,11 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
+from refinenet_edge.compare import relative_error
 from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion.rewrite import Rewrite
 from refinenet_edge.records import Parity
-from refinenet_edge.trace import INPUT, to_bytes
+from refinenet_edge.trace import to_bytes
 
 BOUND = 1e-4  # max |fused - traced| / max |traced|, float32
 
@@ -45,10 +46,8 @@ def compare(stage: str, reference: Inputs, found: Inputs) -> tuple[Parity, ...]:
     for name, expected in reference.items():
         if not np.isfinite(expected).all():
             raise GraphError(f"the model's own logits are not finite on the {name} frame: its weights cannot be used")
-        with np.errstate(invalid="ignore", over="ignore"):
-            error = float(np.abs(found[name] - expected).max() / max(float(np.abs(expected).max()), 1e-30))
         agreement = float((found[name].argmax(1) == expected.argmax(1)).mean())
-        parities.append(Parity(stage, name, error if np.isfinite(error) else float("inf"), agreement))
+        parities.append(Parity(stage, name, relative_error(expected, found[name]), agreement))
     return tuple(parities)
 
 

@@ -37,7 +37,8 @@ class Firing:
 class Rewrite(Protocol):
     """One exact rewrite of a graph, in place."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def __call__(self, model: ir.Model) -> Firing: ...
 

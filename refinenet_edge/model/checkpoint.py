@@ -96,8 +96,11 @@ def load_checkpoint(
         spec, state = _recognised(state, path)
     if num_classes is not None and spec.num_classes != num_classes:
         raise CheckpointError(f"{path} has {spec.num_classes} classes, {num_classes} were asked for")
-    told = {"crp": crp, "align_corners": align_corners}
-    spec = dataclasses.replace(spec, **{key: value for key, value in told.items() if value is not None})
+    spec = dataclasses.replace(
+        spec,
+        crp=spec.crp if crp is None else crp,
+        align_corners=spec.align_corners if align_corners is None else align_corners,
+    )
     with torch.device("meta"):
         module = build(spec)
     module.load_state_dict(_fitting(state, module, path), strict=True, assign=True)
@@ -190,8 +193,8 @@ def _recognised(state: State, path: Path) -> tuple[ModelSpec, State]:
         depth = _depth(state)
         kernel = state["p_ims1d2_outl1_dimred.weight"].shape[-1]
         family = "rf_lw" if kernel == 1 else "rf"
-        name = next((n for n, d in DEPTHS.items() if d == depth and n == f"{family}{d}"), None)
-        if name is None:
+        name = f"{family}{depth}"
+        if name not in MODELS:
             raise CheckpointError(f"{path}: a RefineNet whose layer3 fits no ResNet of depth {list(RESNET_STAGES)}; {_known()}")
         classes, rename = state["clf_conv.weight"].shape[0], _from_resnet
     else:

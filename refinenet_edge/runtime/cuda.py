@@ -33,9 +33,8 @@ def load_cuda() -> Any:
 
 def gpu_problem() -> str:
     """Why there is no usable NVIDIA GPU here, "" if there is one. Asks the driver, so it needs nothing installed."""
-    library = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(library)
+        driver = _driver()
         count = ctypes.c_int()
         status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     except (OSError, AttributeError) as exc:
@@ -43,6 +42,23 @@ def gpu_problem() -> str:
     if status:
         return f"the NVIDIA driver reports no usable device (CUDA error {status})"
     return "" if count.value else "the NVIDIA driver reports no device"
+
+
+def gpu_capability() -> str | None:
+    """The first GPU's compute capability, such as "sm_87"; None without a GPU. Asks the driver too."""
+    if gpu_problem():
+        return None
+    parts = []
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        value = ctypes.c_int()
+        if _driver().cuDeviceGetAttribute(ctypes.byref(value), attribute, 0):
+            return None
+        parts.append(str(value.value))
+    return f"sm_{''.join(parts)}"
+
+
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
 
 
 class Cuda:

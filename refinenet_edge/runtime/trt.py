@@ -118,7 +118,11 @@ def check_engine(bundle: Bundle, backend: str, version: str, capability: str) ->
     else:
         problem = _library_problem(info, backend, version) or _gpu_problem(info, capability)
     if problem:
-        raise EngineMismatch(f"bundle {bundle.path} {problem}{bundle.advice}")
+        # the graph is in the bundle: its plan is built anew on the device, without torch
+        builder = backend if backend in ("tensorrt", "tensorrt-rtx") else "tensorrt"
+        raise EngineMismatch(
+            f"bundle {bundle.path} {problem}; build its plan here: refinenet-edge plan {bundle.path} --backend {builder}"
+        )
 
 
 def _library_problem(info: EngineInfo, backend: str, version: str) -> str:
