@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,19 +23,25 @@ from rich.table import Table
 
 from refinenet_edge import __version__
 from refinenet_edge.errors import InputError, RefineNetEdgeError
-from refinenet_edge.records import Bilinear, Interpolation
 from refinenet_edge.recipe import Recipe, parse_size, read_recipe
+from refinenet_edge.records import Bilinear, Cubic, Interpolation
 
 if TYPE_CHECKING:
-    from refinenet_edge.engine import EngineOptions
+    from refinenet_edge.evaluation import Result
     from refinenet_edge.fusion import Firing
-    from refinenet_edge.records import Manifest, Mask
+    from refinenet_edge.records import Manifest, Mask, Profile
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 EXIT_EXPECTED = 2
 EXIT_INTERRUPTED = 130
+
+UPSAMPLINGS: dict[str, Interpolation] = {
+    "bilinear": Bilinear(align_corners=False),
+    "bilinear-corners": Bilinear(align_corners=True),
+    "cubic": Cubic(),
+}
 
 
 class Command(click.Command):
@@ -52,7 +59,8 @@ class Command(click.Command):
         except RefineNetEdgeError as exc:
             if debug:
                 raise
-            err.print(f"[red]error:[/] {_plain(exc)}", soft_wrap=True)
+            # one line, whatever the library below said
+            err.print(f"[red]error:[/] {_plain(' '.join(str(exc).split()))}", soft_wrap=True)
             ctx.exit(EXIT_EXPECTED)
         except KeyboardInterrupt:
             err.print("interrupted; nothing was left half-written")
@@ -89,17 +97,27 @@ def _build_options(command: Any) -> Any:
         click.argument("recipe", required=False, type=click.Path(path_type=Path)),
         click.option("--output", "-o", metavar="FOLDER", help="The bundle to write, such as engines/NAME."),
         click.option("--model", help="rf50, rf101, rf152, rf_lw50, rf_lw101, rf_lw152 or rf_lw_mbv2."),
-        click.option("--checkpoint", metavar="FILE", help="Weights: .pth, .pth.tar, .ckpt or .safetensors. None: random."),
+        click.option(
+            "--checkpoint", metavar="FILE", help="Weights: .pth, .pth.tar, .ckpt or .safetensors. None: random."
+        ),
         click.option("--onnx", metavar="FILE", help="A segmentation model of anybody's instead: 1x3xHxW -> 1xCxhxw."),
         click.option("--size", type=SizeType(), help="What the network takes; frames are resized. [512x512]"),
-        click.option("--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."),
+        click.option(
+            "--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."
+        ),
         click.option("--precision", type=click.Choice(["fp32", "fp16"])),
         click.option(
-            "--backend", type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]), help="[auto]"
+            "--backend",
+            type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]),
+            help="[auto]",
         ),
-        click.option("--labels", metavar="NAME|FILE", help="voc, nyu40, sun37, person, context, cityscapes, camvid, ..."),
+        click.option(
+            "--labels", metavar="NAME|FILE", help="voc, nyu40, sun37, person, context, cityscapes, camvid, ..."
+        ),
         click.option("--upsample", type=click.Choice(["bilinear", "cubic"]), help="How logits reach the frame's size."),
-        click.option("--align-corners/--no-align-corners", default=None, help="If the checkpoint cannot say. [as the ports]"),
+        click.option(
+            "--align-corners/--no-align-corners", default=None, help="If the checkpoint cannot say. [as the ports]"
+        ),
         click.option("--crp", type=click.Choice(["pool_conv", "conv_pool"]), help="If the checkpoint cannot say."),
         click.option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
         click.option("--target", multiple=True, metavar="SM", help="sm_75 .. sm_121 (TensorRT-RTX). Repeatable."),
@@ -148,19 +166,28 @@ build_engine = click.command("build-engine", cls=Command)(_build_options(_build)
 @click.option("--target", multiple=True, metavar="SM", help="sm_75 .. sm_121 (TensorRT-RTX). Repeatable.")
 @click.option("--workspace-mib", type=click.IntRange(16), default=1024, show_default=True)
 @click.option("--timing-cache", type=click.Path(path_type=Path))
-def plan(bundle: Path, backend: Any, target: tuple[str, ...], workspace_mib: int, timing_cache: Path | None) -> None:
+@click.option("--size", type=SizeType(), help="The usual size, for a bundle that takes any.")
+def plan(
+    bundle: Path,
+    backend: Any,
+    target: tuple[str, ...],
+    workspace_mib: int,
+    timing_cache: Path | None,
+    size: tuple[int, int] | None,
+) -> None:
     """Build a bundle's TensorRT plan on this machine, from the graph inside: on a Jetson, without torch."""
     from refinenet_edge.bundle import open_bundle
     from refinenet_edge.engine import EngineOptions, add_plan
 
     opened = open_bundle(bundle)
-    # the range of frame sizes is part of the bundle, not of the device
-    profile = opened.manifest.engine.profile if opened.manifest.engine else None
-    options = EngineOptions(target, workspace_mib << 20, profile, timing_cache)
+    options = EngineOptions(target, workspace_mib << 20, _profile(opened.manifest, size), timing_cache)
     with _bar() as bar:
         task = bar.add_task(f"build the {backend} engine", total=None)
         manifest = add_plan(
-            opened, backend, options, lambda phase, done, steps: bar.update(task, description=phase, completed=done, total=steps)
+            opened,
+            backend,
+            options,
+            lambda phase, done, steps: bar.update(task, description=phase, completed=done, total=steps),
         )
     out.print(_manifest(manifest, str(bundle)))
 
@@ -244,6 +271,53 @@ def compare(first: Path, second: Path, images: Path, backend: str, second_backen
     out.print(f"mean label agreement {100 * mean:.3f} % over {len(differences)} images")
 
 
+@main.command("eval")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("dataset")
+@click.option("--out", "result_path", type=click.Path(dir_okay=False, path_type=Path), help="The result as JSON.")
+@click.option("--backend", default="auto", show_default=True)
+@click.option("--upsample", type=click.Choice(list(UPSAMPLINGS)), help="How logits reach the frame's size. [as built]")
+@click.option("--strict", is_flag=True, help="Stop at the first sample that cannot be used.")
+def evaluate(
+    bundle: Path, dataset: str, result_path: Path | None, backend: str, upsample: str | None, strict: bool
+) -> None:
+    """Measure mIoU on DATASET: scenes, scenes:SEED:COUNT, or a folder.
+
+    Folders: Cityscapes, VOC, CamVid (SegNet's), NYUv2-40, or images/ and masks/. PATH:SPLIT takes another split than
+    val; cityscapes:PATH, voc:, nyu40: (masks 0..39), nyu40-from1: (1..40), camvid: and plain: name the layout.
+
+    With --out, a run that was stopped goes on where it was when it is started again.
+    """
+    from refinenet_edge import evaluation
+    from refinenet_edge.bundle import open_bundle
+    from refinenet_edge.runtime import Segmenter
+
+    opened, data = open_bundle(bundle), evaluation.open_dataset(dataset)
+    with Segmenter(opened, backend) as segmenter, _bar() as bar:
+        task = bar.add_task("evaluate", total=len(data.samples))
+        result = evaluation.evaluate(
+            segmenter,
+            data,
+            subject=evaluation.subject_of(opened),
+            upsample=UPSAMPLINGS[upsample] if upsample else None,
+            out=result_path,
+            strict=strict,
+            progress=lambda done, samples: bar.update(task, completed=done, total=samples),
+        )
+    out.print(_scores(result, _plain(f"{bundle} on {data.name}")))
+    out.print(
+        f"mIoU [bold]{_percent(result.miou)}[/], pixel accuracy {_percent(result.pixel_accuracy)}, {result.counted} of "
+        f"{result.samples} samples on {result.backend}, {_upsampling(result.frame.upsample)}",
+        soft_wrap=True,
+    )
+    if result.problems:
+        kinds = Counter(problem.kind for problem in result.problems)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        err.print(f"[yellow]{len(result.problems)} not used:[/] {counts}")
+        for problem in result.problems[:5]:
+            err.print(_plain(f"  {problem.sample}: {problem.detail}"), soft_wrap=True)
+
+
 @main.command("doctor")
 def doctor() -> None:
     """Say which backends work here, what does not fit together, and the fix for each."""
@@ -287,10 +361,25 @@ def _heavy(extra: str) -> Iterator[None]:
         raise MissingExtra(f"{exc.name} is not installed: pip install 'refinenet-edge[{extra}]'") from exc
 
 
+def _profile(manifest: Manifest, size: tuple[int, int] | None) -> Profile | None:
+    """The frame sizes of a plan: a range in the bundle is its own, not the device's."""
+    from refinenet_edge.engine import profile_for
+
+    if manifest.frame.size is not None:
+        if size is not None:
+            raise InputError(f"the bundle is fixed to {'x'.join(map(str, manifest.frame.size))}: leave --size out")
+        return None
+    if size is not None:
+        return profile_for(size)
+    if manifest.engine is None or manifest.engine.profile is None:
+        raise InputError("the bundle takes frames of any size: name the usual one with --size HEIGHTxWIDTH")
+    return manifest.engine.profile
+
+
 def _bar() -> Progress:
     """A progress bar on stderr: what a command prints stays clean."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=err, transient=True)
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
 def _manifest(manifest: Manifest, title: str) -> Table:
@@ -304,6 +393,11 @@ def _manifest(manifest: Manifest, title: str) -> Table:
     table.add_row("built for", manifest.backend)
     table.add_row("upsampling", _upsampling(manifest.frame.upsample))
     table.add_row("rewrites", ", ".join(f"{name} {fired}" for name, fired in manifest.rewrites.items()))
+    for name, cost in (("traced", manifest.traced_cost), ("fused", manifest.fused_cost)):
+        if cost is not None:
+            table.add_row(
+                f"cost, {name}", f"{cost.macs / 1e9:.2f} GMAC, {cost.bytes / 1e6:.0f} MB moved, {cost.nodes} nodes"
+            )
     for p in manifest.parity:
         agreement = f"{100 * p.label_agreement:.2f} % same labels"
         table.add_row(f"parity, {p.stage}", f"{p.frame}: error {p.relative_error:.1e}, {agreement}")
@@ -323,12 +417,32 @@ def _upsampling(how: Interpolation) -> str:
 
 
 def _firings(firings: tuple[Firing, ...]) -> Table:
-    table = Table("rewrite", "fired", "not fired", "because", title="rewrites, in order")
+    table = Table(
+        "rewrite", "fired", "GMAC", "MB", "refused", "because", title="rewrites in order, the cost after each"
+    )
     for firing in firings:
-        table.add_row(firing.name, str(firing.fired), "" if firing.refused else "nowhere", "")
+        cost = (f"{firing.cost.macs / 1e9:.2f}", f"{firing.cost.bytes / 1e6:.0f}") if firing.cost else ("", "")
+        why = "" if firing.fired or firing.refused else "its pattern is nowhere"
+        table.add_row(firing.name, str(firing.fired), *cost, "", why)
         for reason, places in firing.refused.items():
-            table.add_row("", "", str(places), reason)
+            table.add_row("", "", "", "", str(places), reason)
     return table
+
+
+def _scores(result: Result, title: str) -> Table:
+    table = Table("class", "IoU", "share of truth", "most often taken for", title=title)
+    pixels = max(sum(map(sum, result.confusion)), 1)
+    for label, row in enumerate(result.confusion):
+        others = [0 if other == label else count for other, count in enumerate(row)]
+        most = max(range(len(row)), key=others.__getitem__)
+        taken = f"{result.classes[most]}, {_percent(others[most] / sum(row))}" if others[most] else ""
+        share = _percent(sum(row) / pixels)
+        table.add_row(_plain(result.classes[label]), _percent(result.iou[label]), share, _plain(taken))
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
 
 
 def _shares(mask: Mask) -> str:

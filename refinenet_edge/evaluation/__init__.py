@@ -1,0 +1,30 @@
+"""Data set + segmenter -> mIoU.
+
+    datasets.py     text -> DataSet: procedural scenes, or a folder
+    layouts.py      folder -> its samples: Cityscapes, VOC, NYUv2-40, CamVid, images and masks
+    samples.py      sample -> frame and truth
+    masks.py        PNG -> the class numbers in it
+    confusion.py    truth + prediction -> Confusion -> IoU, mIoU, pixel accuracy
+    score.py        Segmenter + DataSet -> Result, resumable
+
+numpy and OpenCV only, as the device side.
+"""
+
+from refinenet_edge.evaluation.confusion import IGNORE, Confusion
+from refinenet_edge.evaluation.datasets import DataSet, open_dataset
+from refinenet_edge.evaluation.samples import Sample, Unusable
+from refinenet_edge.evaluation.score import Problem, Result, Subject, evaluate, subject_of
+
+__all__ = [
+    "IGNORE",
+    "Confusion",
+    "DataSet",
+    "Problem",
+    "Result",
+    "Sample",
+    "Subject",
+    "Unusable",
+    "evaluate",
+    "open_dataset",
+    "subject_of",
+]

@@ -1,0 +1,87 @@
+"""Data sets: text -> DataSet.
+
+scenes                  the validation scenes that come with the toolkit (a folder of that name: ./scenes)
+scenes:SEED:COUNT       other scenes
+PATH, PATH:SPLIT        a folder, its layout recognised; the split is val unless it is named
+LAYOUT:PATH[:SPLIT]     a folder in one of `layouts.LAYOUTS`
+
+Nothing is read but names and lists; an image is opened when its sample is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from refinenet_edge.errors import InputError
+from refinenet_edge.evaluation.layouts import LAYOUTS, SPLIT
+from refinenet_edge.evaluation.samples import Sample, SceneSample
+from refinenet_edge.labels import SCENES, read_label_file
+from refinenet_edge.records import Labels
+from refinenet_edge.scenes import VALIDATION, VALIDATION_COUNT
+
+LABEL_FILE = "labels.txt"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Samples and what their classes are; `labels` None: those of what is evaluated."""
+
+    name: str
+    labels: Labels | None
+    samples: Sequence[Sample]
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            raise InputError(f"data set {self.name} is empty")
+        seen: set[str] = set()
+        for sample in self.samples:
+            if sample.id in seen:
+                raise InputError(f"data set {self.name} has {sample.id} twice: remove or rename one")
+            seen.add(sample.id)
+
+
+def open_dataset(text: str) -> DataSet:
+    """The data set that `text` names (see the module). Raises `InputError`."""
+    first, colon, rest = text.partition(":")
+    if first == "scenes":
+        return _scenes(text)
+    named = bool(colon) and first in LAYOUTS
+    root, split = _root(rest if named else text)
+    name = first if named else _recognise(root, split or SPLIT)
+    layout, labels = LAYOUTS[name], LAYOUTS[name].labels
+    if name == "plain" and (root / LABEL_FILE).is_file():
+        labels = read_label_file(root / LABEL_FILE)
+    return DataSet(f"{name}:{root}" + (f":{split}" if split else ""), labels, tuple(layout.samples(root, split)))
+
+
+def _scenes(text: str) -> DataSet:
+    seed, count = VALIDATION, VALIDATION_COUNT
+    if text != "scenes":
+        numbers = re.fullmatch(r"scenes:(\d{1,9}):(\d{1,6})", text, re.ASCII)
+        if not numbers:
+            raise InputError(f"data set {text}: scenes, or scenes:SEED:COUNT such as scenes:7:100, is meant")
+        seed, count = int(numbers[1]), int(numbers[2])
+    return DataSet(f"scenes:{seed}:{count}", SCENES, tuple(SceneSample(seed, index) for index in range(count)))
+
+
+def _root(text: str) -> tuple[Path, str | None]:
+    """The folder and the split; the split comes after the last colon, a Windows path has one of its own."""
+    if text and Path(text).is_dir():
+        return Path(text), None
+    head, colon, split = text.rpartition(":")
+    if not colon or not head or not Path(head).is_dir():
+        raise InputError(f"no data set at {text}: a folder, or scenes, is meant")
+    if not re.fullmatch(r"[\w-]+", split):
+        raise InputError(f"data set {text}: {split!r} is no split, such as val, train or test")
+    return Path(head), split
+
+
+def _recognise(root: Path, split: str) -> str:
+    for name, layout in LAYOUTS.items():
+        if layout.fits(root, split):
+            return name
+    known = "; ".join(f"{name} has {layout}" for name, layout in LAYOUTS.items() if layout.has)
+    raise InputError(f"{root} is in no layout that is known: {known}")

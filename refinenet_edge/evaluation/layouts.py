@@ -1,0 +1,164 @@
+"""Folders in the layouts people have, in the order in which they are recognised.
+
+    cityscapes     leftImg8bit/SPLIT/CITY/*_leftImg8bit.png, gtFine/SPLIT/CITY/*_gtFine_labelTrainIds.png; where that
+                   is missing *_gtFine_labelIds.png, whose ids become train ids by the official table
+    voc            JPEGImages/, SegmentationClass/ (palette, grey or VOC-coloured PNG), ImageSets/Segmentation/SPLIT.txt
+    nyu40          SPLIT.nyu (a line: image, tab, mask), or SPLIT_images/ and SPLIT_labels/, or, when the layout is
+                   named, images/ and masks/; masks as the ports have them: 0..39, 255 is void
+    camvid         SPLIT/ and SPLITannot/ as SegNet has them: 0..10, 11 is void
+    plain          images/ and masks/ by stem, or images/SPLIT/ and masks/SPLIT/; class numbers, 255 is void. labels.txt
+                   beside them names the classes, without it they are those of what is evaluated
+    nyu40-from1    the folders of nyu40 with masks as the authors have them: 1..40, 0 is void. Only when it is named:
+                   the folders do not tell which of the two they hold
+
+A number that a layout does not have is a mistake in the mask, not void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from refinenet_edge.errors import InputError
+from refinenet_edge.evaluation.confusion import IGNORE
+from refinenet_edge.evaluation.samples import Coding, FileSample
+from refinenet_edge.images import list_images
+from refinenet_edge.labels import CAMVID, CITYSCAPES, NYU40, VOC
+from refinenet_edge.records import Labels
+
+SPLIT = "val"  # unless another is named
+MAX_LIST = 16 * 1024 * 1024  # bytes
+
+
+def _kept(count: int) -> dict[int, int]:
+    return {**{number: number for number in range(count)}, IGNORE: IGNORE}
+
+
+# the official ids of the classes that are trained and evaluated, by train id
+_EVALUATED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+_IDS = dict.fromkeys((*range(34), IGNORE), IGNORE) | {id_: train_id for train_id, id_ in enumerate(_EVALUATED)}
+
+CITYSCAPES_TRAIN_IDS = Coding("train ids 0..18, 255 is void", _kept(19))
+CITYSCAPES_IDS = Coding("Cityscapes ids 0..33", _IDS)
+VOC_CODING = Coding("0..20, 255 is void, or their VOC colours", _kept(21), coloured=True)
+NYU40_FROM_0 = Coding("0..39, 255 is void (1..40 with 0 void: nyu40-from1:PATH)", _kept(40))
+NYU40_FROM_1 = Coding(
+    "1..40, 0 is void (0..39 with 255 void: nyu40:PATH)", {0: IGNORE, **{n + 1: n for n in range(40)}}
+)
+CAMVID_CODING = Coding("0..10, 11 is void", _kept(11) | {11: IGNORE})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`has`: the names that recognise a folder, as alternatives; {} is the split.
+
+    `labels` None: the layout does not say what the classes are. `samples(root, split)` lists a folder; split None: none
+    was named.
+    """
+
+    has: tuple[tuple[str, ...], ...]
+    labels: Labels | None
+    samples: Callable[[Path, str | None], Iterable[FileSample]]
+
+    def fits(self, root: Path, split: str) -> bool:
+        return any(all((root / name.format(split)).exists() for name in names) for names in self.has)
+
+    def __str__(self) -> str:
+        return " or ".join(" and ".join(name.format("SPLIT") for name in names) for names in self.has)
+
+
+def _cityscapes(root: Path, split: str | None) -> Iterable[FileSample]:
+    images = _folder(root / "leftImg8bit" / (split or SPLIT))
+    for image in sorted(images.glob("*/*_leftImg8bit.png")):
+        stem, city = image.name.removesuffix("_leftImg8bit.png"), image.parent.name
+        truth = root / "gtFine" / images.name / city
+        mask, coding = truth / f"{stem}_gtFine_labelTrainIds.png", CITYSCAPES_TRAIN_IDS
+        if not mask.is_file():
+            mask, coding = truth / f"{stem}_gtFine_labelIds.png", CITYSCAPES_IDS
+        yield FileSample(f"{city}/{stem}", image, mask, coding)
+
+
+def _voc(root: Path, split: str | None) -> Iterable[FileSample]:
+    for line in _lines(root / "ImageSets" / "Segmentation" / f"{split or SPLIT}.txt"):
+        stem = str(_inside(line, root))
+        image, mask = root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationClass" / f"{stem}.png"
+        yield FileSample(stem, image, mask, VOC_CODING)
+
+
+def _nyu40(coding: Coding) -> Callable[[Path, str | None], Iterable[FileSample]]:
+    def samples(root: Path, split: str | None) -> Iterable[FileSample]:
+        wanted = split or SPLIT
+        if (root / f"{wanted}.nyu").is_file():
+            return _listed(root, root / f"{wanted}.nyu", coding)
+        if (root / f"{wanted}_images").is_dir():
+            return _by_stem(root / f"{wanted}_images", root / f"{wanted}_labels", coding)
+        return _plain(root, split, coding)
+
+    return samples
+
+
+def _camvid(root: Path, split: str | None) -> Iterable[FileSample]:
+    return _by_stem(root / (split or SPLIT), root / f"{split or SPLIT}annot", CAMVID_CODING)
+
+
+def _plain(root: Path, split: str | None, coding: Coding | None = None) -> Iterable[FileSample]:
+    inside = split or (SPLIT if (root / "images" / SPLIT).is_dir() else "")
+    return _by_stem(root / "images" / inside, root / "masks" / inside, coding)
+
+
+def _by_stem(images: Path, masks: Path, coding: Coding | None) -> Iterable[FileSample]:
+    """Every stem that has an image or a mask: one without the other is a sample that cannot be used, not none."""
+    a, b = _stems(images), _stems(masks)
+    return [FileSample(stem, a.get(stem), b.get(stem), coding) for stem in sorted(a.keys() | b.keys())]
+
+
+def _stems(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in list_images(_folder(folder)):
+        if found.setdefault(path.stem, path) != path:
+            raise InputError(f"{folder} has {found[path.stem].name} and {path.name}: remove or rename one")
+    return found
+
+
+def _listed(root: Path, path: Path, coding: Coding) -> Iterable[FileSample]:
+    for line in _lines(path):
+        names = line.split("\t") if "\t" in line else line.split()
+        if len(names) < 2:
+            raise InputError(f"list {path}: {line[:60]!r} is not an image, a tab and a mask")
+        image, mask = (_inside(name, root) for name in names[:2])
+        yield FileSample(str(image.with_suffix("")), root / image, root / mask, coding)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        if path.stat().st_size > MAX_LIST:
+            raise InputError(f"list {path} has more than {MAX_LIST} bytes: one sample a line is meant")
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(f"list {path} cannot be read: {exc}; name another split: LAYOUT:PATH:SPLIT") from exc
+    return [line for line in lines if line]
+
+
+def _inside(name: str, root: Path) -> PurePosixPath:
+    """A listed name, which is untrusted: below `root`."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name or not name.isprintable():
+        raise InputError(f"{root} lists {name[:60]!r}, which is not a file in it")
+    return path
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise InputError(f"there is no folder {path}; name another split: LAYOUT:PATH:SPLIT")
+    return path
+
+
+LAYOUTS = {
+    "cityscapes": Layout((("leftImg8bit", "gtFine"),), CITYSCAPES, _cityscapes),
+    "voc": Layout((("JPEGImages", "SegmentationClass"),), VOC, _voc),
+    "nyu40": Layout((("{}.nyu",), ("{}_images", "{}_labels")), NYU40, _nyu40(NYU40_FROM_0)),
+    "camvid": Layout((("{}", "{}annot"),), CAMVID, _camvid),
+    "plain": Layout((("images", "masks"),), None, _plain),
+    "nyu40-from1": Layout((), NYU40, _nyu40(NYU40_FROM_1)),
+}

@@ -1,0 +1,294 @@
+"""Segmenter + data set -> Result: every frame segmented at its original size, one confusion matrix over all of them.
+
+A static bundle has every frame resized to its size and gives labels at the frame's own; a dynamic one is fed the frame
+as it is, and refuses a frame outside its range. Truth is never resized.
+
+A run with `out` keeps `OUT.partial` beside it: what was counted so far, written every `SAVE_SECONDS` and when the run
+stops for whatever reason. The same call goes on from there, with the same result as a run that never stopped. Samples
+that could not be used are tried again, so that a mask may be repaired in between.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from refinenet_edge import __version__
+from refinenet_edge.bundle import MANIFEST, Bundle
+from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.evaluation.confusion import IGNORE, Confusion
+from refinenet_edge.evaluation.datasets import DataSet
+from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
+from refinenet_edge.files import sha256, write_atomically
+from refinenet_edge.records import FrameSpec, Interpolation, from_json, to_json
+from refinenet_edge.runtime import Segmenter
+
+SCHEMA = 1
+SAVE_SECONDS = 15.0
+
+Matrix = tuple[tuple[int, ...], ...]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The bundle that is evaluated."""
+
+    model: str
+    checkpoint: str
+    precision: str
+    built_for: str
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A sample that could not be used, and was counted nowhere.
+
+    missing: the image or the mask is not there; unreadable; size: the two differ in it; label: the mask has a class
+    that the data set does not; refused: the frame is outside the engine's range.
+    """
+
+    sample: str
+    kind: Kind
+    detail: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """`classes`, `iou` and `confusion` (row: truth, column: prediction, in pixels) are in the order of the classes.
+
+    None stands for nan: the IoU of a class that is in neither truth nor prediction, and everything where nothing was
+    counted. `frame` is as it was used, `seconds` is the wall time of all parts of the run.
+    """
+
+    subject: Subject | None
+    backend: str
+    dataset: str
+    samples: int
+    counted: int
+    frame: FrameSpec
+    classes: tuple[str, ...]
+    miou: float | None
+    pixel_accuracy: float | None
+    iou: tuple[float | None, ...]
+    confusion: Matrix
+    problems: tuple[Problem, ...]
+    seconds: float
+    toolkit: str = __version__
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """A run that is not finished: `key` is what must be the same to go on, `done` the counted samples' stamps by id."""
+
+    key: Mapping[str, str]
+    done: Mapping[str, str]
+    confusion: Matrix
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Replaced as a whole after each sample: an interrupt at any moment leaves matrix and list in agreement."""
+
+    confusion: Confusion
+    done: Mapping[str, str]
+
+
+def subject_of(bundle: Bundle) -> Subject:
+    """Who `bundle` is. Raises `BundleError`."""
+    m = bundle.manifest
+    digest = sha256(bundle.path / MANIFEST, BundleError)  # the manifest holds the digests of the other files
+    return Subject(m.model, m.checkpoint, m.precision, m.backend, digest)
+
+
+def evaluate(
+    segmenter: Segmenter,
+    dataset: DataSet,
+    *,
+    subject: Subject | None = None,
+    upsample: Interpolation | None = None,
+    out: Path | None = None,
+    strict: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Segment every sample and compare; `out` receives the result as JSON, whole or not at all.
+
+    `upsample` replaces the bundle's way from logits to the frame's size. `progress(used or not, of how many)` is called
+    at the start and after each sample. A sample that cannot be used becomes a `Problem`; with `strict` it raises.
+
+    Raises `InputError` when the classes are not the data set's, no sample can be used, `out` cannot be written, or
+    `OUT.partial` is of another run; `BundleError` when the network's output is not usable logits.
+    """
+    if upsample is not None:
+        segmenter = copy.copy(segmenter)  # the caller's keeps its own; the session is shared
+        segmenter.frame = dataclasses.replace(segmenter.frame, upsample=upsample)
+    _require_same_classes(segmenter, dataset)
+    key = _key(segmenter, dataset, subject)
+    partial = out.with_name(f"{out.name}.partial") if out else None
+    before = _read_partial(partial, key, dataset, len(segmenter.labels.names)) if partial else None
+    zero = Confusion.zero(len(segmenter.labels.names))
+    held = _Held(Confusion(np.array(before.confusion, np.int64)), before.done) if before else _Held(zero, {})
+    earlier = before.seconds if before else 0.0
+    started = saved = time.monotonic()
+    problems: list[Problem] = []
+
+    def save() -> None:
+        if partial:
+            seconds = earlier + time.monotonic() - started
+            state = _Partial(key, held.done, _rows(held.confusion), seconds)
+            write_atomically(partial, to_json(state).encode(), InputError)
+
+    save()  # a place that cannot be written is found out now, not after the last sample
+    try:
+        if progress:
+            progress(len(held.done), len(dataset.samples))
+        for sample in dataset.samples:
+            if sample.id in held.done:
+                continue
+            stamp = sample.stamp()
+            try:
+                counted = _compare(segmenter, sample)
+            except Unusable as exc:
+                if strict:
+                    raise Unusable(exc.kind, f"{sample.id}: {exc}") from exc
+                problems.append(Problem(sample.id, exc.kind, str(exc)))
+                logger.info("%s: %s", sample.id, exc)
+            else:
+                held = _Held(held.confusion + counted, {**held.done, sample.id: stamp})
+            if progress:
+                progress(len(held.done) + len(problems), len(dataset.samples))
+            if time.monotonic() - saved > SAVE_SECONDS:
+                save()
+                saved = time.monotonic()
+        if not held.done:
+            raise InputError(f"no sample of {dataset.name} can be used; {problems[0].sample}: {problems[0].detail}")
+        seconds = earlier + time.monotonic() - started
+        result = _result(segmenter, dataset, subject, held, tuple(problems), seconds)
+        if out:
+            write_atomically(out, to_json(result).encode(), InputError)
+    except BaseException:
+        if held.done:
+            save()
+        elif partial:
+            partial.unlink(missing_ok=True)
+        raise
+    if partial:
+        partial.unlink(missing_ok=True)
+    return result
+
+
+def _compare(segmenter: Segmenter, sample: Sample) -> Confusion:
+    """One sample's matrix. Raises `Unusable`."""
+    frame, truth = sample.read()
+    classes = len(segmenter.labels.names)
+    if truth.shape != frame.shape[:2]:
+        sizes = (f"{array.shape[1]}x{array.shape[0]}" for array in (frame, truth))
+        raise Unusable("size", f"the image is {next(sizes)} pixels, its mask {next(sizes)}")
+    wrong = truth[(truth >= classes) & (truth != IGNORE)]
+    if wrong.size:
+        found = ", ".join(map(str, np.unique(wrong)[:5]))
+        raise Unusable("label", f"the mask has label {found}, the classes are 0..{classes - 1}")
+    try:
+        mask = segmenter.segment(frame)
+    except InputError as exc:
+        raise Unusable("refused", str(exc)) from exc
+    return Confusion.of(truth, mask.labels, classes)
+
+
+def _require_same_classes(segmenter: Segmenter, dataset: DataSet) -> None:
+    ours, theirs = segmenter.labels, dataset.labels
+    if theirs is None:
+        return
+    if len(ours.names) != len(theirs.names):
+        raise InputError(
+            f"the bundle has {len(ours.names)} classes ({ours.name}), data set {dataset.name} has {len(theirs.names)} "
+            f"({theirs.name}): evaluate it on a data set of its own classes"
+        )
+    if ours.name != "numbered" and ours.names != theirs.names:
+        first = next(pair for pair in zip(ours.names, theirs.names, strict=True) if pair[0] != pair[1])
+        logger.warning("class names differ, %s has %r where %s has %r", ours.name, first[0], theirs.name, first[1])
+
+
+def _key(segmenter: Segmenter, dataset: DataSet, subject: Subject | None) -> dict[str, str]:
+    ids = "\n".join(sample.id for sample in dataset.samples)
+    return {
+        "bundle": subject.manifest_sha256 if subject else "",
+        "backend": segmenter.session.name,
+        "frame or upsampling": repr(segmenter.frame),
+        "data set": dataset.name,
+        "samples": hashlib.sha256(ids.encode("utf-8", "surrogateescape")).hexdigest(),
+        "toolkit": __version__,
+    }
+
+
+def _read_partial(path: Path, key: Mapping[str, str], dataset: DataSet, classes: int) -> _Partial | None:
+    """The run to go on from, None if there is none. Raises `InputError` if it is another's, or damaged."""
+    remove = f"remove {path} to start again"
+    try:
+        partial = from_json(_Partial, path.read_text("utf-8"))
+        matrix = np.array(partial.confusion, np.int64)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, OverflowError, BundleError) as exc:
+        raise InputError(f"{path} cannot be read: {exc}; {remove}") from exc
+    if not partial.done:
+        return None
+    other = [name for name in key if partial.key.get(name) != key[name]]
+    if other:
+        raise InputError(
+            f"{path} is of a run with another {' and another '.join(other)}: {remove}, or name another --out"
+        )
+    if matrix.shape != (classes, classes) or (matrix < 0).any() or not 0 <= partial.seconds < math.inf:
+        raise InputError(f"{path} is damaged: {remove}")
+    stamps = {sample.id: sample.stamp() for sample in dataset.samples if sample.id in partial.done}
+    changed = [id_ for id_, stamp in partial.done.items() if stamps.get(id_) != stamp]
+    if changed:
+        raise InputError(f"{changed[0]} has changed since {path} was written: {remove}")
+    return partial
+
+
+def _result(
+    segmenter: Segmenter,
+    dataset: DataSet,
+    subject: Subject | None,
+    held: _Held,
+    problems: tuple[Problem, ...],
+    seconds: float,
+) -> Result:
+    confusion = held.confusion
+    return Result(
+        subject=subject,
+        backend=segmenter.session.name,
+        dataset=dataset.name,
+        samples=len(dataset.samples),
+        counted=len(held.done),
+        frame=segmenter.frame,
+        classes=(dataset.labels or segmenter.labels).names,
+        miou=_or_none(confusion.miou),
+        pixel_accuracy=_or_none(confusion.pixel_accuracy),
+        iou=tuple(_or_none(float(iou)) for iou in confusion.iou),
+        confusion=_rows(confusion),
+        problems=problems,
+        seconds=seconds,
+    )
+
+
+def _rows(confusion: Confusion) -> Matrix:
+    return tuple(map(tuple, confusion.matrix.tolist()))
+
+
+def _or_none(value: float) -> float | None:  # JSON has no nan
+    return None if math.isnan(value) else value

@@ -1,0 +1,129 @@
+"""`refinenet-edge eval`, with real bundles of the tiny network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from refinenet_edge.bundle import MANIFEST, MODEL, write_bundle
+from refinenet_edge.cli import main
+from refinenet_edge.evaluation import score
+from refinenet_edge.labels import SCENES, numbered
+from refinenet_edge.records import FrameSpec, Labels, Manifest, TensorSpec
+from tests.evaluation import data
+from tests.evaluation.data import COUNT, SIZE, png, write
+from tests.runtime.tinynet import CLASSES, tiny
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refinenet_edge.cli.out.width", 200)
+
+
+def bundle(path: Path, size: tuple[int, int] | None = (32, 48), labels: Labels | None = None) -> Path:
+    sides: Any = size or ("height", "width")
+    inputs = (TensorSpec("image", "float32", (1, 3, *sides)),)
+    outputs = (TensorSpec("logits", "float32", (1, CLASSES, "h", "w")),)
+    manifest = Manifest(
+        "tiny", "random", None, "fp32", "openvino", inputs, outputs, FrameSpec(size), labels or numbered(CLASSES),
+        {}, (), "refinenet-edge build tiny", "0",
+    )  # fmt: skip
+    write_bundle(path, manifest, {MODEL: tiny("float32", size).SerializeToString()})
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["eval", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("size", [(32, 48), None], ids=["static", "dynamic"])
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_table_and_a_result(tmp_path: Path, size: tuple[int, int] | None, backend: str) -> None:
+    path, root, out = bundle(tmp_path / "b", size), data.plain(tmp_path / "d", CLASSES), tmp_path / "r.json"
+    done = run(path, root, "--backend", backend, "--out", out, "--upsample", "cubic")
+    assert done.exit_code == 0, done.output
+    result = json.loads(out.read_text())
+    assert result["backend"] == backend
+    assert result["counted"] == COUNT
+    assert result["frame"]["upsample"] == {"kind": "cubic"}
+    assert result["frame"]["size"] == (list(size) if size else None)
+    assert result["subject"]["manifest_sha256"] == hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+    assert np.sum(result["confusion"]) == sum((t != 255).sum() for t in data.truths(CLASSES))
+    for said in (*numbered(CLASSES).names, f"mIoU {100 * result['miou']:.2f} %", f"4 of 4 samples on {backend}, cubic"):
+        assert said in done.output
+
+
+def test_without_a_file(tmp_path: Path) -> None:
+    done = run(bundle(tmp_path / "b"), data.plain(tmp_path / "d", CLASSES))
+    assert done.exit_code == 0, done.output
+    assert "bilinear, align_corners=True" in done.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "d"]
+
+
+def test_problems_are_named_and_the_rest_is_counted(tmp_path: Path) -> None:
+    root = data.plain(tmp_path / "d", CLASSES)
+    write(root / "masks" / "s1.png", png(np.full(SIZE, 7)))
+    (root / "masks" / "s3.png").unlink()
+    done = run(bundle(tmp_path / "b"), root)
+    assert done.exit_code == 0, done.output
+    assert "2 of 4 samples" in done.output
+    assert "2 not used: 1 label, 1 missing" in done.stderr
+    assert "  s1: the mask has label 7, the classes are 0..4" in done.stderr
+    strict = run(bundle(tmp_path / "b"), root, "--strict")
+    assert strict.exit_code == 2
+    assert "error: s1: the mask has label 7" in strict.stderr
+
+
+def test_three_scenes_and_the_wrong_classes(tmp_path: Path) -> None:
+    done = run(bundle(tmp_path / "b"), "scenes:1:3")
+    assert done.exit_code == 2
+    assert f"the bundle has {CLASSES} classes (numbered), data set scenes:1:3 has {len(SCENES.names)}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"), [("nothing", "no data set at nothing"), ("scenes:1", "scenes:SEED:COUNT")]
+)
+def test_no_such_data_set(tmp_path: Path, dataset: str, said: str) -> None:
+    done = run(bundle(tmp_path / "b"), dataset)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_no_such_bundle(tmp_path: Path) -> None:
+    done = run(tmp_path / "b", "scenes")
+    assert done.exit_code == 2
+    assert "no bundle at" in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--upsample", "nearest"), ("--out", ".")])
+def test_options_that_are_not(tmp_path: Path, option: tuple[str, str]) -> None:
+    assert run(tmp_path / "b", "scenes", *option).exit_code == 2
+
+
+def test_interrupted_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = bundle(tmp_path / "b"), data.plain(tmp_path / "d", CLASSES), "--out", tmp_path / "r.json"
+    compare, compared = score._compare, []
+
+    def until_the_third(*given: Any) -> Any:
+        if len(compared) == 2:
+            raise KeyboardInterrupt
+        compared.append(given[1].id)
+        return compare(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(score, "_compare", until_the_third)
+        stopped = run(*arguments)
+    assert stopped.exit_code == 130
+    assert "interrupted" in stopped.stderr
+    assert (tmp_path / "r.json.partial").is_file()
+    assert run(*arguments, "--upsample", "cubic").exit_code == 2
+    again = run(*arguments)
+    assert again.exit_code == 0, again.output
+    assert "4 of 4 samples" in again.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "d", "r.json"]
