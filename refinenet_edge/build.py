@@ -19,7 +19,7 @@ import torch
 
 from refinenet_edge import __version__, precision
 from refinenet_edge.bundle import MODEL, PLAN, write_bundle
-from refinenet_edge.engine import EngineOptions, Progress, build_plan
+from refinenet_edge.engine import EngineOptions, Progress, build_plan, profile_for
 from refinenet_edge.errors import CheckpointError, GraphError, InputError, MissingExtra
 from refinenet_edge.files import sha256
 from refinenet_edge.fusion import REWRITES, Firing, fuse, parity
@@ -30,7 +30,7 @@ from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import Backend, Bilinear, Cubic, EngineInfo, FrameSpec, Manifest, Parity, TensorSpec
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.trace import num_classes, profile_for, read_onnx, to_bytes, trace
+from refinenet_edge.trace import num_classes, read_onnx, to_bytes, trace
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Source:
 
 
 def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None = None) -> Built:
-    """Build the bundle of `recipe` at `recipe.output`. `step` hears what is being done, `progress` the engine builder."""
+    """Build the bundle of `recipe` at `recipe.output`. `step` hears what is done, `progress` the engine builder."""
     backend = recipe.backend if recipe.backend != "auto" else _preferred()
     rewrites = [rewrite for rewrite in REWRITES if rewrite.name not in recipe.without]
     if unknown := set(recipe.without) - {rewrite.name for rewrite in REWRITES}:
@@ -108,6 +108,8 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
         frame=frame,
         labels=labels,
         rewrites={firing.name: firing.fired for firing in firings},
+        traced_cost=firings[0].cost if firings else None,
+        fused_cost=firings[-1].cost if firings else None,
         parity=proof,
         command=recipe.command,
         toolkit=__version__,
@@ -149,6 +151,9 @@ def _from_module(recipe: Recipe) -> Source:
 
 def _from_onnx(recipe: Recipe, path: Path) -> Source:
     model = read_onnx(path, None if recipe.dynamic else recipe.size)
+    shape = model.graph.inputs[0].shape
+    if recipe.dynamic and shape is not None and any(isinstance(side, int) for side in shape[2:]):
+        raise GraphError(f"{path} is fixed to {shape[2]}x{shape[3]}: leave --dynamic out, or export it with free sides")
     return Source(path.stem, path.name, sha256(path, GraphError), model, recipe.align_corners is True)
 
 

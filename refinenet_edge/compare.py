@@ -24,9 +24,9 @@ class Difference:
 
 
 def relative_error(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
-    """max |found - expected| / max |expected|; inf where `found` is not finite."""
+    """Max |found - expected| / max |expected|; inf where `found` has another shape or is not finite."""
     expected, found = np.asarray(expected, np.float64), np.asarray(found, np.float64)
-    if not np.isfinite(found).all():
+    if found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
     return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import platform
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -43,8 +42,6 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Everything `refinenet-edge doctor` knows to look at; nothing is changed."""
     yield Finding("machine", "ok", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
-    if sys.version_info < (3, 10):
-        yield Finding("python", "wrong", platform.python_version(), "use Python 3.10 or later")
     yield from _runs_here()
     yield from _builds_here()
     yield from _exports_here()
@@ -69,7 +66,11 @@ def _runs_here() -> Iterator[Finding]:
 
 def _builds_here() -> Iterator[Finding]:
     for flavour, module in MODULES.items():
-        fix = "pip install 'refinenet-edge[rtx]'" if flavour == "tensorrt-rtx" else "comes with JetPack; desktop: pip install tensorrt"
+        fix = (
+            "pip install 'refinenet-edge[rtx]'"
+            if flavour == "tensorrt-rtx"
+            else "comes with JetPack; desktop: pip install tensorrt"
+        )
         try:
             version = importlib.import_module(module).__version__
         except ModuleNotFoundError:
@@ -86,7 +87,9 @@ def _exports_here() -> Iterator[Finding]:
         if version is None:
             yield Finding(purpose, "absent", f"{package} is not installed", "pip install 'refinenet-edge[export]'")
         elif _numbers(version) < _numbers(oldest):
-            yield Finding(purpose, "wrong", f"{package} {version} is older than {oldest}", f"pip install '{package}>={oldest}'")
+            yield Finding(
+                purpose, "wrong", f"{package} {version} is older than {oldest}", f"pip install '{package}>={oldest}'"
+            )
         else:
             yield Finding(purpose, "ok", f"{package} {version}")
 

@@ -1,8 +1,8 @@
 """Stage 6: a typed ONNX graph becomes a TensorRT plan.
 
-One code path drives TensorRT 10.3 to 11.x (`tensorrt`) and TensorRT-RTX (`tensorrt_rtx`), by asking what the module has,
-never for its version. Networks are strongly typed: precision is in the graph, no precision flag is set. TensorRT-RTX
-builds without a GPU; TensorRT builds on the device that runs the plan.
+One code path drives TensorRT 10.3 to 11.x (`tensorrt`) and TensorRT-RTX (`tensorrt_rtx`), by asking what the module
+has, never for its version. Networks are strongly typed: precision is in the graph, no precision flag is set.
+TensorRT-RTX builds without a GPU; TensorRT builds on the device that runs the plan.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Literal
 from refinenet_edge.bundle import MODEL, PLAN, Bundle, write_bundle
 from refinenet_edge.errors import BuildError, MissingExtra
 from refinenet_edge.files import write_atomically
-from refinenet_edge.records import INPUT, EngineInfo, Manifest, Profile
+from refinenet_edge.records import INPUT, SMALLEST_SIDE, EngineInfo, Manifest, Profile, Size
 from refinenet_edge.runtime.cuda import gpu_capability
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,12 @@ class EngineOptions:
     hardware_compatible: bool = False
 
 
+def profile_for(size: Size) -> Profile:
+    """The default range of a dynamic engine around `size`: from a quarter of it to twice it."""
+    low, high = (max(SMALLEST_SIDE, size[0] // 4), max(SMALLEST_SIDE, size[1] // 4)), (size[0] * 2, size[1] * 2)
+    return Profile(low, size, high)
+
+
 def load_tensorrt(flavour: Flavour) -> ModuleType:
     """The Python module of a flavour. Raises `MissingExtra` with the way to get it."""
     try:
@@ -57,7 +63,9 @@ def load_tensorrt(flavour: Flavour) -> ModuleType:
         raise MissingExtra(f"{MODULES[flavour]} cannot be imported here ({exc}); {fix}") from exc
 
 
-def build_plan(onnx: bytes, flavour: Flavour, options: EngineOptions, progress: Progress | None = None) -> tuple[bytes, EngineInfo]:
+def build_plan(
+    onnx: bytes, flavour: Flavour, options: EngineOptions, progress: Progress | None = None
+) -> tuple[bytes, EngineInfo]:
     """The plan of a serialised, typed ONNX model, and what the builder said of it.
 
     Ctrl-C cancels the build at TensorRT's next step. Raises `BuildError` with what TensorRT says, `MissingExtra`.
@@ -95,7 +103,7 @@ def build_plan(onnx: bytes, flavour: Flavour, options: EngineOptions, progress: 
 
 
 def add_plan(bundle: Bundle, flavour: Flavour, options: EngineOptions, progress: Progress | None = None) -> Manifest:
-    """Build the plan of `bundle` on this machine, from its typed graph, and put it in: what a device does, without torch.
+    """Build the plan of `bundle` on this machine, from its typed graph, and put it in. A device needs no torch for it.
 
     The whole bundle is written again, or stays as it was.
     """
@@ -113,7 +121,9 @@ def _built_for(flavour: Flavour, options: EngineOptions) -> tuple[str, ...]:
 
 def _refuse_unsupported(trt: ModuleType, flavour: Flavour, options: EngineOptions) -> None:
     if options.workspace_bytes < MIN_WORKSPACE:
-        raise BuildError(f"a workspace of {options.workspace_bytes} bytes is too small: at least {MIN_WORKSPACE >> 20} MiB")
+        raise BuildError(
+            f"a workspace of {options.workspace_bytes} bytes is too small: at least {MIN_WORKSPACE >> 20} MiB"
+        )
     if flavour == "tensorrt-rtx":
         for asked, what in (
             (options.version_compatible, "version-compatible plans"),
@@ -124,10 +134,12 @@ def _refuse_unsupported(trt: ModuleType, flavour: Flavour, options: EngineOption
                 raise BuildError(f"TensorRT-RTX has no {what}")
     elif options.targets:
         raise BuildError("TensorRT builds for the GPU it runs on: leave --target out, and build on the device")
-    known = [name for name in dir(getattr(trt, "ComputeCapability", None)) if name.startswith("SM")]
+    enums = [name for name in dir(getattr(trt, "ComputeCapability", None)) if name.startswith("SM")]
+    # one spelling: the runtime compares it with the device's
+    known = [_target_name(name) for name in enums]
     for target in options.targets:
-        if _enum_name(target) not in known:
-            raise BuildError(f"no target {target!r}; {trt.__name__} {trt.__version__} has {', '.join(map(_target_name, known))}")
+        if target not in known:
+            raise BuildError(f"no target {target!r}; {trt.__name__} {trt.__version__} has {', '.join(known)}")
 
 
 def _enum_name(target: str) -> str:
@@ -143,7 +155,9 @@ def _build(trt: ModuleType, onnx: bytes, options: EngineOptions, monitor: Any, s
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, said)
     if not parser.parse(onnx):
-        raise BuildError(f"{trt.__name__} {trt.__version__} cannot read the graph: {_parser_errors(parser) or said.complaint()}")
+        raise BuildError(
+            f"{trt.__name__} {trt.__version__} cannot read the graph: {_parser_errors(parser) or said.complaint()}"
+        )
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     config.progress_monitor = monitor
@@ -164,14 +178,24 @@ def _build(trt: ModuleType, onnx: bytes, options: EngineOptions, monitor: Any, s
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     cache = None
     if options.timing_cache is not None:
-        cache = config.create_timing_cache(options.timing_cache.read_bytes() if options.timing_cache.exists() else b"")
-        config.set_timing_cache(cache, False)
+        cache = config.create_timing_cache(_timings(options.timing_cache))
+        if cache is None or not config.set_timing_cache(cache, False):
+            raise BuildError(
+                f"timing cache {options.timing_cache} is damaged, or of another TensorRT or GPU: delete it"
+            )
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(f"{trt.__name__} {trt.__version__} could not build the engine: {said.complaint()}")
     if cache is not None and options.timing_cache is not None:
         write_atomically(options.timing_cache, bytes(cache.serialize()), BuildError)
     return bytes(plan)
+
+
+def _timings(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.exists() else b""
+    except OSError as exc:
+        raise BuildError(f"timing cache {path} cannot be read: {exc.strerror or exc}") from exc
 
 
 def _parser_errors(parser: Any) -> str:
@@ -213,7 +237,7 @@ _loggers: dict[str, Any] = {}
 
 
 def _logger(trt: ModuleType) -> Any:
-    """The process's one logger for a TensorRT module: a second would be ignored. Keeps what the current build reports."""
+    """The process's one logger for a TensorRT module (a second is ignored); keeps what the current build reports."""
     if trt.__name__ in _loggers:
         return _loggers[trt.__name__]
     levels = {

@@ -31,6 +31,7 @@ from refinenet_edge.errors import BundleError
 
 SCHEMA = 1
 MAX_SIDE = 16_384  # pixels: larger frames are refused before anything is allocated for them
+SMALLEST_SIDE = 32  # pixels: below, a network's coarsest tap has no pixel left to interpolate
 
 RGB = tuple[int, int, int]
 Size = tuple[int, int]  # (height, width) in pixels, everywhere
@@ -140,6 +141,15 @@ class EngineInfo:
 
 
 @dataclass(frozen=True)
+class GraphCost:
+    """What a graph costs per frame: multiply-accumulates, bytes read and written, nodes (see fusion/cost.py)."""
+
+    macs: int
+    bytes: int
+    nodes: int
+
+
+@dataclass(frozen=True)
 class Parity:
     """max |b - a| / max |a| of the logits on one frame, and the share of pixels with the same label."""
 
@@ -174,6 +184,8 @@ class Manifest:
     parity: tuple[Parity, ...]
     command: str
     toolkit: str
+    traced_cost: GraphCost | None = None  # None: sizes are free
+    fused_cost: GraphCost | None = None
     engine: EngineInfo | None = None
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     schema: int = SCHEMA

@@ -1,8 +1,8 @@
 """Stage 2: an nn.Module, or somebody's ONNX file, becomes a float32 `ir.Model`.
 
 Nodes are named after the module they come from ("refine4.crp.convs.0/Conv"), so that what a builder or a profiler says
-of a layer can be read. Input `image` is 1x3xHxW, output `logits` 1xCxhxw, opset 20 and IR version 9: what the parsers of
-TensorRT 10.3 to 11 and TensorRT-RTX all read.
+of a layer can be read. Input `image` is 1x3xHxW, output `logits` 1xCxhxw, opset 20 and IR version 9: what the parsers
+of TensorRT 10.3 to 11 and TensorRT-RTX all read.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
+import onnx.inliner
 import onnx.version_converter
 import onnx_ir as ir
 import torch
@@ -23,13 +24,12 @@ from onnx_ir.passes.common import CheckerPass, ClearMetadataAndDocStringPass, In
 from torch import nn
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.records import INPUT, MAX_SIDE, OUTPUT, Profile, Size
+from refinenet_edge.records import INPUT, MAX_SIDE, OUTPUT, SMALLEST_SIDE, Size
 
 logger = logging.getLogger(__name__)
 
 OPSET = 20
 IR_VERSION = 9
-SMALLEST_SIDE = 32  # pixels: below, the coarsest tap has no pixel left to interpolate
 MAX_ONNX_BYTES = 2 << 30  # protobuf's own limit
 
 
@@ -71,26 +71,35 @@ def read_onnx(path: Path, size: Size | None = None) -> ir.Model:
         proto = onnx.load(path)
         onnx.checker.check_model(proto)
         opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
-        if opset < OPSET - 1:
-            proto = onnx.version_converter.convert_version(proto, OPSET)
+        if opset not in (OPSET - 1, OPSET):
+            # inlined first: the converter drops a model's functions
+            proto = onnx.version_converter.convert_version(onnx.inliner.inline_local_functions(proto), OPSET)
         model = ir.from_proto(proto)
     except GraphError:
         raise
     except Exception as exc:  # onnx raises what it likes on a damaged file
-        raise GraphError(f"{path} is no ONNX model that can be read: {str(exc).splitlines()[0] or exc!r}") from exc
+        raise GraphError(f"{path} is no ONNX model that can be read: {first_line(exc)}") from exc
     initializers = set(model.graph.initializers)
     inputs = [value for value in model.graph.inputs if value.name not in initializers]
     outputs = list(model.graph.outputs)
     shape = list(inputs[0].shape or ()) if inputs else []
-    if len(inputs) != 1 or len(outputs) != 1 or len(shape) != 4 or shape[1] != 3 or inputs[0].dtype != ir.DataType.FLOAT:
+    if (
+        len(inputs) != 1
+        or len(outputs) != 1
+        or len(shape) != 4
+        or shape[1] != 3
+        or inputs[0].dtype != ir.DataType.FLOAT
+    ):
         raise GraphError(
-            f"{path} takes {', '.join(f'{v.name}: {v.dtype} {v.shape}' for v in inputs)} and gives {len(outputs)} outputs; "
-            "one float32 input 1x3xHxW and one output 1xCxhxw are meant"
+            f"{path} takes {', '.join(f'{v.name}: {v.dtype} {v.shape}' for v in inputs)} "
+            f"and gives {len(outputs)} outputs: one float32 input 1x3xHxW and one output 1xCxhxw are meant"
         )
     if size is not None:
         for axis, wanted in ((2, size[0]), (3, size[1])):
             if isinstance(shape[axis], int) and shape[axis] != wanted:
-                raise GraphError(f"{path} is fixed to {shape[2]}x{shape[3]}: build it with --size {shape[2]}x{shape[3]}")
+                raise GraphError(
+                    f"{path} is fixed to {shape[2]}x{shape[3]}: build it with --size {shape[2]}x{shape[3]}"
+                )
             shape[axis] = wanted
     if not isinstance(shape[0], int):
         shape[0] = 1
@@ -98,7 +107,10 @@ def read_onnx(path: Path, size: Size | None = None) -> ir.Model:
         raise GraphError(f"{path} is fixed to batches of {shape[0]}: export it with batch 1")
     inputs[0].shape = ir.Shape(shape)
     model.graph.inputs[:] = inputs
-    return _tidied(model)
+    try:
+        return _tidied(model)
+    except Exception as exc:  # the checker again, on the model with its size fixed
+        raise GraphError(f"{path} cannot be used at this size: {first_line(exc)}") from exc
 
 
 def num_classes(model: ir.Model) -> int:
@@ -107,12 +119,6 @@ def num_classes(model: ir.Model) -> int:
     if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
         raise GraphError(f"the output has shape {shape}: logits 1xCxhxw with a fixed C are meant")
     return int(shape[1])
-
-
-def profile_for(size: Size) -> Profile:
-    """The default range of a dynamic engine around `size`: from a quarter of it to twice it."""
-    low, high = (max(SMALLEST_SIDE, size[0] // 4), max(SMALLEST_SIDE, size[1] // 4)), (size[0] * 2, size[1] * 2)
-    return Profile(low, size, high)
 
 
 def to_bytes(model: ir.Model) -> bytes:
@@ -127,8 +133,8 @@ def _tidied(model: ir.Model) -> ir.Model:
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version, model.doc_string = "refinenet-edge", None, None
     model.graph.name = "segmentation"
-    model.graph.inputs[0].name, model.graph.outputs[0].name = INPUT, OUTPUT
     model = InlinePass()(model).model
+    _name_ends(model.graph)
     # the exporter's metadata holds stack traces with the paths of this machine
     model = ClearMetadataAndDocStringPass()(model).model
     model = ShapeInferencePass()(model).model
@@ -138,6 +144,21 @@ def _tidied(model: ir.Model) -> ir.Model:
         sides = [side if isinstance(side, int) else name for side, name in zip(shape[2:], ("h", "w"), strict=True)]
         model.graph.outputs[0].shape = ir.Shape([*shape[:2], *sides])
     return CheckerPass()(model).model
+
+
+def _name_ends(graph: ir.Graph) -> None:
+    """Name the input and the output; what had these names gets another."""
+    image, logits = graph.inputs[0], graph.outputs[0]
+    inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    for value in inner:
+        if value is not logits and value.name in (INPUT, OUTPUT):
+            value.name = f"{value.name} (inner)"
+    image.name, logits.name = INPUT, OUTPUT
+
+
+def first_line(exc: Exception) -> str:
+    """What an error of somebody else's says, without the pages below it."""
+    return (str(exc).splitlines() or [type(exc).__name__])[0]
 
 
 def _name_nodes(model: ir.Model) -> None:

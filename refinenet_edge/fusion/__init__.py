@@ -6,13 +6,25 @@ place and returns what each did; `parity.prove` holds the result to the traced g
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 
-from refinenet_edge.fusion import fold_batch_norm, fold_constants, merge_pointwise, merge_siblings, remove_identities
+from refinenet_edge.fusion import (
+    carry_sums,
+    fold_batch_norm,
+    fold_constants,
+    merge_pointwise,
+    merge_siblings,
+    move_before_resize,
+    remove_identities,
+    split_pooling_tail,
+    sum_before_resize,
+)
+from refinenet_edge.fusion.cost import graph_cost
 from refinenet_edge.fusion.rewrite import NEW_WEIGHTS, Firing, Rewrite
 
 __all__ = ["REWRITES", "Firing", "Rewrite", "fuse"]
@@ -23,9 +35,15 @@ REWRITES: tuple[Rewrite, ...] = (
     fold_constants.REWRITE,
     remove_identities.REWRITE,
     fold_batch_norm.REWRITE,
+    # before the merges: what leaves the far side of a Resize may meet another convolution
+    move_before_resize.CONV,
+    move_before_resize.SCALE,
+    sum_before_resize.REWRITE,
     # before siblings: a projection that is merged away no longer needs its sum moved
     merge_pointwise.REWRITE,
     merge_siblings.REWRITE,
+    carry_sums.REWRITE,
+    split_pooling_tail.REWRITE,
 )
 
 
@@ -37,8 +55,8 @@ def fuse(model: ir.Model, rewrites: Sequence[Rewrite] = REWRITES) -> list[Firing
         logger.info("%s fired %d times", firing.name, firing.fired)
         for reason, places in firing.refused.items():
             logger.debug("%s refused %d times: %s", firing.name, places, reason)
-        firings.append(firing)
         ShapeInferencePass()(model)
+        firings.append(dataclasses.replace(firing, cost=graph_cost(model)))
     _name_weights(model)
     CheckerPass()(model)
     return firings
@@ -46,7 +64,12 @@ def fuse(model: ir.Model, rewrites: Sequence[Rewrite] = REWRITES) -> list[Firing
 
 def _name_weights(model: ir.Model) -> None:
     """Name new weights after the node that takes them, so that two builds give the same bytes."""
+    taken = {*model.graph.initializers, *(value.name for node in model.graph for value in node.outputs)}
     for node in model.graph:
         for value, role in zip(node.inputs[1:], ("weight", "bias"), strict=False):
             if value is not None and value.is_initializer() and (value.name or "").startswith(NEW_WEIGHTS):
-                value.name = f"{node.name}.{role}"
+                name = f"{node.name}.{role}"
+                while name in taken:  # the old weights, where another node still takes them
+                    name += "'"
+                taken.add(name)
+                value.name = name

@@ -1,6 +1,6 @@
 """Fold a batch normalisation into the convolution before it.
 
-BN(Conv(x; W, b); gamma, beta, mu, var) -> Conv(x; s·W, s·(b - mu) + beta),  s = gamma / sqrt(var + eps), per output channel
+BN(Conv(x; W, b); gamma, beta, mu, var) -> Conv(x; s·W, s·(b - mu) + beta),  s = gamma / sqrt(var + eps) per channel
 
 Always pays: one pass over the map less. Refused where the convolution's result is also used unnormalised.
 """
@@ -21,14 +21,16 @@ class FoldBatchNorm(PatternRewrite):
 
     def pattern(self, op: Any, x: Any) -> Any:
         return op.BatchNormalization(
-            op.Conv(x, _allow_other_inputs=True, _outputs=["convolved"]), _allow_other_inputs=True, _outputs=["normalised"]
+            op.Conv(x, _allow_other_inputs=True, _outputs=["convolved"]),
+            _allow_other_inputs=True,
+            _outputs=["normalised"],
         )
 
     def check(self, context: Any, convolved: ir.Value, normalised: ir.Value, **_: Any) -> MatchResult:
         convolution, norm = convolved.producer(), normalised.producer()
         assert convolution is not None and norm is not None
         if conv_inputs(convolution) is None:
-            return refused("the convolution's weights are computed", convolved)
+            return refused("the convolution's weights are computed or not float32", convolved)
         if any(constant(value) is None for value in norm.inputs[1:]):
             return refused("the normalisation's statistics are computed", normalised)
         if norm.attributes.get_int("training_mode", 0):
@@ -42,7 +44,7 @@ class FoldBatchNorm(PatternRewrite):
         gamma, beta, mean, variance = (np.asarray(constant(v), np.float64) for v in norm.inputs[1:])
         scale = gamma / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
         shift = (0 if bias is None else bias) - mean
-        return conv(op, x, convolution, kernel * scale[:, None, None, None], shift * scale + beta)
+        return conv(op, x, convolution, kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1)), shift * scale + beta)
 
 
 REWRITE = FoldBatchNorm()

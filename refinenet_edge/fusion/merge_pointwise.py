@@ -23,7 +23,9 @@ class MergePointwise(PatternRewrite):
     name = "merge_pointwise"
 
     def pattern(self, op: Any, x: Any) -> Any:
-        return op.Conv(op.Conv(x, _allow_other_inputs=True, _outputs=["middle"]), _allow_other_inputs=True, _outputs=["out"])
+        return op.Conv(
+            op.Conv(x, _allow_other_inputs=True, _outputs=["middle"]), _allow_other_inputs=True, _outputs=["out"]
+        )
 
     def check(self, context: Any, middle: ir.Value, out: ir.Value, **_: Any) -> MatchResult:
         first, second = middle.producer(), out.producer()
@@ -34,7 +36,7 @@ class MergePointwise(PatternRewrite):
             return refused("the first convolution is grouped", middle)
         inner, outer = conv_inputs(first), conv_inputs(second)
         if inner is None or outer is None:
-            return refused("the weights are computed", out)
+            return refused("the weights are computed or not float32", out)
         (mid, *_rest), (c_out, _mid, *_ones) = inner[0].shape, outer[0].shape
         if c_out * inner[0][0].size > inner[0].size + c_out * mid:
             return refused("the merged convolution would cost more than the two", out)

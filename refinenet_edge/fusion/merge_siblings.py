@@ -34,7 +34,7 @@ class MergeSiblings(PatternRewrite):
             return refused("a summand is no pointwise convolution", left, right)
         inputs = conv_inputs(first), conv_inputs(second)
         if inputs[0] is None or inputs[1] is None:
-            return refused("the weights are computed", left, right)
+            return refused("the weights are computed or not float32", left, right)
         if left.shape is None or left.shape != right.shape:
             return refused("the summands differ in size, or it is unknown", left, right)
         (c_out, c_x), (_, c_y) = inputs[0][0].shape[:2], inputs[1][0].shape[:2]

@@ -5,17 +5,30 @@ Identity(x) -> x;  Dropout(x, ratio, training_mode=False) -> x
 
 import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass
-from onnxscript.rewriter import RewriteRuleSet
-from onnxscript.rewriter.rules.common import dropout_inference_rule, dropout_zero_rule
 
-from refinenet_edge.fusion.rewrite import LibraryRewrite
+from refinenet_edge.fusion.rewrite import LibraryRewrite, constant
 
 
 def _remove(model: ir.Model) -> int:
     before = len(model.graph)
-    RewriteRuleSet([dropout_zero_rule, dropout_inference_rule]).apply_to_model(model)
+    for node in model.graph:
+        if node.op_type == "Dropout" and _passes_through(node):
+            node.resize_inputs(1)
+            node.resize_outputs(1)
+            node.attributes.clear()
+            node.op_type = "Identity"
     IdentityEliminationPass()(model)
     return before - len(model.graph)
+
+
+def _passes_through(node: ir.Node) -> bool:
+    if any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:]):
+        return False
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    if training is None:
+        return True
+    value = constant(training)
+    return value is not None and not value.any()
 
 
 REWRITE = LibraryRewrite("remove_identities", _remove)

@@ -15,8 +15,17 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
-from onnxscript.rewriter import MatchingTracer, MatchResult, MatchStatus, RewriteRule, RewriteRuleClassBase, RewriteRuleSet
+from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+from onnxscript.rewriter import (
+    MatchingTracer,
+    MatchResult,
+    MatchStatus,
+    RewriteRule,
+    RewriteRuleClassBase,
+    RewriteRuleSet,
+)
+
+from refinenet_edge.records import GraphCost
 
 Weights = npt.NDArray[np.float32]
 MAX_ROUNDS = 64
@@ -27,11 +36,12 @@ SHARED = "a value inside the pattern has another user"
 
 @dataclass(frozen=True)
 class Firing:
-    """What a rewrite did: how often it fired, and reason -> places for where it matched and was refused."""
+    """What a rewrite did: how often it fired, reason -> places for where it was refused, the graph's cost after it."""
 
     name: str
     fired: int
     refused: dict[str, int]
+    cost: GraphCost | None = None
 
 
 class Rewrite(Protocol):
@@ -52,17 +62,19 @@ class PatternRewrite(RewriteRuleClassBase):  # type: ignore[misc]
         super().__init__(self.name)
 
     def __call__(self, model: ir.Model) -> Firing:
-        rules = RewriteRuleSet([type(self).rule()])
+        # an addition matches whichever way round its operands come
+        rules = RewriteRuleSet([type(self).rule()], commute=True)
         fired = 0
         for _ in range(MAX_ROUNDS):
             if not (count := rules.apply_to_model(model)):
                 break
             fired += count
-        if fired:
             RemoveUnusedNodesPass()(model)
+            # the next round, and the next rewrite, judge new values by their shapes
+            ShapeInferencePass()(model)
         reasons = _Reasons()
         rules.apply_to_model(model, tracer=reasons)
-        return Firing(self.name, fired, dict(reasons.counts))
+        return Firing(self.name, fired, dict(Counter(reason for reason, _ in reasons.places)))
 
 
 class _Reasons(MatchingTracer):  # type: ignore[misc]
@@ -70,13 +82,15 @@ class _Reasons(MatchingTracer):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.counts: Counter[str] = Counter()
+        self.places: set[tuple[str, ir.Node]] = set()  # a commuted pattern matches the same node twice
 
-    def log(self, rule: RewriteRule, container: Any, node: ir.Node, match_result: MatchResult, status: MatchStatus) -> None:
+    def log(
+        self, rule: RewriteRule, container: Any, node: ir.Node, match_result: MatchResult, status: MatchStatus
+    ) -> None:
         if status == MatchStatus.CONDITION_FAILED:
-            self.counts[match_result.reason or "refused"] += 1
+            self.places.add((match_result.reason or "refused", node))
         elif "other use" in (match_result.reason or "") or "removed" in (match_result.reason or ""):
-            self.counts[SHARED] += 1
+            self.places.add((SHARED, node))
 
 
 @dataclass(frozen=True)
@@ -91,10 +105,10 @@ class LibraryRewrite:
 
 
 def conv_inputs(node: ir.Node) -> tuple[Weights, Weights | None] | None:
-    """A Conv's constant weights (OIHW) and bias, float32; None when one of them is computed."""
+    """A Conv's constant weights (OIHW) and bias, float32; None when one of them is computed, or not float32."""
     values = [value for value in node.inputs[1:] if value is not None]
     arrays = [constant(value) for value in values]
-    if any(array is None for array in arrays):
+    if any(array is None or array.dtype != np.float32 for array in arrays):
         return None
     return arrays[0], arrays[1] if len(arrays) > 1 else None  # type: ignore[return-value]
 
@@ -129,15 +143,18 @@ def refused(reason: str, *where: ir.Value | ir.Node) -> MatchResult:
     return MatchResult().fail(reason, list(where))
 
 
-def conv(op: Any, x: ir.Value, like: ir.Node, kernel: npt.NDArray[Any], bias: npt.NDArray[Any] | None) -> ir.Value:
-    """A replacement Conv named and shaped as `like`, with new weights."""
+def conv(
+    op: Any, x: ir.Value, like: ir.Node, kernel: npt.NDArray[Any], bias: npt.NDArray[Any] | None, suffix: str = ""
+) -> ir.Value:
+    """A replacement Conv named and shaped as `like`, with new float32 weights."""
     arrays = [kernel] if bias is None else [kernel, bias]
-    value: ir.Value = op.Conv(x, *(_initializer(op, array) for array in arrays), _name=like.name, **like.attributes)
+    new = (initializer(op, array.astype(np.float32)) for array in arrays)
+    value: ir.Value = op.Conv(x, *new, _name=f"{like.name}{suffix}", **like.attributes)
     return value
 
 
-def _initializer(op: Any, array: npt.NDArray[Any]) -> ir.Value:
-    # unique while rewriting; `fuse` names weights after their nodes in the end
+def initializer(op: Any, array: npt.NDArray[Any]) -> ir.Value:
+    """A new constant for a replacement; `fuse` names it after its node in the end."""
     name = f"{NEW_WEIGHTS}{next(_serial)}"
-    value: ir.Value = op.initializer(ir.tensor(np.ascontiguousarray(array, np.float32), name=name), name=name)
+    value: ir.Value = op.initializer(ir.tensor(np.ascontiguousarray(array), name=name), name=name)
     return value

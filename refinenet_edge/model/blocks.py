@@ -6,8 +6,8 @@ RefineNetBlock(taps, previous):
     tap ──adapt──RCU──RCU──┤ MRF ── CRP ── RCU ── RCU ── RCU ──>
     previous block ────────┘
 
-Light-Weight RefineNet (Nekrasov et al., BMVC 2018) is the same block with 1x1 convolutions and no RCUs; its MobileNet-v2
-form has no adapting convolution either, and ReLU6 for ReLU. All maps are NCHW.
+Light-Weight RefineNet (Nekrasov et al., BMVC 2018) is the same block with 1x1 convolutions and no RCUs; its
+MobileNet-v2 form has no adapting convolution either, and ReLU6 for ReLU. All maps are NCHW.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class MultiResolutionFusion(nn.Module):
 
 
 class ChainedResidualPooling(nn.Module):
-    """One activation, then a chain of [5x5 max pool, conv] (or [conv, pool], the improved form), all summed (figure 3d)."""
+    """One activation, a chain of [5x5 max pool, conv] (or [conv, pool], the improved form), all summed (figure 3d)."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Tap:
 
 
 class RefineNetBlock(nn.Module):
-    """Adapt, RCUs, MRF, CRP, RCUs. `previous`: channels of the coarser block's output, which is the last path if given."""
+    """Adapt, RCUs, MRF, CRP, RCUs. `previous`: channels of the coarser block's output, the last path if given."""
 
     def __init__(self, taps: Sequence[Tap], previous: int | None, style: BlockStyle) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ from refinenet_edge.errors import CheckpointError, InputError
 from refinenet_edge.files import write_atomically
 from refinenet_edge.model.blocks import CrpOrder
 from refinenet_edge.model.encoders import RESNET_STAGES
-from refinenet_edge.model.refinenet import DEPTHS, MODELS, ModelSpec, SegmentationNet, build
+from refinenet_edge.model.refinenet import MODELS, ModelSpec, SegmentationNet, build
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ SHOWN_KEYS = 4
 
 State = dict[str, Tensor]
 
-# numpy scalars in the training checkpoints of light-weight-refinenet and DenseTorch (`best_val`), under both of their names
+# numpy scalars in training checkpoints of light-weight-refinenet and DenseTorch (`best_val`), under both of their names
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMPY_GLOBALS: list[Any] = [
     (_SCALAR, "numpy.core.multiarray.scalar"),
@@ -187,7 +187,9 @@ def _recognised(state: State, path: Path) -> tuple[ModelSpec, State]:
         state = {_from_densetorch(key): value for key, value in state.items()}
     if "segm.weight" in state and any(key.startswith("layer8.") for key in state):
         if any(key.startswith("pre_segm") for key in state):
-            raise CheckpointError(f"{path} is a multi-task RefineNet (pre_segm, depth), which is not supported; {_known()}")
+            raise CheckpointError(
+                f"{path} is a multi-task RefineNet (pre_segm, depth), which is not supported; {_known()}"
+            )
         name, classes, rename = "rf_lw_mbv2", state["segm.weight"].shape[0], _from_mobilenet
     elif "clf_conv.weight" in state and "p_ims1d2_outl1_dimred.weight" in state:
         depth = _depth(state)
@@ -195,10 +197,14 @@ def _recognised(state: State, path: Path) -> tuple[ModelSpec, State]:
         family = "rf_lw" if kernel == 1 else "rf"
         name = f"{family}{depth}"
         if name not in MODELS:
-            raise CheckpointError(f"{path}: a RefineNet whose layer3 fits no ResNet of depth {list(RESNET_STAGES)}; {_known()}")
+            raise CheckpointError(
+                f"{path}: a RefineNet whose layer3 fits no ResNet of depth {list(RESNET_STAGES)}; {_known()}"
+            )
         classes, rename = state["clf_conv.weight"].shape[0], _from_resnet
     else:
-        raise CheckpointError(f"{path} is no RefineNet of a known layout; its first keys are {_listed(state)}; {_known()}")
+        raise CheckpointError(
+            f"{path} is no RefineNet of a known layout; its first keys are {_listed(state)}; {_known()}"
+        )
     try:
         spec = ModelSpec(name, int(classes))
     except InputError as exc:
@@ -263,7 +269,8 @@ def _fitting(state: State, module: SegmentationNet, path: Path) -> State:
     ]
     if wrong:
         raise CheckpointError(
-            f"{path} is no complete {module.spec.name} with {module.spec.num_classes} classes: {_listed(wrong)}; {_known()}"
+            f"{path} is no complete {module.spec.name} with {module.spec.num_classes} classes: {_listed(wrong)}; "
+            f"{_known()}"
         )
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 

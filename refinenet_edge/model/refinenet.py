@@ -78,7 +78,9 @@ class RefineNet(SegmentationNet):
         self.encoders = nn.ModuleList(ResNet(depth) for _ in SCALES[spec.scales])
         style = BlockStyle(crp=spec.crp, crp_blocks=spec.crp_blocks, align_corners=spec.align_corners)
         if lightweight:
-            style = BlockStyle(1, True, 0, 0, crp=spec.crp, crp_blocks=spec.crp_blocks, align_corners=spec.align_corners)
+            style = BlockStyle(
+                1, True, 0, 0, crp=spec.crp, crp_blocks=spec.crp_blocks, align_corners=spec.align_corners
+            )
         groups = {4: ((4,), (3,), (2,), (1,)), 2: ((3, 4), (1, 2)), 1: ((1, 2, 3, 4),)}[spec.cascade]
         previous: int | None = None
         for levels in groups:
@@ -183,8 +185,8 @@ def _initialise(module: nn.Module) -> None:
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-    # residual branches start small and the decoder's linear convolutions keep the variance: nothing there is normalised,
-    # and the sums of many of them must stay in range (of fp16 too)
+    # residual branches start small and the decoder's linear convolutions keep the variance: nothing there is
+    # normalised, and the sums of many of them must stay in range (of fp16 too)
     for part in module.modules():
         if isinstance(part, Bottleneck):
             part.bn3.weight.fill_(0.25)

@@ -1,7 +1,7 @@
 """Type a float32 graph as float16: weights, activations, input and output.
 
-An operator input is retyped when its ONNX schema lets it be float16; one that must stay float32 (the scales of a Resize)
-does. So no float32 island, with its casts, is left around Resize.
+An operator input is retyped when its ONNX schema lets it be float16; one that must stay float32 (the scales of a
+Resize) does. So no float32 island, with its casts, is left around Resize.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import CheckerPass
+from onnx_ir.passes.common import CheckerPass, LiftConstantsToInitializersPass
 
 from refinenet_edge.errors import GraphError
 
@@ -17,7 +17,9 @@ FP16_MAX = 65504.0
 
 
 def to_fp16(model: ir.Model) -> ir.Model:
-    """`model` with every float32 tensor float16, in place. Raises `GraphError` for a weight that float16 cannot hold."""
+    """`model` with every float32 tensor float16, in place. Raises `GraphError` for a weight float16 cannot hold."""
+    # the type of a Constant node is inside it
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     graph = model.graph
     typed: dict[ir.Value, ir.Value] = {}
     for node in list(graph):
@@ -48,12 +50,16 @@ def _schema(node: ir.Node, opset: int) -> onnx.defs.OpSchema:
     try:
         return onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError as exc:
-        raise GraphError(f"{node.name}: no ONNX operator {node.domain}:{node.op_type}, so its types are unknown") from exc
+        raise GraphError(
+            f"{node.name or 'a node'}: no ONNX operator {node.domain}:{node.op_type}, so its types are unknown"
+        ) from exc
 
 
 def _may_be_half(schema: onnx.defs.OpSchema, index: int) -> bool:
     formal = schema.inputs[min(index, len(schema.inputs) - 1)]
-    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}.get(formal.type_str, [formal.type_str])
+    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}.get(
+        formal.type_str, [formal.type_str]
+    )
     return "tensor(float16)" in allowed
 
 
@@ -63,7 +69,9 @@ def _half(value: ir.Value) -> ir.Value:
     array = np.asarray(tensor.numpy())
     largest = float(np.abs(array).max(initial=0.0))
     if not largest <= FP16_MAX:
-        raise GraphError(f"{value.name} holds {largest:.3g}, float16 ends at {FP16_MAX:.0f}: build with --precision fp32")
+        raise GraphError(
+            f"{value.name} holds {largest:.3g}, float16 ends at {FP16_MAX:.0f}: build with --precision fp32"
+        )
     name = f"{value.name} (float16)"
     half = ir.tensor(array.astype(np.float16), name=name)
     return ir.Value(name=name, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=half)

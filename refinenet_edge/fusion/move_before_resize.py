@@ -1,0 +1,105 @@
+"""Move what treats all pixels alike from after an upsampling to before it.
+
+Conv1x1(Resize(x); W, b) -> Resize(Conv1x1(x; W, b));  Mul(Resize(x), s) -> Resize(Mul(x, s)), s one factor per channel
+
+Exact because interpolation weights are the same for every channel and sum to one, whatever the mode and the corners;
+not for 3x3 convolutions, which see neighbours, nor for a Resize that crops (tf_crop_and_resize). Pays when the Resize
+enlarges: fewer pixels are convolved, by the square of the scale. Refused where the enlarged map has another user.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript.rewriter import MatchResult
+
+from refinenet_edge.fusion.rewrite import PatternRewrite, constant, initializer, is_pointwise, refused
+
+
+class MoveBeforeResize(PatternRewrite):
+    name = "move_before_resize"
+
+    def pattern(self, op: Any, x: Any) -> Any:
+        return op.Conv(
+            op.Resize(x, _allow_other_inputs=True, _outputs=["large"]), _allow_other_inputs=True, _outputs=["out"]
+        )
+
+    def check(self, context: Any, x: ir.Value, large: ir.Value, out: ir.Value) -> MatchResult:
+        conv = out.producer()
+        assert conv is not None
+        if not is_pointwise(conv):
+            return refused("the convolution sees neighbouring pixels", out)
+        return _movable(x, large, out)
+
+    def rewrite(self, op: Any, x: ir.Value, large: ir.Value, out: ir.Value) -> ir.Value:
+        conv = out.producer()
+        assert conv is not None
+        small = op.Conv(x, *conv.inputs[1:], _name=conv.name, **conv.attributes)
+        return _resized(op, small, large, out)
+
+
+class MoveScaleBeforeResize(PatternRewrite):
+    name = "move_scale_before_resize"
+
+    def pattern(self, op: Any, x: Any, scale: Any) -> Any:
+        return op.Mul(op.Resize(x, _allow_other_inputs=True, _outputs=["large"]), scale, _outputs=["out"])
+
+    def check(self, context: Any, x: ir.Value, scale: ir.Value, large: ir.Value, out: ir.Value) -> MatchResult:
+        factors = constant(scale)
+        if factors is None:
+            return refused("the factor is computed", scale)
+        if (
+            factors.ndim > 4
+            or (factors.ndim >= 2 and factors.shape[-2:] != (1, 1))
+            or factors.shape[-1:] not in ((), (1,))
+        ):
+            return refused("the factor differs from pixel to pixel", scale)
+        return _movable(x, large, out)
+
+    def rewrite(self, op: Any, x: ir.Value, scale: ir.Value, large: ir.Value, out: ir.Value) -> ir.Value:
+        mul = out.producer()
+        assert mul is not None
+        return _resized(op, op.Mul(x, scale, _name=mul.name), large, out)
+
+
+def _movable(x: ir.Value, large: ir.Value, out: ir.Value) -> MatchResult:
+    resize = large.producer()
+    assert resize is not None
+    if resize.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        return refused("the Resize crops", large)
+    pixels = [_pixels(value) for value in (x, large)]
+    if pixels[0] is None or pixels[1] is None:
+        if not _sizes_are_kept(resize, x, out):
+            return refused("the sizes are free and name other channels", large)
+    elif pixels[1] <= pixels[0]:
+        return refused("the Resize does not enlarge", large)
+    return MatchResult()
+
+
+def _sizes_are_kept(resize: ir.Node, x: ir.Value, out: ir.Value) -> bool:
+    """Free sizes stay right when the number of channels does."""
+    return x.shape is not None and out.shape is not None and x.shape[1] == out.shape[1]
+
+
+def _pixels(value: ir.Value) -> int | None:
+    sides = [] if value.shape is None else [side for side in value.shape[2:] if isinstance(side, int)]
+    return prod(sides) if len(sides) == 2 else None
+
+
+def _resized(op: Any, small: ir.Value, large: ir.Value, out: ir.Value) -> ir.Value:
+    """The Resize of `large` on `small` instead; constant sizes name the channels too, so they are written anew."""
+    resize = large.producer()
+    assert resize is not None
+    others = list(resize.inputs[1:])
+    sizes = constant(others[2]) if len(others) > 2 else None
+    channels = out.shape[1] if out.shape is not None else None
+    if sizes is not None and len(sizes) == 4 and isinstance(channels, int):
+        others[2] = initializer(op, np.array([sizes[0], channels, *sizes[2:]], np.int64))
+    value: ir.Value = op.Resize(small, *others, _name=resize.name, **resize.attributes)
+    return value
+
+
+CONV, SCALE = MoveBeforeResize(), MoveScaleBeforeResize()
