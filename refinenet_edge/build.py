@@ -25,7 +25,7 @@ from refinenet_edge.files import sha256
 from refinenet_edge.fusion import REWRITES, Firing, fuse, parity
 from refinenet_edge.images import read_image
 from refinenet_edge.labels import LABEL_SETS, resolve
-from refinenet_edge.model import create, load_checkpoint
+from refinenet_edge.model import SHIPPED, create, load_checkpoint, locate
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import Backend, Bilinear, Cubic, EngineInfo, FrameSpec, Manifest, Parity, TensorSpec
 from refinenet_edge.runtime import available
@@ -72,7 +72,9 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     step("load and trace the model")
     source = _from_onnx(recipe, Path(recipe.onnx)) if recipe.onnx else _from_module(recipe)
     model = source.model
-    labels = resolve(recipe.labels, num_classes(model))
+    # shipped weights are named after the labels they were trained on
+    own = recipe.checkpoint if recipe.checkpoint in SHIPPED else None
+    labels = resolve(recipe.labels or own, num_classes(model))
     upsample = Cubic() if recipe.upsample == "cubic" else Bilinear(source.align_corners)
     frame = FrameSpec(size=None if recipe.dynamic else recipe.size, upsample=upsample)
 
@@ -140,7 +142,7 @@ def _from_module(recipe: Recipe) -> Source:
         logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", recipe.model)
         checkpoint, digest = RANDOM, None
     else:
-        path = Path(recipe.checkpoint)
+        path = locate(recipe.checkpoint)
         module = load_checkpoint(path, crp=recipe.crp, align_corners=recipe.align_corners)
         if recipe.model not in (None, module.spec.name):
             raise InputError(f"{path} is a {module.spec.name}, not {recipe.model}: use --model {module.spec.name}")

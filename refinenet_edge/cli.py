@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from refinenet_edge.records import Bilinear, Cubic, Interpolation
 if TYPE_CHECKING:
     from refinenet_edge.evaluation import Result
     from refinenet_edge.fusion import Firing
-    from refinenet_edge.records import Manifest, Mask, Profile
+    from refinenet_edge.records import Frame, Manifest, Mask, Profile
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -98,7 +99,7 @@ def _build_options(command: Any) -> Any:
         click.option("--output", "-o", metavar="FOLDER", help="The bundle to write, such as engines/NAME."),
         click.option("--model", help="rf50, rf101, rf152, rf_lw50, rf_lw101, rf_lw152 or rf_lw_mbv2."),
         click.option(
-            "--checkpoint", metavar="FILE", help="Weights: .pth, .pth.tar, .ckpt or .safetensors. None: random."
+            "--checkpoint", metavar="FILE", help='Weights: .pth, .safetensors, ..., or "scenes". None: random.'
         ),
         click.option("--onnx", metavar="FILE", help="A segmentation model of anybody's instead: 1x3xHxW -> 1xCxhxw."),
         click.option("--size", type=SizeType(), help="What the network takes; frames are resized. [512x512]"),
@@ -194,37 +195,36 @@ def plan(
 
 @main.command("run")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("images", type=click.Path(path_type=Path))
+@click.argument("images")
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Where overlays and labels go.")
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
-def run(bundle: Path, images: Path, folder: Path, backend: str, opacity: float) -> None:
-    """Segment an image or a folder of images: an overlay and a label PNG each."""
-    from refinenet_edge.images import list_images, read_image, write_image, write_png
+def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float) -> None:
+    """Segment IMAGES, an image file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
+    from refinenet_edge.images import write_image, write_png
     from refinenet_edge.runtime import Segmenter
 
-    paths = list_images(images)
-    _require_distinct(paths)
+    frames = _frames(images)
     table = Table("image", "size", "ms", "classes", title=str(bundle))
     failures: list[str] = []
     with Segmenter(bundle, backend) as segmenter, _bar() as bar:
         _make_folder(folder)
-        for path in bar.track(paths, description="segment"):
+        for name, read in bar.track(frames, description="segment"):
             try:
-                frame = read_image(path)
+                frame = read()
                 started = time.perf_counter()
                 mask = segmenter.segment(frame)
                 taken = 1000 * (time.perf_counter() - started)
             except InputError as exc:
-                if len(paths) == 1:
+                if len(frames) == 1:
                     raise
                 failures.append(str(exc))
                 continue
-            write_image(folder / f"{path.stem}_overlay.jpg", mask.overlay(frame, opacity))
-            write_png(folder / f"{path.stem}_labels.png", mask.labels)
-            table.add_row(path.name, f"{frame.shape[1]}x{frame.shape[0]}", f"{taken:.0f}", _shares(mask))
+            write_image(folder / f"{name}_overlay.jpg", mask.overlay(frame, opacity))
+            write_png(folder / f"{name}_labels.png", mask.labels)
+            table.add_row(name, f"{frame.shape[1]}x{frame.shape[0]}", f"{taken:.0f}", _shares(mask))
     out.print(table)
-    out.print(f"{len(paths) - len(failures)} of {len(paths)} images segmented into {folder}")
+    out.print(f"{len(frames) - len(failures)} of {len(frames)} images segmented into {folder}")
     if failures:
         raise InputError(f"{len(failures)} images could not be used: {'; '.join(failures[:3])}")
 
@@ -456,10 +456,19 @@ def _make_folder(folder: Path) -> None:
         raise InputError(f"folder {folder} cannot be made: {exc.strerror}; name another with --out") from exc
 
 
-def _require_distinct(paths: list[Path]) -> None:
+def _frames(images: str) -> list[tuple[str, Callable[[], Frame]]]:
+    """Names and readers of the frames that `images` means."""
+    from refinenet_edge.evaluation import open_dataset
+    from refinenet_edge.images import list_images, read_image
+
+    if images.partition(":")[0] == "scenes" and not Path(images).exists():
+        samples = open_dataset(images).samples
+        return [(f"scene_{index:04d}", lambda s=sample: s.read()[0]) for index, sample in enumerate(samples)]  # type: ignore[misc]
+    paths = list_images(images)
     stems = [path.stem for path in paths]
     if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
         raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
+    return [(path.stem, functools.partial(read_image, path)) for path in paths]
 
 
 def _plain(text: object) -> str:

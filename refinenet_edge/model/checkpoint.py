@@ -32,6 +32,8 @@ from refinenet_edge.model.refinenet import MODELS, ModelSpec, SegmentationNet, b
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 4 << 30
+# weights that ship with the package: what `--checkpoint NAME` finds when there is no such file
+SHIPPED = {"scenes": Path(__file__).parents[1] / "weights" / "rf_lw_mbv2_scenes.safetensors"}
 SPEC_KEY = "refinenet_edge.spec"
 WRAPPERS = ("segmenter", "model", "state_dict", "weights")
 SHOWN_KEYS = 4
@@ -89,7 +91,7 @@ def load_checkpoint(
     `CheckpointError`, naming the first keys that do not fit, for anything that is not a complete checkpoint of a known
     architecture.
     """
-    path = Path(path)
+    path = locate(path)
     raw, spec = _read(path)
     state = _unwrapped(raw, path)
     if spec is None:
@@ -105,6 +107,12 @@ def load_checkpoint(
         module = build(spec)
     module.load_state_dict(_fitting(state, module, path), strict=True, assign=True)
     return module.eval()
+
+
+def locate(path: str | Path) -> Path:
+    """The file that `path` names: itself, or weights that ship with the package, by their name."""
+    path = Path(path)
+    return path if path.exists() else SHIPPED.get(str(path), path)
 
 
 def save_checkpoint(module: SegmentationNet, path: str | Path, dtype: torch.dtype | None = None) -> None:
