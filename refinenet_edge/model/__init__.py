@@ -3,4 +3,13 @@
 from refinenet_edge.model.checkpoint import SHIPPED, load_checkpoint, locate, save_checkpoint
 from refinenet_edge.model.refinenet import MODELS, ModelSpec, SegmentationNet, create
 
-__all__ = ["MODELS", "SHIPPED", "ModelSpec", "SegmentationNet", "create", "load_checkpoint", "locate", "save_checkpoint"]
+__all__ = [
+    "MODELS",
+    "SHIPPED",
+    "ModelSpec",
+    "SegmentationNet",
+    "create",
+    "load_checkpoint",
+    "locate",
+    "save_checkpoint",
+]

@@ -10,10 +10,12 @@ no code in it is run, its size is bounded, and its values must be finite.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ MAX_BYTES = 4 << 30
 SHIPPED = {"scenes": Path(__file__).parents[1] / "weights" / "rf_lw_mbv2_scenes.safetensors"}
 SPEC_KEY = "refinenet_edge.spec"
 WRAPPERS = ("segmenter", "model", "state_dict", "weights")
+REDUCTION = "p_ims1d2_outl1_dimred.weight"  # 3x3 in RefineNet, 1x1 in Light-Weight RefineNet
+MAX_WRAPPERS = 8  # one inside the other: a wrapper may hold itself
 SHOWN_KEYS = 4
 
 State = dict[str, Tensor]
@@ -49,32 +53,78 @@ _NUMPY_GLOBALS: list[Any] = [
     *{type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32)},
 ]
 
-# published name -> ours; k counts the ports' stages, coarse to fine, and refine{5 - k} is the same block
-_RESNET_DECODER: tuple[tuple[str, Callable[[int], str]], ...] = (
-    (r"p_ims1d2_outl(\d)_dimred", lambda k: f"refine{5 - k}.adapt.0.0"),
-    (r"adapt_stage(\d)_b2_joint_varout_dimred", lambda k: f"refine{5 - k}.mrf.convs.0"),
-    (r"mflow_conv_g(\d)_b3_joint_varout_dimred", lambda k: f"refine{4 - k}.mrf.convs.1"),
-)
-_RESNET_CHAINS: tuple[tuple[str, Callable[[int, int], str]], ...] = (
-    (r"adapt_stage(\d)_b\.0\.(\d)_conv", lambda k, i: f"refine{5 - k}.adapt.0.{i}.conv1"),
-    (r"adapt_stage(\d)_b\.0\.(\d)_conv_relu_varout_dimred", lambda k, i: f"refine{5 - k}.adapt.0.{i}.conv2"),
-    (r"mflow_conv_g(\d)_pool\.0\.(\d)_outvar_dimred", lambda k, i: f"refine{5 - k}.crp.convs.{i - 1}"),
-    (r"mflow_conv_g(\d)_b\.0\.(\d)_conv", lambda k, i: f"refine{5 - k}.rcus.{i - 1}.conv1"),
-    (r"mflow_conv_g(\d)_b\.0\.(\d)_conv_relu_varout_dimred", lambda k, i: f"refine{5 - k}.rcus.{i - 1}.conv2"),
-)
-_MOBILENET_CONVS = {
-    "conv8": "refine4.mrf.convs.0",
-    "conv7": "refine4.mrf.convs.1",
-    "conv5": "refine3.mrf.convs.0",
-    "conv6": "refine3.mrf.convs.1",
-    "conv_adapt4": "refine3.mrf.convs.2",
-    "conv4": "refine2.mrf.convs.0",
-    "conv_adapt3": "refine2.mrf.convs.1",
-    "conv3": "refine1.mrf.convs.0",
-    "conv_adapt2": "refine1.mrf.convs.1",
-    "segm": "classifier",
-}
-_DENSETORCH_STEMS = ("conv8", "conv7", "conv6", "conv5", "conv4", "conv3")
+
+@dataclass(frozen=True)
+class Layout:
+    """How published keys become ours: decoder modules by `modules`, everything under `encoder[0]` to `encoder[1]`."""
+
+    classifier: str
+    modules: Mapping[str, str]
+    encoder: tuple[str, str]
+
+    def ours(self, key: str) -> str:
+        """Our name of a published key; a key of neither encoder nor decoder stays as it is."""
+        module, _, leaf = key.rpartition(".")
+        theirs, ours = self.encoder
+        if module in self.modules:
+            return f"{self.modules[module]}.{leaf}"
+        return f"{ours}{key.removeprefix(theirs)}" if key.startswith(theirs) else key
+
+    def published(self, key: str) -> str:
+        """The published name of a key of ours: what an error shows."""
+        module, _, leaf = key.rpartition(".")
+        theirs, ours = self.encoder
+        names = {mine: name for name, mine in self.modules.items()}
+        if module in names:
+            return f"{names[module]}.{leaf}"
+        return f"{theirs}{key.removeprefix(ours)}" if key.startswith(ours) else key
+
+
+def _resnet_modules() -> dict[str, str]:
+    """refinenet-pytorch and light-weight-refinenet on ResNet. Their stages count coarse to fine: k is refine{5 - k}."""
+    modules = {"clf_conv": "classifier"}
+    for k in range(1, 5):
+        block = f"refine{5 - k}"
+        modules[f"p_ims1d2_outl{k}_dimred"] = f"{block}.adapt.0.0"
+        for i in range(1, 3):
+            modules[f"adapt_stage{k}_b.0.{i}_conv"] = f"{block}.adapt.0.{i}.conv1"
+            modules[f"adapt_stage{k}_b.0.{i}_conv_relu_varout_dimred"] = f"{block}.adapt.0.{i}.conv2"
+        for i in range(1, 5):
+            modules[f"mflow_conv_g{k}_pool.0.{i}_outvar_dimred"] = f"{block}.crp.convs.{i - 1}"
+        for i in range(1, 4):
+            modules[f"mflow_conv_g{k}_b.0.{i}_conv"] = f"{block}.rcus.{i - 1}.conv1"
+            modules[f"mflow_conv_g{k}_b.0.{i}_conv_relu_varout_dimred"] = f"{block}.rcus.{i - 1}.conv2"
+        if k > 1:  # the two paths of this block's fusion: its tap, and the block before
+            modules[f"adapt_stage{k}_b2_joint_varout_dimred"] = f"{block}.mrf.convs.0"
+            modules[f"mflow_conv_g{k - 1}_b3_joint_varout_dimred"] = f"{block}.mrf.convs.1"
+    return modules
+
+
+def _mobilenet_modules() -> dict[str, str]:
+    """light-weight-refinenet on MobileNet-v2."""
+    fused = {4: ("conv8", "conv7"), 3: ("conv5", "conv6", "conv_adapt4"), 2: ("conv4", "conv_adapt3")}
+    fused[1] = ("conv3", "conv_adapt2")
+    modules = {"segm": "classifier"}
+    for level, names in fused.items():
+        modules |= {name: f"refine{level}.mrf.convs.{index}" for index, name in enumerate(names)}
+        modules |= {f"crp{level}.0.{i}_outvar_dimred": f"refine{level}.crp.convs.{i - 1}" for i in range(1, 5)}
+    return modules
+
+
+def _densetorch_modules() -> dict[str, str]:
+    """DenseTorch's decoder: the same modules, counted through."""
+    mobilenet = _mobilenet_modules()
+    names = {f"stem_convs.{i}": f"conv{8 - i}" for i in range(6)} | {"segm": "segm"}
+    names |= {f"adapt_convs.{i}": f"conv_adapt{4 - i}" for i in range(3)}
+    for k, i in itertools.product(range(4), range(1, 5)):
+        names[f"crp_blocks.{k}.0.{i}_outvar_dimred"] = f"crp{4 - k}.0.{i}_outvar_dimred"
+    return {f"1.{name}": mobilenet[theirs] for name, theirs in names.items()}
+
+
+RESNET = Layout("clf_conv.weight", _resnet_modules(), ("", "encoders.0."))
+MOBILENET = Layout("segm.weight", _mobilenet_modules(), ("", "encoder."))
+DENSETORCH = Layout("1.segm.weight", _densetorch_modules(), ("0.", "encoder."))
+OURS = Layout("classifier.weight", {}, ("encoder", "encoder"))
 
 
 def load_checkpoint(
@@ -94,18 +144,19 @@ def load_checkpoint(
     path = locate(path)
     raw, spec = _read(path)
     state = _unwrapped(raw, path)
+    layout = OURS
     if spec is None:
-        spec, state = _recognised(state, path)
-    if num_classes is not None and spec.num_classes != num_classes:
-        raise CheckpointError(f"{path} has {spec.num_classes} classes, {num_classes} were asked for")
+        spec, layout = _recognised(state, path)
     spec = dataclasses.replace(
         spec,
         crp=spec.crp if crp is None else crp,
         align_corners=spec.align_corners if align_corners is None else align_corners,
     )
+    if num_classes is not None and spec.num_classes != num_classes:
+        raise CheckpointError(f"{path} has {spec.num_classes} classes, {num_classes} were asked for")
     with torch.device("meta"):
         module = build(spec)
-    module.load_state_dict(_fitting(state, module, path), strict=True, assign=True)
+    module.load_state_dict(_fitting(state, layout, module, path), strict=True, assign=True)
     return module.eval()
 
 
@@ -116,12 +167,17 @@ def locate(path: str | Path) -> Path:
 
 
 def save_checkpoint(module: SegmentationNet, path: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write `module` and its spec as safetensors, floating point as `dtype`; the whole file or none of it."""
-    state = {
-        key: (value.to(dtype) if dtype and value.is_floating_point() else value).detach().cpu().contiguous()
-        for key, value in module.state_dict().items()
-        if not key.endswith("num_batches_tracked")
-    }
+    """Write `module` and its spec as safetensors, floating point as `dtype`; the whole file or none of it.
+
+    Raises `CheckpointError` where `dtype` cannot hold a weight, or the disk refuses.
+    """
+    state = {}
+    for key, value in module.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            # a copy: tensors that share memory cannot be written
+            state[key] = value.detach().to("cpu", dtype or value.dtype, copy=True).contiguous()
+            if not bool(torch.isfinite(state[key]).all()):
+                raise CheckpointError(f"{path} is not written: {dtype or value.dtype} cannot hold {key}")
     data = safetensors.torch.save(state, {SPEC_KEY: json.dumps(dataclasses.asdict(module.spec))})
     write_atomically(Path(path), data, CheckpointError)
 
@@ -131,12 +187,13 @@ def _read(path: Path) -> tuple[object, ModelSpec | None]:
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            magic = file.read(8)
+            magic = file.read(9)
     except OSError as exc:
         raise CheckpointError(f"{path} cannot be read: {exc.strerror}") from exc
-    if not 8 <= size <= MAX_BYTES:
-        raise CheckpointError(f"{path} has {size} bytes: a checkpoint has 8 bytes to 4 GiB")
-    if magic[:4] == b"PK\x03\x04" or magic[:1] == b"\x80":
+    if not 9 <= size <= MAX_BYTES:
+        raise CheckpointError(f"{path} has {size} bytes: a checkpoint has 9 bytes to 4 GiB")
+    # safetensors starts with the length of its JSON, any eight bytes, so it is known by what follows
+    if magic[:4] == b"PK\x03\x04" or (magic[:1] == b"\x80" and magic[8:] != b"{"):
         return _read_torch(path), None
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -148,7 +205,7 @@ def _read(path: Path) -> tuple[object, ModelSpec | None]:
         return state, None
     try:
         return state, ModelSpec(**json.loads(metadata[SPEC_KEY]))
-    except (ValueError, TypeError, InputError) as exc:
+    except (ValueError, TypeError, RecursionError, InputError) as exc:
         raise CheckpointError(f"{path} describes no model this toolkit knows: {exc}") from exc
 
 
@@ -170,7 +227,9 @@ def _read_torch(path: Path) -> object:
 
 def _unwrapped(raw: object, path: Path) -> State:
     """The tensors of a checkpoint by name, out of any wrapper and without `module.`."""
-    while isinstance(raw, Mapping):
+    for _ in range(MAX_WRAPPERS):
+        if not isinstance(raw, Mapping):
+            break
         inner = next((raw[key] for key in WRAPPERS if isinstance(raw.get(key), Mapping)), None)
         if inner is None:
             break
@@ -183,41 +242,41 @@ def _unwrapped(raw: object, path: Path) -> State:
     state = {str(key): value for key, value in raw.items()}
     while all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
-    for key, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"{path}: {key} has non-finite values: training diverged, or the file is damaged")
     return state
 
 
-def _recognised(state: State, path: Path) -> tuple[ModelSpec, State]:
-    """The spec of a published layout, and its state under our names."""
-    if "1.stem_convs.0.weight" in state:
-        state = {_from_densetorch(key): value for key, value in state.items()}
-    if "segm.weight" in state and any(key.startswith("layer8.") for key in state):
+def _recognised(state: State, path: Path) -> tuple[ModelSpec, Layout]:
+    """The model and the layout that published keys mean."""
+    if DENSETORCH.classifier in state and "1.stem_convs.0.weight" in state:
+        layout, name = DENSETORCH, "rf_lw_mbv2"
+    elif MOBILENET.classifier in state and any(key.startswith("layer8.") for key in state):
         if any(key.startswith("pre_segm") for key in state):
-            raise CheckpointError(
-                f"{path} is a multi-task RefineNet (pre_segm, depth), which is not supported; {_known()}"
-            )
-        name, classes, rename = "rf_lw_mbv2", state["segm.weight"].shape[0], _from_mobilenet
-    elif "clf_conv.weight" in state and "p_ims1d2_outl1_dimred.weight" in state:
-        depth = _depth(state)
-        kernel = state["p_ims1d2_outl1_dimred.weight"].shape[-1]
-        family = "rf_lw" if kernel == 1 else "rf"
-        name = f"{family}{depth}"
+            raise CheckpointError(f"{path} is a multi-task RefineNet (pre_segm), which is not supported; {_known()}")
+        layout, name = MOBILENET, "rf_lw_mbv2"
+    elif RESNET.classifier in state and REDUCTION in state:
+        layout, name = RESNET, f"{_family(state, path)}{_depth(state)}"
         if name not in MODELS:
             raise CheckpointError(
                 f"{path}: a RefineNet whose layer3 fits no ResNet of depth {list(RESNET_STAGES)}; {_known()}"
             )
-        classes, rename = state["clf_conv.weight"].shape[0], _from_resnet
     else:
         raise CheckpointError(
             f"{path} is no RefineNet of a known layout; its first keys are {_listed(state)}; {_known()}"
         )
     try:
-        spec = ModelSpec(name, int(classes))
+        return ModelSpec(name, _kernel(state, layout.classifier, path).shape[0]), layout
     except InputError as exc:
-        raise CheckpointError(f"{path}: {exc}") from exc
-    return spec, {rename(key): value for key, value in state.items()}
+        raise CheckpointError(f"{path}: {layout.classifier}: {exc}; {_known()}") from exc
+
+
+def _kernel(state: State, key: str, path: Path) -> Tensor:
+    if state[key].ndim != 4:
+        raise CheckpointError(f"{path}: {key} ({_shape(state[key])}) is no convolution; {_known()}")
+    return state[key]
+
+
+def _family(state: State, path: Path) -> str:
+    return "rf_lw" if _kernel(state, REDUCTION, path).shape[-1] == 1 else "rf"
 
 
 def _depth(state: State) -> int | None:
@@ -225,54 +284,18 @@ def _depth(state: State) -> int | None:
     return next((depth for depth, stages in RESNET_STAGES.items() if stages[2] == len(blocks)), None)
 
 
-def _from_resnet(key: str) -> str:
-    stem, _, leaf = key.rpartition(".")
-    for pattern, ours in _RESNET_DECODER:
-        if match := re.fullmatch(pattern, stem):
-            return f"{ours(int(match[1]))}.{leaf}"
-    for pattern, chain in _RESNET_CHAINS:
-        if match := re.fullmatch(pattern, stem):
-            return f"{chain(int(match[1]), int(match[2]))}.{leaf}"
-    if stem == "clf_conv":
-        return f"classifier.{leaf}"
-    return f"encoders.0.{key}"
-
-
-def _from_mobilenet(key: str) -> str:
-    stem, _, leaf = key.rpartition(".")
-    if stem in _MOBILENET_CONVS:
-        return f"{_MOBILENET_CONVS[stem]}.{leaf}"
-    if match := re.fullmatch(r"crp(\d)\.0\.(\d)_outvar_dimred", stem):
-        return f"refine{match[1]}.crp.convs.{int(match[2]) - 1}.{leaf}"
-    return f"encoder.{key}"
-
-
-def _from_densetorch(key: str) -> str:
-    """A key of DenseTorch's split under light-weight-refinenet's name."""
-    if key.startswith("0."):
-        return key.removeprefix("0.")
-    stem, _, leaf = key.removeprefix("1.").rpartition(".")
-    if match := re.fullmatch(r"stem_convs\.([0-5])", stem):
-        return f"{_DENSETORCH_STEMS[int(match[1])]}.{leaf}"
-    if match := re.fullmatch(r"crp_blocks\.([0-3])\.0\.(\d)_outvar_dimred", stem):
-        return f"crp{4 - int(match[1])}.0.{match[2]}_outvar_dimred.{leaf}"
-    if match := re.fullmatch(r"adapt_convs\.([0-2])", stem):
-        return f"conv_adapt{4 - int(match[1])}.{leaf}"
-    return key.removeprefix("1.")
-
-
-def _fitting(state: State, module: SegmentationNet, path: Path) -> State:
-    """`state` as float32, if it has exactly the module's keys and shapes (`num_batches_tracked` may lack)."""
+def _fitting(published: State, layout: Layout, module: SegmentationNet, path: Path) -> State:
+    """`published` under our names as float32, if it is exactly the module's state (`num_batches_tracked` may lack)."""
     wanted = module.state_dict()
     counters = {key: torch.zeros((), dtype=torch.long) for key in wanted if key.endswith("num_batches_tracked")}
-    state = counters | state
+    state = counters | {layout.ours(key): value for key, value in published.items()}
     wrong = [
-        *(f"{key} (missing)" for key in wanted if key not in state),
-        *(f"{key} (unknown)" for key in state if key not in wanted),
+        *(f"{layout.published(key)} (missing)" for key in wanted if key not in state),
+        *(f"{key} (unknown)" for key in published if layout.ours(key) not in wanted),
         *(
-            f"{key} ({_shape(value)}, not {_shape(wanted[key])})"
+            f"{layout.published(key)} ({problem})"
             for key, value in state.items()
-            if key in wanted and value.shape != wanted[key].shape
+            if key in wanted and (problem := _misfit(value, wanted[key]))
         ),
     ]
     if wrong:
@@ -280,7 +303,24 @@ def _fitting(state: State, module: SegmentationNet, path: Path) -> State:
             f"{path} is no complete {module.spec.name} with {module.spec.num_classes} classes: {_listed(wrong)}; "
             f"{_known()}"
         )
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    state = {key: value.float() if wanted[key].is_floating_point() else value.long() for key, value in state.items()}
+    for key, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(
+                f"{path}: {layout.published(key)} has non-finite values: training diverged, or the file is damaged"
+            )
+    return state
+
+
+def _misfit(value: Tensor, wanted: Tensor) -> str:
+    """Why `value` cannot stand for a tensor like `wanted`; "" where it can."""
+    if value.shape != wanted.shape:
+        return f"{_shape(value)}, not {_shape(wanted)}"
+    if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
+        return "no plain tensor with values"
+    if wanted.is_floating_point() and not value.is_floating_point():
+        return f"{str(value.dtype).removeprefix('torch.')}, not {str(wanted.dtype).removeprefix('torch.')}"
+    return ""
 
 
 def _shape(value: Tensor) -> str:

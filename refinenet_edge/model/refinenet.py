@@ -54,9 +54,13 @@ class ModelSpec:
             ("crp_blocks", range(1, 9)),
             ("num_classes", range(1, 256)),
         ):
-            if (value := getattr(self, field)) not in allowed:
+            value = getattr(self, field)
+            # type, too: True is 1, and 4.0 is 4
+            if type(value) not in (int, str) or value not in allowed:
                 choices = f"{allowed.start}..{allowed.stop - 1}" if isinstance(allowed, range) else allowed
                 raise InputError(f"{self.name}: {field}={value!r}, but it takes {choices}")
+        if not isinstance(self.align_corners, bool):
+            raise InputError(f"{self.name}: align_corners={self.align_corners!r}, but it takes true or false")
 
 
 class SegmentationNet(nn.Module):
