@@ -13,6 +13,7 @@ from refinenet_edge.engine import MODULES
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.backends import ON_CPU
 from refinenet_edge.runtime.cuda import gpu_capability, gpu_problem
+from refinenet_edge.runtime.head import implementation
 
 # package -> the oldest release that was seen to work, and what it is for
 EXPORT = {
@@ -51,6 +52,9 @@ def examine() -> Iterator[Finding]:
 def _runs_here() -> Iterator[Finding]:
     gpu = gpu_problem()
     yield Finding("NVIDIA GPU", "absent" if gpu else "ok", gpu or f"{gpu_capability()}")
+    how = implementation()
+    fix = "" if how == "c++" else "install a C++ compiler, then this package again"
+    yield Finding("labels from logits", "ok" if how == "c++" else "absent", f"by the {how} head", fix)
     reasons = available()
     for backend, reason in reasons.items():
         if gpu and backend not in ON_CPU:

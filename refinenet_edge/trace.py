@@ -8,6 +8,7 @@ of TensorRT 10.3 to 11 and TensorRT-RTX all read.
 from __future__ import annotations
 
 import ast
+import itertools
 import logging
 import warnings
 from collections import Counter
@@ -137,6 +138,11 @@ def _tidied(model: ir.Model) -> ir.Model:
     _name_ends(model.graph)
     # the exporter's metadata holds stack traces with the paths of this machine
     model = ClearMetadataAndDocStringPass()(model).model
+    nodes = list(model.graph)
+    ends = (model.graph.inputs, model.graph.initializers.values(), *(node.outputs for node in nodes))
+    for value in itertools.chain(*ends):
+        value.metadata_props.clear()
+        value.doc_string = None
     model = ShapeInferencePass()(model).model
     shape = model.graph.outputs[0].shape
     if shape is not None and len(shape) == 4:

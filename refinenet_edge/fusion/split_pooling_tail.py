@@ -32,6 +32,8 @@ class SplitPoolingTail(PatternRewrite):
     def check(self, context: Any, total: ir.Value, pooled: ir.Value, tail: ir.Value, out: ir.Value) -> MatchResult:
         last, following = tail.producer(), out.producer()
         assert last is not None and following is not None
+        if total is tail:
+            return refused("the chain is summed with itself", tail)
         if not is_pointwise(last):
             return refused("the chain's convolution is not pointwise", tail)
         inner, outer = conv_inputs(last), conv_inputs(following)

@@ -1,13 +1,33 @@
-"""Logits -> labels at the frame's size: upsample, then argmax.
+"""Logits -> labels at the frame's size: upsample, then argmax, without ever holding the full-size logits.
 
-Upsampling is separable: rows @ logits @ columns.T, with one interpolation matrix per axis. The frame is done in blocks
-of rows, so that the full-size logits (174 MB in float32 for 21 classes at 1080p) never exist at once.
+**The arithmetic** of bilinear interpolation is fixed, so that numpy, C++ (kernels/head.cpp) and CUDA (kernels/head.cu)
+give the same bits. All of it is float32, every operation rounded to nearest, none fused:
+
+    lerp(a, b, t) = (1 - t)·a + t·b
+    logit         = lerp(lerp(a00, a01, tx), lerp(a10, a11, tx), ty)      along the rows first
+
+t is the fraction of the exact, rational source position, rounded once to a multiple of 2^-24; then 1 - t is exact, too.
+The label is the lowest class with the largest logit, "largest" after rounding: a near-tie that rounding makes a tie
+goes to the lower class. Finite logits stay finite, as lerp(m, m, t) <= m for the largest number m and every t; others
+are refused here. The GPU does not look: there a NaN never wins, and where there is nothing else class 0 does.
+
+**The short cut** of the C++ code: where one class k is the largest at all four corners of a cell, the cell is k without
+looking. It changes no bit. Each rounded operation above is monotone in a and b, because t and 1 - t are not negative
+(a + (b - a)·t is not monotone). So where k is at least j at the four corners, it is at least j after rounding anywhere
+between. That settles every j > k, which loses ties. A j < k wins ties, so k must stay strictly larger: a logit is the
+sum of four corners, each times a weight w, the weights adding up to exactly 1, and each term off by a factor within
+(1 ± 2^-24)^4. So k - j is at least the sum of w·(k - j - 2^-21.9·(|k| + |j|)), less what underflow takes, which is
+positive when k - j > 2^-21·(|k| + |j|) + 2^-120 at every corner. Of the classes below k the largest is the one to look
+at. A cell with a corner nearer to a tie than that is evaluated pixel by pixel like those whose corners disagree.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,92 +35,165 @@ import numpy.typing as npt
 from refinenet_edge.errors import BundleError
 from refinenet_edge.records import Bilinear, Interpolation, LabelMap, Size
 
-Matrix = npt.NDArray[np.float32]
+try:
+    from refinenet_edge.runtime.kernels import _head
+except ImportError:  # installed without a compiler
+    _head = None  # type: ignore[assignment]
+
+Logits = npt.NDArray[np.float32]
+Taps = list[tuple[npt.NDArray[np.int32], Logits]]  # per output pixel an index and its weight; their sum is the pixel
+Confidence = npt.NDArray[np.float32]  # HxW, the softmax of the winning class, in (0, 1]
 
 A = -0.75  # the cubic kernel's parameter in OpenCV and torch
-BLOCK = 4 * 1024 * 1024  # logits upsampled at a time
+BLOCK = 128 * 1024  # logits that numpy upsamples at a time: what stays in a cache
+THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def upsample(logits: npt.NDArray[Any], size: Size, how: Interpolation) -> npt.NDArray[np.float32]:
-    """`logits` (CxHxW, any float dtype, finite) interpolated to Cx`size`, float32, a new array."""
-    classes, height, _ = logits.shape
-    rows = np.ascontiguousarray(logits.transpose(1, 0, 2), np.float32)
-    up = interpolation(height, size[0], how) @ _widen(rows, size[1], how).reshape(height, -1)
-    return np.ascontiguousarray(up.reshape(size[0], classes, size[1]).transpose(1, 0, 2))
+def implementation() -> Literal["c++", "numpy"]:
+    """What makes labels of bilinear logits here; the labels are the same."""
+    return "numpy" if _head is None else "c++"
 
 
 def labels_of(logits: npt.NDArray[Any], size: Size, how: Interpolation) -> LabelMap:
-    """The class of each pixel of a frame of `size`: argmax of the upsampled `logits` (1xCxhxw, any float dtype).
+    """`upsample_argmax` of a network's output, 1xCxhxw. Raises `BundleError` for another shape, too."""
+    if logits.ndim != 4 or logits.shape[0] != 1:
+        raise _no_logits(logits, "1 x classes x h x w")
+    return upsample_argmax(logits[0], size, how)
 
-    Of equal logits the lowest class wins. Raises `BundleError` for logits of another shape, or NaN or infinite ones.
+
+@overload
+def upsample_argmax(logits: npt.NDArray[Any], size: Size, how: Interpolation) -> LabelMap: ...
+
+
+@overload
+def upsample_argmax(
+    logits: npt.NDArray[Any], size: Size, how: Interpolation, return_confidence: Literal[True]
+) -> tuple[LabelMap, Confidence]: ...
+
+
+def upsample_argmax(
+    logits: npt.NDArray[Any], size: Size, how: Interpolation, return_confidence: bool = False
+) -> LabelMap | tuple[LabelMap, Confidence]:
+    """The class of each pixel of a frame of `size`, from `logits` (CxHxW, any float dtype).
+
+    With `return_confidence` (slower) also the winning class's softmax over the interpolated logits. Raises
+    `BundleError` for logits of another shape, of more than 256 classes, or NaN or infinite ones.
     """
-    if logits.ndim != 4 or logits.shape[0] != 1 or not 1 <= logits.shape[1] <= 256 or 0 in logits.shape:
-        raise BundleError(f"the network's output is {'x'.join(map(str, logits.shape))}, logits are 1 x classes x h x w")
-    if not np.isfinite(logits).all():
-        raise BundleError(
-            "the logits of this frame are not all finite (in float16, sums beyond 65504 become infinite): "
-            "build it again with another precision"
-        )
-    _, classes, height, _ = logits.shape
-    # h x C x w: each of the two products below is then one large matrix product instead of one per class
-    source = np.ascontiguousarray(logits[0].transpose(1, 0, 2), np.float32)
-    rows = interpolation(height, size[0], how)
+    if logits.ndim != 3 or not 1 <= logits.shape[0] <= 256 or 0 in logits.shape:
+        raise _no_logits(logits, "classes x h x w")
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused as that
+        source = np.ascontiguousarray(logits, np.float32)
     labels = np.empty(size, np.uint8)
-    block = max(1, BLOCK // (classes * size[1]))
-    for top in range(0, size[0], block):
-        part = rows[top : top + block]
-        used = np.flatnonzero(part.any(axis=0))
-        first, last = used[0], used[-1] + 1  # a block of rows needs a few source rows only
-        wide = _widen(source[first:last], size[1], how)
-        up = part[:, first:last] @ wide.reshape(last - first, -1)
-        labels[top : top + block] = _argmax(up.reshape(-1, classes, size[1]))
-    return labels
+    if _head is not None and isinstance(how, Bilinear) and not return_confidence:
+        if not _head.fill(source, len(source), *_axes(source, size, how), labels, THREADS):
+            raise _not_finite(source)
+        return labels
+    if not np.isfinite(source).all():
+        raise _not_finite(source)
+    confidence = np.empty(size, np.float32)
+    for rows, block in _upsampled(source, size, how):
+        labels[rows] = block.argmax(axis=2)
+        if return_confidence:
+            np.subtract(block, block.max(axis=2, keepdims=True), out=block)
+            np.divide(1, np.exp(block, out=block).sum(axis=2), out=confidence[rows])
+    return (labels, confidence) if return_confidence else labels
 
 
-@lru_cache(maxsize=16)
-def interpolation(n_in: int, n_out: int, how: Interpolation) -> Matrix:
-    """The n_out x n_in matrix that resizes an axis as torch's F.interpolate (bilinear) or cv2.INTER_CUBIC does.
-
-    Edge samples are repeated. Read-only: it is shared.
-    """
-    place = np.arange(n_out, dtype=np.float64)
-    if isinstance(how, Bilinear):
-        if how.align_corners:
-            place *= (n_in - 1) / (n_out - 1) if n_out > 1 else 0.0
-        else:
-            place = np.maximum((place + 0.5) * (n_in / n_out) - 0.5, 0.0)
-        left = np.minimum(np.floor(place), n_in - 1)
-        t = place - left
-        taps = {0: 1 - t, 1: t}
-    else:
-        place = (place + 0.5) * (n_in / n_out) - 0.5
-        left = np.floor(place)
-        t = place - left
-        near = {k: ((A + 2) * d - (A + 3)) * d * d + 1 for k, d in ((0, t), (1, 1 - t))}
-        far = {k: ((A * d - 5 * A) * d + 8 * A) * d - 4 * A for k, d in ((-1, 1 + t), (2, 2 - t))}
-        taps = near | far
-    matrix = np.zeros((n_out, n_in))
-    for offset, weight in taps.items():
-        np.add.at(matrix, (np.arange(n_out), np.clip(left + offset, 0, n_in - 1).astype(int)), weight)
-    result = matrix.astype(np.float32)
-    result.flags.writeable = False
+def upsample(logits: npt.NDArray[Any], size: Size, how: Interpolation) -> Logits:
+    """What `upsample_argmax` takes the argmax of: finite `logits` (CxHxW) interpolated to Cx`size`."""
+    result = np.empty((len(logits), *size), np.float32)
+    for rows, block in _upsampled(np.ascontiguousarray(logits, np.float32), size, how):
+        result[:, rows] = block.transpose(2, 0, 1)
     return result
 
 
-def _widen(rows: npt.NDArray[np.float32], width: int, how: Interpolation) -> npt.NDArray[np.float32]:
-    """`rows` (h x C x w) to h x C x `width`."""
-    if rows.shape[2] == width:  # every mode is the identity then, and the matrix would be the largest
-        return rows
-    height, classes, n_in = rows.shape
-    wide = rows.reshape(-1, n_in) @ interpolation(n_in, width, how).T
-    return np.asarray(wide.reshape(height, classes, width), np.float32)
+def _upsampled(logits: Logits, size: Size, how: Interpolation) -> Iterator[tuple[slice, Logits]]:
+    """Rows of the frame and their interpolated logits, rows x width x C, block by block; a block is the caller's."""
+    classes, height, width = logits.shape
+    source = np.ascontiguousarray(logits.transpose(1, 2, 0))  # numpy takes pixels and finds their argmax fastest so
+    across = [(index, np.repeat(weight[:, None], classes, axis=1)) for index, weight in _taps(width, size[1], how)]
+    down = _taps(height, size[0], how)
+    block = max(1, BLOCK // (classes * size[1]))
+    for top in range(0, size[0], block):
+        rows = slice(top, min(top + block, size[0]))
+        first, last = min(index[top] for index, _ in down), max(index[rows][-1] for index, _ in down)
+        wide = _mix(source[first : last + 1], across, axis=1)
+        yield rows, _mix(wide, [(index[rows] - first, weight[rows, None, None]) for index, weight in down], axis=0)
 
 
-def _argmax(logits: npt.NDArray[np.float32]) -> LabelMap:  # h x C x w -> h x w
-    # numpy's own argmax copies the array to bring the classes last
-    best = logits[:, 0].copy()
-    labels = np.zeros(best.shape, np.uint8)
-    for label in range(1, logits.shape[1]):
-        np.copyto(labels, np.uint8(label), where=logits[:, label] > best)
-        np.maximum(best, logits[:, label], out=best)
-    return labels
+def _mix(source: Logits, taps: Taps, axis: int) -> Logits:
+    total: Logits | None = None
+    for index, weight in taps:
+        part = source.take(index, axis=axis)
+        part *= weight
+        total = part if total is None else np.add(total, part, out=total)
+    assert total is not None
+    return total
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where the output pixels of an axis lie: pixel j between the samples first[j] and second[j], at the fraction t[j].
+
+    `starts` says it by sample: the pixels whose first sample is i are starts[i] to starts[i + 1]. int32 and float32,
+    read-only.
+    """
+
+    first: npt.NDArray[np.int32]
+    second: npt.NDArray[np.int32]
+    t: npt.NDArray[np.float32]
+    starts: npt.NDArray[np.int32]
+
+
+@lru_cache(maxsize=32)
+def bilinear_axis(n_in: int, n_out: int, how: Bilinear) -> Axis:
+    """The positions of torch's F.interpolate, from whole numbers: exact up to the one rounding of t."""
+    pixel = np.arange(n_out, dtype=np.int64)
+    if how.align_corners:
+        position, unit = pixel * (n_in - 1), max(1, n_out - 1)
+    else:
+        position, unit = np.maximum((2 * pixel + 1) * n_in - n_out, 0), 2 * n_out
+    first = np.minimum(position // unit, n_in - 1)
+    t = np.rint((position - first * unit) * 2.0**24 / unit) / 2**24
+    t[first == n_in - 1] = 0  # beyond the last sample it is repeated
+    starts = np.searchsorted(first, np.arange(n_in + 1))
+    second = np.minimum(first + 1, n_in - 1)
+    axis = Axis(first.astype(np.int32), second.astype(np.int32), t.astype(np.float32), starts.astype(np.int32))
+    for array in (axis.first, axis.second, axis.t, axis.starts):
+        array.flags.writeable = False  # shared
+    return axis
+
+
+def _axes(
+    logits: Logits, size: Size, how: Bilinear
+) -> tuple[npt.NDArray[np.int32], Logits, npt.NDArray[np.int32], Logits]:
+    down, across = (bilinear_axis(n_in, n_out, how) for n_in, n_out in zip(logits.shape[1:], size, strict=True))
+    return down.starts, down.t, across.starts, across.t
+
+
+def _taps(n_in: int, n_out: int, how: Interpolation) -> Taps:
+    if isinstance(how, Bilinear):
+        axis = bilinear_axis(n_in, n_out, how)
+        return [(axis.first, 1 - axis.t), (axis.second, axis.t)]
+    # cv2.INTER_CUBIC: half-pixel centres, edge samples repeated
+    place = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
+    left = np.floor(place)
+    t = place - left
+    near = {k: ((A + 2) * d - (A + 3)) * d * d + 1 for k, d in ((0, t), (1, 1 - t))}
+    far = {k: ((A * d - 5 * A) * d + 8 * A) * d - 4 * A for k, d in ((-1, 1 + t), (2, 2 - t))}
+    return [
+        (np.clip(left + offset, 0, n_in - 1).astype(np.int32), weight.astype(np.float32))
+        for offset, weight in (near | far).items()
+    ]
+
+
+def _no_logits(logits: npt.NDArray[Any], meant: str) -> BundleError:
+    return BundleError(f"the network's output is {'x'.join(map(str, logits.shape))}, logits are {meant}")
+
+
+def _not_finite(logits: Logits) -> BundleError:
+    label, row, column = (int(i) for i in np.argwhere(~np.isfinite(logits))[0])
+    return BundleError(
+        f"the logits of this frame are not all finite: {logits[label, row, column]} for class {label} at row {row}, "
+        f"column {column} (in float16, sums beyond 65504 become infinite): build it again with another precision"
+    )

@@ -121,7 +121,8 @@ def check_engine(bundle: Bundle, backend: str, version: str, capability: str) ->
         # the graph is in the bundle: its plan is built anew on the device, without torch
         builder = backend if backend in ("tensorrt", "tensorrt-rtx") else "tensorrt"
         raise EngineMismatch(
-            f"bundle {bundle.path} {problem}; build its plan here: refinenet-edge plan {bundle.path} --backend {builder}"
+            f"bundle {bundle.path} {problem}; "
+            f"build its plan here: refinenet-edge plan {bundle.path} --backend {builder}"
         )
 
 

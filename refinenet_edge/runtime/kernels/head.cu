@@ -1,0 +1,102 @@
+// Logits -> labels on the GPU, as head.cpp does it. Compiled for one kind of logits: LOGIT is Float, Half or BFloat16.
+//
+// Logits may lie in any order (NCHW, NHWC, NHWC8): strides are in elements. `corners` runs first, a thread per source
+// pixel; then `labels` or `overlay`, a thread per column of the frame (x) and row of cells (y).
+#include "pixel.h"
+
+#ifdef __CUDACC__  // the tests, which run these kernels on the CPU, have their own
+__device__ float half_to_float(unsigned short bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+#endif
+
+struct Float {
+    float value;
+    __device__ operator float() const { return value; }
+};
+
+struct Half {
+    unsigned short bits;
+    __device__ operator float() const { return half_to_float(bits); }
+};
+
+struct BFloat16 {
+    unsigned short bits;
+    __device__ operator float() const { return __uint_as_float(unsigned(bits) << 16); }
+};
+
+struct Logits {
+    const LOGIT* data;
+    int classes, height, width;
+    long long class_stride, row_stride, column_stride;
+
+    __device__ const LOGIT* at(int y, int x) const { return data + y * row_stride + x * column_stride; }
+};
+
+extern "C" __global__ void corners(Logits logits, short* codes) {
+    const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y;
+    if (x >= logits.width) return;
+    Corner corner;
+    const LOGIT* logit = logits.at(y, x);
+    for (int c = 0; c < logits.classes; ++c, logit += logits.class_stride) corner.meet(*logit, c);
+    codes[y * logits.width + x] = short(sure_label(corner));
+}
+
+// The output pixels of row_starts[i] to row_starts[i + 1] lie between the source rows i and i + 1, row j at fraction
+// row_t[j]; column j lies between the source columns first_column[j] and the next, at column_t[j].
+struct Grid {
+    const int* row_starts;
+    const float* row_t;
+    const int* first_column;
+    const float* column_t;
+    int width;
+};
+
+// put(row, column, label) for every pixel of this thread.
+template <class Put>
+__device__ void upsample_argmax(const Logits& logits, const short* codes, const Grid& grid, const Put& put) {
+    constexpr int ROWS = 4;  // at a time: they share what is interpolated along the source rows
+    const int x = blockIdx.x * blockDim.x + threadIdx.x, y0 = blockIdx.y;
+    if (x >= grid.width) return;
+    const int y1 = min(y0 + 1, logits.height - 1), x0 = grid.first_column[x], x1 = min(x0 + 1, logits.width - 1);
+    const int first = grid.row_starts[y0], last = grid.row_starts[y0 + 1];
+    const short *upper = codes + y0 * logits.width, *lower = codes + y1 * logits.width;
+    if (agree(upper[x0], upper[x1], lower[x0], lower[x1])) {
+        for (int row = first; row < last; ++row) put(row, x, upper[x0]);
+        return;
+    }
+    const float tx = grid.column_t[x];
+    for (int begin = first; begin < last; begin += ROWS) {
+        Winner winners[ROWS];
+        float ty[ROWS];
+        for (int i = 0; i < ROWS; ++i) ty[i] = grid.row_t[min(begin + i, last - 1)];
+        const LOGIT *a = logits.at(y0, x0), *b = logits.at(y0, x1), *c = logits.at(y1, x0), *d = logits.at(y1, x1);
+        for (int label = 0; label < logits.classes; ++label) {
+            const float top = lerp<float>(*a, *b, tx), bottom = lerp<float>(*c, *d, tx);
+            for (int i = 0; i < ROWS; ++i) winners[i].meet(lerp(top, bottom, ty[i]), label);
+            a += logits.class_stride, b += logits.class_stride, c += logits.class_stride, d += logits.class_stride;
+        }
+        for (int i = 0; i < ROWS; ++i)
+            if (begin + i < last) put(begin + i, x, winners[i].label);
+    }
+}
+
+// result: the frame's height x width.
+extern "C" __global__ void labels(Logits logits, const short* codes, Grid grid, unsigned char* result) {
+    upsample_argmax(logits, codes, grid, [&](int row, int column, int label) {
+        result[(long long)row * grid.width + column] = (unsigned char)label;
+    });
+}
+
+// result, frame: the frame's height x width x 3, BGR; palette: 256 x 3, BGR; weight of the palette in 256ths, as
+// Mask.overlay blends. The result may be the frame itself.
+extern "C" __global__ void overlay(Logits logits, const short* codes, Grid grid, unsigned char* result,
+                                   const unsigned char* frame, const unsigned char* palette, int weight) {
+    upsample_argmax(logits, codes, grid, [&](int row, int column, int label) {
+        const long long pixel = 3 * ((long long)row * grid.width + column);
+        for (int i = 0; i < 3; ++i)
+            result[pixel + i] = (unsigned char)((frame[pixel + i] * (256 - weight) + palette[3 * label + i] * weight) >> 8);
+    });
+}

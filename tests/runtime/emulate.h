@@ -1,0 +1,47 @@
+// What nvcc gives a kernel, for g++: the kernels run on the CPU, a thread after the other. They share nothing.
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#define __global__
+#define __device__
+
+struct Place {
+    int x, y;
+};
+static Place blockIdx, threadIdx, blockDim, gridDim;
+
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int __float2int_rn(float x) { return int(std::nearbyint(x)); }
+
+inline float __uint_as_float(unsigned bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+inline float half_to_float(unsigned short bits) {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    float value = exponent == 31 ? (fraction ? NAN : INFINITY)
+                  : exponent     ? std::ldexp(float(1024 + fraction), exponent - 25)
+                                 : std::ldexp(float(fraction), -24);
+    return bits & 0x8000 ? -value : value;
+}
+
+template <class... Args, size_t... I>
+void run(void (*kernel)(Args...), void** args, std::index_sequence<I...>) {
+    for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
+        for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x)
+            for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) kernel(*static_cast<Args*>(args[I])...);
+}
+
+#define KERNEL(name)                                                              \
+    extern "C" void run_##name(int blocks, int threads, int rows, void** args) {   \
+        gridDim = {blocks, rows}, blockDim = {threads, 1};                         \
+        start(name, args);                                                        \
+    }
+
+template <class... Args>
+void start(void (*kernel)(Args...), void** args) {
+    run(kernel, args, std::index_sequence_for<Args...>());
+}
