@@ -3,9 +3,11 @@ BIN := .venv/bin
 
 .PHONY: demo setup test check format gpu
 
-demo: setup  ## build the demo bundle and segment the photos: look into demo-out/
+demo: setup  ## build the shipped model and segment drawn streets and photos: look into demo-out/
 	$(BIN)/build-engine engines/demo.toml --explain
-	$(BIN)/refinenet-edge run engines/demo refinenet_edge/photos --out demo-out
+	$(BIN)/refinenet-edge run engines/demo scenes:1000003:6 --out demo-out/scenes
+	$(BIN)/refinenet-edge run engines/demo refinenet_edge/photos --out demo-out/photos
+	$(BIN)/refinenet-edge eval engines/demo scenes:1000003:20
 
 setup: .venv/ready  ## everything into .venv, pinned by constraints.txt
 
