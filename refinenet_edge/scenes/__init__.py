@@ -1,0 +1,33 @@
+"""Street scenes out of a seed: a frame (BGR uint8, HxWx3) and its truth (labels uint8, HxW), at any size, without end.
+
+    scene(seed, index, size)              an independent street: training, calibration, validation, tests
+    video(seed, size, fps)                one endless drive; `video_frame(seed, n, size, fps)` is its n-th frame
+    render(World.draw(entropy), t, size)  what both are made of: a world, seen t seconds into the drive
+
+A world is a road with everything beside it, in road coordinates and metres: `u` to the right, `v` up, `s` along the
+road; the camera stands at s = speed * t and sees z = s - s_camera ahead. Nothing is stored: what stands in the k-th
+metre cell is drawn from a generator seeded by (world, kind of thing, side, k), and traffic and people are cells that
+move, so a frame is a pure function of (entropy, t) whatever was rendered before (byte for byte with the same versions
+of numpy and OpenCV). Painter's algorithm: sky, ground with shadows and skyline, then every object from far to near;
+each primitive paints frame and truth with the same polygon. What would be smaller than a few pixels is left out of
+both. At the end the camera spoils the frame: blur, vignette, exposure, white balance, gamma, sensor noise, JPEG.
+
+Colours say little here on purpose: walls, asphalt, clouds, cars and coats share the same greys and hues, under sun,
+overcast, sunset, fog and dusk. The best class for each of 16x16x16 colour bins, learned on 60 scenes of 128x128,
+reaches 0.21 mIoU on 30 others (tests/test_scenes.py).
+
+    terms.py       points, colours, entropy, labels          trees.py       crowns and trunks
+    dice.py        a random stream for each thing            fronts.py      textures of house fronts
+    colours.py     drawn, mixed, lit                         buildings.py   plots: house, park, side street
+    materials.py   grey tiles and sensor noise               vehicles.py, people.py, posts.py
+    weather.py     light and air                             placing.py     which things stand where
+    world.py       entropy -> World: one street              sky.py, ground.py   what lies behind the things
+    canvas.py      projection; paints frame and truth        camera.py      spoils the frame
+    shadows.py     the light on the ground                   rendering.py   render, scene, video
+"""
+
+from refinenet_edge.scenes.rendering import VALIDATION, VALIDATION_COUNT, render, scene, video, video_frame
+from refinenet_edge.scenes.terms import Label
+from refinenet_edge.scenes.world import World
+
+__all__ = ["VALIDATION", "VALIDATION_COUNT", "Label", "World", "render", "scene", "video", "video_frame"]
