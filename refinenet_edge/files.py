@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from refinenet_edge.errors import RefineNetEdgeError
@@ -12,21 +13,18 @@ from refinenet_edge.errors import RefineNetEdgeError
 
 def write_atomically(path: Path, data: bytes, error: type[RefineNetEdgeError]) -> None:
     """Put `data` under `path`: written beside, synced, renamed. Raises `error`; then what was there is still there."""
-    beside = None
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            beside = file.name
+        with beside.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # a temporary file is private; the result is an ordinary one
-        os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
     except OSError as exc:
         raise error(f"{path} cannot be written: {exc.strerror or exc}; free the space or name another place") from exc
     finally:
-        if beside is not None and os.path.exists(beside):
-            os.unlink(beside)
+        with contextlib.suppress(OSError):  # already renamed when all went well
+            beside.unlink()
 
 
 def sha256(path: Path, error: type[RefineNetEdgeError]) -> str:
@@ -39,9 +37,3 @@ def sha256(path: Path, error: type[RefineNetEdgeError]) -> str:
     except OSError as exc:
         raise error(f"{path} cannot be read: {exc.strerror or exc}") from exc
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -6,9 +6,6 @@ other formats are refused, which keeps OpenCV's less used decoders away from fil
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 import struct
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
+from refinenet_edge.files import write_atomically
 from refinenet_edge.records import MAX_SIDE, Frame, Size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -148,15 +146,4 @@ def _write(path: Path, suffix: str, image: npt.NDArray[Any]) -> None:
         raise InputError(f"{path} cannot be encoded: {exc}") from exc
     if not encoded:
         raise InputError(f"{path} cannot be encoded as {suffix}")
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with beside.open("xb") as file:
-            file.write(data.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as exc:
-        raise InputError(f"{path} cannot be written: {exc}") from exc
-    finally:
-        with contextlib.suppress(OSError):  # already renamed when all went well
-            beside.unlink()
+    write_atomically(path, data.tobytes(), InputError)

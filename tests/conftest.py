@@ -29,6 +29,7 @@ from refinenet_edge.trace import to_bytes, trace
 Arrays = dict[str, npt.NDArray[Any]]
 Traced = Callable[..., ir.Model]
 SIZE = (64, 96)
+ODD = (97, 130)
 
 
 def weights(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -98,14 +99,14 @@ def network(name: str, classes: int = 21, seed: int = 0, **options: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def traced() -> Traced:
-    """traced(name, size, dynamic): a new copy of the traced graph of a network, which is traced once."""
+    """traced(name, size): a new copy of the traced graph of a network, which is traced once."""
 
     @cache
-    def trace_once(name: str, size: tuple[int, int], dynamic: bool) -> bytes:
-        return to_bytes(trace(network(name), size, dynamic))
+    def trace_once(name: str, size: tuple[int, int]) -> bytes:
+        return to_bytes(trace(network(name), size))
 
-    def copy(name: str, size: tuple[int, int] = SIZE, dynamic: bool = False) -> ir.Model:
-        return ir.from_proto(onnx.load_model_from_string(trace_once(name, size, dynamic)))
+    def copy(name: str, size: tuple[int, int]) -> ir.Model:
+        return ir.from_proto(onnx.load_model_from_string(trace_once(name, size)))
 
     return copy
 

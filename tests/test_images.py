@@ -1,3 +1,4 @@
+import os
 import struct
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def test_a_full_disk_keeps_the_old_image(tmp_path: Path, monkeypatch: pytest.Mon
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(images.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=r"a\.png cannot be written.*No space"):
         write_png(tmp_path / "a.png", PICTURE[::-1])
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
