@@ -154,7 +154,7 @@ def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
     if explain:
         out.print(_firings(built.firings))
     out.print(_manifest(built.manifest, str(built.path)))
-    out.print(f"next: [bold]refinenet-edge run {built.path} IMAGE --out DIR[/]", soft_wrap=True)
+    out.print(f"next: [bold]refinenet-edge run {_plain(built.path)} IMAGE --out DIR[/]", soft_wrap=True)
 
 
 main.command("build")(_build_options(_build))
@@ -205,7 +205,7 @@ def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float) -
     from refinenet_edge.runtime import Segmenter
 
     frames = _frames(images)
-    table = Table("image", "size", "ms", "classes", title=str(bundle))
+    table = Table("image", "size", "ms", "classes", title=_plain(bundle))
     failures: list[str] = []
     with Segmenter(bundle, backend) as segmenter, _bar() as bar:
         _make_folder(folder)
@@ -222,9 +222,9 @@ def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float) -
                 continue
             write_image(folder / f"{name}_overlay.jpg", mask.overlay(frame, opacity))
             write_png(folder / f"{name}_labels.png", mask.labels)
-            table.add_row(name, f"{frame.shape[1]}x{frame.shape[0]}", f"{taken:.0f}", _shares(mask))
+            table.add_row(_plain(name), f"{frame.shape[1]}x{frame.shape[0]}", f"{taken:.0f}", _plain(_shares(mask)))
     out.print(table)
-    out.print(f"{len(frames) - len(failures)} of {len(frames)} images segmented into {folder}")
+    out.print(f"{len(frames) - len(failures)} of {len(frames)} images segmented into {_plain(folder)}")
     if failures:
         raise InputError(f"{len(failures)} images could not be used: {'; '.join(failures[:3])}")
 
@@ -243,7 +243,9 @@ def inspect(path: Path) -> None:
             return
         path = path / PLAN
     header = read_header(path)
-    out.print(f"{path}: a plan of {path.stat().st_size / 1e6:.1f} MB, written by {header.flavour} {header.version}")
+    out.print(
+        f"{_plain(path)}: a plan of {path.stat().st_size / 1e6:.1f} MB, written by {header.flavour} {header.version}"
+    )
 
 
 @main.command("compare")
@@ -262,10 +264,10 @@ def compare(first: Path, second: Path, images: Path, backend: str, second_backen
     with Segmenter(first, backend) as a, Segmenter(second, second_backend) as b, _bar() as bar:
         differences = list(bar.track(compare_bundles(a, b, paths), total=len(paths), description="compare"))
         title = f"{first} on {a.session.name} and {second} on {b.session.name}"
-    table = Table("image", "logit error", "label agreement", title=title)
+    table = Table("image", "logit error", "label agreement", title=_plain(title))
     for d in differences:
         error = "other size" if d.relative_error is None else f"{d.relative_error:.2e}"
-        table.add_row(d.image, error, f"{100 * d.label_agreement:.3f} %")
+        table.add_row(_plain(d.image), error, f"{100 * d.label_agreement:.3f} %")
     out.print(table)
     mean = sum(d.label_agreement for d in differences) / len(differences)
     out.print(f"mean label agreement {100 * mean:.3f} % over {len(differences)} images")
@@ -383,32 +385,35 @@ def _bar() -> Progress:
 
 
 def _manifest(manifest: Manifest, title: str) -> Table:
-    table = Table(title=title, show_header=False)
-    table.add_row("model", f"{manifest.model}, weights: {manifest.checkpoint}")
-    table.add_row("classes", f"{len(manifest.labels.names)} ({manifest.labels.name})")
+    table = Table(title=_plain(title), show_header=False)
+
+    def row(*cells: str) -> None:
+        # a manifest comes from elsewhere
+        table.add_row(*map(_plain, cells))
+
+    row("model", f"{manifest.model}, weights: {manifest.checkpoint}")
+    row("classes", f"{len(manifest.labels.names)} ({manifest.labels.name})")
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
-            table.add_row(kind, f"{spec.name} {spec.dtype} {'x'.join(map(str, spec.shape))}")
-    table.add_row("precision", manifest.precision)
-    table.add_row("built for", manifest.backend)
-    table.add_row("upsampling", _upsampling(manifest.frame.upsample))
-    table.add_row("rewrites", ", ".join(f"{name} {fired}" for name, fired in manifest.rewrites.items()))
+            row(kind, f"{spec.name} {spec.dtype} {'x'.join(map(str, spec.shape))}")
+    row("precision", manifest.precision)
+    row("built for", manifest.backend)
+    row("upsampling", _upsampling(manifest.frame.upsample))
+    row("rewrites", ", ".join(f"{name} {fired}" for name, fired in manifest.rewrites.items()))
     for name, cost in (("traced", manifest.traced_cost), ("fused", manifest.fused_cost)):
         if cost is not None:
-            table.add_row(
-                f"cost, {name}", f"{cost.macs / 1e9:.2f} GMAC, {cost.bytes / 1e6:.0f} MB moved, {cost.nodes} nodes"
-            )
+            row(f"cost, {name}", f"{cost.macs / 1e9:.2f} GMAC, {cost.bytes / 1e6:.0f} MB moved, {cost.nodes} nodes")
     for p in manifest.parity:
         agreement = f"{100 * p.label_agreement:.2f} % same labels"
-        table.add_row(f"parity, {p.stage}", f"{p.frame}: error {p.relative_error:.1e}, {agreement}")
+        row(f"parity, {p.stage}", f"{p.frame}: error {p.relative_error:.1e}, {agreement}")
     if engine := manifest.engine:
-        table.add_row("engine", f"{engine.flavour} {engine.version} for {', '.join(engine.targets)}")
+        row("engine", f"{engine.flavour} {engine.version} for {', '.join(engine.targets)}")
         sizes = ("activations", engine.activation_bytes), ("weights", engine.weight_bytes)
         said = [f"{value / 1e6:.1f} MB {name}" for name, value in sizes if value is not None]
-        table.add_row("", ", ".join([f"{engine.layers} layers", *said]))
+        row("", ", ".join([f"{engine.layers} layers", *said]))
     for name, digest in manifest.files.items():
-        table.add_row("file", f"{name} {digest.size / 1e6:.1f} MB, sha256 {digest.sha256[:12]}")
-    table.add_row("built by", _plain(manifest.command))
+        row("file", f"{name} {digest.size / 1e6:.1f} MB, sha256 {digest.sha256[:12]}")
+    row("built by", manifest.command)
     return table
 
 

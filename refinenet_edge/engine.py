@@ -77,9 +77,9 @@ def build_plan(
     cancelled = threading.Event()
     started = time.perf_counter()
     with ThreadPoolExecutor(1, "tensorrt-build") as pool:
-        # in a thread of its own: the main thread must stay free to see Ctrl-C
-        future = pool.submit(_build, trt, onnx, options, _monitor(trt, cancelled, progress), said)
         try:
+            # in a thread of its own: the main thread must stay free to see Ctrl-C
+            future = pool.submit(_build, trt, onnx, options, _monitor(trt, cancelled, progress), said)
             while not wait([future], POLL).done:
                 pass
         except BaseException:

@@ -44,7 +44,9 @@ def onnx_model(
     model = onnx.parser.parse_model(
         f'<ir_version: 9, opset_import: ["": {opset}]> small ({inputs}) => ({outputs}) {{ {body} }}'
     )
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()
+    )
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -51,8 +51,16 @@ def test_a_factor_on_the_left_moves_too() -> None:
 
 
 REFUSALS = {
-    "a 3x3 convolution sees neighbours": ("y = Conv <pads=[1,1,1,1]> (u, w)", {"w": weights(4, 3, 3, 3)}, "neighbouring"),
-    "a strided convolution skips pixels": ("y = Conv <strides=[2,2]> (u, w)", {"outputs": "float[1,4,5,7] y"}, "neighb"),
+    "a 3x3 convolution sees neighbours": (
+        "y = Conv <pads=[1,1,1,1]> (u, w)",
+        {"w": weights(4, 3, 3, 3)},
+        "neighbouring",
+    ),
+    "a strided convolution skips pixels": (
+        "y = Conv <strides=[2,2]> (u, w)",
+        {"outputs": "float[1,4,5,7] y"},
+        "neighb",
+    ),
     "a shared map stays": ("y = Conv(u, w) z = Relu(u)", {"outputs": "float[1,4,10,13] y, float[1,3,10,13] z"}, SHARED),
     "shrinking would cost more": ("y = Conv(u, w)", {"inputs": "float[1,3,20,26] x"}, "does not enlarge"),
 }

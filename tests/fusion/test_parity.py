@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -91,7 +92,7 @@ def test_a_wrong_merge_of_siblings_is_found_by_name(monkeypatch: pytest.MonkeyPa
     from refinenet_edge.fusion import merge_siblings
 
     class Wrong(merge_siblings.MergeSiblings):
-        def rewrite(self, op, x, y, left, right):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+        def rewrite(self, op: Any, x: Any, y: Any, left: Any, right: Any) -> Any:
             return super().rewrite(op, y, x, left, right)
 
     body = "[two] p = Conv(x, c) [three] q = Conv(x, d) a = Conv(p, w) b = Conv(q, u) y = Add(a, b)"

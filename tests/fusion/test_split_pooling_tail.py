@@ -29,8 +29,16 @@ def test_the_classifier_takes_the_tail_itself(sum_: str) -> None:
 
 REFUSALS = {
     "a bias before padding": (BODY.replace("Conv(p, w)", "Conv(p, w, c)"), {"c": weights(32)}, "bias"),
-    "many outputs": (BODY, {"k": weights(4, 32, 3, 3), "b": weights(4), "outputs": "float[1,4,5,7] y"}, "too many outputs"),
-    "a 3x3 tail": (BODY.replace("Conv(p, w)", "Conv <pads=[1,1,1,1]> (p, w)"), {"w": weights(32, 32, 3, 3)}, "pointwise"),
+    "many outputs": (
+        BODY,
+        {"k": weights(4, 32, 3, 3), "b": weights(4), "outputs": "float[1,4,5,7] y"},
+        "too many outputs",
+    ),
+    "a 3x3 tail": (
+        BODY.replace("Conv(p, w)", "Conv <pads=[1,1,1,1]> (p, w)"),
+        {"w": weights(32, 32, 3, 3)},
+        "pointwise",
+    ),
     "a shared tail": (f"{BODY} z = Relu(t)", {"outputs": "float[1,3,5,7] y, float[1,32,5,7] z"}, SHARED),
     "a shared sum": (f"{BODY} z = Relu(a)", {"outputs": "float[1,3,5,7] y, float[1,32,5,7] z"}, SHARED),
     "a broadcast sum": (BODY, {"inputs": "float[1,32,1,1] s, float[1,32,5,7] p"}, "size"),

@@ -36,7 +36,11 @@ def test_three_upsamplings_become_one() -> None:
 
 HALF = '<mode="linear", coordinate_transformation_mode="half_pixel">'
 REFUSALS = {
-    "other corners": (f"a = Resize {LINEAR} (x, , , sizes) b = Resize {HALF} (z, , , sizes) y = Add(a, b)", {}, "differ"),
+    "other corners": (
+        f"a = Resize {LINEAR} (x, , , sizes) b = Resize {HALF} (z, , , sizes) y = Add(a, b)",
+        {},
+        "differ",
+    ),
     "other resolution": (
         f"a = Resize {LINEAR} (x, , , sizes) b = Resize {LINEAR} (z, , , sizes) y = Add(a, b)",
         {"inputs": "float[1,3,5,7] x, float[1,3,4,6] z"},

@@ -303,7 +303,9 @@ def test_an_engine_that_fits(
 def test_an_engine_that_does_not_fit(
     make_bundle: MakeBundle, fields: dict[str, Any], backend: str, version: str, device: str, said: str
 ) -> None:
-    with pytest.raises(EngineMismatch, match=rf"tiny .*{said}.*; build its plan here: refinenet-edge plan .*tiny --backend tensorrt"):
+    with pytest.raises(
+        EngineMismatch, match=rf"tiny .*{said}.*; build its plan here: refinenet-edge plan .*tiny --backend tensorrt"
+    ):
         check_engine(make_bundle(engine=replace(INFO, **fields)), backend, version, device)
 
 

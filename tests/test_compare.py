@@ -1,0 +1,79 @@
+"""How far two outputs are from each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refinenet_edge.compare import Difference, compare_bundles, relative_error
+from refinenet_edge.errors import InputError
+from refinenet_edge.labels import numbered
+from refinenet_edge.records import FrameSpec, TensorSpec
+from refinenet_edge.runtime import FakeSession, Segmenter
+
+
+def test_the_error_is_relative_to_the_largest_expected_number() -> None:
+    assert relative_error(np.array([1.0, -4.0, 2.0]), np.array([1.0, -4.0, 2.5])) == 0.125
+
+
+def test_equal_arrays_have_no_error() -> None:
+    assert relative_error(np.zeros((2, 3)), np.zeros((2, 3))) == 0.0
+
+
+def test_float16_is_compared_without_overflowing() -> None:
+    large = np.array([6e4, -6e4], np.float16)
+    assert relative_error(large, -large) == 2.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_infinitely_far(bad: float) -> None:
+    assert relative_error(np.ones(2), np.array([1.0, bad])) == float("inf")
+
+
+def test_another_shape_is_infinitely_far() -> None:
+    # one would broadcast to the other
+    assert relative_error(np.ones((1, 2, 4, 4)), np.ones((1, 2, 1, 1))) == float("inf")
+
+
+def segmenter(logits: np.ndarray) -> Segmenter:
+    session = FakeSession(
+        lambda _: {"logits": logits},
+        (TensorSpec("image", "float32", (1, 3, 8, 8)),),
+        (TensorSpec("logits", "float32", logits.shape),),
+    )
+    return Segmenter.from_session(session, FrameSpec((8, 8)), numbered(2))
+
+
+def planes(left: float, right: float, width: int = 8) -> np.ndarray:
+    """Logits of two classes: class 0 wins in the left half, class 1 in the right."""
+    logits = np.zeros((1, 2, 8, width), np.float32)
+    logits[:, 0, :, : width // 2], logits[:, 1, :, width // 2 :] = left, right
+    return logits
+
+
+def test_the_same_network_agrees_with_itself(photos: Path) -> None:
+    paths = sorted(photos.iterdir())
+    with segmenter(planes(1, 1)) as first, segmenter(planes(1, 1)) as second:
+        differences = list(compare_bundles(first, second, paths))
+    assert differences == [Difference("a.png", 0.0, 1.0), Difference("b.png", 0.0, 1.0)]
+
+
+def test_labels_are_compared_at_the_size_of_the_image(photos: Path) -> None:
+    with segmenter(planes(1, 1)) as first, segmenter(planes(1, -1)) as second:
+        (difference,) = compare_bundles(first, second, [photos / "a.png"])
+    assert difference.relative_error == 2.0
+    assert difference.label_agreement == pytest.approx(0.5, abs=0.05)
+
+
+def test_logits_of_another_size_are_compared_by_their_labels(photos: Path) -> None:
+    with segmenter(planes(1, 1)) as first, segmenter(planes(1, 1, width=16)) as second:
+        (difference,) = compare_bundles(first, second, [photos / "b.png"])
+    assert difference.relative_error is None
+    assert difference.label_agreement > 0.9
+
+
+def test_an_image_that_cannot_be_read_stops(tmp_path: Path) -> None:
+    with segmenter(planes(1, 1)) as first, pytest.raises(InputError, match=r"no image file at .*none\.png"):
+        list(compare_bundles(first, first, [tmp_path / "none.png"]))

@@ -1,0 +1,83 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from refinenet_edge import files
+from refinenet_edge.errors import BuildError, CheckpointError
+from refinenet_edge.files import sha256, write_atomically
+
+
+def test_a_file_is_written(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "weights", b"new", BuildError)
+    assert (tmp_path / "weights").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+def test_a_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"old and longer")
+    write_atomically(tmp_path / "weights", b"new", BuildError)
+    assert (tmp_path / "weights").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_it_has_the_rights_of_an_ordinary_file(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "weights", b"new", BuildError)
+        assert os.umask(umask) == umask, "the umask was left changed"
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "weights").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    (tmp_path / "weights").write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, step, fail)
+    with pytest.raises(BuildError, match=r"weights cannot be written: No space left on device; free the space"):
+        write_atomically(tmp_path / "weights", b"new", BuildError)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"weights": b"old"}
+
+
+def test_ctrl_c_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").write_bytes(b"old")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "weights", b"new", BuildError)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"weights": b"old"}
+
+
+@pytest.mark.parametrize("name", ["missing/weights", "folder"])
+def test_a_place_that_takes_no_file_is_an_error_of_the_callers(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CheckpointError, match=f"{name} cannot be written"):
+        write_atomically(tmp_path / name, b"new", CheckpointError)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("size", [0, 3, (1 << 20) + 1])
+def test_the_digest_is_that_of_the_whole_file(tmp_path: Path, size: int) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    (tmp_path / "weights").write_bytes(data[:size])
+    assert sha256(tmp_path / "weights", BuildError) == hashlib.sha256(data[:size]).hexdigest()
+
+
+def test_the_digest_of_no_file_is_an_error_of_the_callers(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="weights cannot be read: No such file"):
+        sha256(tmp_path / "weights", CheckpointError)

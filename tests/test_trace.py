@@ -1,0 +1,281 @@
+"""An nn.Module, or somebody's ONNX file, becomes a float32 graph with our names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from refinenet_edge.errors import GraphError
+from refinenet_edge.fusion import parity
+from refinenet_edge.records import SMALLEST_SIDE
+from refinenet_edge.trace import IR_VERSION, OPSET, num_classes, read_onnx, to_bytes, trace
+from tests.conftest import ODD, Traced, onnx_model, operators, weights
+
+
+class Small(nn.Module):
+    """What the networks do, in little: a strided convolution, an upsampling to another map's size, a sum."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, 2, 1)
+        self.deep = nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5))
+        self.classifier = nn.Conv2d(4, classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        fine = self.stem(image)
+        deep = F.interpolate(self.deep(fine), size=fine.shape[-2:], mode="bilinear", align_corners=True)
+        logits: Tensor = self.classifier(F.max_pool2d(fine + deep, 5, 1, 2))
+        return logits
+
+
+def small() -> Small:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Small()
+
+
+@cache
+def traced_small(dynamic: bool = False) -> ir.Model:
+    """Shared, so not to be changed."""
+    return trace(small(), (33, 47), dynamic)
+
+
+def assert_computes(model: ir.Model, module: nn.Module, size: tuple[int, int]) -> None:
+    image = weights(1, 3, *size)
+    (found,) = parity.logits(to_bytes(model), {"image": image}).values()
+    with torch.no_grad():
+        expected = module.eval()(torch.from_numpy(image)).numpy()
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def ends(model: ir.Model) -> list[tuple[str | None, str]]:
+    return [(value.name, f"{value.dtype} {value.shape}") for value in (*model.graph.inputs, *model.graph.outputs)]
+
+
+class TestTrace:
+    def test_it_has_our_names_opset_and_version(self) -> None:
+        model = traced_small()
+        assert ends(model) == [("image", "FLOAT [1,3,33,47]"), ("logits", "FLOAT [1,5,17,24]")]
+        assert model.opset_imports == {"": OPSET}
+        assert model.ir_version == IR_VERSION
+        assert (OPSET, IR_VERSION) == (20, 9)
+        assert not model.functions
+
+    def test_it_computes_what_torch_does(self) -> None:
+        assert_computes(traced_small(), small(), (33, 47))
+
+    @pytest.mark.parametrize("size", [(33, 47), (64, 32), (97, 130)])
+    def test_free_sides_take_other_sizes(self, size: tuple[int, int]) -> None:
+        model = traced_small(dynamic=True)
+        assert ends(model) == [("image", "FLOAT [1,3,height,width]"), ("logits", "FLOAT [1,5,h,w]")]
+        assert_computes(model, small(), size)
+
+    def test_nodes_are_named_after_their_modules(self, traced: Traced) -> None:
+        names = [node.name for node in traced("rf_lw_mbv2", ODD).graph]
+        modules = ("encoder.layer1.0", "refine4.mrf.convs.1", "refine1.crp.convs.3", "classifier")
+        assert {f"{module}/Conv" for module in modules} <= {*names}
+        assert max(Counter(names).values()) == 1
+
+    def test_values_are_named_after_their_nodes(self) -> None:
+        for node in traced_small().graph:
+            assert [output.name for output in node.outputs] in ([f"{node.name}:0"], ["logits"])
+
+    def test_weights_keep_their_keys(self) -> None:
+        kernel = traced_small().graph.initializers["classifier.weight"]
+        np.testing.assert_array_equal(kernel.const_value.numpy(), small().classifier.weight.detach().numpy())
+
+    def test_it_is_the_network_in_eval_mode(self) -> None:
+        model = trace(small().train(), (33, 47))
+        assert not [node for node in model.graph if node.attributes.get_int("training_mode", 0)]
+        assert_computes(model, small(), (33, 47))
+
+    def test_two_traces_give_the_same_bytes(self) -> None:
+        assert to_bytes(trace(small(), (33, 47))) == to_bytes(traced_small())
+
+    def test_nothing_of_the_exporter_or_this_machine_is_left(self) -> None:
+        data = ir.to_proto(traced_small())
+        for weight in data.graph.initializer:
+            weight.raw_data = b""  # random bytes may spell anything
+        assert not [word for word in (b"pkg.", b"/work", b".py", b"torch") if word in data.SerializeToString()]
+        assert data.producer_name == "refinenet-edge"
+
+    @pytest.mark.parametrize("size", [(SMALLEST_SIDE - 1, 64), (64, 31), (0, 64), (20_000, 64), (64, 16_385)])
+    def test_a_size_that_no_network_takes_is_refused(self, size: tuple[int, int]) -> None:
+        with pytest.raises(GraphError, match=rf"size {size[0]}x{size[1]}: each side must be in 32\.\.16384 pixels"):
+            trace(small(), size)
+
+    def test_the_smallest_size_is_taken(self) -> None:
+        size = (SMALLEST_SIDE, SMALLEST_SIDE)
+        assert_computes(trace(small(), size), small(), size)
+
+    def test_what_cannot_be_exported_is_an_error_of_ours(self) -> None:
+        class Odd(Small):
+            def forward(self, image: Tensor) -> Tensor:
+                return image if image.sum() > 0 else super().forward(image)
+
+        with pytest.raises(GraphError, match="torch could not export Odd at 33x47"):
+            trace(Odd(), (33, 47))
+
+
+ANYBODYS = "a = Conv <strides = [2,2]> (pixels, w) scores = Relu(a)"
+FREE = "float[N,3,H,W] pixels", "float[N,5,h,w] scores"
+
+
+def anybodys(body: str = ANYBODYS, inputs: str = FREE[0], outputs: str = FREE[1], **more: Any) -> onnx.ModelProto:
+    constants = {"w": weights(5, 3, 1, 1)} if "w)" in body else {}
+    return onnx_model(body, inputs, outputs, **(constants | more))
+
+
+def saved(folder: Path, model: onnx.ModelProto | bytes) -> Path:
+    path = folder / "theirs.onnx"
+    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    return path
+
+
+class TestReadOnnx:
+    def test_it_gets_our_names_and_its_size(self, tmp_path: Path) -> None:
+        model = read_onnx(saved(tmp_path, anybodys()), (64, 96))
+        assert ends(model) == [("image", "FLOAT [1,3,64,96]"), ("logits", "FLOAT [1,5,32,48]")]
+        assert (model.opset_imports[""], model.ir_version) == (OPSET, IR_VERSION)
+        assert num_classes(model) == 5
+
+    def test_sides_stay_free_without_a_size(self, tmp_path: Path) -> None:
+        model = read_onnx(saved(tmp_path, anybodys()))
+        assert ends(model) == [("image", "FLOAT [1,3,H,W]"), ("logits", "FLOAT [1,5,h,w]")]
+
+    def test_a_fixed_size_is_taken_as_it_is(self, tmp_path: Path) -> None:
+        path = saved(tmp_path, anybodys(inputs="float[1,3,64,96] pixels", outputs="float[1,5,32,48] scores"))
+        assert ends(read_onnx(path)) == ends(read_onnx(path, (64, 96)))
+
+    @pytest.mark.parametrize("opset", [11, 13, 17, 19, 21, 23])
+    def test_older_and_newer_opsets_are_converted(self, tmp_path: Path, opset: int) -> None:
+        body = 'a = Conv(pixels, w) b = Relu(a) scores = Resize <mode = "linear"> (b, r, s)'
+        resize = {"r": np.empty(0, np.float32), "s": np.array([1, 1, 2, 2], np.float32)}
+        theirs = anybodys(body, opset=opset, **resize)
+        model = read_onnx(saved(tmp_path, theirs), (8, 12))
+        assert model.opset_imports[""] in (19, OPSET)
+        assert operators(model)[:2] == ["Conv", "Relu"]
+        image = {"image": weights(1, 3, 8, 12)}
+        (found,), (expected,) = (
+            parity.logits(data, image).values() for data in (to_bytes(model), theirs.SerializeToString())
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+    def test_functions_of_an_older_model_are_inlined(self, tmp_path: Path) -> None:
+        theirs = onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["": 17, "mine": 1]>'
+            "m (float[1,3,H,W] pixels) => (float[1,3,H,W] scores) { scores = mine.twice(pixels) }"
+            '<domain: "mine", opset_import: ["": 17]> twice (a) => (b) { b = Add(a, a) }'
+        )
+        assert operators(read_onnx(saved(tmp_path, theirs), (8, 12))) == ["Add"]
+
+    def test_inner_values_with_our_names_get_others(self, tmp_path: Path) -> None:
+        body = "image = Neg(pixels) logits = Conv(image, w) scores = Relu(logits)"
+        model = read_onnx(saved(tmp_path, anybodys(body)), (8, 12))
+        assert ends(model) == [("image", "FLOAT [1,3,8,12]"), ("logits", "FLOAT [1,5,8,12]")]
+        assert operators(model) == ["Neg", "Conv", "Relu"]
+
+    def test_an_input_named_logits_and_an_output_named_image_change_places(self, tmp_path: Path) -> None:
+        theirs = anybodys("image = Conv(logits, w)", "float[1,3,8,12] logits", "float[1,5,8,12] image")
+        assert [name for name, _ in ends(read_onnx(saved(tmp_path, theirs)))] == ["image", "logits"]
+
+    def test_weights_named_image_get_another_name(self, tmp_path: Path) -> None:
+        theirs = anybodys("scores = Mul(pixels, image)", outputs="float[N,3,h,w] scores", image=weights(3, 1, 1))
+        assert ends(read_onnx(saved(tmp_path, theirs), (8, 12)))[0] == ("image", "FLOAT [1,3,8,12]")
+
+    def test_weights_listed_as_inputs_are_none(self, tmp_path: Path) -> None:
+        # as ONNX had it before IR version 4
+        theirs = anybodys(inputs=f"{FREE[0]}, float[5,3,1,1] w")
+        theirs.ir_version = 3
+        assert len(read_onnx(saved(tmp_path, theirs), (8, 12)).graph.inputs) == 1
+
+    def test_weights_in_a_file_beside_it_are_read(self, tmp_path: Path) -> None:
+        theirs, path = anybodys(), tmp_path / "theirs.onnx"
+        onnx.save(theirs, path, save_as_external_data=True, location="theirs.data", size_threshold=0)
+        assert (tmp_path / "theirs.data").is_file()
+        model = read_onnx(path, (8, 12))
+        path.unlink()
+        (tmp_path / "theirs.data").unlink()
+        np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), weights(5, 3, 1, 1))
+        assert onnx.load_model_from_string(to_bytes(model)).graph.initializer[0].data_location == 0
+
+    def test_a_missing_file_beside_it_is_named(self, tmp_path: Path) -> None:
+        path = tmp_path / "theirs.onnx"
+        onnx.save(anybodys(), path, save_as_external_data=True, location="theirs.data", size_threshold=0)
+        (tmp_path / "theirs.data").unlink()
+        with pytest.raises(GraphError, match=r"theirs\.onnx is no ONNX model that can be read: .*theirs\.data"):
+            read_onnx(path)
+
+    @pytest.mark.parametrize(
+        ("inputs", "outputs", "body"),
+        [
+            ("float[3,H,W] pixels", "float[3,H,W] scores", "scores = Relu(pixels)"),
+            ("float[N,1,H,W] pixels", "float[N,1,H,W] scores", "scores = Relu(pixels)"),
+            ("float[N,H,W,3] pixels", "float[N,H,W,3] scores", "scores = Relu(pixels)"),
+            ("uint8[N,3,H,W] pixels", "uint8[N,3,H,W] scores", "scores = Identity(pixels)"),
+            ("float16[N,3,H,W] pixels", "float16[N,3,H,W] scores", "scores = Relu(pixels)"),
+            (FREE[0], "float[N,3,H,W] scores, float[N,3,H,W] b", "scores = Relu(pixels) b = Neg(pixels)"),
+            (f"{FREE[0]}, float[N,3,H,W] b", "float[N,3,H,W] scores", "scores = Add(pixels, b)"),
+            ("", "float[1] scores", "scores = Constant <value = float[1] {1.0}> ()"),
+        ],
+        ids=["rank 3", "one channel", "channels last", "uint8", "float16", "two outputs", "two inputs", "no input"],
+    )
+    def test_what_is_no_segmentation_model_is_refused(
+        self, tmp_path: Path, inputs: str, outputs: str, body: str
+    ) -> None:
+        path = saved(tmp_path, anybodys(body, inputs, outputs))
+        with pytest.raises(GraphError, match=r"theirs\.onnx takes .*one float32 input 1x3xHxW and one output 1xCxhxw"):
+            read_onnx(path, (8, 12))
+
+    def test_another_fixed_size_is_refused_with_the_right_one(self, tmp_path: Path) -> None:
+        path = saved(tmp_path, anybodys(inputs="float[1,3,64,96] pixels", outputs="float[1,5,32,48] scores"))
+        with pytest.raises(GraphError, match=r"is fixed to 64x96: build it with --size 64x96"):
+            read_onnx(path, (64, 64))
+
+    def test_a_larger_batch_is_refused(self, tmp_path: Path) -> None:
+        path = saved(tmp_path, anybodys(inputs="float[4,3,H,W] pixels", outputs="float[4,5,h,w] scores"))
+        with pytest.raises(GraphError, match="is fixed to batches of 4: export it with batch 1"):
+            read_onnx(path, (64, 96))
+
+    @pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "unknown operator", "missing", "folder", "image"])
+    def test_what_cannot_be_read_is_refused_in_one_line(self, tmp_path: Path, damage: str) -> None:
+        theirs = anybodys()
+        whole = theirs.SerializeToString()
+        theirs.graph.node[0].op_type = "Unheard"
+        data = {
+            "empty": b"",
+            "garbage": b"\xff" * 500,
+            "cut": whole[: len(whole) // 2],
+            "unknown operator": theirs.SerializeToString(),
+            "image": b"\x89PNG\r\n\x1a\n",
+        }
+        path = tmp_path if damage == "folder" else tmp_path / "theirs.onnx"
+        if damage in data:
+            path.write_bytes(data[damage])
+        with pytest.raises(GraphError, match=r"^[^\n]+ is no ONNX model that can be read: \S[^\n]*$"):
+            read_onnx(path)
+
+    def test_a_file_larger_than_onnx_allows_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "theirs.onnx"
+        with path.open("wb") as file:
+            file.truncate((2 << 30) + 1)  # a hole: it takes no space
+        with pytest.raises(GraphError, match="larger than 2 GiB"):
+            read_onnx(path)
+
+    def test_logits_without_a_number_of_classes_are_refused(self, tmp_path: Path) -> None:
+        body = "s = Shape(pixels) scores = Reshape(pixels, s)"
+        model = read_onnx(saved(tmp_path, anybodys(body, outputs="float[N,C,h,w] scores")))
+        model.graph.outputs[0].shape = ir.Shape([1, "C", "h", "w"])
+        with pytest.raises(GraphError, match="logits 1xCxhxw with a fixed C are meant"):
+            num_classes(model)
