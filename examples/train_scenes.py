@@ -64,10 +64,11 @@ class Plan:
     """How long and how large. Every step costs about the same: one crop stage, two stages of whole frames."""
 
     seed: int = 1
-    steps: int = 3600
-    crop_share: float = 770 / 3600  # of the steps, at the start
-    full_share: float = 1950 / 3600  # of the steps, at the end: full frames
-    again_share: float = 1561 / 3600  # of the steps, at the end: the second cycle
+    steps: int = 4200
+    crop_share: float = 770 / 4200  # of the steps, at the start
+    full_share: float = 2550 / 4200  # of the steps, at the end: full frames
+    again_share: float = 2161 / 4200  # of the steps, at the end: the second cycle of the learning rate
+    line_share: float = 1296 / 4200  # of the steps, at the end: its line to nothing
     frame: int = 512  # pixels a side
     crop: int = 256
     scenes: int = 4  # a step, while cropping
@@ -77,6 +78,7 @@ class Plan:
     rate: float = 2e-3
     settled: float = 711 / 1100  # of the rate when the full frames begin: where the second cycle begins
     rate_again: float = 8e-4
+    again_length: float = 1561 / 4200  # of the steps: how long the second cycle's cosine would be
     decay: float = 0.02
     average: float = 0.998
     validate_every: int = 200
@@ -98,10 +100,17 @@ class Plan:
         """The first step of the second cycle."""
         return round((1 - self.again_share) * self.steps)
 
+    @property
+    def line(self) -> int:
+        """The first step of the line to nothing."""
+        return round((1 - self.line_share) * self.steps)
+
     def learning_rate(self, step: int) -> float:
-        """A warm-up, most of a cosine and, on full frames, a line; then again a warm-up, and a cosine to nothing."""
+        """Two cycles, each a warm-up, a piece of a cosine and a line; the first line begins with the full frames."""
+        if step >= self.line > 0:
+            return self.learning_rate(self.line - 1) * (self.steps - step) / (self.steps - self.line)
         if step >= self.again > 0:
-            progress = (step - self.again) / (self.steps - self.again)
+            progress = (step - self.again) / (self.again_length * self.steps)
             return self.rate_again * min(1, progress / 0.03) * 0.5 * (1 + math.cos(math.pi * progress))
         if step >= self.whole > 0:
             lost = (1 - self.settled) * (step - self.whole) / (self.again - self.whole)

@@ -84,16 +84,12 @@ def read_onnx(path: Path, size: Size | None = None) -> ir.Model:
     inputs = [value for value in model.graph.inputs if value.name not in initializers]
     outputs = list(model.graph.outputs)
     shape = list(inputs[0].shape or ()) if inputs else []
-    if (
-        len(inputs) != 1
-        or len(outputs) != 1
-        or len(shape) != 4
-        or shape[1] != 3
-        or inputs[0].dtype != ir.DataType.FLOAT
-    ):
+    takes, gives = (", ".join(f"{v.name}: {v.dtype} {v.shape}" for v in values) for values in (inputs, outputs))
+    floats = all(value.dtype == ir.DataType.FLOAT for value in (*inputs, *outputs))
+    if len(inputs) != 1 or len(outputs) != 1 or len(shape) != 4 or shape[1] != 3 or not floats:
         raise GraphError(
-            f"{path} takes {', '.join(f'{v.name}: {v.dtype} {v.shape}' for v in inputs)} "
-            f"and gives {len(outputs)} outputs: one float32 input 1x3xHxW and one output 1xCxhxw are meant"
+            f"{path} takes {takes or 'nothing'} and gives {gives}; "
+            "one float32 input 1x3xHxW and one float32 output 1xCxhxw are meant"
         )
     if size is not None:
         for axis, wanted in ((2, size[0]), (3, size[1])):

@@ -227,15 +227,26 @@ class TestReadOnnx:
             ("float16[N,3,H,W] pixels", "float16[N,3,H,W] scores", "scores = Relu(pixels)"),
             (FREE[0], "float[N,3,H,W] scores, float[N,3,H,W] b", "scores = Relu(pixels) b = Neg(pixels)"),
             (f"{FREE[0]}, float[N,3,H,W] b", "float[N,3,H,W] scores", "scores = Add(pixels, b)"),
+            (FREE[0], "int64[N,1,H,W] scores", "scores = ArgMax <axis = 1> (pixels)"),
             ("", "float[1] scores", "scores = Constant <value = float[1] {1.0}> ()"),
         ],
-        ids=["rank 3", "one channel", "channels last", "uint8", "float16", "two outputs", "two inputs", "no input"],
+        ids=[
+            "rank 3",
+            "one channel",
+            "channels last",
+            "uint8",
+            "float16",
+            "two outputs",
+            "two inputs",
+            "labels",
+            "no input",
+        ],
     )
     def test_what_is_no_segmentation_model_is_refused(
         self, tmp_path: Path, inputs: str, outputs: str, body: str
     ) -> None:
         path = saved(tmp_path, anybodys(body, inputs, outputs))
-        with pytest.raises(GraphError, match=r"theirs\.onnx takes .*one float32 input 1x3xHxW and one output 1xCxhxw"):
+        with pytest.raises(GraphError, match=r"theirs\.onnx takes .*one float32 input 1x3xHxW and one float32 output"):
             read_onnx(path, (8, 12))
 
     def test_another_fixed_size_is_refused_with_the_right_one(self, tmp_path: Path) -> None:
