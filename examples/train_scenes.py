@@ -2,10 +2,10 @@
 
     python examples/train_scenes.py --out runs/scenes
 
-On two CPU cores it takes about 75 minutes, on a GPU minutes: first crops, which show details; then whole but small frames,
-which show what stands where at the same price; at the end the full 512x512. Every sample is a pure function of its
-number (training: scenes of stream `seed`; validation: scenes 0, 1, ... of stream VALIDATION, never trained on), so a
-run that was stopped (Ctrl-C) goes on with the very next batch when the same command is given again.
+On two CPU cores it takes about 75 minutes, on a GPU minutes: first crops, which show details; then whole but small
+frames, which show what stands where at the same price; at the end the full 512x512. Every sample is a pure function of
+its number (training: scenes of stream `seed`; validation: scenes 0, 1, ... of stream VALIDATION, never trained on), so
+a run that was stopped (Ctrl-C) goes on with the very next batch when the same command is given again.
 OUT gets
 
     last.pt                          all that resuming needs, every other minute
@@ -57,6 +57,7 @@ CLASSES = len(SCENES.names)
 # about (share of the pixels) ** -0.35: thin classes count more, but not so much that they swell
 WEIGHTS = (1.9, 1.9, 1.5, 2.9, 1.9, 2.1, 4.0, 3.5)
 NAME = "rf_lw_mbv2_scenes"
+WORKERS = max(1, min((os.cpu_count() or 1) - 1, 12))  # processes that draw; 0: this one does
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ def iou_per_class(module: nn.Module, count: int, side: int, device: torch.device
     """
     module.eval()
     matrix = torch.zeros(CLASSES * CLASSES, dtype=torch.int64)
-    for images, labels in DataLoader(ValidationScenes(count, side), num_workers=1, worker_init_fn=quiet_worker):
+    scenes = DataLoader(ValidationScenes(count, side), num_workers=min(WORKERS, 1), worker_init_fn=quiet_worker)
+    for images, labels in scenes:
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             logits = module(network_input(images, device))
         found = upsampled(logits, (side, side)).argmax(1).cpu()
@@ -304,9 +306,9 @@ class Trainer:
             Batches(plan),
             batch_size=None,
             sampler=range(self.step, end),
-            num_workers=max(1, min((os.cpu_count() or 1) - 1, 12)),
+            num_workers=WORKERS,
             worker_init_fn=quiet_worker,
-            prefetch_factor=4,
+            prefetch_factor=4 if WORKERS else None,
         )
         clock = saved = time.monotonic()
         for images, labels in loader:
