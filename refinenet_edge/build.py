@@ -88,9 +88,14 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     proof = parity.prove(traced, expected, model, rewrites, inputs)
 
     step(f"put {recipe.precision} into the graph")
-    typed = to_bytes(precision.apply(model, recipe.precision))
+    classes = num_classes(model)
+    model = precision.apply(model, recipe.precision)
+    if backend in ("tensorrt", "tensorrt-rtx") and not precision.pad_channels(model):
+        logger.info("the channels are not padded: the engine converts the layout of its input and output itself")
+    typed = to_bytes(model)
     if recipe.precision != "fp32":
-        proof += _typed_parity(recipe.precision, expected, parity.logits(typed, inputs))
+        found = {name: logits[:, :classes] for name, logits in parity.logits(typed, inputs).items()}
+        proof += _typed_parity(recipe.precision, expected, found)
 
     files = {MODEL: typed}
     engine: EngineInfo | None = None

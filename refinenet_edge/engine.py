@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 MIN_WORKSPACE = 16 << 20  # every convolution engine of TensorRT-RTX reserves 8 MB of scratch
+MULTIPLE = 8  # of channels: HWC8 without gaps is plain NHWC
 POLL = 0.1  # seconds between looks for Ctrl-C
 
 Progress = Callable[[str, int, int], None]  # phase, steps done, steps
@@ -158,6 +159,7 @@ def _build(trt: ModuleType, onnx: bytes, options: EngineOptions, monitor: Any, s
         raise BuildError(
             f"{trt.__name__} {trt.__version__} cannot read the graph: {_parser_errors(parser) or said.complaint()}"
         )
+    _channel_last(trt, network)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     config.progress_monitor = monitor
@@ -189,6 +191,14 @@ def _build(trt: ModuleType, onnx: bytes, options: EngineOptions, monitor: Any, s
     if cache is not None and options.timing_cache is not None:
         write_atomically(options.timing_cache, bytes(cache.serialize()), BuildError)
     return bytes(plan)
+
+
+def _channel_last(trt: ModuleType, network: Any) -> None:
+    """Where input and output are padded (see precision/pad_channels.py), let them lie as convolutions want them."""
+    ends = [network.get_input(i) for i in range(network.num_inputs)]
+    for tensor in (*ends, *(network.get_output(i) for i in range(network.num_outputs))):
+        if tensor.dtype == trt.float16 and tensor.shape[1] % MULTIPLE == 0:
+            tensor.allowed_formats = 1 << int(trt.TensorFormat.HWC8)
 
 
 def _timings(path: Path) -> bytes:

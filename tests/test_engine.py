@@ -294,10 +294,13 @@ class FakeTensorRt(types.ModuleType):
     ProfilingVerbosity = enum.Enum("ProfilingVerbosity", ["LAYER_NAMES_ONLY", "NONE", "DETAILED"])
     BuilderFlag = enum.Enum("BuilderFlag", ["FP16", "INT8", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"])
     HardwareCompatibilityLevel = enum.Enum("HardwareCompatibilityLevel", ["NONE", "AMPERE_PLUS"])
+    TensorFormat = enum.IntEnum("TensorFormat", {"LINEAR": 0, "HWC8": 2})
+    float16, float32 = "half", "float"
 
     def __init__(self, fails: str = "") -> None:
         super().__init__("tensorrt")
         self.fails = fails
+        self.ends: tuple[tuple[str, tuple[int, ...]], ...] = (("half", (1, 8, 64, 96)), ("half", (1, 24, 16, 24)))
         self.seen: dict[str, Any] = {"flags": set(), "shapes": []}
         module = self
 
@@ -343,13 +346,35 @@ class FakeTensorRt(types.ModuleType):
             def set_shape(self, name: str, min: Any, opt: Any, max: Any) -> None:
                 module.seen["shapes"].append((name, min, opt, max))
 
+        class Tensor(Strict):
+            allowed_formats: Any = None
+            dtype: Any = None
+            shape: tuple[int, ...] = ()
+
+            def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
+                self.dtype, self.shape = dtype, shape
+
+        class Network(Strict):
+            num_inputs = num_outputs = 1
+
+            def __init__(self) -> None:
+                module.seen["ends"] = [Tensor(*end) for end in module.ends]
+
+            def get_input(self, index: int) -> Tensor:
+                tensor: Tensor = module.seen["ends"][index]
+                return tensor
+
+            def get_output(self, index: int) -> Tensor:
+                tensor: Tensor = module.seen["ends"][1 + index]
+                return tensor
+
         class Builder(Strict):
             def __init__(self, logger: ILogger) -> None:
                 assert isinstance(logger, ILogger)
 
-            def create_network(self, flags: int) -> str:
+            def create_network(self, flags: int) -> Network:
                 assert flags == 1 << module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
-                return "network"
+                return Network()
 
             def create_builder_config(self) -> Config:
                 module.seen["config"] = Config()
@@ -358,7 +383,7 @@ class FakeTensorRt(types.ModuleType):
             def create_optimization_profile(self) -> OptimizationProfile:
                 return OptimizationProfile()
 
-            def build_serialized_network(self, network: str, config: Config) -> FakeMemory | None:
+            def build_serialized_network(self, network: Network, config: Config) -> FakeMemory | None:
                 return module.run(config)
 
         class Error(Strict):
@@ -371,8 +396,8 @@ class FakeTensorRt(types.ModuleType):
         class OnnxParser(Strict):
             num_errors = 5
 
-            def __init__(self, network: str, logger: ILogger) -> None:
-                assert (network, isinstance(logger, ILogger)) == ("network", True)
+            def __init__(self, network: Network, logger: ILogger) -> None:
+                assert (isinstance(network, Network), isinstance(logger, ILogger)) == (True, True)
 
             def parse(self, model: bytes) -> bool:
                 module.seen["model"] = model
@@ -442,6 +467,7 @@ class TestTensorRt:
             "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
             "MemoryPoolType": "WORKSPACE",
             "ProfilingVerbosity": "DETAILED",
+            "TensorFormat": "HWC8",
         }
         for name, member in used.items():
             assert hasattr(getattr(trt, name), member)
@@ -462,6 +488,8 @@ class TestTensorRt:
                 "add_optimization_profile",
             ],
             "IOptimizationProfile": ["set_shape"],
+            "INetworkDefinition": ["num_inputs", "num_outputs", "get_input", "get_output"],
+            "ITensor": ["dtype", "shape", "allowed_formats"],
         }.items():
             assert set(methods) <= set(dir(getattr(tensorrt_rtx, name))), name
 
@@ -485,6 +513,17 @@ class TestTensorRt:
             ("Tactic selection", 2, 2),
             ("Building Engine", 3, 3),
         ]
+
+    @pytest.mark.parametrize(
+        ("dtype", "channels", "formats"), [("half", 8, 1 << 2), ("half", 3, None), ("float", 8, None)]
+    )
+    def test_padded_half_precision_ends_lie_channel_last(
+        self, fake: Install, dtype: str, channels: int, formats: int | None
+    ) -> None:
+        trt = fake()
+        trt.ends = ((dtype, (1, channels, -1, -1)), ("float", (1, 21, -1, -1)))
+        build_plan(b"model", "tensorrt", EngineOptions())
+        assert [end.allowed_formats for end in trt.seen["ends"]] == [formats, None]
 
     def test_the_gpu_it_was_built_on_is_noted(self, fake: Install, monkeypatch: pytest.MonkeyPatch) -> None:
         fake()

@@ -25,17 +25,20 @@ Inputs = Mapping[str, npt.NDArray[np.float32]]  # frame name -> 1x3xhxw
 
 
 def logits(model: bytes, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
-    """The float32 logits of a serialised ONNX model on each input, cast to the type it takes."""
+    """The float32 logits of a serialised ONNX model on each input, cast to its type and padded to its channels."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
-        return {
-            name: np.asarray(session.run(None, {session.get_inputs()[0].name: image.astype(dtype)})[0], np.float32)
-            for name, image in inputs.items()
-        }
+        source = session.get_inputs()[0]
+        dtype = np.float16 if source.type == "tensor(float16)" else np.float32
+        found = {}
+        for name, image in inputs.items():
+            padding = [(0, 0), (0, source.shape[1] - image.shape[1]), (0, 0), (0, 0)]
+            feed = np.pad(image, padding).astype(dtype)
+            found[name] = np.asarray(session.run(None, {source.name: feed})[0], np.float32)
+        return found
     except Exception as exc:  # ONNX Runtime's own classes are private
         raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
 

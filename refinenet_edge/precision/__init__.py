@@ -4,10 +4,11 @@ import onnx_ir as ir
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.precision.fp16 import to_fp16
+from refinenet_edge.precision.pad_channels import pad_channels
 
 PRECISIONS = ("fp32", "fp16")
 
-__all__ = ["PRECISIONS", "apply", "to_fp16"]
+__all__ = ["PRECISIONS", "apply", "pad_channels", "to_fp16"]
 
 
 def apply(model: ir.Model, precision: str) -> ir.Model:

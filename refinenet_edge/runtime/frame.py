@@ -15,18 +15,20 @@ from refinenet_edge.records import MAX_SIDE, Cubic, Frame, FrameSpec
 DTYPES = ("float32", "float16")
 
 
-def prepare(frame: Frame, spec: FrameSpec, dtype: str = "float32") -> npt.NDArray[Any]:
-    """`frame` (HxWx3 BGR uint8, any size) as `spec` says: a new 1x3xhxw RGB array of `dtype`, C-contiguous.
+def prepare(frame: Frame, spec: FrameSpec, dtype: str = "float32", channels: int = 3) -> npt.NDArray[Any]:
+    """`frame` (HxWx3 BGR uint8, any size) as `spec` says: a new 1x`channels`xhxw array of `dtype`, C-contiguous.
 
     It is resized as uint8 to `spec.size` (None: not at all); then every value is (x / 255 - mean) / std rounded once.
-    Raises `InputError` if `frame` is not such an image.
+    Its first three channels are RGB, those that a network is padded with are zero. Raises `InputError` if `frame` is
+    not such an image.
     """
     check_frame(frame)
     tables = _tables(spec.mean, spec.std, dtype)
     if spec.size is not None and frame.shape[:2] != spec.size:
         how = cv2.INTER_CUBIC if isinstance(spec.resize, Cubic) else cv2.INTER_LINEAR
         frame = np.asarray(cv2.resize(frame, spec.size[::-1], interpolation=how), np.uint8)
-    batch = np.empty((1, 3, *frame.shape[:2]), dtype)
+    batch = np.empty((1, channels, *frame.shape[:2]), dtype)
+    batch[:, 3:] = 0
     # a byte has 256 values: one table per channel. The tables and planes are looked up as unsigned integers of the same
     # width, because not every OpenCV knows float16
     bits = batch.view(np.uint16 if dtype == "float16" else np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -9,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from refinenet_edge.bundle import Bundle, open_bundle
-from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.records import Frame, FrameSpec, Labels, Mask, Profile, Size
 from refinenet_edge.runtime.backends import open_session
+from refinenet_edge.runtime.device import DeviceSegmenter, fits_device
 from refinenet_edge.runtime.frame import check_frame, prepare
 from refinenet_edge.runtime.head import labels_of
 from refinenet_edge.runtime.session import Session
+from refinenet_edge.runtime.trt import TrtSession
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11, Jetson has 3.10
+
+logger = logging.getLogger(__name__)
 
 
 class Segmenter:
@@ -47,11 +52,17 @@ class Segmenter:
         self.labels = labels
         self._profile = profile
         self._origin = origin  # what an error names
+        self._device: DeviceSegmenter | None = None
         if len(session.inputs) != 1 or len(session.outputs) != 1:
             session.close()
             raise BundleError(
                 f"{origin}: {len(session.inputs)} inputs and {len(session.outputs)} outputs, one of each is meant"
             )
+        # a network padded for channel-last engines takes more than 3 channels and gives more logits than classes
+        channels = session.inputs[0].shape[1]
+        self._channels = channels if isinstance(channels, int) and channels > 3 else 3
+        if isinstance(session, TrtSession) and fits_device(frame):
+            self._device = DeviceSegmenter(session, frame, len(labels.names))
 
     def segment(self, frame: Frame) -> Mask:
         """The segmentation of `frame` (HxWx3 BGR uint8, any size), at its size; the mask is the caller's.
@@ -59,30 +70,51 @@ class Segmenter:
         Raises `InputError` for something that is not a frame or is outside a dynamic engine's range, `BundleError` when
         the network's output is not this bundle's logits.
         """
+        if self._device is not None:
+            self._check(frame)
+            self._check_classes(self.session.outputs[0].shape[1])
+            try:
+                return Mask(self._device.labels(frame), self.labels)
+            except MissingExtra as exc:
+                logger.warning("frame and labels are prepared on the CPU, not on the GPU: %s", exc)
+                self._device.close()
+                self._device = None
         return self.mask(self.logits(frame), (frame.shape[0], frame.shape[1]))
 
     def logits(self, frame: Frame) -> npt.NDArray[Any]:
         """The first half of `segment`: 1xCxhxw in the network's dtype, memory that the next frame may overwrite."""
-        check_frame(frame)
-        if self.frame.size is None and self._profile is not None:
-            _check_range(frame, self._profile)
+        self._check(frame)
         source, target = self.session.inputs[0], self.session.outputs[0]
-        return self.session.run({source.name: prepare(frame, self.frame, source.dtype)})[target.name]
+        image = prepare(frame, self.frame, source.dtype, self._channels)
+        found = self.session.run({source.name: image})[target.name]
+        return found[:, : len(self.labels.names)] if self._channels > 3 and found.ndim == 4 else found
 
     def mask(self, logits: npt.NDArray[Any], size: Size) -> Mask:
         """The second half of `segment`: the labels of `logits` at the frame's `size` (height, width)."""
-        if logits.ndim == 4 and logits.shape[1] != len(self.labels.names):
-            raise BundleError(
-                f"{self._origin}: the network has {logits.shape[1]} classes, labels {self.labels.name!r} has "
-                f"{len(self.labels.names)}; build it again with --labels for {logits.shape[1]} classes"
-            )
+        if logits.ndim == 4:
+            self._check_classes(logits.shape[1])
         try:
             return Mask(labels_of(logits, size, self.frame.upsample), self.labels)
         except BundleError as exc:
             raise BundleError(f"{self._origin}: {exc}") from exc
 
+    def _check(self, frame: Frame) -> None:
+        check_frame(frame)
+        if self.frame.size is None and self._profile is not None:
+            _check_range(frame, self._profile)
+
+    def _check_classes(self, classes: int | str) -> None:
+        wanted = len(self.labels.names)
+        if classes != wanted and not (self._channels > 3 and isinstance(classes, int) and classes > wanted):
+            raise BundleError(
+                f"{self._origin}: the network has {classes} classes, labels {self.labels.name!r} has {wanted}; "
+                f"build it again with --labels for {classes} classes"
+            )
+
     def close(self) -> None:
         """Close the session; a second call does nothing."""
+        if self._device is not None:
+            self._device.close()
         self.session.close()
 
     def __enter__(self) -> Self:

@@ -4,8 +4,9 @@ Only calls that exist in TensorRT 10.3, 11 and RTX 1.7 are used. The manifest is
 before a byte of the plan is parsed.
 
 It has not run on hardware yet: the tests hold its calls to the real TensorRT-RTX bindings and drive it with fakes.
-Not in yet, each its own later step: CUDA graphs, pinned and mapped memory (feeds and outputs are ordinary host memory,
-copied), RTX's kernel cache, pycuda instead of cuda-bindings, several optimisation profiles.
+`run` takes and gives host arrays; device.py queues the engine between the kernels that prepare frames and make labels.
+Not in yet, each its own later step: CUDA graphs, pinned and mapped memory, RTX's kernel cache, pycuda instead of
+cuda-bindings, several optimisation profiles.
 
 A version-compatible plan carries TensorRT's lean runtime as host code, and loading it runs that code: such a bundle
 must come from those you trust, as a program must.
@@ -18,6 +19,8 @@ import logging
 import re
 from functools import cache
 from typing import Any
+
+import numpy as np
 
 from refinenet_edge.bundle import PLAN, Bundle
 from refinenet_edge.errors import BundleError, EngineMismatch, InputError, RefineNetEdgeError
@@ -54,12 +57,12 @@ class TrtSession(CheckedSession):
 
     def __init__(self, bundle: Bundle, backend: str = "tensorrt") -> None:
         trt = importlib.import_module(MODULES[backend])
-        self._cuda = Cuda()
+        self.cuda = Cuda()
         self._arrays: dict[str, DeviceArray] = {}
         self._engine: Any = None
         self._context: Any = None
         try:
-            check_engine(bundle, backend, trt.__version__, self._cuda.capability())
+            check_engine(bundle, backend, trt.__version__, self.cuda.capability())
             self._engine = _deserialize(trt, bundle)
             self._context = self._engine.create_execution_context()
             if self._context is None:
@@ -67,7 +70,9 @@ class TrtSession(CheckedSession):
             names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
             inputs = [n for n in names if self._engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
             specs = {name: self._spec(name) for name in names}
-            self._arrays = {name: DeviceArray(self._cuda, spec.dtype) for name, spec in specs.items()}
+            # with channels in multiples of eight, HWC8 is plain NHWC
+            self.channel_last = {n for n in names if self._engine.get_tensor_format(n) == trt.TensorFormat.HWC8}
+            self._arrays = {name: DeviceArray(self.cuda, spec.dtype) for name, spec in specs.items()}
         except BaseException:
             self._release()
             raise
@@ -85,29 +90,43 @@ class TrtSession(CheckedSession):
         return TensorSpec(name, DTYPES[dtype], tuple(f"dim{i}" if side < 0 else side for i, side in enumerate(shape)))
 
     def _run(self, feeds: Feeds) -> Outputs:
-        for name, feed in feeds.items():
-            if not self._context.set_input_shape(name, feed.shape):
-                raise InputError(f"the engine does not take {name!r} of shape {feed.shape}: it is outside its range")
-            self._arrays[name].reshape(feed.shape)
-            self._cuda.to_device(self._arrays[name].address, feed)
-        outputs = {spec.name: self._arrays[spec.name] for spec in self.outputs}
-        for name, array in outputs.items():
-            array.reshape(tuple(self._context.get_tensor_shape(name)))
+        shapes = self.set_shapes({name: feed.shape for name, feed in feeds.items()})
         for name, array in self._arrays.items():
-            if not self._context.set_tensor_address(name, array.address):
-                raise RefineNetEdgeError(f"{self.name} refused the memory of {name!r}")
-        if not self._context.execute_async_v3(self._cuda.stream):
-            raise RefineNetEdgeError(f"{self.name} could not run the engine on {[f.shape for f in feeds.values()]}")
+            array.reshape(tuple(shapes[name][axis] for axis in self._axes(name)))
+        for name, feed in feeds.items():
+            laid_out = np.ascontiguousarray(feed.transpose(self._axes(name)))
+            self.cuda.to_device(self._arrays[name].address, laid_out)
+        self.queue({name: array.address for name, array in self._arrays.items()})
+        outputs = {spec.name: self._arrays[spec.name] for spec in self.outputs}
         for array in outputs.values():
-            self._cuda.to_host(array.host, array.address)
-        self._cuda.synchronize()
-        return {name: array.host for name, array in outputs.items()}
+            self.cuda.to_host(array.host, array.address)
+        self.cuda.synchronize()
+        return {name: array.host.transpose(np.argsort(self._axes(name))) for name, array in outputs.items()}
+
+    def _axes(self, name: str) -> tuple[int, ...]:
+        """How NCHW lies in memory."""
+        return (0, 2, 3, 1) if name in self.channel_last else (0, 1, 2, 3)
+
+    def set_shapes(self, inputs: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Choose the shapes of the inputs; NCHW shape of every input and output. Raises `InputError`."""
+        for name, shape in inputs.items():
+            if not self._context.set_input_shape(name, shape):
+                raise InputError(f"the engine does not take {name!r} of shape {shape}: it is outside its range")
+        return {spec.name: tuple(self._context.get_tensor_shape(spec.name)) for spec in (*self.inputs, *self.outputs)}
+
+    def queue(self, addresses: dict[str, int]) -> None:
+        """Queue the engine on its stream, for the shapes last set, from and to device memory in the engine's layout."""
+        for name, address in addresses.items():
+            if not self._context.set_tensor_address(name, address):
+                raise RefineNetEdgeError(f"{self.name} refused the memory of {name!r}")
+        if not self._context.execute_async_v3(self.cuda.stream):
+            raise RefineNetEdgeError(f"{self.name} could not run the engine")
 
     def _release(self) -> None:
         self._context = self._engine = None  # in this order: the context uses the engine
         for array in self._arrays.values():
             array.free()
-        self._cuda.close()
+        self.cuda.close()
 
 
 def check_engine(bundle: Bundle, backend: str, version: str, capability: str) -> None:

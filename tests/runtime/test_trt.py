@@ -112,12 +112,18 @@ class IExecutionContext:
         assert stream_handle >= 77
         if self.engine.plan == b"fails":
             return False
-        image, logits = (
-            np.frombuffer((ctypes.c_char * (4 * int(np.prod(shape)))).from_address(self.addresses[name]), np.float32)
-            for name, shape in (("image", self.shape), ("logits", self.get_tensor_shape("logits")))
-        )
-        logits[:] = image.reshape(self.shape)[:, :, ::2, ::2].ravel() + 1
+        image, logits = (self._tensor(name) for name in ("image", "logits"))
+        logits[:] = image[:, :, ::2, ::2] + 1
         return True
+
+    def _tensor(self, name: str) -> np.ndarray:
+        """What lies at its address, NCHW."""
+        batch, channels, height, width = self.get_tensor_shape(name)
+        memory = (ctypes.c_char * (4 * batch * channels * height * width)).from_address(self.addresses[name])
+        values = np.frombuffer(memory, np.float32)
+        if self.engine.get_tensor_format(name) is TensorFormat.HWC8:
+            return values.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
+        return values.reshape(batch, channels, height, width)
 
 
 class ICudaEngine:
@@ -132,11 +138,14 @@ class ICudaEngine:
     def get_tensor_mode(self, name: str) -> Any:
         return TensorIOMode.INPUT if name == "image" else TensorIOMode.OUTPUT
 
+    def get_tensor_format(self, name: str) -> Any:
+        return TensorFormat.HWC8 if self.plan == b"channel last" else TensorFormat.LINEAR
+
     def get_tensor_dtype(self, name: str) -> Any:
         return DataType.FP8 if self.plan == b"fp8" else DataType.FLOAT
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (1, 3, -1, -1)
+        return (1, 8 if self.plan == b"channel last" else 3, -1, -1)
 
     def create_execution_context(self) -> IExecutionContext | None:
         return None if self.plan == b"large" else IExecutionContext(self)
@@ -159,6 +168,8 @@ class Runtime:
 
 TensorIOMode = enum.Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
 DataType = enum.Enum("DataType", ["FLOAT", "HALF", "FP8"])
+TensorFormat = enum.Enum("TensorFormat", ["LINEAR", "HWC8"])
+ENUMS = (TensorIOMode, DataType, TensorFormat)
 FAKES = (ILogger, IExecutionContext, ICudaEngine, Runtime)
 
 
@@ -176,7 +187,7 @@ def opened(
     make_bundle: MakeBundle, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., TrtSession]]:
     module = types.ModuleType("tensorrt")
-    vars(module).update({kind.__name__: kind for kind in (*FAKES, TensorIOMode, DataType)}, __version__="10.3.0.30")
+    vars(module).update({kind.__name__: kind for kind in (*FAKES, *ENUMS)}, __version__="10.3.0.30")
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     sessions = []
 
@@ -203,10 +214,17 @@ def test_it_runs(opened: Callable[..., TrtSession]) -> None:
         assert np.array_equal(logits, image(width, width)[:, :, ::2, ::2] + 1)
 
 
+def test_arrays_are_nchw_whatever_the_engine_takes(opened: Callable[..., TrtSession]) -> None:
+    session = opened(b"channel last")
+    assert session.inputs[0].shape == (1, 8, "dim2", "dim3")
+    padded = np.random.default_rng(0).standard_normal((1, 8, 6, 10)).astype(np.float32)
+    assert np.array_equal(session.run({"image": padded})["logits"], padded[:, :, ::2, ::2] + 1)
+
+
 def test_outputs_are_overwritten_by_the_next_run(opened: Callable[..., TrtSession]) -> None:
     session = opened()
     first = session.run({"image": image()})["logits"]
-    assert session.run({"image": image(seed=1)})["logits"] is first
+    assert np.shares_memory(session.run({"image": image(seed=1)})["logits"], first)
 
 
 def test_memory_is_allocated_once_per_size(opened: Callable[..., TrtSession], cuda: FakeCuda) -> None:
@@ -348,6 +366,7 @@ class TestTheRealBindings:
 
     def test_they_have_our_names(self, rtx: Any) -> None:
         assert {"INPUT", "OUTPUT"} <= set(rtx.TensorIOMode.__members__)
+        assert {"LINEAR", "HWC8"} <= set(rtx.TensorFormat.__members__)
         assert set(trt_module.DTYPES) <= set(rtx.DataType.__members__)
         assert rtx.DataType.FLOAT.name == "FLOAT"
 
