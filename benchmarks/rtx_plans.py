@@ -4,9 +4,10 @@
     python benchmarks/rtx_plans.py --model rf_lw_mbv2 --size 128x128 --out plans.json
 
 "plain" is what torch's exporter gives with batch norms folded; "ours" is after all rewrites, and in fp16 with channels
-padded for channel-last ends. Both are typed by the same code. Layers and memory are the builder's own words. Kernels and the bytes they move are counted from the program text
-that TensorRT-RTX 1.7 keeps in its plans, an undocumented format: every tensor argument once, caches ignored. Random
-weights: none of this depends on them. No GPU is needed, and nothing here is a time.
+padded for channel-last ends. Both are typed by the same code. Layers and memory are the builder's own words. Kernels
+and the bytes they move are counted from the program text that TensorRT-RTX 1.7 keeps in its plans, an undocumented
+format: every tensor argument once, caches ignored. Random weights: none of this depends on them. No GPU is needed, and
+nothing here is a time.
 """
 
 from __future__ import annotations
