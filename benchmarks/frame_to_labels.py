@@ -12,7 +12,6 @@ its trained weights, rf_lw50 random ones, whose busier label maps are harder on 
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ import numpy as np
 import onnxruntime as ort
 import openvino
 import torch
+from machine import cpu, results
 from rich.console import Console
 from rich.table import Table
 
@@ -157,12 +157,6 @@ def measure(name: str, size: tuple[int, int], rounds: int) -> dict[str, Any]:
     }
 
 
-def cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 @click.command(help=__doc__)
 @click.option("--model", "names", multiple=True, type=click.Choice(list(WEIGHTS)), default=list(WEIGHTS))
 @click.option("--size", "sizes", multiple=True, default=["512x512", "1080x1920"], show_default=True)
@@ -186,7 +180,7 @@ def main(names: tuple[str, ...], sizes: tuple[str, ...], rounds: int, out: Path 
             )
     versions = {"torch": torch.__version__, "openvino": openvino.__version__, "onnxruntime": ort.__version__}
     record = {"cpu": cpu(), "threads": torch.get_num_threads(), "head": implementation(), **versions, "cells": cells}
-    out = out or Path(__file__).parent / "results" / cpu().replace(" ", "-").lower() / "frame_to_labels.json"
+    out = out or results("frame_to_labels.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, (json.dumps(record, indent=1) + "\n").encode(), BuildError)
     console.print(f"written to {out}")

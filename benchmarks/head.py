@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ import click
 import cv2
 import numpy as np
 import torch
+from machine import cpu, results
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
@@ -117,22 +116,13 @@ def measure(logits: np.ndarray, size: Size, rounds: int) -> dict[str, Any]:
     }
 
 
-def cpu() -> str:
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    name = found[1] if found else platform.processor() or platform.machine()
-    return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{head.THREADS}"
-
-
 @click.command(help=__doc__)
 @click.option("--rounds", default=15, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="[default: benchmarks/results/<cpu>/head.json]")
 def main(rounds: int, out: Path | None) -> None:
     if head.implementation() != "c++":
         raise click.ClickException("the C++ extension is not built: pip install -e .")
-    out = out or Path(__file__).parent / "results" / cpu() / "head.json"
+    out = out or results("head.json")
     load = os.getloadavg()
     cases = []
     table = Table("frame", "classes", "logits", "boundary", *(f"{name}, ms" for name in CONTENDERS), "other pixels")

@@ -2,10 +2,10 @@
 
     python examples/train_scenes.py --out runs/scenes
 
-First crops, which show details; then whole but small frames, which show what stands where at the same price; at the
-end the full 512x512: about an hour on two CPU cores. Every sample is a pure function of its number (training: scenes of
-stream `seed`; validation: scenes 0, 1, ... of stream VALIDATION, never trained on), so a run that was stopped (Ctrl-C)
-goes on with the very next batch when the same command is given again.
+On two shared CPU cores it took 108 minutes: first crops, which show details; then whole but small
+frames, which show what stands where at the same price; at the end the full 512x512. Every sample is a pure function of
+its number (training: scenes of stream `seed`; validation: scenes 0, 1, ... of stream VALIDATION, never trained on), so
+a run that was stopped (Ctrl-C) goes on with the very next batch when the same command is given again.
 OUT gets
 
     last.pt                          all that resuming needs, every other minute
@@ -14,8 +14,7 @@ OUT gets
     card.json                        how they were made, and their IoU per class on 200 unseen scenes
 
 On a Linux CPU, memory that goes back to the system at every step and threads that spin while they wait cost half the
-time; where that matters, set OMP_WAIT_POLICY=passive MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
-MALLOC_TOP_PAD_=67108864 before.
+time; where that matters, set OMP_WAIT_POLICY=passive MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 before.
 """
 
 from __future__ import annotations
@@ -63,12 +62,14 @@ WORKERS = max(1, min((os.cpu_count() or 1) - 1, 12))  # processes that draw; 0: 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how large: crops, then small whole frames, then full ones; every step costs about the same."""
+    """How long and how large. Every step costs about the same: one crop stage, two stages of whole frames."""
 
     seed: int = 1
-    steps: int = 4800
-    crop_share: float = 0.12  # of the steps, at the start
-    full_share: float = 0.72  # of the steps, at the end: full frames
+    steps: int = 4200
+    crop_share: float = 770 / 4200  # of the steps, at the start
+    full_share: float = 2550 / 4200  # of the steps, at the end: full frames
+    again_share: float = 2161 / 4200  # of the steps, at the end: the second cycle of the learning rate
+    line_share: float = 1296 / 4200  # of the steps, at the end: its line to nothing
     frame: int = 512  # pixels a side
     crop: int = 256
     scenes: int = 4  # a step, while cropping
@@ -76,11 +77,12 @@ class Plan:
     small: tuple[tuple[int, int], ...] = ((256, 6), (320, 4), (384, 3))  # pixels a side and frames, step after step
     full: int = 2  # frames a step
     rate: float = 2e-3
-    full_rate: float = 0.4  # of the rate, for full frames: with two a step, all of it diverges
-    warm_up: float = 0.03  # of the steps
+    settled: float = 711 / 1100  # of the rate when the full frames begin: where the second cycle begins
+    rate_again: float = 8e-4
+    again_length: float = 1561 / 4200  # of the steps: how long the second cycle's cosine would be
     decay: float = 0.02
     average: float = 0.998
-    validate_every: int = 400
+    validate_every: int = 200
     quick: int = 40  # validation scenes on the way
     thorough: int = VALIDATION_COUNT  # at the end
 
@@ -94,13 +96,30 @@ class Plan:
         """The first step of full frames."""
         return round((1 - self.full_share) * self.steps)
 
+    @property
+    def again(self) -> int:
+        """The first step of the second cycle."""
+        return round((1 - self.again_share) * self.steps)
+
+    @property
+    def line(self) -> int:
+        """The first step of the line to nothing."""
+        return round((1 - self.line_share) * self.steps)
+
     def learning_rate(self, step: int) -> float:
-        """A line up, then half a cosine down to nothing."""
-        rate = self.rate * (self.full_rate if step >= self.whole else 1)
-        progress = (step + 1) / (self.steps + 1)
-        if progress < self.warm_up:
-            return rate * progress / self.warm_up
-        return rate * 0.5 * (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up)))
+        """Two cycles, each a warm-up, a piece of a cosine and a line; the first line begins with the full frames."""
+        if step >= self.line > 0:
+            return self.learning_rate(self.line - 1) * (self.steps - step) / (self.steps - self.line)
+        if step >= self.again > 0:
+            progress = (step - self.again) / (self.again_length * self.steps)
+            return self.rate_again * min(1, progress / 0.03) * 0.5 * (1 + math.cos(math.pi * progress))
+        if step >= self.whole > 0:
+            lost = (1 - self.settled) * (step - self.whole) / (self.again - self.whole)
+            return self.learning_rate(self.whole - 1) * (1 - lost)
+        progress = (step + 1) / (self.whole / 0.75 + 1)
+        if progress < 0.06:
+            return self.rate * progress / 0.06
+        return self.rate * 0.5 * (1 + math.cos(math.pi * (progress - 0.06) / 0.94))
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
@@ -219,7 +238,7 @@ class Trainer:
         self.plan, self.out, self.device = plan, out, device
         self.module = create("rf_lw_mbv2", num_classes=CLASSES).to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.module).requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(self.module.parameters(), plan.rate, weight_decay=plan.decay, fused=True)
+        self.optimiser = torch.optim.AdamW(self.module.parameters(), plan.rate, weight_decay=plan.decay)
         self.step = self.images = 0
         self.seconds = 0.0
         self.rows: list[dict[str, Any]] = []

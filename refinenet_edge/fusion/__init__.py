@@ -2,6 +2,9 @@
 
 Each file is one rewrite: its algebra and when it pays on top, then `pattern`, `check`, `rewrite`. `fuse` runs them in
 place and returns what each did; `parity.prove` holds the result to the traced graph.
+
+All backends get the same rewrites. Leaving one out was measured to cost up to 4 % or to make no difference (0.993 to
+1.038) on OpenVINO and ONNX Runtime (benchmarks/rewrites.py), and kernels or bytes on TensorRT-RTX.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ formed, which saves two passes over a map of c_mid channels for two over one of 
 c_mid to k²·c_out per pixel and input channel. So it is done when k²·c_out <= c_mid and c_out < c_mid: for the 3x3
 classifier on 256 channels up to 28 classes, never for the 1x1 convolutions between the blocks (traffic would be equal).
 Against a concat of S and p (the other exact form), measured in TensorRT-RTX plans: there the pooled map and the sum are
-copied into the concat, which costs more than it saves (rf_lw_mbv2 fp16 at 512x512: 471 MB, 460 without, 445 this way).
+copied into the concat, which costs more than it saves (rf_lw_mbv2 fp16 at 512x512: 471 MB, 460 without, 445 this way;
+634 with the whole chain through one concat). The maps before the last stay in one n-ary sum, a single kernel in the
+plan: each is read by a pool as well, so no convolution can carry it. Splitting the 5x5 pools costs 16 kernels, 178 MB.
 """
 
 from __future__ import annotations

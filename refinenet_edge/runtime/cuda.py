@@ -1,4 +1,4 @@
-"""The few CUDA runtime calls that a session needs: one stream, device memory, copies.
+"""The few CUDA runtime calls that a session needs: one stream, device memory, copies, graphs.
 
 The bindings are `cuda.bindings.runtime` (cuda-bindings 12 and 13) or, in older releases, `cuda.cudart`: the same calls.
 Every one returns a tuple whose first item is the status.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,30 @@ class Cuda:
     def synchronize(self) -> None:
         """Wait for what was queued."""
         self._call("cudaStreamSynchronize", self.stream)
+
+    def capture(self, queue: Callable[[], None]) -> Any:
+        """What `queue` queues on the stream, as a graph for `launch`; nothing runs now. The caller drops the graph."""
+        # thread-local: another thread's session may allocate meanwhile
+        mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", self.stream, mode)
+        try:
+            queue()
+        except BaseException:
+            self._rt.cudaStreamEndCapture(self.stream)  # else the stream takes nothing else any more
+            raise
+        graph = self._call("cudaStreamEndCapture", self.stream)
+        try:
+            return self._call("cudaGraphInstantiate", graph, 0)
+        finally:
+            self._call("cudaGraphDestroy", graph)
+
+    def launch(self, graph: Any) -> None:
+        """Queue everything in `graph`."""
+        self._call("cudaGraphLaunch", graph, self.stream)
+
+    def drop(self, graph: Any) -> None:
+        """Give back what `capture` returned."""
+        self._call("cudaGraphExecDestroy", graph)
 
     def close(self) -> None:
         """Destroy the stream."""

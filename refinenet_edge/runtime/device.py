@@ -1,7 +1,8 @@
 """Frame -> labels without leaving the GPU: upload, frame kernel, engine, head kernel, download, all on one stream.
 
-What crosses the bus is the frame and one byte a pixel; the full-size logits never exist. The frame kernel writes what
-the engine reads, in its layout and type, and the head reads what the engine writes: nothing only moves data.
+From the second frame of a size on, the kernels and the engine are one CUDA graph. What crosses the bus is the frame and
+one byte a pixel; the full-size logits never exist. The frame kernel writes what the engine reads, in its layout and
+type, and the head reads what the engine writes: nothing only moves data.
 
 It has not run on hardware: the tests run it over host memory, with the kernels compiled for the CPU. A NaN among the
 logits is not looked for here; it never wins.
@@ -9,11 +10,18 @@ logits is not looked for here; it never wins.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
+from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.records import Bilinear, Frame, FrameSpec, LabelMap, Size
 from refinenet_edge.runtime.kernels.device import DeviceFrame, DeviceHead
 from refinenet_edge.runtime.trt import TrtSession
+
+logger = logging.getLogger(__name__)
 
 
 def fits_device(spec: FrameSpec) -> bool:
@@ -55,7 +63,8 @@ class _Steps:
         self.size = size
         self._session = session
         self._cuda = session.cuda
-        self._closers = []
+        self._closers: list[Callable[[], None]] = []
+        self._graph: Any = None
         image, logits = session.inputs[0], session.outputs[0]
         channels = image.shape[1] if image.name in session.channel_last else None
         assert channels is None or isinstance(channels, int)
@@ -81,6 +90,7 @@ class _Steps:
             raise
         self._addresses = {image.name: self._frame.address, logits.name: self._logits}
         self._input = {image.name: shapes[image.name]}
+        self._captures = session.capturable()
 
     def _room(self, size: int) -> int:
         address = self._cuda.allocate(size)
@@ -89,15 +99,38 @@ class _Steps:
 
     def run(self, frame: Frame) -> LabelMap:
         labels = np.empty(self.size, np.uint8)
-        self._session.set_shapes(self._input)  # run() on the session may have changed them
+        if self._session.shapes != self._input:  # run() on the session has changed them
+            self._drop()
+            self._session.set_shapes(self._input)
         self._cuda.to_device(self._pixels, frame)
+        if self._graph is not None:
+            self._cuda.launch(self._graph)
+        else:
+            self._queue()
+        self._cuda.to_host(labels, self._head.labels)
+        self._cuda.synchronize()
+        if self._graph is None and self._captures:
+            self._capture()  # only now: TensorRT wants to have run once with these shapes
+        return labels
+
+    def _queue(self) -> None:
         self._frame.prepare(self._pixels)
         self._session.queue(self._addresses)
         self._head.label(self._logits)
-        self._cuda.to_host(labels, self._head.labels)
-        self._cuda.synchronize()
-        return labels
+
+    def _capture(self) -> None:
+        try:
+            self._graph = self._cuda.capture(self._queue)
+        except RefineNetEdgeError as exc:
+            logger.info("no CUDA graph, each step is launched by itself: %s", exc)
+            self._captures = False
+
+    def _drop(self) -> None:
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            self._cuda.drop(graph)
 
     def close(self) -> None:
+        self._drop()
         while self._closers:
             self._closers.pop()()

@@ -5,8 +5,8 @@ before a byte of the plan is parsed.
 
 It has not run on hardware yet: the tests hold its calls to the real TensorRT-RTX bindings and drive it with fakes.
 `run` takes and gives host arrays; device.py queues the engine between the kernels that prepare frames and make labels.
-Not in yet, each its own later step: CUDA graphs, pinned and mapped memory, RTX's kernel cache, pycuda instead of
-cuda-bindings, several optimisation profiles.
+Not in yet, each its own later step: pinned and mapped memory, RTX's kernel cache, pycuda instead of cuda-bindings,
+several optimisation profiles.
 
 A version-compatible plan carries TensorRT's lean runtime as host code, and loading it runs that code: such a bundle
 must come from those you trust, as a program must.
@@ -61,6 +61,7 @@ class TrtSession(CheckedSession):
         self._arrays: dict[str, DeviceArray] = {}
         self._engine: Any = None
         self._context: Any = None
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of the inputs, as last set
         try:
             check_engine(bundle, backend, trt.__version__, self.cuda.capability())
             self._engine = _deserialize(trt, bundle)
@@ -112,6 +113,7 @@ class TrtSession(CheckedSession):
         for name, shape in inputs.items():
             if not self._context.set_input_shape(name, shape):
                 raise InputError(f"the engine does not take {name!r} of shape {shape}: it is outside its range")
+        self.shapes = inputs
         return {spec.name: tuple(self._context.get_tensor_shape(spec.name)) for spec in (*self.inputs, *self.outputs)}
 
     def queue(self, addresses: dict[str, int]) -> None:
@@ -121,6 +123,11 @@ class TrtSession(CheckedSession):
                 raise RefineNetEdgeError(f"{self.name} refused the memory of {name!r}")
         if not self._context.execute_async_v3(self.cuda.stream):
             raise RefineNetEdgeError(f"{self.name} could not run the engine")
+
+    def capturable(self) -> bool:
+        """Whether `queue` may be captured in a CUDA graph; TensorRT-RTX can say no."""
+        asked = getattr(self._context, "is_stream_capturable", None)
+        return asked is None or bool(asked(self.cuda.stream))
 
     def _release(self) -> None:
         self._context = self._engine = None  # in this order: the context uses the engine

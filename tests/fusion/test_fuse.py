@@ -13,6 +13,10 @@ from hypothesis import strategies as st
 
 from refinenet_edge.fusion import REWRITES, fuse, parity
 from refinenet_edge.fusion.rewrite import NEW_WEIGHTS
+from refinenet_edge.records import Bilinear, FrameSpec
+from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.runtime.head import labels_of
+from refinenet_edge.scenes import VALIDATION, scene
 from refinenet_edge.trace import to_bytes
 from tests.conftest import ODD, Traced, assert_close, feeds_of, graph, onnx_model, operators, outputs_of, weights
 
@@ -46,6 +50,16 @@ class TestANetworkOfAnOddSize:
         fuse(model)
         (proof,) = parity.prove(before, parity.logits(before, frames), model, REWRITES, frames)
         assert proof.relative_error < 1e-5
+
+    def test_it_gives_the_same_labels_of_scenes(self, traced: Traced, name: str) -> None:
+        model = traced(name, ODD)
+        frames = {str(i): prepare(scene(VALIDATION, i, ODD)[0], FrameSpec(ODD)) for i in range(3)}
+        before = parity.logits(to_bytes(model), frames)
+        fuse(model)
+        after = parity.logits(to_bytes(model), frames)
+        for frame in frames:
+            labels = [labels_of(logits[frame], ODD, Bilinear(True)) for logits in (before, after)]
+            assert (labels[0] == labels[1]).mean() >= 0.999
 
     def test_nodes_and_weights_are_named_after_the_module_they_come_from(self, traced: Traced, name: str) -> None:
         model = traced(name, ODD)

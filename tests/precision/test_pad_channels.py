@@ -6,12 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from refinenet_edge import precision
-from refinenet_edge.engine import EngineOptions, build_plan
-from refinenet_edge.fusion import fuse, parity
+from refinenet_edge.fusion import parity
 from refinenet_edge.precision import pad_channels, to_fp16
 from refinenet_edge.trace import to_bytes
-from tests.conftest import Traced, graph, weights
+from tests.conftest import graph, weights
 
 IMAGE, LOGITS = "float[1,3,6,8] image", "float[1,5,6,8] logits"
 
@@ -84,15 +82,3 @@ def test_other_graphs_stay_as_they_are(body: str, constants: dict[str, np.ndarra
 def test_float32_graphs_stay_as_they_are() -> None:
     model = graph("a = Conv(image, v) logits = Conv(a, w)", IMAGE, LOGITS, v=weights(8, 3, 1, 1), w=weights(5, 8, 1, 1))
     assert not pad_channels(model)
-
-
-def test_a_plan_of_padded_channels_has_no_kernel_that_moves_its_ends(traced: Traced) -> None:
-    pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
-    model = traced("rf_lw_mbv2", (64, 96))
-    fuse(model)
-    precision.apply(model, "fp16")
-    plain, _ = build_plan(to_bytes(model), "tensorrt-rtx", EngineOptions())
-    assert pad_channels(model)
-    padded, _ = build_plan(to_bytes(model), "tensorrt-rtx", EngineOptions())
-    assert b"SlicConc" in plain or b"Tran" in plain
-    assert len(padded) < len(plain)

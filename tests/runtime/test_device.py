@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import Bilinear, Cubic, FrameSpec, TensorSpec
 from refinenet_edge.runtime.device import DeviceSegmenter, fits_device
@@ -23,6 +24,25 @@ FRAME = np.random.default_rng(4).integers(0, 256, (61, 47, 3), np.uint8)
 
 
 class HostCudaBothWays(HostCuda):
+    def __init__(self) -> None:
+        super().__init__()
+        self.graphs: list[Any] = []
+        self.launches = 0
+        self.refuses = False
+
+    def capture(self, queue: Any) -> Any:
+        if self.refuses:
+            raise RefineNetEdgeError("cudaStreamEndCapture failed: cudaErrorStreamCaptureInvalidated")
+        self.graphs.append(queue)
+        return queue
+
+    def launch(self, graph: Any) -> None:
+        self.launches += 1
+        graph()
+
+    def drop(self, graph: Any) -> None:
+        self.graphs.remove(graph)
+
     def to_host(self, array: np.ndarray, address: int) -> None:
         array[...] = read(address, array.shape, array.dtype)
 
@@ -39,8 +59,13 @@ class HostEngine:
         self.weight = np.random.default_rng(5).standard_normal((padded, channels)).astype(np.float32)
         self.weight[CLASSES:] = 1000  # must not be looked at
         self.runs = 0
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def capturable(self) -> bool:
+        return True
 
     def set_shapes(self, inputs: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        self.shapes = inputs
         batch, channels, height, width = self.shape = inputs["image"]
         assert channels == self.inputs[0].shape[1]
         logits = (batch, len(self.weight), -(-height // 4), -(-width // 4))
@@ -77,9 +102,39 @@ class TestOnTheHost:
             image = prepare(np.ascontiguousarray(frame), spec, dtype, engine.inputs[0].shape[1])
             expected = upsample_argmax(engine.logits(image)[0, :CLASSES], (61, 47), spec.upsample)
             assert np.array_equal(device.labels(frame), expected)
+        assert engine.cuda.launches == 2
         device.close()
         device.close()
         assert not engine.cuda.held
+        assert not engine.cuda.graphs
+
+    def test_a_graph_is_for_one_size_and_for_the_shapes_it_saw(self) -> None:
+        engine: Any = HostEngine("float16", True)
+        device = DeviceSegmenter(engine, FrameSpec(None), CLASSES)
+        first = device.labels(FRAME)
+        device.labels(FRAME[:40])
+        assert len(engine.cuda.graphs) == 1
+        engine.set_shapes({"image": (1, 8, 16, 16)})  # somebody runs the session itself
+        device.labels(FRAME[:40])
+        assert (engine.cuda.launches, len(engine.cuda.graphs)) == (0, 1)
+        device.labels(FRAME[:40])
+        assert engine.cuda.launches == 1
+        assert np.array_equal(device.labels(FRAME), first)
+        device.close()
+
+    @pytest.mark.parametrize("refuses", ["the driver", "the engine"])
+    def test_without_a_graph_each_step_is_launched(self, refuses: str, caplog: pytest.LogCaptureFixture) -> None:
+        engine: Any = HostEngine("float16", True)
+        if refuses == "the engine":
+            engine.capturable = lambda: False
+        engine.cuda.refuses = True
+        device = DeviceSegmenter(engine, FrameSpec((32, 32)), CLASSES)
+        with caplog.at_level("INFO"):
+            frames = [device.labels(FRAME) for _ in range(3)]
+        assert np.array_equal(frames[0], frames[2])
+        assert (engine.runs, engine.cuda.launches) == (3, 0)
+        assert len(caplog.records) == (refuses == "the driver")
+        device.close()
 
     def test_memory_is_kept_for_one_size(self) -> None:
         engine: Any = HostEngine("float16", True)

@@ -39,9 +39,11 @@ class FakeCuda:
     cudaDeviceAttr = enum.Enum(
         "cudaDeviceAttr", {"cudaDevAttrComputeCapabilityMajor": 75, "cudaDevAttrComputeCapabilityMinor": 76}
     )
+    cudaStreamCaptureMode = enum.Enum("cudaStreamCaptureMode", {"cudaStreamCaptureModeThreadLocal": 1})
     cudaStreamNonBlocking = 1
 
     def __init__(self) -> None:
+        self.calls: list[str] = []
         self.memory: dict[int, Any] = {}
         self.streams: set[int] = set()
         self.made = itertools.count(77)
@@ -66,6 +68,34 @@ class FakeCuda:
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[Any]:
         assert stream in self.streams
+        return (self.cudaError_t.cudaSuccess,)
+
+    def cudaStreamBeginCapture(self, stream: int, mode: Any) -> tuple[Any]:
+        assert (stream in self.streams, mode.value) == (True, 1)
+        self.calls.append("begin")
+        return (self.cudaError_t.cudaSuccess,)
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[Any, str]:
+        self.calls.append("end")
+        return self.cudaError_t.cudaSuccess, "graph"
+
+    def cudaGraphInstantiate(self, graph: str, flags: int) -> tuple[Any, str]:
+        assert (graph, flags) == ("graph", 0)
+        return self.cudaError_t.cudaSuccess, "executable"
+
+    def cudaGraphDestroy(self, graph: str) -> tuple[Any]:
+        assert graph == "graph"
+        self.calls.append("destroy graph")
+        return (self.cudaError_t.cudaSuccess,)
+
+    def cudaGraphLaunch(self, graph: str, stream: int) -> tuple[Any]:
+        assert (graph, stream in self.streams) == ("executable", True)
+        self.calls.append("launch")
+        return (self.cudaError_t.cudaSuccess,)
+
+    def cudaGraphExecDestroy(self, graph: str) -> tuple[Any]:
+        assert graph == "executable"
+        self.calls.append("destroy executable")
         return (self.cudaError_t.cudaSuccess,)
 
     def cudaMalloc(self, size: int) -> tuple[Any, int | None]:
@@ -343,6 +373,24 @@ def test_freeing_twice_does_nothing(cuda: FakeCuda) -> None:
     device.close()
 
 
+def test_a_graph_is_captured_launched_and_dropped(cuda: FakeCuda) -> None:
+    device = Cuda()
+    graph = device.capture(lambda: cuda.calls.append("queue"))
+    device.launch(graph)
+    device.launch(graph)
+    device.drop(graph)
+    device.close()
+    assert cuda.calls == ["begin", "queue", "end", "destroy graph", "launch", "launch", "destroy executable"]
+
+
+def test_a_capture_that_fails_leaves_the_stream_usable(cuda: FakeCuda) -> None:
+    device = Cuda()
+    with pytest.raises(ZeroDivisionError):
+        device.capture(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    assert cuda.calls == ["begin", "end"]
+    device.close()
+
+
 class TestTheRealBindings:
     @pytest.fixture
     def rtx(self) -> Any:
@@ -356,11 +404,11 @@ class TestTheRealBindings:
 
     def test_the_cuda_bindings_have_every_call_of_the_fake(self) -> None:
         runtime = pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
-        own = {"memory", "streams", "made", "full"}
+        own = {"memory", "streams", "made", "full", "calls"}
         assert not [
             name for name in dir(FakeCuda()) if name[0] != "_" and name not in own and not hasattr(runtime, name)
         ]
-        for kind in ("cudaError_t", "cudaMemcpyKind", "cudaDeviceAttr"):
+        for kind in ("cudaError_t", "cudaMemcpyKind", "cudaDeviceAttr", "cudaStreamCaptureMode"):
             for member in getattr(FakeCuda, kind):
                 assert getattr(getattr(runtime, kind), member.name).value == member.value
 

@@ -1,0 +1,60 @@
+"""What the builder makes of the rewritten networks: the kernels in TensorRT-RTX's plans.
+
+The program text inside a plan is undocumented; where a release no longer has it, these tests skip.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from refinenet_edge import precision
+from refinenet_edge.engine import EngineOptions, build_plan
+from refinenet_edge.fusion import fuse
+from refinenet_edge.trace import to_bytes
+from tests.conftest import Traced
+
+SIZE = (64, 96)
+
+
+def kernels(plan: bytes) -> list[list[str]]:
+    """The ONNX nodes of each kernel of a plan's main program."""
+    program = re.split(r"\n\s*label bb\d+:", plan.decode("latin1"))
+    if len(program) < 2:
+        pytest.skip("this TensorRT-RTX keeps no program text in its plans")
+    statements = re.findall(r"(?s)\n\s*([a-z_]+)=\{ (name=.*?)\}(?=\n)", program[1])
+    found = []
+    for kind, body in statements:
+        if kind not in ("signal", "wait", "tensor", "region"):
+            layers = re.search(r'(?s)layers="(.*?)"', body)
+            found.append(re.sub(r"\[ONNX Layer: |\]|\n", " ", layers[1]).split() if layers else [])
+    return found
+
+
+@pytest.mark.parametrize("name", ["rf_lw_mbv2", "rf_lw50", "rf50"])
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+def test_no_sum_of_a_multi_resolution_fusion_has_a_kernel_of_its_own(traced: Traced, name: str, kind: str) -> None:
+    pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    model = traced(name, SIZE)
+    fuse(model)
+    precision.apply(model, kind)
+    plan, _ = build_plan(to_bytes(model), "tensorrt-rtx", EngineOptions())
+    sums = [nodes for nodes in kernels(plan) if any(re.search(r"mrf/Add", node) for node in nodes)]
+    assert sums
+    assert [nodes for nodes in sums if not any("Conv" in node for node in nodes)] == []
+
+
+def test_the_ends_of_a_padded_plan_are_convolutions(traced: Traced) -> None:
+    pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    model = traced("rf_lw_mbv2", SIZE)
+    fuse(model)
+    precision.apply(model, "fp16")
+
+    def ends() -> list[bool]:
+        found = kernels(build_plan(to_bytes(model), "tensorrt-rtx", EngineOptions())[0])
+        return [any("Conv" in node for node in found[end]) for end in (0, -1)]
+
+    assert ends() != [True, True]
+    assert precision.pad_channels(model)
+    assert ends() == [True, True]
