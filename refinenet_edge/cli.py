@@ -193,6 +193,53 @@ def plan(
     out.print(_manifest(manifest, str(bundle)))
 
 
+@main.command("calibrate")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--frames", "source", required=True, metavar="DIR|VIDEO|scenes[:SEED:COUNT]", help="What to look at.")
+@click.option("--out", "-o", "path", type=click.Path(path_type=Path), required=True, help="calib/NAME.ranges.json")
+@click.option("--method", help="minmax, percentile:99.99, entropy or mse. [entropy]")
+@click.option("--method-for", "special", multiple=True, metavar="GLOB=METHOD", help="For some tensors. Repeatable.")
+@click.option("--trt-cache", "cache", type=click.Path(path_type=Path), help="TensorRT's calibration cache, too.")
+def calibrate(
+    bundle: Path, source: str, path: Path, method: str | None, special: tuple[str, ...], cache: Path | None
+) -> None:
+    """Observe the activations of a fp32 BUNDLE on frames: the ranges that INT8 needs.
+
+    A run that was stopped goes on where it was when it is started again.
+    """
+    from refinenet_edge.bundle import MODEL, open_bundle
+
+    with _heavy("export"):
+        from refinenet_edge import calibration
+        from refinenet_edge.trace import read_onnx
+
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
+    if manifest.precision != "fp32":
+        raise InputError(
+            f"{bundle} is {manifest.precision}: ranges are measured on a fp32 bundle of the same network, which "
+            "refinenet-edge build makes with --precision fp32"
+        )
+    overrides = dict(item.rpartition("=")[::2] for item in special)
+    with _bar() as bar:
+        task = bar.add_task("observe", total=None)
+        ranges = calibration.calibrate(
+            read_onnx(opened.path_of(MODEL), None),
+            manifest.frame,
+            calibration.open_frames(source),
+            calibration.parse_method(method) if method else calibration.DEFAULT,
+            {glob: calibration.parse_method(text) for glob, text in overrides.items()},
+            path.with_name(f".{path.name}.partial.npz"),
+            lambda done, frames: bar.update(task, completed=done, total=frames),
+        )
+    calibration.write_ranges(path, ranges)
+    if cache is not None:
+        calibration.write_cache(cache, ranges)
+    for warning in ranges.warnings:
+        err.print(f"[yellow]warning:[/] {_plain(warning)}", soft_wrap=True)
+    out.print(f"{len(ranges.tensors)} tensors over {ranges.count} frames, by {ranges.key.method}: {_plain(path)}")
+
+
 @main.command("run")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("images")

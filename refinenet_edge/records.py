@@ -5,6 +5,7 @@ Labels      class names and palette
 TensorSpec  name, dtype and shape of a network input or output
 Profile     the range of frame sizes an engine accepts
 EngineInfo  what built the plan, for which device, and what it reported
+Ranges      what calibration saw of every tensor that may be quantised
 Parity      how far one graph's logits are from another's on one frame
 Manifest    all of it, beside the engine in a bundle
 Mask        the result: a label map at the frame's size
@@ -138,6 +139,50 @@ class EngineInfo:
     activation_bytes: int | None = None
     weight_bytes: int | None = None
     build_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Range:
+    """One tensor over all calibration frames: symmetric INT8 covers [-amax, amax], values from `low` to `high` came."""
+
+    amax: float
+    low: float
+    high: float
+    method: str  # how amax was chosen: "entropy", "percentile 99.99" ...
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.amax, self.low, self.high))) or self.amax < 0 or self.low > self.high:
+            raise BundleError(f"range {self.low}..{self.high} with amax {self.amax} is not a range of finite numbers")
+
+
+@dataclass(frozen=True)
+class RangesKey:
+    """What the ranges hold for: sha256 of the fused graph without its weights, of the weights, of the FrameSpec, and of
+    the frames in order; and the method asked for.
+    """
+
+    graph: str
+    weights: str
+    frame: str
+    frames: str
+    method: str
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What calibration saw: tensor name -> range. `source` is where the `count` frames came from."""
+
+    key: RangesKey
+    source: str
+    count: int
+    tensors: Mapping[str, Range]
+    toolkit: str
+    warnings: tuple[str, ...] = ()
+    schema: int = 1
+
+    def __post_init__(self) -> None:
+        if self.schema != 1:
+            raise BundleError(f"ranges schema {self.schema}, this toolkit reads 1: calibrate again")
 
 
 @dataclass(frozen=True)

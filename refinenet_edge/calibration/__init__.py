@@ -1,0 +1,20 @@
+"""Stage 4: a fused float32 graph and calibration frames become ranges, once, for every INT8 target.
+
+frames.py open -> observe.py run -> histogram.py count -> methods.py choose amax -> ranges.py write, read
+"""
+
+from refinenet_edge.calibration.calibrate import DEFAULT, calibrate, require
+from refinenet_edge.calibration.frames import open_frames
+from refinenet_edge.calibration.methods import parse_method
+from refinenet_edge.calibration.ranges import read_ranges, write_cache, write_ranges
+
+__all__ = [
+    "DEFAULT",
+    "calibrate",
+    "open_frames",
+    "parse_method",
+    "read_ranges",
+    "require",
+    "write_cache",
+    "write_ranges",
+]

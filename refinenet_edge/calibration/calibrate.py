@@ -1,0 +1,206 @@
+"""Stage 4: a fused float32 graph and calibration frames become ranges.
+
+What is known after each frame is kept beside the result (`.NAME.partial.npz`), so a run that was stopped goes on with
+the frame it was at, and ends in the same bits. The key says what the ranges hold for: graph, weights, preprocessing,
+frames and methods. `require` refuses them for anything else.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import io
+import json
+import logging
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from refinenet_edge import __version__
+from refinenet_edge.calibration.frames import Frames
+from refinenet_edge.calibration.histogram import Histogram
+from refinenet_edge.calibration.methods import Entropy, Method
+from refinenet_edge.calibration.observe import observable, observer_of
+from refinenet_edge.errors import CalibrationError
+from refinenet_edge.files import write_atomically
+from refinenet_edge.records import Frame, FrameSpec, Range, Ranges, RangesKey, to_json
+from refinenet_edge.runtime.frame import prepare
+
+logger = logging.getLogger(__name__)
+
+DEFAULT: Method = Entropy()
+SAVE_SECONDS = 30.0
+FEW = 16  # frames
+BLANK = 2.0  # standard deviation of a frame's bytes, below which it shows nothing
+NOISE = 0.2  # correlation of neighbouring pixels, below which a frame is noise
+
+Progress = Callable[[int, int], None]  # frames done, frames
+
+
+def calibrate(
+    model: ir.Model,
+    spec: FrameSpec,
+    frames: Frames,
+    method: Method = DEFAULT,
+    overrides: Mapping[str, Method] | None = None,
+    state: Path | None = None,
+    progress: Progress | None = None,
+) -> Ranges:
+    """The ranges of every observable tensor of the fused float32 `model`.
+
+    `overrides`: glob of tensor names -> method, the first that matches. `state`: where an interrupted run is kept.
+    Raises `CalibrationError` for activations that are not finite, `InputError` for frames that cannot be read.
+    """
+    overrides = overrides or {}
+    key = key_of(model, spec, frames, method, overrides)
+    tensors = observable(model)
+    done, histograms = _resume(state, key, tensors)
+    observer = observer_of(model)
+    warnings: list[str] = []
+    saved = time.monotonic()
+    try:
+        for index in range(done, len(frames)):
+            if progress:
+                progress(index, len(frames))
+            counted = observer.count(prepare(frames.read(index), spec), frames.names[index])
+            # replaced as a whole: an interrupt leaves count and histograms in agreement
+            done, histograms = index + 1, {name: histograms[name] + counted[name] for name in tensors}
+            if state and time.monotonic() - saved > SAVE_SECONDS:
+                _save(state, key, done, histograms)
+                saved = time.monotonic()
+    except BaseException:
+        if state and done:
+            _save(state, key, done, histograms)
+        raise
+    if progress:
+        progress(len(frames), len(frames))
+    warnings += _looked_at(frames)
+    warnings += [f"{name} was always zero" for name in tensors if histograms[name].amax == 0]
+    for warning in warnings:
+        logger.warning("calibration: %s", warning)
+    chosen = {name: _method(name, method, overrides) for name in tensors}
+    ranges = {
+        name: Range(_short(chosen[name].amax(h)), _short(h.low), _short(h.high), str(chosen[name]))
+        for name, h in histograms.items()
+    }
+    if state:
+        state.unlink(missing_ok=True)
+    return Ranges(key, frames.source, len(frames), ranges, __version__, tuple(warnings))
+
+
+def key_of(
+    model: ir.Model, spec: FrameSpec, frames: Frames, method: Method, overrides: Mapping[str, Method]
+) -> RangesKey:
+    """What ranges of these hold for. Reads every frame."""
+    methods = ", ".join([str(method), *(f"{glob}={special}" for glob, special in overrides.items())])
+    return RangesKey(*graph_digests(model, spec), _digest(*frames.digests()), methods)
+
+
+def graph_digests(model: ir.Model, spec: FrameSpec) -> tuple[str, str, str]:
+    """sha256 of the graph without its weights, of the weights, and of the preprocessing."""
+    proto = ir.to_proto(model)
+    weights = [_digest(tensor.name, tensor.SerializeToString(deterministic=True)) for tensor in proto.graph.initializer]
+    shapes = [f"{tensor.name} {tensor.data_type} {list(tensor.dims)}" for tensor in proto.graph.initializer]
+    del proto.graph.initializer[:]
+    del proto.graph.value_info[:]
+    graph = _digest(proto.graph.SerializeToString(deterministic=True), *shapes)
+    return graph, _digest(*weights), _digest(to_json(spec))
+
+
+def require(ranges: Ranges, model: ir.Model, spec: FrameSpec) -> None:
+    """Raise `CalibrationError` unless `ranges` were measured on this graph, these weights and this preprocessing."""
+    found = graph_digests(model, spec)
+    names = ("graph", "weights", "preprocessing")
+    held = (ranges.key.graph, ranges.key.weights, ranges.key.frame)
+    if other := [name for name, a, b in zip(names, held, found, strict=True) if a != b]:
+        raise CalibrationError(
+            f"these ranges are of another network (not the same: {', '.join(other)}); calibrate again: "
+            f"refinenet-edge calibrate BUNDLE --frames {ranges.source} --out FILE"
+        )
+
+
+def _digest(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()
+
+
+def _method(name: str, method: Method, overrides: Mapping[str, Method]) -> Method:
+    return next((special for glob, special in overrides.items() if fnmatch.fnmatchcase(name, glob)), method)
+
+
+def _short(value: float) -> float:
+    """Six digits: more than INT8 can tell apart, and a file that people can review."""
+    return float(f"{value:.6g}")
+
+
+def _looked_at(frames: Frames) -> list[str]:
+    """What is wrong with the frames, in words."""
+    said = [f"{len(frames)} frames are few: {FEW} and more are meant"] if len(frames) < FEW else []
+    seen: dict[str, str] = {}
+    for name, digest in zip(frames.names, frames.digests(), strict=True):
+        if digest in seen:
+            said.append(f"{name} is the same picture as {seen[digest]}")
+        seen.setdefault(digest, name)
+    for index, name in enumerate(frames.names):
+        frame = frames.read(index)
+        if frame.std() < BLANK:
+            said.append(f"{name} is blank")
+        elif _correlation(frame) < NOISE:
+            said.append(f"{name} looks like noise, not like a picture")
+    return said
+
+
+def _correlation(frame: Frame) -> float:
+    """Of neighbours in a row."""
+    grey = frame.mean(axis=2)
+    left, right = grey[:, :-1].ravel(), grey[:, 1:].ravel()
+    return float(np.corrcoef(left, right)[0, 1]) if left.size > 1 and left.std() and right.std() else 1.0
+
+
+def _save(state: Path, key: RangesKey, done: int, histograms: Mapping[str, Histogram]) -> None:
+    held = list(histograms.values())
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        key=np.array(to_json(key)),
+        done=np.array(done),
+        names=np.array(list(histograms)),
+        counts=np.stack([h.counts for h in held]),
+        exponents=np.array([_NONE if h.exponent is None else h.exponent for h in held]),
+        zeros=np.array([h.zeros for h in held]),
+        low=np.array([h.low for h in held]),
+        high=np.array([h.high for h in held]),
+    )
+    write_atomically(state, file.getvalue(), CalibrationError)
+
+
+_NONE = -(1 << 15)  # no exponent
+
+
+def _resume(state: Path | None, key: RangesKey, tensors: Sequence[str]) -> tuple[int, dict[str, Histogram]]:
+    """Frames done and their histograms; none of them when there is nothing of this key."""
+    fresh = {name: Histogram() for name in tensors}
+    if state is None or not state.exists():
+        return 0, fresh
+    try:
+        with np.load(state, allow_pickle=False) as held:
+            if str(held["key"]) != to_json(key) or held["names"].tolist() != list(tensors):
+                logger.warning("%s is of another calibration: starting at the first frame", state)
+                return 0, fresh
+            rows = zip(*(held[name] for name in ("counts", "exponents", "zeros", "low", "high")), strict=True)
+            histograms = [
+                Histogram(counts, None if exponent == _NONE else int(exponent), int(zeros), float(low), float(high))
+                for counts, exponent, zeros, low, high in rows
+            ]
+            logger.info("going on after frame %d", int(held["done"]))
+            return int(held["done"]), dict(zip(tensors, histograms, strict=True))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, json.JSONDecodeError) as exc:
+        logger.warning("%s cannot be read (%s): starting at the first frame", state, exc)
+        return 0, fresh

@@ -1,0 +1,79 @@
+"""Calibration frames: a folder of images, procedural scenes or a video, read one at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from refinenet_edge.errors import InputError
+from refinenet_edge.images import list_images, read_image
+from refinenet_edge.records import Frame
+from refinenet_edge.scenes import scene
+
+COUNT = 64  # of scenes, and of frames taken from a video
+SEED = 2  # of scenes: neither the training's stream nor the validation's
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A sequence of frames (HxWx3 BGR uint8); `read(i)` raises `InputError` naming what cannot be read."""
+
+    source: str
+    names: tuple[str, ...]
+    read: Callable[[int], Frame]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def digests(self) -> list[str]:
+        """sha256 of each frame's size and pixels: reads them all."""
+        frames = map(self.read, range(len(self)))
+        return [hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest() for frame in frames]
+
+
+def open_frames(source: str) -> Frames:
+    """The frames of `source`: scenes, scenes:SEED:COUNT, a folder, an image or a video file. Raises `InputError`."""
+    head, *numbers = source.split(":")
+    if head == "scenes":
+        return _scenes(source, numbers)
+    path = Path(source)
+    if path.suffix.lower() in VIDEOS:
+        return _video(path)
+    images = list_images(path)
+    return Frames(source, tuple(image.name for image in images), lambda i: read_image(images[i]))
+
+
+def _scenes(source: str, numbers: list[str]) -> Frames:
+    if len(numbers) > 2 or not all(number.isdigit() for number in numbers):
+        raise InputError(f"{source!r}: scenes:SEED:COUNT is meant, such as scenes:{SEED}:{COUNT}")
+    given = [int(number) for number in numbers]
+    seed, count = (*given, *(SEED, COUNT)[len(given) :])
+    if not 1 <= count <= 100_000:
+        raise InputError(f"{source!r}: 1 to 100000 scenes are meant")
+    return Frames(f"scenes:{seed}:{count}", tuple(f"scene {i}" for i in range(count)), lambda i: scene(seed, i)[0])
+
+
+def _video(path: Path) -> Frames:
+    """`COUNT` frames, evenly spread."""
+    if not path.is_file():
+        raise InputError(f"there is no video {path}")
+    video = cv2.VideoCapture(str(path))
+    total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    if not video.isOpened() or total < 1:
+        raise InputError(f"video {path} cannot be read: give one that OpenCV plays, or a folder of its frames")
+    places = np.unique(np.linspace(0, total - 1, min(COUNT, total)).round().astype(int)).tolist()
+
+    def read(index: int) -> Frame:
+        video.set(cv2.CAP_PROP_POS_FRAMES, places[index])
+        found, frame = video.read()
+        if not found:
+            raise InputError(f"frame {places[index]} of video {path} cannot be read")
+        return np.asarray(frame, np.uint8)
+
+    return Frames(str(path), tuple(f"frame {place}" for place in places), read)

@@ -1,0 +1,139 @@
+"""Histogram -> amax: the magnitude at which symmetric INT8 saturates, scale = amax / 127.
+
+MinMax       the largest magnitude seen
+Percentile   what a share of all values stays below
+Entropy      least information lost (Kullback-Leibler), TensorRT's classic choice
+Mse          least expected squared error of rounding and saturating
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from refinenet_edge.calibration.histogram import BINS, Histogram
+from refinenet_edge.errors import InputError
+
+LEVELS = 127  # of a magnitude: |q| is 0 to 127
+STRIDE = 8  # bins between the thresholds that are tried
+
+
+@dataclass(frozen=True)
+class MinMax:
+    """The largest magnitude seen: nothing saturates, an outlier costs everything else resolution."""
+
+    def __str__(self) -> str:
+        return "minmax"
+
+    def amax(self, histogram: Histogram) -> float:
+        return histogram.amax
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """The end of the bin below which `percent` of all values lie, zeros included; at most the largest seen."""
+
+    percent: float = 99.99
+
+    def __post_init__(self) -> None:
+        if not 0 < self.percent <= 100:
+            raise InputError(f"percentile {self.percent} is outside 0 to 100")
+
+    def __str__(self) -> str:
+        return f"percentile:{self.percent:g}"
+
+    def amax(self, histogram: Histogram) -> float:
+        below = histogram.zeros + np.cumsum(histogram.counts)
+        if not below[-1]:
+            return 0.0
+        reached = int(np.searchsorted(below, below[-1] * (self.percent / 100) * (1 - 1e-12)))
+        return min((reached + 1) * histogram.width, histogram.amax)
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """The threshold whose 128 levels tell most about the values (S. Migacz, 8-bit Inference with TensorRT, 2017).
+
+    For each number of bins i from 128 up, every eighth: P is the first i bins, all beyond added to the last of them; Q
+    spreads the same bins, without what is beyond, over 128 levels, each level evenly over its bins that are not empty.
+    The i with the least KL(P || Q) wins, the larger of equals. Exact zeros take no part: every threshold keeps them.
+    """
+
+    def __str__(self) -> str:
+        return "entropy"
+
+    def amax(self, histogram: Histogram) -> float:
+        best, kept = math.inf, histogram.amax
+        for bins, inside, beyond in _thresholds(histogram):
+            reference = inside.astype(np.float64)
+            reference[-1] += beyond
+            level = np.arange(bins) * (LEVELS + 1) // bins
+            sums = np.bincount(level, inside, LEVELS + 1)
+            occupied = np.bincount(level, inside > 0, LEVELS + 1)
+            spread = np.where(inside > 0, (sums / np.maximum(occupied, 1))[level], 0.0)
+            loss = _divergence(reference, spread)
+            if loss <= best:
+                best, kept = loss, min(bins * histogram.width, histogram.amax)
+        return kept
+
+
+@dataclass(frozen=True)
+class Mse:
+    """The threshold with the least sum of (x - Q(x))² over the middles of the bins; Q rounds and saturates."""
+
+    def __str__(self) -> str:
+        return "mse"
+
+    def amax(self, histogram: Histogram) -> float:
+        middles = (np.arange(BINS) + 0.5) * histogram.width
+        best, kept = math.inf, histogram.amax
+        for bins, _, _ in _thresholds(histogram):
+            limit = min(bins * histogram.width, histogram.amax)
+            step = limit / LEVELS
+            error = middles - np.minimum(np.rint(middles / step), LEVELS) * step
+            loss = float(histogram.counts @ (error * error))
+            if loss <= best:
+                best, kept = loss, limit
+        return kept
+
+
+Method = MinMax | Percentile | Entropy | Mse
+
+
+def parse_method(text: str) -> Method:
+    """The method of "minmax", "percentile:99.99", "entropy" or "mse". Raises `InputError`."""
+    name, _, value = text.partition(":")
+    try:
+        if name == "percentile":
+            return Percentile(float(value)) if value else Percentile()
+        if not value:
+            plain: dict[str, Method] = {"minmax": MinMax(), "entropy": Entropy(), "mse": Mse()}
+            return plain[name]
+    except (KeyError, ValueError):
+        pass
+    raise InputError(f"no method {text!r}; there are minmax, percentile:99.99, entropy and mse")
+
+
+def _thresholds(histogram: Histogram) -> Iterator[tuple[int, npt.NDArray[np.int64], int]]:
+    """Each number of bins to try, those bins, and how many values lie beyond."""
+    occupied = np.flatnonzero(histogram.counts)
+    if not occupied.size:
+        return
+    last = int(occupied[-1]) + 1
+    total = int(histogram.counts.sum())
+    for bins in sorted({*range(LEVELS + 1, last, STRIDE), max(last, LEVELS + 1)}):
+        inside = histogram.counts[:bins]
+        yield bins, inside, total - int(inside.sum())
+
+
+def _divergence(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> float:
+    """KL(p || q) of two histograms; infinite where q has nothing of what p has."""
+    seen = p > 0
+    if not q[seen].all():
+        return math.inf
+    p, q = p[seen] / p.sum(), q[seen] / q.sum()
+    return float((p * np.log(p / q)).sum())

@@ -1,0 +1,106 @@
+"""Run the fused float32 graph over frames and count every activation that may be quantised.
+
+ONNX Runtime runs it, on CUDA where it has that, on frames prepared as the engine's are. Memory is bounded: the
+activations become graph outputs, group by group so that a group of one frame stays near `GROUP_BYTES`, and only their
+histograms are kept. A frame counts when all of its groups are through, so an interrupt at any moment loses that frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from refinenet_edge.calibration.histogram import Histogram
+from refinenet_edge.errors import CalibrationError, GraphError
+from refinenet_edge.trace import first_line, to_bytes
+
+OPERATORS = frozenset(
+    ["Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "Resize", "Concat", "Relu", "Clip"]
+)  # whose inputs a placement may quantise
+GROUP_BYTES = 1 << 30  # of one frame's activations at a time
+UNKNOWN = 64 << 20  # bytes that a tensor of free size is taken for
+
+Activation = npt.NDArray[np.float32]
+
+
+def observable(model: ir.Model) -> tuple[str, ...]:
+    """The float32 activations that an operator of `OPERATORS` takes, and the outputs, in the order of the graph."""
+    wanted = {value for node in model.graph if node.op_type in OPERATORS for value in node.inputs if value is not None}
+    wanted |= set(model.graph.outputs)
+    made = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    return tuple(str(value.name) for value in made if value in wanted and value.dtype == ir.DataType.FLOAT)
+
+
+@dataclass(frozen=True)
+class Observer:
+    """`model` with its `observable` activations as outputs; `count` is one frame's histograms."""
+
+    input: str
+    groups: tuple[ort.InferenceSession, ...]
+
+    def count(self, image: Activation, name: str) -> dict[str, Histogram]:
+        """Tensor -> histogram of one prepared frame (1x3xhxw). Raises `CalibrationError` for NaN or infinity."""
+        found = {}
+        for tensor, values in self._activations(image):
+            found[tensor] = Histogram()
+            found[tensor].add(values)
+            if found[tensor].not_finite:
+                raise CalibrationError(
+                    f"{tensor} holds {found[tensor].not_finite} NaN or infinite values on {name}: these weights cannot "
+                    "be quantised; check the checkpoint with refinenet-edge run"
+                )
+        return found
+
+    def _activations(self, image: Activation) -> Iterator[tuple[str, Activation]]:
+        yield self.input, image
+        for session in self.groups:
+            names = [output.name for output in session.get_outputs()]
+            try:
+                values = session.run(names, {self.input: image})
+            except Exception as exc:  # ONNX Runtime's own classes are private
+                raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
+            yield from zip(names, values, strict=True)
+
+
+def observer_of(model: ir.Model) -> Observer:
+    """The observer of a fused float32 graph. Raises `GraphError`."""
+    sizes = {str(value.name): _bytes(value) for node in model.graph for value in node.outputs}
+    source = str(model.graph.inputs[0].name)
+    groups: list[list[str]] = [[]]
+    room = GROUP_BYTES
+    for name in observable(model):
+        if name == source:
+            continue
+        if groups[-1] and sizes[name] > room:
+            groups.append([])
+            room = GROUP_BYTES
+        groups[-1].append(name)
+        room -= sizes[name]
+    data = to_bytes(model)
+    return Observer(source, tuple(_session(data, group) for group in groups))
+
+
+def _session(data: bytes, outputs: list[str]) -> ort.InferenceSession:
+    proto = onnx.load_model_from_string(data)
+    del proto.graph.output[:]
+    kind = onnx.TensorProto.FLOAT
+    proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in outputs)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
+    try:
+        return ort.InferenceSession(proto.SerializeToString(), options, providers=providers)
+    except Exception as exc:  # ONNX Runtime's own classes are private
+        raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
+
+
+def _bytes(value: ir.Value) -> int:
+    sides = [side for side in value.shape or () if isinstance(side, int)]
+    return 4 * math.prod(sides) if value.shape and len(sides) == len(value.shape) else UNKNOWN

@@ -1,0 +1,258 @@
+"""Frames through a small network: ranges, what is refused, and interrupts that lose nothing."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner
+
+from refinenet_edge.build import build
+from refinenet_edge.calibration import calibrate, observe, open_frames, read_ranges, require, write_cache, write_ranges
+from refinenet_edge.calibration.calibrate import key_of
+from refinenet_edge.calibration.frames import Frames
+from refinenet_edge.calibration.methods import Entropy, MinMax, Percentile
+from refinenet_edge.cli import main
+from refinenet_edge.errors import CalibrationError, InputError
+from refinenet_edge.images import write_png
+from refinenet_edge.recipe import Recipe
+from refinenet_edge.records import Frame, FrameSpec, Ranges
+from refinenet_edge.scenes import scene
+from tests.conftest import SIZE, graph, weights
+
+SPEC = FrameSpec((24, 32))
+
+
+def network(scale: float = 1.0) -> ir.Model:
+    return graph(
+        "a = Conv(image, v) r = Relu(a) p = MaxPool<kernel_shape = [2,2]>(r) logits = Conv(p, w)",
+        "float[1,3,24,32] image",
+        "float[1,5,23,31] logits",
+        v=weights(8, 3, 1, 1) * np.float32(scale),
+        w=weights(5, 8, 1, 1),
+    )
+
+
+def frames_of(*pictures: Frame) -> Frames:
+    return Frames("pictures", tuple(f"picture {i}" for i in range(len(pictures))), lambda i: pictures[i])
+
+
+def scenes(count: int) -> Frames:
+    return frames_of(*(scene(2, i, (24, 32))[0] for i in range(count)))
+
+
+def test_the_ranges_are_those_of_the_activations() -> None:
+    frames = scenes(3)
+    ranges = calibrate(network(), SPEC, frames, MinMax(), {"p": Percentile(50)})
+    assert list(ranges.tensors) == ["image", "a", "r", "p", "logits"]
+    images = np.concatenate([observe_input(frames.read(i)) for i in range(3)])
+    a = np.einsum("oc,bchw->bohw", weights(8, 3, 1, 1)[:, :, 0, 0], images)
+    assert ranges.tensors["image"].amax == pytest.approx(np.abs(images).max(), rel=1e-5)
+    assert (ranges.tensors["a"].low, ranges.tensors["a"].high) == pytest.approx((a.min(), a.max()), rel=1e-5)
+    assert (ranges.tensors["r"].low, ranges.tensors["r"].amax) == pytest.approx((0, a.max()), rel=1e-5)
+    assert ranges.tensors["p"].amax < ranges.tensors["r"].amax
+    assert (ranges.tensors["p"].method, ranges.tensors["a"].method) == ("percentile:50", "minmax")
+    assert (ranges.count, ranges.source, ranges.key.method) == (3, "pictures", "minmax, p=percentile:50")
+
+
+def observe_input(frame: Frame) -> np.ndarray:
+    normalised = (frame[..., ::-1] / 255 - SPEC.mean) / SPEC.std
+    return normalised.transpose(2, 0, 1)[None]
+
+
+def test_groups_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = calibrate(network(), SPEC, scenes(2))
+    monkeypatch.setattr(observe, "GROUP_BYTES", 1)
+    assert len(observe.observer_of(network()).groups) == 4
+    assert calibrate(network(), SPEC, scenes(2)) == whole
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_an_interrupt_loses_nothing_but_its_frame(tmp_path: Path, at: int) -> None:
+    frames, state = scenes(4), tmp_path / ".x.partial.npz"
+    whole = calibrate(network(), SPEC, frames)
+    read: list[int] = []
+
+    def interrupted(done: int, _: int) -> None:
+        if done == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(network(), SPEC, frames, state=state, progress=interrupted)
+    assert state.exists() == (at > 0)
+    assert calibrate(network(), SPEC, frames, state=state, progress=lambda done, _: read.append(done)) == whole
+    assert read[0] == at
+    assert not state.exists()
+
+
+def test_a_state_of_other_frames_or_damaged_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = tmp_path / ".x.partial.npz"
+
+    def interrupted(done: int, _: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(network(), SPEC, scenes(2), state=state, progress=interrupted)
+    whole = calibrate(network(), SPEC, scenes(3))
+    assert calibrate(network(), SPEC, scenes(3), state=state) == whole
+    assert "of another calibration" in caplog.text
+    state.write_bytes(b"damaged")
+    assert calibrate(network(), SPEC, scenes(3), state=state) == whole
+    assert "cannot be read" in caplog.text
+
+
+def test_what_is_wrong_with_the_frames_is_said() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    picture = scene(2, 0, (64, 64))[0]
+    ranges = calibrate(network(), SPEC, frames_of(noise, np.full((9, 9, 3), 7, np.uint8), picture, picture))
+    assert ranges.warnings == (
+        "4 frames are few: 16 and more are meant",
+        "picture 3 is the same picture as picture 2",
+        "picture 0 looks like noise, not like a picture",
+        "picture 1 is blank",
+    )
+
+
+def test_a_tensor_that_is_always_zero_is_said() -> None:
+    assert "r was always zero" in calibrate(network(0.0), SPEC, scenes(1)).warnings
+
+
+def test_activations_that_are_not_finite_name_tensor_and_frame() -> None:
+    with pytest.raises(CalibrationError, match=r"^a holds \d+ NaN or infinite values on picture 0: .*checkpoint"):
+        calibrate(network(float("inf")), SPEC, scenes(1))
+
+
+class TestTheKey:
+    def key(self, **other: object) -> object:
+        arguments = {"model": network(), "spec": SPEC, "frames": scenes(2), "method": Entropy(), "overrides": {}}
+        return key_of(**{**arguments, **other})  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("field", "other"),
+        [
+            ("weights", {"model": network(2.0)}),
+            ("frame", {"spec": replace(SPEC, mean=(0, 0, 0))}),
+            ("frames", {"frames": scenes(3)}),
+            ("method", {"overrides": {"a*": MinMax()}}),
+        ],
+    )
+    def test_each_part_changes_its_own_field(self, field: str, other: dict[str, object]) -> None:
+        one, two = self.key(), self.key(**other)
+        assert [name for name in vars(one) if getattr(one, name) != getattr(two, name)] == [field]
+
+    def test_ranges_of_another_network_are_refused(self) -> None:
+        ranges = calibrate(network(), SPEC, scenes(1))
+        require(ranges, network(), SPEC)
+        with pytest.raises(CalibrationError, match=r"not the same: weights\); .*refinenet-edge calibrate"):
+            require(ranges, network(2.0), SPEC)
+        with pytest.raises(CalibrationError, match="not the same: preprocessing"):
+            require(ranges, network(), replace(SPEC, std=(1, 1, 1)))
+
+
+class TestFiles:
+    def test_ranges_are_read_back(self, tmp_path: Path) -> None:
+        ranges, path = calibrate(network(), SPEC, scenes(2)), tmp_path / "x.ranges.json"
+        write_ranges(path, ranges)
+        assert read_ranges(path) == ranges
+        lines = path.read_text().splitlines()
+        assert sum('"amax"' in line for line in lines) == len(ranges.tensors)
+        assert isinstance(json.loads(path.read_text()), dict)
+
+    @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema": 2}'])
+    def test_what_holds_no_ranges(self, tmp_path: Path, text: str) -> None:
+        path = tmp_path / "x.json"
+        path.write_text(text)
+        with pytest.raises(CalibrationError, match=r"x\.json cannot be used: .*refinenet-edge calibrate"):
+            read_ranges(path)
+
+    def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(CalibrationError, match="cannot be used"):
+            read_ranges(tmp_path / "none.json")
+
+    def test_the_cache_of_tensorrt(self, tmp_path: Path) -> None:
+        ranges: Ranges = calibrate(network(), SPEC, scenes(1), MinMax())
+        # NVIDIA's own example: the scale 0.00787... of amax 1 is 3c010204
+        one = replace(ranges, tensors={"images": replace(ranges.tensors["a"], amax=1.0)})
+        write_cache(tmp_path / "c", one)
+        assert (tmp_path / "c").read_text() == "TRT-100300-EntropyCalibration2\nimages: 3c010204\n"
+        assert struct.unpack(">f", bytes.fromhex("3c010204"))[0] == pytest.approx(1 / 127)
+
+
+class TestFrames:
+    def test_scenes(self) -> None:
+        frames = open_frames("scenes:5:3")
+        assert (frames.source, len(frames), frames.names[2]) == ("scenes:5:3", 3, "scene 2")
+        assert np.array_equal(frames.read(1), scene(5, 1)[0])
+        assert (open_frames("scenes").source, open_frames("scenes:9").source) == ("scenes:2:64", "scenes:9:64")
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        for name in ("b", "a"):
+            write_png(tmp_path / f"{name}.png", np.full((4, 5, 3), ord(name), np.uint8))
+        frames = open_frames(str(tmp_path))
+        assert frames.names == ("a.png", "b.png")
+        assert frames.read(1)[0, 0, 0] == ord("b")
+
+    def test_a_video(self, tmp_path: Path) -> None:
+        path = tmp_path / "v.avi"
+        video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 32))
+        for level in range(0, 200, 2):
+            video.write(np.full((32, 32, 3), level, np.uint8))
+        video.release()
+        frames = open_frames(str(path))
+        assert len(frames) == 64
+        assert (frames.names[0], frames.names[-1]) == ("frame 0", "frame 99")
+        assert abs(float(frames.read(63).mean()) - 198) < 4
+        assert abs(float(frames.read(0).mean())) < 4
+
+    @pytest.mark.parametrize("source", ["scenes:x", "scenes:1:0", "scenes:1:2:3", "nowhere", "nowhere.mp4"])
+    def test_what_holds_no_frames(self, source: str) -> None:
+        with pytest.raises(InputError, match=r"SEED:COUNT|scenes are meant|nowhere"):
+            open_frames(source)
+
+    def test_a_damaged_video(self, tmp_path: Path) -> None:
+        (tmp_path / "v.mp4").write_bytes(b"damaged")
+        with pytest.raises(InputError, match=r"video .*v\.mp4 cannot be read"):
+            open_frames(str(tmp_path / "v.mp4"))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+
+    def built(precision: str) -> Path:
+        path = folder / precision
+        if not path.exists():
+            build(Recipe(str(path), "rf_lw_mbv2", size=SIZE, precision=precision, backend="openvino"))
+        return path
+
+    return built
+
+
+class TestTheCommand:
+    def test_a_bundle_is_calibrated(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
+        out, cache = tmp_path / "m.ranges.json", tmp_path / "m.cache"
+        arguments = ["calibrate", str(bundle("fp32")), "--frames", "scenes:2:2", "--out", str(out)]
+        arguments += ["--method", "minmax", "--method-for", "classifier*=mse", "--trt-cache", str(cache)]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
+        assert "2 frames are few" in done.output
+        ranges = read_ranges(out)
+        assert ranges.key.method == "minmax, classifier*=mse"
+        assert f"{len(ranges.tensors)} tensors over 2 frames" in done.output
+        assert len(cache.read_text().splitlines()) == 1 + len(ranges.tensors)
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+    def test_another_precision_is_refused(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
+        out = tmp_path / "x.json"
+        done = CliRunner().invoke(main, ["calibrate", str(bundle("fp16")), "--frames", "scenes", "--out", str(out)])
+        assert done.exit_code == 2
+        assert "ranges are measured on a fp32 bundle" in done.output
+        assert not out.exists()
