@@ -1,6 +1,6 @@
 """All the stages in a row: a recipe becomes a bundle.
 
-    load -> trace -> fuse -> prove -> type -> build the engine -> write the bundle
+    load -> trace -> fuse -> prove -> (calibrate) -> type -> build the engine -> write the bundle
 
 Nothing is written before everything has succeeded.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from refinenet_edge import __version__, precision
+from refinenet_edge import __version__, calibration, precision
 from refinenet_edge.bundle import MODEL, PLAN, write_bundle
 from refinenet_edge.engine import EngineOptions, Progress, build_plan, profile_for
 from refinenet_edge.errors import CheckpointError, GraphError, InputError, MissingExtra
@@ -27,7 +27,17 @@ from refinenet_edge.images import read_image
 from refinenet_edge.labels import LABEL_SETS, resolve
 from refinenet_edge.model import SHIPPED, create, load_checkpoint, locate
 from refinenet_edge.recipe import Recipe
-from refinenet_edge.records import Backend, Bilinear, Cubic, EngineInfo, FrameSpec, Manifest, Parity, TensorSpec
+from refinenet_edge.records import (
+    Backend,
+    Bilinear,
+    Cubic,
+    EngineInfo,
+    FrameSpec,
+    Manifest,
+    Parity,
+    Ranges,
+    TensorSpec,
+)
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.trace import num_classes, read_onnx, to_bytes, trace
@@ -69,6 +79,8 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     if unknown := set(recipe.without) - {rewrite.name for rewrite in REWRITES}:
         raise InputError(f"no rewrite {', '.join(sorted(unknown))}; there are {', '.join(r.name for r in REWRITES)}")
 
+    _refuse(recipe, backend)
+
     step("load and trace the model")
     source = _from_onnx(recipe, Path(recipe.onnx)) if recipe.onnx else _from_module(recipe)
     model = source.model
@@ -89,7 +101,8 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
 
     step(f"put {recipe.precision} into the graph")
     classes = num_classes(model)
-    model = precision.apply(model, recipe.precision)
+    ranges = _ranges(recipe, model, frame, step) if recipe.precision == "int8" else None
+    model = precision.apply(model, recipe.precision, backend, ranges)
     if backend in ("tensorrt", "tensorrt-rtx") and not precision.pad_channels(model):
         logger.info("the channels are not padded: the engine converts the layout of its input and output itself")
     typed = to_bytes(model)
@@ -121,9 +134,37 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
         command=recipe.command,
         toolkit=__version__,
         engine=engine,
+        calibration=ranges.key if ranges else None,
     )
     path = Path(recipe.output)
     return Built(path, write_bundle(path, manifest, files), tuple(firings))
+
+
+def _refuse(recipe: Recipe, backend: Backend) -> None:
+    """Raise `InputError` for what would only fail, or disappoint, after minutes."""
+    if recipe.precision == "int8" and recipe.calib is None:
+        raise InputError("int8 needs calibration: give --calib scenes, a folder of images, a video or ranges")
+    if recipe.precision != "int8" and recipe.calib is not None:
+        raise InputError(f"--calib is for --precision int8, this is {recipe.precision}")
+    if recipe.precision == "int8" and backend == "tensorrt-rtx" and not recipe.force:
+        raise InputError(
+            "INT8 moves a third more bytes than fp16 in TensorRT-RTX's plans (584 against 440 MB for rf_lw_mbv2): "
+            "build with --precision fp16, or with --force all the same"
+        )
+
+
+def _ranges(recipe: Recipe, model: ir.Model, frame: FrameSpec, step: Step) -> Ranges:
+    """The ranges in a file, if they are of this graph, or new ones from frames."""
+    assert recipe.calib is not None  # _refuse
+    if recipe.calib.endswith(".json"):
+        ranges = calibration.read_ranges(Path(recipe.calib))
+        calibration.require(ranges, model, frame)
+        return ranges
+    frames = calibration.open_frames(recipe.calib)
+    said = f"calibrate on {frames.source}"
+    return calibration.calibrate(
+        model, frame, frames, progress=lambda done, count: step(f"{said}: {done} of {count} frames")
+    )
 
 
 def _preferred() -> Backend:

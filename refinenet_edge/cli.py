@@ -106,7 +106,10 @@ def _build_options(command: Any) -> Any:
         click.option(
             "--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."
         ),
-        click.option("--precision", type=click.Choice(["fp32", "fp16"])),
+        click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="[fp32]"),
+        click.option(
+            "--calib", metavar="RANGES|DIR|VIDEO|scenes", help="Of int8: a ranges file, or frames to calibrate on."
+        ),
         click.option(
             "--backend",
             type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]),
@@ -126,6 +129,7 @@ def _build_options(command: Any) -> Any:
         click.option("--timing-cache", metavar="FILE", help="Read and keep TensorRT's timings here."),
         click.option("--version-compatible/--no-version-compatible", default=None, help="Runs on later TensorRTs."),
         click.option("--hardware-compatible/--no-hardware-compatible", default=None, help="Runs on Ampere and newer."),
+        click.option("--force/--no-force", default=None, help="Build what is known to be slower."),
         click.option("--explain", is_flag=True, help="Say how often each rewrite fired, and why not elsewhere."),
     ]
     for option in reversed(options):
@@ -197,7 +201,7 @@ def plan(
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--frames", "source", required=True, metavar="DIR|VIDEO|scenes[:SEED:COUNT]", help="What to look at.")
 @click.option("--out", "-o", "path", type=click.Path(path_type=Path), required=True, help="calib/NAME.ranges.json")
-@click.option("--method", help="minmax, percentile:99.99, entropy or mse. [entropy]")
+@click.option("--method", help="minmax, percentile:99.99, entropy or mse. [percentile:99.99]")
 @click.option("--method-for", "special", multiple=True, metavar="GLOB=METHOD", help="For some tensors. Repeatable.")
 @click.option("--trt-cache", "cache", type=click.Path(path_type=Path), help="TensorRT's calibration cache, too.")
 def calibrate(

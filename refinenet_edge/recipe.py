@@ -35,6 +35,7 @@ class Recipe:
     size: Size = (512, 512)
     dynamic: bool = False
     precision: str = "fp32"
+    calib: str | None = None  # of int8: a ranges file, or the frames to calibrate on
     backend: Backend | Literal["auto"] = "auto"
     labels: str | None = None
     upsample: Literal["bilinear", "cubic"] = "bilinear"
@@ -47,6 +48,7 @@ class Recipe:
     timing_cache: str | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
+    force: bool = False
 
     def __post_init__(self) -> None:
         if self.onnx is not None and (self.model or self.checkpoint):

@@ -232,6 +232,7 @@ class Manifest:
     traced_cost: GraphCost | None = None  # None: sizes are free
     fused_cost: GraphCost | None = None
     engine: EngineInfo | None = None
+    calibration: RangesKey | None = None  # of int8
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     schema: int = SCHEMA
 

@@ -37,6 +37,8 @@ def test_every_model_has_a_recipe_for_every_target(target: str) -> None:
 @pytest.mark.parametrize("path", [path for path in RECIPES if not needs_hardware(path)], ids=lambda path: path.stem)
 def test_a_recipe_builds(path: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(read_recipe(path), output=str(tmp_path / path.stem), size=(64, 96))
+    if recipe.calib:  # ranges hold for their size
+        recipe = dataclasses.replace(recipe, calib="scenes:2:2")
     bundle = open_bundle(build(recipe).path)
     assert bundle.manifest.backend == recipe.backend
     assert (PLAN in bundle.manifest.files) == (recipe.backend == "tensorrt-rtx")

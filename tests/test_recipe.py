@@ -34,7 +34,8 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         checkpoint = "pets.pth"
         size = "480x640"
         dynamic = true
-        precision = "fp16"
+        precision = "int8"
+        calib = "calib/pets.ranges.json"
         backend = "tensorrt-rtx"
         labels = "voc"
         upsample = "cubic"
@@ -46,6 +47,7 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         timing_cache = "timings"
         version_compatible = true
         hardware_compatible = true
+        force = true
         """,
     )
     recipe = read_recipe(path)
@@ -56,7 +58,8 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         None,
         (480, 640),
         True,
-        "fp16",
+        "int8",
+        "calib/pets.ranges.json",
         "tensorrt-rtx",
         "voc",
         "cubic",
@@ -66,6 +69,7 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         ("sm_89", "sm_120"),
         64,
         "timings",
+        True,
         True,
         True,
     )
@@ -178,7 +182,8 @@ RECIPES = st.builds(
             "output": WORD,
             "size": st.tuples(st.integers(1, 16_384), st.integers(1, 16_384)),
             "dynamic": st.booleans(),
-            "precision": st.sampled_from(["fp32", "fp16"]),
+            "precision": st.sampled_from(["fp32", "fp16", "int8"]),
+            "calib": MAYBE,
             "backend": st.sampled_from(["auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]),
             "labels": MAYBE,
             "upsample": st.sampled_from(["bilinear", "cubic"]),
@@ -190,6 +195,7 @@ RECIPES = st.builds(
             "timing_cache": MAYBE,
             "version_compatible": st.booleans(),
             "hardware_compatible": st.booleans(),
+            "force": st.booleans(),
         }
     ),
 )

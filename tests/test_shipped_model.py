@@ -63,3 +63,12 @@ def test_its_fp16_plan_builds(tmp_path: Path) -> None:
     assert read_header(built.path / PLAN).flavour == "tensorrt-rtx"
     # real weights, real agreement: float16 moves few labels
     assert all(parity.label_agreement > 0.995 for parity in built.manifest.parity if parity.stage == "fp16")
+
+
+def test_int8_keeps_its_accuracy(card: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ENGINES.parent)  # where the recipe's ranges are
+    recipe = read_recipe(ENGINES / "scenes_int8.toml")
+    opened = open_bundle(build(dataclasses.replace(recipe, output=str(tmp_path / "int8"))).path)
+    with Segmenter(opened, "openvino") as segmenter:
+        result = evaluation.evaluate(segmenter, evaluation.open_dataset("scenes"))
+    assert result.miou == pytest.approx(card["miou"], abs=0.003)  # three tenths of a point

@@ -23,7 +23,7 @@ import onnx_ir as ir
 from refinenet_edge import __version__
 from refinenet_edge.calibration.frames import Frames
 from refinenet_edge.calibration.histogram import Histogram
-from refinenet_edge.calibration.methods import Entropy, Method
+from refinenet_edge.calibration.methods import Method, Percentile
 from refinenet_edge.calibration.observe import observable, observer_of
 from refinenet_edge.errors import CalibrationError
 from refinenet_edge.files import write_atomically
@@ -32,7 +32,9 @@ from refinenet_edge.runtime.frame import prepare
 
 logger = logging.getLogger(__name__)
 
-DEFAULT: Method = Entropy()
+# measured: the shipped model in INT8 on OpenVINO, mIoU on 40 unseen scenes (float32 .8020): percentile 99.99 .8018,
+# min-max and MSE .8015, entropy .8000
+DEFAULT: Method = Percentile(99.99)
 SAVE_SECONDS = 30.0
 FEW = 16  # frames
 BLANK = 2.0  # standard deviation of a frame's bytes, below which it shows nothing
@@ -104,11 +106,15 @@ def graph_digests(model: ir.Model, spec: FrameSpec) -> tuple[str, str, str]:
     """sha256 of the graph without its weights, of the weights, and of the preprocessing."""
     proto = ir.to_proto(model)
     weights = [_digest(tensor.name, tensor.SerializeToString(deterministic=True)) for tensor in proto.graph.initializer]
-    shapes = [f"{tensor.name} {tensor.data_type} {list(tensor.dims)}" for tensor in proto.graph.initializer]
-    del proto.graph.initializer[:]
-    del proto.graph.value_info[:]
-    graph = _digest(proto.graph.SerializeToString(deterministic=True), *shapes)
-    return graph, _digest(*weights), _digest(to_json(spec))
+    # what is computed, not how it happens to be written: no types, no metadata, attributes by name
+    nodes = [
+        _digest(
+            f"{node.domain} {node.op_type} {list(node.input)} {list(node.output)}",
+            *(a.SerializeToString(deterministic=True) for a in sorted(node.attribute, key=lambda a: a.name)),
+        )
+        for node in proto.graph.node
+    ]
+    return _digest(*nodes), _digest(*sorted(weights)), _digest(to_json(spec))
 
 
 def require(ranges: Ranges, model: ir.Model, spec: FrameSpec) -> None:

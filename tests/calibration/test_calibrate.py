@@ -24,6 +24,7 @@ from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.images import write_png
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import Frame, FrameSpec, Ranges
+from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene
 from tests.conftest import SIZE, graph, weights
 
@@ -256,3 +257,41 @@ class TestTheCommand:
         assert done.exit_code == 2
         assert "ranges are measured on a fp32 bundle" in done.output
         assert not out.exists()
+
+
+class TestAnInt8Build:
+    def test_ranges_of_the_fp32_bundle_fit_the_build(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
+        ranges = tmp_path / "m.ranges.json"
+        arguments = ["calibrate", str(bundle("fp32")), "--frames", "scenes:2:2", "--out", str(ranges)]
+        assert CliRunner().invoke(main, arguments).exit_code == 0
+        recipe = Recipe(str(tmp_path / "b"), "rf_lw_mbv2", size=SIZE, precision="int8", backend="openvino")
+        first = build(replace(recipe, calib=str(ranges)))
+        second = build(replace(recipe, calib="scenes:2:2", output=str(tmp_path / "c")))
+        assert first.manifest.files == second.manifest.files
+        assert first.manifest.calibration == read_ranges(ranges).key
+        assert {parity.stage for parity in first.manifest.parity} == {"fused", "int8"}
+        with Segmenter(first.path) as segmenter:
+            assert segmenter.segment(scene(2, 0, SIZE)[0]).labels.shape == SIZE
+
+    def test_ranges_of_another_network_are_refused(self, tmp_path: Path) -> None:
+        ranges = tmp_path / "x.ranges.json"
+        write_ranges(ranges, calibrate(network(), SPEC, scenes(1)))
+        recipe = Recipe(str(tmp_path / "b"), "rf_lw_mbv2", size=SIZE, precision="int8", calib=str(ranges))
+        with pytest.raises(CalibrationError, match=r"not the same: graph, weights, preprocessing"):
+            build(replace(recipe, backend="openvino"))
+        assert not (tmp_path / "b").exists()
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"precision": "int8"}, "give --calib"),
+            ({"precision": "fp16", "calib": "scenes"}, "--calib is for --precision int8"),
+            ({"precision": "int8", "calib": "scenes", "backend": "tensorrt-rtx"}, "or with --force"),
+        ],
+    )
+    def test_what_would_only_disappoint_is_refused_at_once(
+        self, tmp_path: Path, options: dict[str, str], said: str
+    ) -> None:
+        recipe = Recipe(str(tmp_path / "b"), "rf_lw_mbv2", size=SIZE, backend="openvino")
+        with pytest.raises(InputError, match=said):
+            build(replace(recipe, **options))  # type: ignore[arg-type]

@@ -1,0 +1,130 @@
+"""Put explicit Q/DQ into a fused float32 graph: symmetric INT8, as TensorRT and OpenVINO both read it.
+
+    x -> QuantizeLinear -> DequantizeLinear -> consumers         per tensor, scale = amax / 127, zero point 0
+    weights (INT8, stored) -> DequantizeLinear -> Conv           per output channel (axis 0)
+
+One pair serves every consumer of a tensor that is quantised, so what is shared has one scale. Where, a `Placement`
+says. A pool has one scale on both sides: its largest value is one of those it saw. On a sum only the skip side is
+quantised: a convolution adds it in its epilogue, before anything is rounded. Biases stay float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
+
+from refinenet_edge.errors import CalibrationError
+from refinenet_edge.precision.placement import Placement
+from refinenet_edge.records import Ranges
+
+LEVELS = 127
+SMALLEST = 2.0**-14  # of a scale: the least normal float16, and far from zero
+
+
+def to_int8(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collection[str] = ()) -> ir.Model:
+    """`model` (fused, float32) quantised in place; the nodes named in `keep` stay float.
+
+    Raises `CalibrationError` when a tensor to quantise has no range.
+    """
+    nodes = list(model.graph)
+    pairs = _Pairs(model.graph, ranges)
+    for node in nodes:
+        if node.name in keep:
+            continue
+        for index in placement.inputs_of(node):
+            value = node.inputs[index]
+            assert value is not None
+            pairs.put(node, index, value)
+        if node.op_type == "Conv" and placement.quantises(node):
+            _store(model.graph, node, placement.per_channel)
+    model.graph.sort()
+    ShapeInferencePass()(model)
+    return CheckerPass()(model).model
+
+
+class _Pairs:
+    """Tensor -> its one Q/DQ pair."""
+
+    def __init__(self, graph: ir.Graph, ranges: Ranges) -> None:
+        self._graph, self._ranges = graph, ranges
+        self._made: dict[ir.Value, ir.Value] = {}
+
+    def put(self, node: ir.Node, index: int, value: ir.Value) -> None:
+        if value not in self._made:
+            scale = np.array(_scale(self._amax(value)), np.float32)
+            constants = self._constants(value, scale)
+            quantised = _node("QuantizeLinear", [value, *constants], f"{value.name}/q")
+            quantised.outputs[0].dtype, quantised.outputs[0].shape = ir.DataType.INT8, value.shape
+            back = _node("DequantizeLinear", [quantised.outputs[0], *constants], f"{value.name}/dq")
+            back.outputs[0].dtype, back.outputs[0].shape = ir.DataType.FLOAT, value.shape
+            self._graph.extend([quantised, back])
+            self._made[value] = back.outputs[0]
+        node.replace_input_with(index, self._made[value])
+
+    def _amax(self, value: ir.Value) -> float:
+        """A pooled map has the range of the map: a shared scale lets the pool run on INT8."""
+        producer = value.producer()
+        if producer is not None and producer.op_type == "MaxPool":
+            source = producer.inputs[0]
+            assert source is not None
+            quantiser = source.producer()
+            if quantiser is not None and quantiser.op_type == "DequantizeLinear":
+                source = quantiser.inputs[0].producer().inputs[0]  # type: ignore[union-attr]
+            return self._amax(source)  # type: ignore[arg-type]
+        try:
+            return self._ranges.tensors[str(value.name)].amax
+        except KeyError:
+            raise CalibrationError(
+                f"the ranges have nothing for {value.name}: they are of another network; calibrate again"
+            ) from None
+
+    def _constants(self, value: ir.Value, scale: npt.NDArray[np.float32]) -> list[ir.Value]:
+        return [
+            _initializer(self._graph, f"{value.name}/scale", scale),
+            _initializer(self._graph, f"{value.name}/zero", np.zeros(scale.shape, np.int8)),
+        ]
+
+
+def _store(graph: ir.Graph, node: ir.Node, per_channel: bool) -> None:
+    """Replace the weights of a Conv by INT8 ones and their DequantizeLinear."""
+    weight = node.inputs[1]
+    assert weight is not None and weight.const_value is not None
+    array = np.asarray(weight.const_value.numpy(), np.float32)
+    name = f"{node.outputs[0].name}/weight"  # every output has a name, and no other has it
+    largest = np.abs(array).reshape(len(array), -1).max(axis=1) if per_channel else np.abs(array).max()
+    scale = np.maximum(largest / LEVELS, SMALLEST).astype(np.float32)
+    stored = np.rint(array / scale.reshape(-1, 1, 1, 1) if per_channel else array / scale)
+    inputs = [
+        _initializer(graph, f"{name}/int8", np.clip(stored, -LEVELS, LEVELS).astype(np.int8)),
+        _initializer(graph, f"{name}/scale", scale),
+        _initializer(graph, f"{name}/zero", np.zeros(scale.shape, np.int8)),
+    ]
+    attributes = {"axis": ir.AttrInt64("axis", 0)} if per_channel else {}
+    back = ir.Node("", "DequantizeLinear", inputs, attributes, name=f"{name}/dq")
+    back.outputs[0].name = back.name
+    back.outputs[0].dtype, back.outputs[0].shape = ir.DataType.FLOAT, weight.shape
+    graph.append(back)
+    node.replace_input_with(1, back.outputs[0])
+    if not weight.uses():
+        del graph.initializers[str(weight.name)]
+
+
+def _scale(amax: float) -> float:
+    return max(amax / LEVELS, SMALLEST)
+
+
+def _node(operator: str, inputs: list[ir.Value], name: str) -> ir.Node:
+    node = ir.Node("", operator, inputs, name=name)
+    node.outputs[0].name = name
+    return node
+
+
+def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.initializers.add(value)
+    return value

@@ -1,0 +1,204 @@
+"""Q/DQ lies where the placement says, weights are stored as INT8, and the logits stay close."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from refinenet_edge import precision
+from refinenet_edge.engine import EngineOptions, build_plan
+from refinenet_edge.errors import CalibrationError, InputError
+from refinenet_edge.fusion import fuse, parity
+from refinenet_edge.precision import to_int8
+from refinenet_edge.precision.placement import OPENVINO, RTX, TENSORRT, Placement
+from refinenet_edge.records import Range, Ranges, RangesKey
+from refinenet_edge.trace import to_bytes
+from tests.conftest import Traced, graph, operators, outputs_of, weights
+
+SHAPE = "float[1,16,6,8] x", "float[1,16,6,8] y"
+
+
+def ranges_of(model: ir.Model, amax: float = 4.0) -> Ranges:
+    """The same range for every value."""
+    values = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
+    tensors = {str(value.name): Range(amax, -amax, amax, "test") for value in values}
+    return Ranges(RangesKey("", "", "", "", ""), "test", 1, tensors, "0")
+
+
+def quantised(
+    body: str, placement: Placement = TENSORRT, keep: tuple[str, ...] = (), **constants: np.ndarray
+) -> ir.Model:
+    model = graph(body, *SHAPE, **constants)
+    return to_int8(model, ranges_of(model), placement, keep)
+
+
+def pairs(model: ir.Model) -> list[str]:
+    """The activations with Q/DQ, sorted."""
+    return sorted(str(node.inputs[0].name) for node in model.graph if node.op_type == "QuantizeLinear")
+
+
+def sources(model: ir.Model, operator: str) -> list[list[str]]:
+    """What feeds each input of the nodes of a kind: the operator's name, "" for a graph input or a constant."""
+    return [
+        [value.producer().op_type if value is not None and value.producer() else "" for value in node.inputs]
+        for node in model.graph
+        if node.op_type == operator
+    ]
+
+
+W = weights(16, 16, 1, 1)
+
+
+class TestPlacement:
+    def test_a_convolution_takes_int8_activations_and_weights_and_a_float_bias(self) -> None:
+        model = quantised("y = Conv(x, w, b)", w=W, b=weights(16))
+        assert sources(model, "Conv") == [["DequantizeLinear", "DequantizeLinear", ""]]
+        assert pairs(model) == ["x"]
+        assert "w" not in model.graph.initializers
+
+    def test_consumers_share_one_pair(self) -> None:
+        model = quantised("a = Conv(x, w) b = Conv(x, v) y = Add(a, b)", w=W, v=weights(16, 16, 1, 1, seed=1))
+        assert pairs(model) == ["x"]
+
+    def test_only_the_skip_side_of_a_sum_is_quantised(self) -> None:
+        model = quantised("a = Conv(x, w) y = Add(a, x)", w=W)
+        assert sources(model, "Add") == [["Conv", "DequantizeLinear"]]
+        assert pairs(model) == ["x"]
+
+    def test_a_sum_in_a_sum_is_not_rounded(self) -> None:
+        model = quantised("a = Conv(x, w) b = Add(a, x) c = Conv(x, v) y = Add(b, c)", w=W, v=W + 1)
+        assert sources(model, "Add") == [["Conv", "DequantizeLinear"], ["Add", "Conv"]]
+
+    def test_a_convolution_that_others_read_too_is_a_skip(self) -> None:
+        model = quantised("a = Conv(x, w) r = Conv(a, v) y = Add(r, a)", w=W, v=W + 1)
+        assert sources(model, "Add") == [["Conv", "DequantizeLinear"]]
+        assert pairs(model) == ["a", "x"]
+
+    def test_a_pool_has_the_scale_of_what_it_pools(self) -> None:
+        model = graph("p = MaxPool<kernel_shape = [3,3], pads = [1,1,1,1]>(x) y = Conv(p, w)", *SHAPE, w=W)
+        ranges = ranges_of(model)
+        ranges = replace(ranges, tensors={**ranges.tensors, "p": Range(1.0, 0.0, 1.0, "test")})
+        to_int8(model, ranges, TENSORRT)
+        assert pairs(model) == ["p", "x"]
+        scales = [model.graph.initializers[f"{name}/scale"].const_value.numpy() for name in ("x", "p")]
+        assert scales[0] == scales[1] == np.float32(4 / 127)
+
+    def test_what_is_kept_stays_float(self) -> None:
+        body = "[first] a = Conv(x, w) r = Relu(a) [second] y = Conv(r, v)"
+        model = quantised(body, keep=("second",), w=W, v=W + 1)
+        assert pairs(model) == ["x"]
+        assert "v" in model.graph.initializers
+
+    @pytest.mark.parametrize(
+        ("shape", "group", "tensorrt", "openvino"),
+        [
+            ((16, 16, 3, 3), 1, True, True),
+            ((16, 1, 3, 3), 16, False, True),  # depthwise
+            ((16, 2, 3, 3), 8, False, False),  # grouped: nobody has INT8 kernels for it
+            ((12, 16, 1, 1), 1, False, True),  # 12 channels
+            ((20, 16, 1, 1), 1, False, True),  # not a multiple of 8
+        ],
+    )
+    def test_which_convolutions_pay(self, shape: tuple[int, ...], group: int, tensorrt: bool, openvino: bool) -> None:
+        outputs = f"float[1,{shape[0]},h,w] y"
+        model = graph(f"y = Conv<group = {group}>(x, w)", SHAPE[0], outputs, w=weights(*shape))
+        (node,) = model.graph
+        assert (TENSORRT.quantises(node), OPENVINO.quantises(node)) == (tensorrt, openvino)
+
+
+class TestNumbers:
+    def test_weights_are_rounded_per_output_channel(self) -> None:
+        kernel = W * np.linspace(0.1, 9, 16, dtype=np.float32).reshape(16, 1, 1, 1)
+        model = quantised("y = Conv(x, w)", w=kernel)
+        node = next(node for node in model.graph if node.op_type == "Conv")
+        stored, scale, zero = (value.const_value.numpy() for value in node.inputs[1].producer().inputs)
+        assert (stored.dtype, scale.shape, zero.dtype) == (np.int8, (16,), np.int8)
+        assert not zero.any()
+        np.testing.assert_array_equal(np.abs(stored).reshape(16, -1).max(axis=1), 127)
+        assert (np.abs(stored * scale.reshape(-1, 1, 1, 1) - kernel) <= scale.reshape(-1, 1, 1, 1) / 2 * 1.001).all()
+
+    def test_weights_of_one_scale(self) -> None:
+        model = quantised("y = Conv(x, w)", RTX, w=W)
+        node = next(node for node in model.graph if node.op_type == "Conv")
+        _, scale, _ = (value.const_value.numpy() for value in node.inputs[1].producer().inputs)
+        assert scale == pytest.approx(np.abs(W).max() / 127)
+
+    def test_no_scale_is_zero_or_subnormal_in_half_precision(self) -> None:
+        model = graph("y = Conv(x, w)", *SHAPE, w=W * 0)
+        to_int8(model, ranges_of(model, amax=0.0), TENSORRT)
+        for name, value in model.graph.initializers.items():
+            if name.endswith("scale"):
+                assert (value.const_value.numpy().astype(np.float16) >= np.finfo(np.float16).smallest_normal).all()
+
+    def test_the_result_is_that_of_the_rounded_numbers(self) -> None:
+        model = graph("y = Conv(x, w)", *SHAPE, w=W)
+        to_int8(model, ranges_of(model), TENSORRT)
+        x = weights(1, 16, 6, 8, seed=5)
+        scale, steps = 4 / 127, np.abs(W).reshape(16, -1).max(axis=1).reshape(16, 1) / 127
+        rounded = np.clip(np.rint(x / np.float32(scale)), -128, 127) * scale
+        expected = np.einsum("oc,bchw->bohw", np.rint(W[:, :, 0, 0] / steps) * steps, rounded)
+        (found,) = outputs_of(model, {"x": x})
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tensor_without_a_range_is_refused() -> None:
+    model = graph("y = Conv(x, w)", *SHAPE, w=W)
+    with pytest.raises(CalibrationError, match=r"nothing for x: .*calibrate again"):
+        to_int8(model, replace(ranges_of(model), tensors={}), TENSORRT)
+
+
+def test_int8_needs_ranges() -> None:
+    with pytest.raises(InputError, match="give --calib"):
+        precision.apply(graph("y = Conv(x, w)", *SHAPE, w=W), "int8")
+
+
+class TestANetwork:
+    @pytest.mark.parametrize("placement", [OPENVINO, TENSORRT, RTX], ids=lambda placement: placement.name)
+    def test_its_logits_stay_close(self, traced: Traced, placement: Placement) -> None:
+        model = traced("rf_lw_mbv2", (64, 96))
+        fuse(model)
+        frames = {"random": weights(1, 3, 64, 96)}
+        expected = parity.logits(to_bytes(model), frames)
+        to_int8(model, observed(model, frames["random"]), placement)
+        (found,) = parity.compare("int8", expected, parity.logits(to_bytes(model), frames))
+        assert 0 < found.relative_error < 0.25
+
+    def test_openvino_computes_it_in_int8(self, traced: Traced) -> None:
+        openvino = pytest.importorskip("openvino")
+        model = traced("rf_lw_mbv2", (64, 96))
+        fuse(model)
+        to_int8(model, observed(model, weights(1, 3, 64, 96)), OPENVINO)
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(to_bytes(model)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        convolutions = [
+            str(node.get_rt_info()["runtimePrecision"].astype(str))
+            for node in compiled.get_runtime_model().get_ops()
+            if "Convolution" in str(node.get_rt_info()["layerType"].astype(str))
+        ]
+        assert len(convolutions) > 50
+        assert sum(kind in ("i8", "u8") for kind in convolutions) > 0.9 * len(convolutions)
+
+    def test_tensorrt_rtx_builds_it_around_half_precision(self, traced: Traced) -> None:
+        pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+        half, small = traced("rf_lw_mbv2", (64, 96)), traced("rf_lw_mbv2", (64, 96))
+        for model in (half, small):
+            fuse(model)
+        ranges = observed(small, weights(1, 3, 64, 96))
+        precision.apply(half, "fp16")
+        precision.apply(small, "int8", "tensorrt-rtx", ranges)
+        assert {value.dtype for value in (*small.graph.inputs, *small.graph.outputs)} == {ir.DataType.FLOAT16}
+        assert operators(small).count("QuantizeLinear") > 40
+        weights_of = [build_plan(to_bytes(m), "tensorrt-rtx", EngineOptions())[1].weight_bytes for m in (half, small)]
+        assert weights_of[1] < 0.7 * weights_of[0]  # depthwise and classifier stay as they are
+
+
+def observed(model: ir.Model, image: np.ndarray) -> Ranges:
+    """Min-max ranges of `model` on one input."""
+    from refinenet_edge.calibration.observe import observer_of
+
+    found = observer_of(model).count(image, "random")
+    tensors = {name: Range(h.amax, h.low, h.high, "minmax") for name, h in found.items()}
+    return Ranges(RangesKey("", "", "", "", ""), "test", 1, tensors, "0")
