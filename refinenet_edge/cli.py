@@ -224,7 +224,12 @@ def calibrate(
             f"{bundle} is {manifest.precision}: ranges are measured on a fp32 bundle of the same network, which "
             "refinenet-edge build makes with --precision fp32"
         )
-    overrides = dict(item.rpartition("=")[::2] for item in special)
+    pairs = [item.rpartition("=") for item in special]
+    if wrong := next((method for glob, _, method in pairs if not glob), None):
+        raise InputError(f"--method-for {wrong}: GLOB=METHOD is meant, such as '*relu*=percentile:99.9'")
+    overrides = {glob: calibration.parse_method(text) for glob, _, text in pairs}
+    _make_folder(path.parent)
+    state = path.with_name(f".{path.name}.partial.npz")
     with _bar() as bar:
         task = bar.add_task("observe", total=None)
         ranges = calibration.calibrate(
@@ -232,15 +237,14 @@ def calibrate(
             manifest.frame,
             calibration.open_frames(source),
             calibration.parse_method(method) if method else calibration.DEFAULT,
-            {glob: calibration.parse_method(text) for glob, text in overrides.items()},
-            path.with_name(f".{path.name}.partial.npz"),
+            overrides,
+            state,
             lambda done, frames: bar.update(task, completed=done, total=frames),
         )
     calibration.write_ranges(path, ranges)
+    state.unlink(missing_ok=True)
     if cache is not None:
         calibration.write_cache(cache, ranges)
-    for warning in ranges.warnings:
-        err.print(f"[yellow]warning:[/] {_plain(warning)}", soft_wrap=True)
     out.print(f"{len(ranges.tensors)} tensors over {ranges.count} frames, by {ranges.key.method}: {_plain(path)}")
 
 

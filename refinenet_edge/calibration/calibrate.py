@@ -7,13 +7,14 @@ frames and methods. `require` refuses them for anything else.
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import hashlib
 import io
-import json
 import logging
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,13 +22,13 @@ import numpy as np
 import onnx_ir as ir
 
 from refinenet_edge import __version__
-from refinenet_edge.calibration.frames import Frames
-from refinenet_edge.calibration.histogram import Histogram
+from refinenet_edge.calibration.frames import Frames, digest_of
+from refinenet_edge.calibration.histogram import BINS, Histogram
 from refinenet_edge.calibration.methods import Method, Percentile
 from refinenet_edge.calibration.observe import observable, observer_of
-from refinenet_edge.errors import CalibrationError
+from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.files import write_atomically
-from refinenet_edge.records import Frame, FrameSpec, Range, Ranges, RangesKey, to_json
+from refinenet_edge.records import Bilinear, Frame, FrameSpec, Range, Ranges, RangesKey, to_json
 from refinenet_edge.runtime.frame import prepare
 
 logger = logging.getLogger(__name__)
@@ -54,15 +55,22 @@ def calibrate(
 ) -> Ranges:
     """The ranges of every observable tensor of the fused float32 `model`.
 
-    `overrides`: glob of tensor names -> method, the first that matches. `state`: where an interrupted run is kept.
+    `overrides`: glob of tensor names -> method, the first that matches. `state`: where an interrupted run is kept; the
+    finished one stays there too, so that nothing is lost before the ranges are written: remove it then.
     Raises `CalibrationError` for activations that are not finite, `InputError` for frames that cannot be read.
     """
     overrides = overrides or {}
-    key = key_of(model, spec, frames, method, overrides)
     tensors = observable(model)
-    done, histograms = _resume(state, key, tensors)
+    for glob in overrides:
+        if not fnmatch.filter(tensors, glob):
+            raise InputError(f"no tensor fits {glob!r}; there are {', '.join(tensors[:5])} ...")
+    digests, warnings = _looked_at(frames)
+    for warning in warnings:
+        logger.warning("calibration: %s", warning)
+    key = _key(model, spec, digests, method, overrides)
+    seen = dataclasses.replace(key, method="")  # histograms serve every method
+    done, histograms = _resume(state, seen, tensors, len(frames))
     observer = observer_of(model)
-    warnings: list[str] = []
     saved = time.monotonic()
     try:
         for index in range(done, len(frames)):
@@ -72,38 +80,47 @@ def calibrate(
             # replaced as a whole: an interrupt leaves count and histograms in agreement
             done, histograms = index + 1, {name: histograms[name] + counted[name] for name in tensors}
             if state and time.monotonic() - saved > SAVE_SECONDS:
-                _save(state, key, done, histograms)
+                _save(state, seen, done, histograms)
                 saved = time.monotonic()
     except BaseException:
         if state and done:
-            _save(state, key, done, histograms)
+            _save(state, seen, done, histograms)
         raise
+    if state:
+        _save(state, seen, done, histograms)
     if progress:
         progress(len(frames), len(frames))
-    warnings += _looked_at(frames)
-    warnings += [f"{name} was always zero" for name in tensors if histograms[name].amax == 0]
-    for warning in warnings:
+    zeros = [f"{name} was always zero" for name in tensors if histograms[name].amax == 0]
+    for warning in zeros:
         logger.warning("calibration: %s", warning)
     chosen = {name: _method(name, method, overrides) for name in tensors}
     ranges = {
         name: Range(_short(chosen[name].amax(h)), _short(h.low), _short(h.high), str(chosen[name]))
         for name, h in histograms.items()
     }
-    if state:
-        state.unlink(missing_ok=True)
-    return Ranges(key, frames.source, len(frames), ranges, __version__, tuple(warnings))
+    return Ranges(key, frames.source, len(frames), ranges, __version__, (*warnings, *zeros))
 
 
 def key_of(
     model: ir.Model, spec: FrameSpec, frames: Frames, method: Method, overrides: Mapping[str, Method]
 ) -> RangesKey:
     """What ranges of these hold for. Reads every frame."""
+    return _key(model, spec, frames.digests(), method, overrides)
+
+
+def _key(
+    model: ir.Model, spec: FrameSpec, digests: Sequence[str], method: Method, overrides: Mapping[str, Method]
+) -> RangesKey:
     methods = ", ".join([str(method), *(f"{glob}={special}" for glob, special in overrides.items())])
-    return RangesKey(*graph_digests(model, spec), _digest(*frames.digests()), methods)
+    return RangesKey(*graph_digests(model, spec), _digest(*digests), methods)
 
 
 def graph_digests(model: ir.Model, spec: FrameSpec) -> tuple[str, str, str]:
-    """sha256 of the graph without its weights, of the weights, and of the preprocessing."""
+    """sha256 of the graph without its weights, of the weights, and of the preprocessing.
+
+    The same for a graph in memory and one read back from a bundle: notes and the names of nodes say nothing. Nor does
+    the way from logits to labels: no activation depends on it.
+    """
     proto = ir.to_proto(model)
     weights = [_digest(tensor.name, tensor.SerializeToString(deterministic=True)) for tensor in proto.graph.initializer]
     # what is computed, not how it happens to be written: no types, no metadata, attributes by name
@@ -114,7 +131,7 @@ def graph_digests(model: ir.Model, spec: FrameSpec) -> tuple[str, str, str]:
         )
         for node in proto.graph.node
     ]
-    return _digest(*nodes), _digest(*sorted(weights)), _digest(to_json(spec))
+    return _digest(*nodes), _digest(*sorted(weights)), _digest(to_json(dataclasses.replace(spec, upsample=Bilinear())))
 
 
 def require(ranges: Ranges, model: ir.Model, spec: FrameSpec) -> None:
@@ -146,21 +163,22 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _looked_at(frames: Frames) -> list[str]:
-    """What is wrong with the frames, in words."""
+def _looked_at(frames: Frames) -> tuple[list[str], list[str]]:
+    """The digest of every frame, and what is wrong with them in words. Reads each once, before the network runs."""
     said = [f"{len(frames)} frames are few: {FEW} and more are meant"] if len(frames) < FEW else []
     seen: dict[str, str] = {}
-    for name, digest in zip(frames.names, frames.digests(), strict=True):
-        if digest in seen:
-            said.append(f"{name} is the same picture as {seen[digest]}")
-        seen.setdefault(digest, name)
+    digests = []
     for index, name in enumerate(frames.names):
         frame = frames.read(index)
+        digests.append(digest_of(frame))
+        if digests[-1] in seen:
+            said.append(f"{name} is the same picture as {seen[digests[-1]]}")
+        seen.setdefault(digests[-1], name)
         if frame.std() < BLANK:
             said.append(f"{name} is blank")
         elif _correlation(frame) < NOISE:
             said.append(f"{name} looks like noise, not like a picture")
-    return said
+    return digests, said
 
 
 def _correlation(frame: Frame) -> float:
@@ -188,25 +206,33 @@ def _save(state: Path, key: RangesKey, done: int, histograms: Mapping[str, Histo
 
 
 _NONE = -(1 << 15)  # no exponent
+# what numpy, zipfile and zlib raise on bytes that are not a whole archive
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-def _resume(state: Path | None, key: RangesKey, tensors: Sequence[str]) -> tuple[int, dict[str, Histogram]]:
+def _resume(
+    state: Path | None, key: RangesKey, tensors: Sequence[str], frames: int
+) -> tuple[int, dict[str, Histogram]]:
     """Frames done and their histograms; none of them when there is nothing of this key."""
     fresh = {name: Histogram() for name in tensors}
     if state is None or not state.exists():
         return 0, fresh
     try:
-        with np.load(state, allow_pickle=False) as held:
+        # opened here: on a damaged archive numpy leaves a file of its own open
+        with state.open("rb") as file, np.load(file, allow_pickle=False) as held:
             if str(held["key"]) != to_json(key) or held["names"].tolist() != list(tensors):
                 logger.warning("%s is of another calibration: starting at the first frame", state)
                 return 0, fresh
+            done, shape = int(held["done"]), (len(tensors), BINS)
+            if not 0 <= done <= frames or held["counts"].shape != shape or held["counts"].dtype != np.int64:
+                raise ValueError("its numbers do not fit")
             rows = zip(*(held[name] for name in ("counts", "exponents", "zeros", "low", "high")), strict=True)
             histograms = [
                 Histogram(counts, None if exponent == _NONE else int(exponent), int(zeros), float(low), float(high))
                 for counts, exponent, zeros, low, high in rows
             ]
-            logger.info("going on after frame %d", int(held["done"]))
-            return int(held["done"]), dict(zip(tensors, histograms, strict=True))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, json.JSONDecodeError) as exc:
+            logger.info("going on after frame %d", done)
+            return done, dict(zip(tensors, histograms, strict=True))
+    except _DAMAGED as exc:
         logger.warning("%s cannot be read (%s): starting at the first frame", state, exc)
         return 0, fresh

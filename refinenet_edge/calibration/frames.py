@@ -13,7 +13,7 @@ import numpy as np
 from refinenet_edge.errors import InputError
 from refinenet_edge.images import list_images, read_image
 from refinenet_edge.records import Frame
-from refinenet_edge.scenes import scene
+from refinenet_edge.scenes import VALIDATION, scene
 
 COUNT = 64  # of scenes, and of frames taken from a video
 SEED = 2  # of scenes: neither the training's stream nor the validation's
@@ -33,8 +33,12 @@ class Frames:
 
     def digests(self) -> list[str]:
         """sha256 of each frame's size and pixels: reads them all."""
-        frames = map(self.read, range(len(self)))
-        return [hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest() for frame in frames]
+        return [digest_of(self.read(index)) for index in range(len(self))]
+
+
+def digest_of(frame: Frame) -> str:
+    """sha256 of size and pixels."""
+    return hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest()
 
 
 def open_frames(source: str) -> Frames:
@@ -56,6 +60,8 @@ def _scenes(source: str, numbers: list[str]) -> Frames:
     seed, count = (*given, *(SEED, COUNT)[len(given) :])
     if not 1 <= count <= 100_000:
         raise InputError(f"{source!r}: 1 to 100000 scenes are meant")
+    if seed == VALIDATION:
+        raise InputError(f"{source!r}: models are judged on these scenes; calibrate on others: scenes:{SEED}:{count}")
     return Frames(f"scenes:{seed}:{count}", tuple(f"scene {i}" for i in range(count)), lambda i: scene(seed, i)[0])
 
 

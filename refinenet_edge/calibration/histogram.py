@@ -55,7 +55,8 @@ class Histogram:
             if finite.size:
                 self._add(finite)
             return
-        self.low, self.high = min(self.low, low), max(self.high, high)
+        # + 0.0: of -0.0 and 0.0 the first to come would stay, and the order of the frames would show
+        self.low, self.high = min(self.low, low) + 0.0, max(self.high, high) + 0.0
         zeros = block.size - int(np.count_nonzero(block))
         self.zeros += zeros
         if zeros == block.size:

@@ -44,7 +44,7 @@ class Percentile:
             raise InputError(f"percentile {self.percent} is outside 0 to 100")
 
     def __str__(self) -> str:
-        return f"percentile:{self.percent:g}"
+        return f"percentile:{self.percent!r}".removesuffix(".0")
 
     def amax(self, histogram: Histogram) -> float:
         below = histogram.zeros + np.cumsum(histogram.counts)

@@ -21,9 +21,11 @@ from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.errors import CalibrationError, GraphError
 from refinenet_edge.trace import first_line, to_bytes
 
-OPERATORS = frozenset(
-    ["Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "Resize", "Concat", "Relu", "Clip"]
-)  # whose inputs a placement may quantise
+OPERATORS: dict[str, int | None] = {
+    **dict.fromkeys(["Conv", "ConvTranspose", "MaxPool", "AveragePool", "Resize", "Relu", "Clip"], 1),
+    **dict.fromkeys(["Gemm", "MatMul", "Add"], 2),
+    "Concat": None,
+}  # how many of its inputs, from the first, a placement may quantise; the others are biases, scales, bounds
 GROUP_BYTES = 1 << 30  # of one frame's activations at a time
 UNKNOWN = 64 << 20  # bytes that a tensor of free size is taken for
 
@@ -32,9 +34,15 @@ Activation = npt.NDArray[np.float32]
 
 def observable(model: ir.Model) -> tuple[str, ...]:
     """The float32 activations that an operator of `OPERATORS` takes, and the outputs, in the order of the graph."""
-    wanted = {value for node in model.graph if node.op_type in OPERATORS for value in node.inputs if value is not None}
-    wanted |= set(model.graph.outputs)
-    made = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    wanted = set(model.graph.outputs)
+    made = list(model.graph.inputs)
+    moving = set(made)  # what depends on the frame; the rest is constant, in an initializer or computed of some
+    for node in model.graph:
+        if node.op_type in OPERATORS:
+            wanted |= {value for value in node.inputs[: OPERATORS[node.op_type]] if value is not None}
+        if not moving.isdisjoint(node.inputs):
+            made += node.outputs
+            moving |= set(node.outputs)
     return tuple(str(value.name) for value in made if value in wanted and value.dtype == ir.DataType.FLOAT)
 
 
@@ -89,16 +97,37 @@ def observer_of(model: ir.Model) -> Observer:
 
 def _session(data: bytes, outputs: list[str]) -> ort.InferenceSession:
     proto = onnx.load_model_from_string(data)
+    _keep_only(proto.graph, set(outputs))
     del proto.graph.output[:]
     kind = onnx.TensorProto.FLOAT
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in outputs)
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
+    # the arena of a session keeps what its largest frame took, and there are as many arenas as groups
+    options.enable_cpu_mem_arena = False
+    available = ort.get_available_providers()
+    # float32 as the graph says: CUDA rounds to TF32 unless told
+    cuda = [("CUDAExecutionProvider", {"use_tf32": "0"})] if "CUDAExecutionProvider" in available else []
     try:
-        return ort.InferenceSession(proto.SerializeToString(), options, providers=providers)
+        return ort.InferenceSession(proto.SerializeToString(), options, providers=[*cuda, "CPUExecutionProvider"])
     except Exception as exc:  # ONNX Runtime's own classes are private
         raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
+
+
+def _keep_only(graph: onnx.GraphProto, needed: set[str]) -> None:
+    """Drop the nodes and weights that nothing in `needed` comes from: a group ends at its last tensor."""
+    if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
+        return  # inner graphs take values from outside unsaid
+    kept = []
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            kept.append(node)
+            needed |= set(node.input)
+    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
+    nodes = list(reversed(kept))
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(weights)
 
 
 def _bytes(value: ir.Value) -> int:

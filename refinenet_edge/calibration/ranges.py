@@ -1,7 +1,8 @@
 """Ranges in a file: small JSON that people review, and TensorRT's own calibration cache.
 
 `calib/NAME.ranges.json` has one tensor a line, in the order of the graph. The calibration cache is for TensorRT 10.3's
-DLA, which takes INT8 from nowhere else: `name: ` and the scale amax / 127 as the hex of a big-endian float32.
+DLA, which takes INT8 from nowhere else: `name: ` and the scale amax / 127 as the hex of a big-endian float32. A
+scale is positive: a tensor that was always zero gets that of amax 1, any scale holds a zero.
 """
 
 from __future__ import annotations
@@ -44,6 +45,6 @@ def write_cache(path: Path, ranges: Ranges, header: str = HEADER) -> None:
     """Write TensorRT's calibration cache. Raises `CalibrationError`."""
     lines = [header]
     for name, tensor in ranges.tensors.items():
-        scale = struct.unpack("<I", struct.pack("<f", tensor.amax / LEVELS))[0]
-        lines.append(f"{name}: {scale:x}")
+        scale = struct.pack(">f", (tensor.amax or 1.0) / LEVELS)
+        lines.append(f"{name}: {scale.hex()}")
     write_atomically(path, ("\n".join(lines) + "\n").encode(), CalibrationError)

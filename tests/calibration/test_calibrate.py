@@ -16,17 +16,19 @@ from click.testing import CliRunner
 
 from refinenet_edge.build import build
 from refinenet_edge.calibration import calibrate, observe, open_frames, read_ranges, require, write_cache, write_ranges
-from refinenet_edge.calibration.calibrate import key_of
+from refinenet_edge.calibration.calibrate import graph_digests, key_of
 from refinenet_edge.calibration.frames import Frames
 from refinenet_edge.calibration.methods import Entropy, MinMax, Percentile
 from refinenet_edge.cli import main
 from refinenet_edge.errors import CalibrationError, InputError
+from refinenet_edge.fusion import fuse
 from refinenet_edge.images import write_png
 from refinenet_edge.recipe import Recipe
-from refinenet_edge.records import Frame, FrameSpec, Ranges
+from refinenet_edge.records import Cubic, Frame, FrameSpec, Ranges
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene
-from tests.conftest import SIZE, graph, weights
+from refinenet_edge.trace import read_onnx, to_bytes
+from tests.conftest import SIZE, Traced, graph, weights
 
 SPEC = FrameSpec((24, 32))
 
@@ -90,7 +92,64 @@ def test_an_interrupt_loses_nothing_but_its_frame(tmp_path: Path, at: int) -> No
     assert state.exists() == (at > 0)
     assert calibrate(network(), SPEC, frames, state=state, progress=lambda done, _: read.append(done)) == whole
     assert read[0] == at
-    assert not state.exists()
+
+
+def stopped(state: Path, frames: Frames, at: int) -> bytes:
+    def interrupted(done: int, _: int) -> None:
+        if done == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(network(), SPEC, frames, state=state, progress=interrupted)
+    return state.read_bytes()
+
+
+def test_another_method_goes_on_from_the_same_state(tmp_path: Path) -> None:
+    frames, state, read = scenes(3), tmp_path / ".x.partial.npz", []
+    stopped(state, frames, 2)
+    found = calibrate(network(), SPEC, frames, MinMax(), state=state, progress=lambda done, _: read.append(done))
+    assert found == calibrate(network(), SPEC, frames, MinMax())
+    assert read[0] == 2
+
+
+def test_a_finished_state_stays_until_the_ranges_are_written(tmp_path: Path) -> None:
+    frames, state, read = scenes(2), tmp_path / ".x.partial.npz", []
+    whole = calibrate(network(), SPEC, frames, state=state)
+    assert calibrate(network(), SPEC, frames, state=state, progress=lambda done, _: read.append(done)) == whole
+    assert read == [2]
+
+
+def test_no_damage_of_the_state_is_an_error(tmp_path: Path) -> None:
+    frames, state = scenes(2), tmp_path / ".x.partial.npz"
+    whole, good = calibrate(network(), SPEC, frames), stopped(state, frames, 1)
+    for place in range(0, len(good), len(good) // 60):
+        damaged = bytearray(good)
+        damaged[place] ^= 0xFF
+        state.write_bytes(damaged)
+        assert calibrate(network(), SPEC, frames, state=state) == whole
+
+
+def test_every_frame_is_read_once_to_look_and_once_to_count() -> None:
+    pictures, read = scenes(3), []
+    counting = replace(pictures, read=lambda index: (read.append(index), pictures.read(index))[1])
+    calibrate(network(), SPEC, counting)
+    assert read == [0, 1, 2, 0, 1, 2]
+
+
+def test_an_override_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match=r"no tensor fits 'classifier\*'; there are image, a, r"):
+        calibrate(network(), SPEC, scenes(1), overrides={"classifier*": MinMax()})
+
+
+def test_constants_are_no_activations() -> None:
+    model = graph(
+        "a = Conv(image, v) k = Constant<value = float[1] {3.0}>() s = Add(a, k) "
+        "lo = Constant<value_float = 0.0>() hi = Constant<value_float = 6.0>() logits = Clip(s, lo, hi)",
+        "float[1,3,24,32] image",
+        "float[1,8,24,32] logits",
+        v=weights(8, 3, 1, 1),
+    )
+    assert observe.observable(model) == ("image", "a", "s", "logits")
 
 
 def test_a_state_of_other_frames_or_damaged_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -116,9 +175,9 @@ def test_what_is_wrong_with_the_frames_is_said() -> None:
     ranges = calibrate(network(), SPEC, frames_of(noise, np.full((9, 9, 3), 7, np.uint8), picture, picture))
     assert ranges.warnings == (
         "4 frames are few: 16 and more are meant",
-        "picture 3 is the same picture as picture 2",
         "picture 0 looks like noise, not like a picture",
         "picture 1 is blank",
+        "picture 3 is the same picture as picture 2",
     )
 
 
@@ -149,6 +208,21 @@ class TestTheKey:
         one, two = self.key(), self.key(**other)
         assert [name for name in vars(one) if getattr(one, name) != getattr(two, name)] == [field]
 
+    def test_notes_node_names_and_upsampling_do_not_count(self) -> None:
+        noted = network()
+        for node in noted.graph:
+            node.name, node.doc_string = f"other {node.name}", "a note"
+            node.metadata_props["rewrite"] = "merge_pointwise"
+        other = {"model": noted, "spec": replace(SPEC, upsample=Cubic())}
+        assert self.key(**other) == self.key()
+
+    def test_a_graph_in_memory_and_in_a_bundle_have_one_key(self, traced: Traced, tmp_path: Path) -> None:
+        model = traced("rf_lw_mbv2", SIZE)
+        fuse(model)
+        path = tmp_path / "model.onnx"
+        path.write_bytes(to_bytes(model))
+        assert graph_digests(model, SPEC) == graph_digests(read_onnx(path), SPEC)
+
     def test_ranges_of_another_network_are_refused(self) -> None:
         ranges = calibrate(network(), SPEC, scenes(1))
         require(ranges, network(), SPEC)
@@ -173,6 +247,10 @@ class TestFiles:
         path.write_text(text)
         with pytest.raises(CalibrationError, match=r"x\.json cannot be used: .*refinenet-edge calibrate"):
             read_ranges(path)
+
+    def test_the_scale_of_a_tensor_that_was_always_zero_is_positive(self, tmp_path: Path) -> None:
+        write_cache(tmp_path / "c", calibrate(network(0.0), SPEC, scenes(1), MinMax()))
+        assert "r: 3c010204" in (tmp_path / "c").read_text().splitlines()
 
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(CalibrationError, match="cannot be used"):
@@ -213,9 +291,11 @@ class TestFrames:
         assert abs(float(frames.read(63).mean()) - 198) < 4
         assert abs(float(frames.read(0).mean())) < 4
 
-    @pytest.mark.parametrize("source", ["scenes:x", "scenes:1:0", "scenes:1:2:3", "nowhere", "nowhere.mp4"])
+    @pytest.mark.parametrize(
+        "source", ["scenes:x", "scenes:1:0", "scenes:1:2:3", "scenes:1000003:4", "nowhere", "nowhere.mp4"]
+    )
     def test_what_holds_no_frames(self, source: str) -> None:
-        with pytest.raises(InputError, match=r"SEED:COUNT|scenes are meant|nowhere"):
+        with pytest.raises(InputError, match=r"SEED:COUNT|scenes are meant|judged|nowhere"):
             open_frames(source)
 
     def test_a_damaged_video(self, tmp_path: Path) -> None:
@@ -241,15 +321,27 @@ class TestTheCommand:
     def test_a_bundle_is_calibrated(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
         out, cache = tmp_path / "m.ranges.json", tmp_path / "m.cache"
         arguments = ["calibrate", str(bundle("fp32")), "--frames", "scenes:2:2", "--out", str(out)]
-        arguments += ["--method", "minmax", "--method-for", "classifier*=mse", "--trt-cache", str(cache)]
+        arguments += ["--method", "minmax", "--method-for", "logits=mse", "--trt-cache", str(cache)]
         done = CliRunner().invoke(main, arguments)
         assert done.exit_code == 0, done.output
-        assert "2 frames are few" in done.output
+        assert done.output.count("2 frames are few") == 1
         ranges = read_ranges(out)
-        assert ranges.key.method == "minmax, classifier*=mse"
+        assert ranges.key.method == "minmax, logits=mse"
         assert f"{len(ranges.tensors)} tensors over 2 frames" in done.output
         assert len(cache.read_text().splitlines()) == 1 + len(ranges.tensors)
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+    def test_the_folder_is_made(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
+        out = tmp_path / "calib" / "x.ranges.json"
+        done = CliRunner().invoke(main, ["calibrate", str(bundle("fp32")), "--frames", "scenes:2:1", "-o", str(out)])
+        assert done.exit_code == 0, done.output
+        assert [path.name for path in out.parent.iterdir()] == ["x.ranges.json"]
+
+    def test_a_method_for_nothing_is_refused(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
+        words = ["--frames", "scenes:2:1", "-o", str(tmp_path / "x.json"), "--method-for", "entropy"]
+        done = CliRunner().invoke(main, ["calibrate", str(bundle("fp32")), *words])
+        assert done.exit_code == 2
+        assert "GLOB=METHOD is meant" in done.output
 
     def test_another_precision_is_refused(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
         out = tmp_path / "x.json"

@@ -87,6 +87,11 @@ def test_parts_add_up_to_the_whole(a: np.ndarray, b: np.ndarray, c: np.ndarray) 
     assert same(histogram(c) + histogram(b) + histogram(a), whole)
 
 
+def test_the_sign_of_zero_is_not_kept() -> None:
+    minus, plus = histogram(np.array([-0.0], np.float32)), histogram(np.array([0.0], np.float32))
+    assert str((minus + plus).low) == str((plus + minus).low) == str(minus.high) == "0.0"
+
+
 def test_adding_changes_neither() -> None:
     a, b = histogram(np.ones(3, np.float32)), histogram(np.full(2, 1e5, np.float32))
     before = a.counts.copy(), b.counts.copy()

@@ -112,6 +112,11 @@ class TestEveryMethod:
         assert parse_method(str(method)) == method
 
 
+@pytest.mark.parametrize("percent", [50.0, 99.9, 99.99999, 100.0])
+def test_a_percentile_keeps_its_digits(percent: float) -> None:
+    assert parse_method(str(Percentile(percent))) == Percentile(percent)
+
+
 @pytest.mark.parametrize("text", ["", "kl", "percentile:x", "percentile:0", "percentile:101", "mse:3"])
 def test_no_such_method(text: str) -> None:
     with pytest.raises(InputError, match=r"no method|outside 0 to 100"):
