@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 
-from refinenet_edge.errors import CalibrationError
+from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.precision.placement import Placement
 from refinenet_edge.records import Ranges
 
@@ -28,22 +28,34 @@ SMALLEST = 2.0**-14  # of a scale: the least normal float16, and far from zero
 def to_int8(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collection[str] = ()) -> ir.Model:
     """`model` (fused, float32) quantised in place; the nodes named in `keep` stay float.
 
-    Raises `CalibrationError` when a tensor to quantise has no range.
+    Raises `CalibrationError` when a tensor to quantise has no range, `InputError` when `keep` names no node.
     """
     nodes = list(model.graph)
+    if unknown := set(keep) - {str(node.name) for node in nodes}:
+        raise InputError(f"the graph has no node {', '.join(sorted(unknown))} to keep in float")
     pairs = _Pairs(model.graph, ranges)
-    for node in nodes:
-        if node.name in keep:
-            continue
-        for index in placement.inputs_of(node):
+    # all is chosen before anything is changed
+    for node, inputs in _chosen(nodes, placement, keep).items():
+        for index in inputs:
             value = node.inputs[index]
             assert value is not None
             pairs.put(node, index, value)
-        if node.op_type == "Conv" and placement.quantises(node):
+        if node.op_type == "Conv":
             _store(model.graph, node, placement.per_channel)
     model.graph.sort()
     ShapeInferencePass()(model)
     return CheckerPass()(model).model
+
+
+def _chosen(nodes: list[ir.Node], placement: Placement, keep: Collection[str]) -> dict[ir.Node, tuple[int, ...]]:
+    """Node -> its inputs to quantise, in the order of the graph."""
+    chosen = {node: inputs for node in nodes if node.name not in keep and (inputs := placement.inputs_of(node))}
+    for node in reversed(nodes):
+        readers = node.outputs[0].uses()
+        if node.op_type in ("MaxPool", "Resize") and not any(at in chosen.get(reader, ()) for reader, at in readers):
+            # what goes on in float gains nothing from being rounded first
+            chosen.pop(node, None)
+    return chosen
 
 
 class _Pairs:
@@ -97,7 +109,7 @@ def _store(graph: ir.Graph, node: ir.Node, per_channel: bool) -> None:
     name = f"{node.outputs[0].name}/weight"  # every output has a name, and no other has it
     largest = np.abs(array).reshape(len(array), -1).max(axis=1) if per_channel else np.abs(array).max()
     scale = np.maximum(largest / LEVELS, SMALLEST).astype(np.float32)
-    stored = np.rint(array / scale.reshape(-1, 1, 1, 1) if per_channel else array / scale)
+    stored = np.rint(array / scale.reshape(-1, *[1] * (array.ndim - 1)) if per_channel else array / scale)
     inputs = [
         _initializer(graph, f"{name}/int8", np.clip(stored, -LEVELS, LEVELS).astype(np.int8)),
         _initializer(graph, f"{name}/scale", scale),

@@ -1,14 +1,28 @@
 """Where INT8 pays, per target: the rules as data.
 
-OpenVINO, measured on two cores of an AMD EPYC with the shipped model at 512x512 (ms for the network, mIoU on 40 unseen
-scenes): float32 51.6 and .802; everything 18.6 and .800; all but what has fewer than 16 channels or not a multiple of 8
-24.3 and .800; that without depthwise 26.0 and .801, without sums 28.3, convolutions only 33.7. So everything pays.
+OpenVINO, measured with the shipped model at 512x512 on two cores of an AMD EPYC that other work shared, all in turn
+(how many times as fast as float32, mIoU on 40 unseen scenes, float32 .8020): everything 3.2 and .8016; all but what has
+fewer than 16 channels or not a multiple of 8 2.5 and .8021; that without depthwise 2.3 and .8017, without sums 2.3 and
+.8020; convolutions only 1.8 and .8021. So everything pays.
 
 TensorRT on Orin: not measured here. The rules are NVIDIA's (tensor cores want 8 channels; depthwise stays float16).
 
-TensorRT-RTX 1.7 plans of the same model (fp16: 440 MB moved, 53.2 MB activations, 6.1 MB weights): this placement 584,
-46.1 and 3.2, without sums 612, convolutions only 595; per-channel weights cost nothing here. INT8 moves more than fp16
-there whatever the placement, because a kernel of its own quantises; so `build` wants --force for it.
+TensorRT-RTX 1.7 plans at 512x512, 21 classes, random weights, channels padded as the build does. There a kernel of its
+own quantises (3 bytes an element) and each INT8 reader saves one, so what has one reader does not pay:
+
+    MB moved, kernels, MB of activations, of weights    rf_lw_mbv2                 rf_lw50
+    fp16                                                441.1   101  53.0   6.2     638.1  101  52.2  54.0
+    RTX                                                 431.5   133  41.0   4.3     688.3  165  35.5  27.3
+      and convolutions that read a depthwise one        454.7   150  41.9   3.4     the same
+      and those and the depthwise ones                  669.9   167  41.9  41.8     the same
+      and skips in a convolution's epilogue             433.8   133  40.2   4.3     730.2  165  39.0  27.3
+      without sums                                      451.0   136  51.5   4.3     708.0  168  49.7  27.3
+      without pools                                     the same                    692.5  166  39.0  27.3
+      without resizes                                   the same                    the same
+      weights per channel                               670.6   148  56.5   4.3    1012.6  161  48.5  27.3
+
+With 40 classes (fp16 456.4, RTX 438.4) a quantised classifier moves 446.4.
+So INT8 moves less than fp16 for rf_lw_mbv2, with a third more kernels, and more for rf_lw50. None of it is a time.
 """
 
 from __future__ import annotations
@@ -27,43 +41,74 @@ class Placement:
     name: str
     per_channel: bool = True  # weights: a scale for each output channel
     depthwise: bool = False
+    after_depthwise: bool = True  # a convolution that reads a depthwise one
+    classifier: bool = True  # the convolutions that give the logits
     sums: bool = True  # the skip side of an Add
-    pools: bool = True
+    epilogues: bool = True  # that of an Add in a convolution's epilogue
+    pools: bool = True  # a pool or resize whose readers all stay float does, too
     resizes: bool = True
     multiple: int = 8  # a convolution with other channel counts has no INT8 kernel worth having
     fewest: int = 16  # channels in or out
 
     def quantises(self, node: ir.Node) -> bool:
         """Whether this Conv is computed in INT8."""
-        weight = node.inputs[1]
-        if node.op_type != "Conv" or weight is None or weight.const_value is None or weight.shape is None:
+        weight = node.inputs[1] if node.op_type == "Conv" else None
+        if weight is None or weight.const_value is None or weight.shape is None:
             return False
         groups = node.attributes.get_int("group", 1)
         out, inside = weight.const_value.shape.numpy()[:2]
+        if not self.classifier and _gives_logits(node.outputs[0]):
+            return False
         if groups > 1:
             return self.depthwise and inside == 1
+        if not self.after_depthwise and _reads_depthwise(node):
+            return False
         return min(out, inside) >= self.fewest and not out % self.multiple and not inside % self.multiple
 
     def inputs_of(self, node: ir.Node) -> tuple[int, ...]:
-        """The inputs of `node` that are quantised."""
+        """The inputs of `node` that are quantised, in a graph that is still float throughout."""
+        if node.outputs[0].dtype != ir.DataType.FLOAT:  # arithmetic on shapes
+            return ()
         if node.op_type == "Conv":
             return (0,) if self.quantises(node) else ()
         if node.op_type == "Add" and self.sums:
-            return tuple(index for index, value in enumerate(node.inputs) if value is not None and self._is_skip(value))
+            if not self.epilogues and any(_is_alone(value, "Conv") for value in node.inputs):
+                return ()
+            return tuple(index for index, value in enumerate(node.inputs) if _is_skip(value))
         if (node.op_type == "MaxPool" and self.pools) or (node.op_type == "Resize" and self.resizes):
             return (0,)
         return ()
 
-    def _is_skip(self, value: ir.Value) -> bool:
-        """Not what a convolution or an earlier sum gives to this sum alone: that is never rounded in between."""
-        producer = value.producer()
-        if producer is None:
-            return value.const_value is None
-        return not (producer.op_type in ("Conv", "Add") and len(value.uses()) == 1)
+
+def _is_skip(value: ir.Value | None) -> bool:
+    """Not what a convolution or an earlier sum gives to this sum alone: that is never rounded in between."""
+    return value is not None and value.const_value is None and not _is_alone(value, "Conv", "Add")
 
 
-TENSORRT = Placement("tensorrt")
-RTX = Placement("tensorrt-rtx", per_channel=False)
+def _is_alone(value: ir.Value | None, *operators: str) -> bool:
+    """Whether one of `operators` makes `value`, for one reader."""
+    producer = None if value is None else value.producer()
+    return value is not None and producer is not None and producer.op_type in operators and len(value.uses()) == 1
+
+
+def _gives_logits(value: ir.Value) -> bool:
+    """Whether `value` is the graph's output, or a summand of it and nothing else."""
+    if value.is_graph_output():
+        return True
+    readers = [reader for reader, _ in value.uses()]
+    return bool(readers) and all(reader.op_type == "Add" and _gives_logits(reader.outputs[0]) for reader in readers)
+
+
+def _reads_depthwise(node: ir.Node) -> bool:
+    producer = node.inputs[0].producer() if node.inputs[0] is not None else None
+    while producer is not None and producer.op_type in ("Relu", "Clip") and producer.inputs[0] is not None:
+        producer = producer.inputs[0].producer()
+    return producer is not None and producer.op_type == "Conv" and producer.attributes.get_int("group", 1) > 1
+
+
+# a quantised classifier keeps `pad_channels` from giving the engine channel-last ends
+TENSORRT = Placement("tensorrt", classifier=False)
+RTX = Placement("tensorrt-rtx", per_channel=False, after_depthwise=False, classifier=False, epilogues=False)
 OPENVINO = Placement("openvino", depthwise=True, multiple=1, fewest=1)
 PLACEMENTS: dict[Backend, Placement] = {
     "tensorrt": TENSORRT,
