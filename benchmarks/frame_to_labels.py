@@ -12,9 +12,7 @@ its trained weights, rf_lw50 random ones, whose busier label maps are harder on 
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ import torch
 from machine import cpu, results
 from rich.console import Console
 from rich.table import Table
+from timing import Contender, Stages, take_turns, timed
 
 from refinenet_edge.build import build
 from refinenet_edge.errors import BuildError
@@ -43,15 +42,6 @@ MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224,
 WEIGHTS = {"rf_lw_mbv2": "scenes", "rf_lw50": None}
 CLASSES = 21  # of random weights
 
-Stages = dict[str, float]  # ms
-
-
-def timed(stages: Stages, name: str, function: Callable[..., Any], *args: Any) -> Any:
-    start = time.perf_counter()
-    result = function(*args)
-    stages[name] = 1000 * (time.perf_counter() - start)
-    return result
-
 
 def usual_prepare(frame: np.ndarray) -> np.ndarray:
     image = (frame[:, :, ::-1].astype(np.float32) / 255 - MEAN) / STD
@@ -63,10 +53,10 @@ def usual_labels(logits: np.ndarray, frame: np.ndarray) -> np.ndarray:
     return large.argmax(2).astype(np.uint8)
 
 
-def usual(network: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], Stages]:
+def usual(network: Callable[[np.ndarray], np.ndarray], frame: np.ndarray) -> Contender:
     """A peer: the usual code around `network`."""
 
-    def run(frame: np.ndarray) -> Stages:
+    def run() -> Stages:
         stages: Stages = {}
         image = timed(stages, "prepare", usual_prepare, frame)
         logits = timed(stages, "network", network, image)
@@ -76,10 +66,10 @@ def usual(network: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray],
     return run
 
 
-def ours(segmenter: Segmenter) -> Callable[[np.ndarray], Stages]:
+def ours(segmenter: Segmenter, frame: np.ndarray) -> Contender:
     session = segmenter.session
 
-    def run(frame: np.ndarray) -> Stages:
+    def run() -> Stages:
         stages: Stages = {}
         image = timed(stages, "prepare", prepare, frame, segmenter.frame, session.inputs[0].dtype)
         logits = timed(stages, "network", session.run, {session.inputs[0].name: image})[session.outputs[0].name]
@@ -89,12 +79,15 @@ def ours(segmenter: Segmenter) -> Callable[[np.ndarray], Stages]:
     return run
 
 
-def peers(module: SegmentationNet, size: tuple[int, int], folder: Path) -> dict[str, Callable[[np.ndarray], Stages]]:
-    plain = folder / "plain.onnx"
-    torch.onnx.export(module, (torch.zeros(1, 3, *size),), plain, dynamo=True, verbose=False)
+def usual_openvino(plain: Path, frame: np.ndarray) -> Contender:
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.Core().compile_model(str(plain), "CPU", hints)
-    request = compiled.create_infer_request()
+    request = openvino.Core().compile_model(str(plain), "CPU", hints).create_infer_request()
+    return usual(lambda image: request.infer({0: image}, share_inputs=True)[0], frame)
+
+
+def peers(module: SegmentationNet, frame: np.ndarray, folder: Path) -> dict[str, Contender]:
+    plain = folder / "plain.onnx"
+    torch.onnx.export(module, (torch.zeros(1, 3, *frame.shape[:2]),), plain, dynamo=True, verbose=False)
     session = ort.InferenceSession(plain, providers=["CPUExecutionProvider"])
     last = torch.channels_last
     eager = module.to(memory_format=last)
@@ -107,12 +100,14 @@ def peers(module: SegmentationNet, size: tuple[int, int], folder: Path) -> dict[
 
         return network
 
-    return {
-        "openvino, plain export": usual(lambda image: request.infer({0: image}, share_inputs=True)[0]),
-        "onnxruntime, plain export": usual(lambda image: session.run(None, {session.get_inputs()[0].name: image})[0]),
-        "torch.compile, channels_last": usual(torch_network(inductor)),
-        "torch eager, channels_last": usual(torch_network(eager)),
+    source = session.get_inputs()[0].name
+    networks = {
+        "onnxruntime, plain export": lambda image: session.run(None, {source: image})[0],
+        "torch.compile, channels_last": torch_network(inductor),
+        "torch eager, channels_last": torch_network(eager),
     }
+    rest = {who: usual(network, frame) for who, network in networks.items()}
+    return {"openvino, plain export": usual_openvino(plain, frame), **rest}
 
 
 def measure(name: str, size: tuple[int, int], rounds: int) -> dict[str, Any]:
@@ -124,22 +119,9 @@ def measure(name: str, size: tuple[int, int], rounds: int) -> dict[str, Any]:
         folder = Path(text)
         recipe = Recipe(str(folder / "ours"), name, checkpoint, size=size, backend="openvino")
         with Segmenter(build(recipe).path, "openvino") as segmenter:
-            contenders = {"ours": ours(segmenter), **peers(module, size, folder)}
-            runs: dict[str, list[Stages]] = {who: [] for who in contenders}
-            for turn in range(rounds + 2):
-                for who, run in contenders.items():
-                    stages = run(frame)
-                    if turn >= 2:  # the first two rounds warm up
-                        runs[who].append(stages)
-    medians = {
-        who: {stage: statistics.median(run[stage] for run in found) for stage in found[0]}
-        for who, found in runs.items()
-    }
-    totals = {who: statistics.median(sum(run.values()) for run in found) for who, found in runs.items()}
-    paired = {
-        who: statistics.median(sum(a.values()) / sum(b.values()) for a, b in zip(found, runs["ours"], strict=True))
-        for who, found in runs.items()
-    }
+            timing = take_turns({"ours": ours(segmenter, frame), **peers(module, frame, folder)}, rounds)
+    medians = {who: timing.stages(who) for who in timing.runs}
+    totals = {who: timing.ms(who) for who in timing.runs}
     fastest = min((who for who in totals if who != "ours"), key=totals.__getitem__)
     around = medians["ours"]["prepare"] + medians["ours"]["head"]
     return {
@@ -149,11 +131,11 @@ def measure(name: str, size: tuple[int, int], rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "ms": totals,
         "stages_ms": medians,
-        "times_ours": paired,
+        "times_ours": {who: timing.ratio(who, "ours").value for who in timing.runs},
         "fastest_peer": fastest,
         "prepare_and_head_share_of_its": around / (medians[fastest]["prepare"] + medians[fastest]["head"]),
         "head_share_of_frame": medians["ours"]["head"] / totals["ours"],
-        "samples_ms": {who: [round(sum(run.values()), 3) for run in found] for who, found in runs.items()},
+        "samples_ms": {who: [round(ms, 3) for ms in timing.samples(who)] for who in timing.runs},
     }
 
 

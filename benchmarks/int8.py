@@ -1,0 +1,223 @@
+"""INT8 on OpenVINO, ours against nvidia-modelopt's PTQ and ONNX Runtime's own, side by side in one run.
+
+    python benchmarks/int8.py                             -> benchmarks/results/<cpu>/int8.json
+    python benchmarks/int8.py --ours BUNDLE --scenes 20 --rounds 20
+
+The shipped model at 512x512. Every quantiser calibrates on the same prepared frames; peers quantise the plain float32
+export. Accuracy is mIoU on unseen scenes, all with the same exact head; intervals are over the scenes, paired. Frame to
+labels: BGR uint8 frame in, uint8 labels of its size out, each graph with our prepare and head, and each peer's also as
+people write it (numpy's normalisation and transpose, OpenVINO, cv2.resize of the logits, numpy.argmax). Contenders run
+in turn until the stopping rule of timing.py; see there for figures and intervals. A verdict is unclear when the bound
+lies inside the interval. A quantiser that cannot be had here is named with the reason. nvidia-modelopt is installed
+under build/ at first use.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import onnxruntime as ort
+import openvino
+from frame_to_labels import ours, usual_openvino
+from int8_peers import Quantised, Quantiser, modelopt, node_counts, onnxruntime, quantise
+from machine import cpu, results
+from rich.console import Console
+from rich.table import Table
+from timing import RESAMPLES, Estimate, Timing, bounds, take_turns
+
+from refinenet_edge.build import build
+from refinenet_edge.bundle import MODEL
+from refinenet_edge.calibration import open_frames
+from refinenet_edge.errors import BuildError
+from refinenet_edge.evaluation import Confusion, open_dataset
+from refinenet_edge.files import write_atomically
+from refinenet_edge.model import load_checkpoint
+from refinenet_edge.recipe import Recipe
+from refinenet_edge.runtime import Segmenter
+from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.runtime.head import implementation
+from refinenet_edge.runtime.openvino import OpenVinoSession
+from refinenet_edge.scenes import VALIDATION, VALIDATION_COUNT, scene
+
+NAME, CHECKPOINT, SIZE = "rf_lw_mbv2", "scenes", (512, 512)
+FLOAT, INT8 = "ours fp32", "ours INT8"
+USUAL = ", numpy and cv2"
+QUANTISERS: dict[str, Quantiser] = {
+    "modelopt, entropy": modelopt("entropy", "fp32"),
+    "modelopt, max": modelopt("max", "fp32"),
+    "onnxruntime, signed": onnxruntime(signed=True),
+    "onnxruntime, unsigned": onnxruntime(signed=False),
+}
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """`lost` to float32 and `behind` ours INT8, in points of mIoU with their intervals over the scenes."""
+
+    miou: float
+    lost: Estimate
+    behind: Estimate
+    agreement: float  # share of the pixels that have float32's label
+
+
+@dataclass(frozen=True)
+class Criterion:
+    what: str
+    measured: Estimate
+    bound: str
+    verdict: str  # holds, fails, unclear
+
+
+def score(segmenters: Mapping[str, Segmenter], count: int) -> dict[str, Accuracy]:
+    """All of them on the same scenes, each drawn once."""
+    classes = len(segmenters[FLOAT].labels.names)
+    matrices: dict[str, list[np.ndarray]] = {who: [] for who in segmenters}
+    same = dict.fromkeys(segmenters, 0.0)
+    for sample in open_dataset(f"scenes:{VALIDATION}:{count}").samples:
+        frame, truth = sample.read()
+        labels = {who: segmenter.segment(frame).labels for who, segmenter in segmenters.items()}
+        for who, found in labels.items():
+            matrices[who].append(Confusion.of(truth, found, classes).matrix)
+            same[who] += float((found == labels[FLOAT]).mean()) / count
+    picks = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    times = np.vstack([np.ones(count, int), picks])  # how often each scene counts: first every one once
+    points = {who: 100 * np.array([_miou(row, found) for row in times]) for who, found in matrices.items()}
+
+    def less(who: str, than: str) -> Estimate:
+        differences = points[than] - points[who]
+        return Estimate(float(differences[0]), *bounds(differences[1:]))
+
+    return {who: Accuracy(float(points[who][0]), less(who, FLOAT), less(who, INT8), same[who]) for who in segmenters}
+
+
+def _miou(times: np.ndarray, matrices: list[np.ndarray]) -> float:
+    return Confusion(np.tensordot(times, np.array(matrices), 1)).miou
+
+
+def criteria(accuracy: Mapping[str, Accuracy], timing: Timing, peers: list[str]) -> list[Criterion]:
+    """What issue 5 asks for."""
+
+    def criterion(what: str, measured: Estimate, bound: float, at_most: bool = False) -> Criterion:
+        clear = not measured.low < bound < measured.high
+        holds = measured.value <= bound if at_most else measured.value >= bound
+        verdict = "unclear" if not clear else "holds" if holds else "fails"
+        return Criterion(what, measured, f"{'<=' if at_most else '>='} {bound:g}", verdict)
+
+    found = [criterion("points of mIoU lost to fp32", accuracy[INT8].lost, 0.3, at_most=True)]
+    found += [criterion(f"points of mIoU above {peer}", accuracy[peer].behind, 0) for peer in peers]
+    found.append(criterion("times as fast as our fp32", timing.ratio(FLOAT, INT8), 2))
+    found += [criterion(f"times as fast as {peer}, same head", timing.ratio(peer, INT8), 1) for peer in peers]
+    if peers:
+        best = min((peer + USUAL for peer in peers), key=timing.ms)
+        found.append(criterion(f"times as fast as {best}, the best such", timing.ratio(best, INT8), 2))
+    return found
+
+
+def show(
+    nodes: Mapping[str, Mapping[str, int]], accuracy: Mapping[str, Accuracy], timing: Timing, checks: list[Criterion]
+) -> list[Table]:
+    first = Table("", "Q", "DQ", "INT8 stored", "mIoU", "points lost", "fp32's labels, %", title="accuracy")
+    for who, row in accuracy.items():
+        counts = map(str, nodes[who].values())
+        first.add_row(who, *counts, f"{row.miou:.2f}", str(row.lost), f"{100 * row.agreement:.2f}")
+    second = Table("", "ms", "prepare", "network", "head", "times ours INT8", title="frame to labels, 512x512")
+    for who in sorted(timing.runs, key=timing.ms):
+        stages = (f"{ms:.1f}" for ms in timing.stages(who).values())
+        second.add_row(who, f"{timing.ms(who):.1f}", *stages, str(timing.ratio(who, INT8)))
+    third = Table("ours INT8", "measured", "meant", "", title="issue 5")
+    for check in checks:
+        third.add_row(check.what, str(check.measured), check.bound, check.verdict)
+    return [first, second, third]
+
+
+def prepared(calib: str, segmenter: Segmenter) -> np.ndarray:
+    frames = open_frames(calib)
+    return np.concatenate([prepare(frames.read(index), segmenter.frame) for index in range(len(frames))])
+
+
+@click.command(help=__doc__)
+@click.option("--ours", "own", type=click.Path(path_type=Path, exists=True), help="our INT8 bundle; else it is built")
+@click.option("--calib", default="scenes:2:64", show_default=True)
+@click.option("--scenes", "count", default=VALIDATION_COUNT, show_default=True)
+@click.option("--peer", "names", multiple=True, type=click.Choice(list(QUANTISERS)), default=list(QUANTISERS))
+@click.option("--rounds", type=int, help="of timing; else until the rule is met")
+@click.option("--out", type=click.Path(path_type=Path))
+def main(
+    own: Path | None, calib: str, count: int, names: tuple[str, ...], rounds: int | None, out: Path | None
+) -> None:
+    logging.disable(logging.WARNING)  # quantisers and exporter tell what they do
+    console = Console(width=120)
+    load = os.getloadavg()
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+
+        def bundle(precision: str, calib: str | None = None) -> Path:
+            path = f"{folder}/{precision}"
+            recipe = Recipe(path, NAME, CHECKPOINT, precision=precision, calib=calib, backend="openvino")
+            return build(recipe).path
+
+        console.print("build ours")
+        bundles = {FLOAT: bundle("fp32"), INT8: own or bundle("int8", calib)}
+        segmenters = {who: stack.enter_context(Segmenter(path, "openvino")) for who, path in bundles.items()}
+        console.print(f"quantise on {calib}")
+        module, frames = load_checkpoint(CHECKPOINT).eval(), prepared(calib, segmenters[FLOAT])
+        quantised: Quantised = quantise(module, frames, {name: QUANTISERS[name] for name in names})
+        for who, graph in quantised.graphs.items():
+            spec, labels = segmenters[FLOAT].frame, segmenters[FLOAT].labels
+            segmenters[who] = stack.enter_context(Segmenter.from_session(OpenVinoSession(graph), spec, labels))
+        console.print(f"mIoU on {count} scenes")
+        accuracy = score(segmenters, count)
+        console.print("frame to labels")
+        frame = scene(VALIDATION, 0, SIZE)[0]
+        usual = {"plain fp32": quantised.plain, **quantised.graphs}
+        timing = take_turns(
+            {who: ours(segmenter, frame) for who, segmenter in segmenters.items()}
+            | {who + USUAL: usual_openvino(graph, frame) for who, graph in usual.items()},
+            rounds,
+        )
+        graphs = {who: path / MODEL for who, path in bundles.items()} | quantised.graphs
+        nodes = {who: node_counts(graph) for who, graph in graphs.items()}
+    checks = criteria(accuracy, timing, list(quantised.graphs))
+    console.print(*show(nodes, accuracy, timing, checks), sep="\n")
+    for who, why in quantised.missing.items():
+        console.print(f"{who} cannot be had here: {why}")
+    record = {
+        "cpu": cpu(),
+        "threads": os.cpu_count(),
+        "load_before": load,
+        "head": implementation(),
+        "openvino": openvino.__version__,
+        "onnxruntime": ort.__version__,
+        "model": NAME,
+        "checkpoint": CHECKPOINT,
+        "size": SIZE,
+        "calibration": calib,
+        "scenes": f"scenes:{VALIDATION}:{count}",
+        "missing": quantised.missing,
+        "nodes": nodes,
+        "accuracy": {who: asdict(row) for who, row in accuracy.items()},
+        "rounds": len(timing.samples(INT8)),
+        "ended": timing.ended,
+        "ms": {who: timing.ms(who) for who in timing.runs},
+        "stages_ms": {who: timing.stages(who) for who in timing.runs},
+        "times_ours_int8": {who: asdict(timing.ratio(who, INT8)) for who in timing.runs},
+        "criteria": [asdict(check) for check in checks],
+        "samples_ms": {who: [round(ms, 3) for ms in timing.samples(who)] for who in timing.runs},
+    }
+    out = out or results("int8.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, (json.dumps(record, indent=1) + "\n").encode(), BuildError)
+    console.print(f"{len(timing.samples(INT8))} rounds, ended by: {timing.ended}; written to {out}")
+
+
+if __name__ == "__main__":
+    main()

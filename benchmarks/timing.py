@@ -1,0 +1,116 @@
+"""Time contenders side by side: all of them once a round, in a new order every round, so that drift meets them alike.
+
+A contender is a call that says how long each of its stages took. The first two rounds warm up and are not counted. It
+ends after so many rounds, or by one of the rules of `_ended`, and the result says which. Figures are medians; how many
+times longer than another a contender took is the median over the rounds, with a bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Stages = dict[str, float]  # ms
+Contender = Callable[[], Stages]
+
+WARM_UPS = 2  # rounds
+MIN_ROUNDS = 10
+MIN_SECONDS, MAX_SECONDS = 0.5, 15.0  # of each contender
+STEADY = 0.005  # relative deviation
+WINDOW = 10  # rounds in which the deviation has to improve, by a twentieth
+RESAMPLES, CONFIDENCE = 2000, 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f}..{self.high:.2f})"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """`runs[who][round]` are the stages of one run; `ended` is the rule that ended it."""
+
+    runs: Mapping[str, list[Stages]]
+    ended: str
+
+    def samples(self, who: str) -> list[float]:
+        return [sum(run.values()) for run in self.runs[who]]
+
+    def ms(self, who: str) -> float:
+        return statistics.median(self.samples(who))
+
+    def stages(self, who: str) -> Stages:
+        runs = self.runs[who]
+        return {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
+
+    def ratio(self, who: str, to: str) -> Estimate:
+        """How many times longer than `to` it takes, round by round."""
+        ratios = np.divide(self.samples(who), self.samples(to))
+        picked = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
+        return Estimate(float(np.median(ratios)), *bounds(np.median(ratios[picked], axis=1)))
+
+
+def timed(stages: Stages, name: str, function: Callable[..., Any], *args: Any) -> Any:
+    """What `function` returns; its time becomes `stages[name]`."""
+    start = time.perf_counter()
+    result = function(*args)
+    stages[name] = 1000 * (time.perf_counter() - start)
+    return result
+
+
+def bounds(resampled: np.ndarray) -> tuple[float, float]:
+    """What `CONFIDENCE` of the resampled figures lie between."""
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def take_turns(contenders: Mapping[str, Contender], rounds: int | None = None) -> Timing:
+    """Run them for `rounds`, or until a rule ends it."""
+    order = np.random.default_rng(0)
+    for _ in range(WARM_UPS):
+        for run in contenders.values():
+            run()
+    timing = Timing({who: [] for who in contenders}, f"{rounds} rounds")
+    deviations: list[float] = []
+    while True:
+        for who in order.permutation(list(contenders)):
+            timing.runs[who].append(contenders[who]())
+        totals = [timing.samples(who) for who in contenders]
+        deviations.append(max(map(_deviation, totals)))
+        if rounds is None and (ended := _ended(totals, deviations)):
+            return Timing(timing.runs, ended)
+        if len(deviations) == rounds:
+            return timing
+
+
+def _ended(totals: list[list[float]], deviations: list[float]) -> str | None:
+    """The rule that is met: `totals` are the contenders' ms, `deviations` the worst contender's after each round."""
+    seconds = [sum(samples) / 1000 for samples in totals]
+    if sum(seconds) > MAX_SECONDS * len(totals):
+        return f"{MAX_SECONDS:g} s a contender"
+    if len(deviations) < MIN_ROUNDS or min(seconds) < MIN_SECONDS:
+        return None
+    if deviations[-1] < STEADY:
+        return f"deviation below {100 * STEADY:g} %"
+    before = deviations[MIN_ROUNDS - 1 : -WINDOW]  # a deviation of a few samples says nothing
+    if before and min(deviations[-WINDOW:]) > 0.95 * min(before):
+        return "deviation no longer improving"
+    return None
+
+
+def _deviation(samples: list[float]) -> float:
+    """Relative, robust: what a normal distribution's standard deviation would be."""
+    middle = np.median(samples)
+    return float(1.4826 * np.median(np.abs(np.array(samples) - middle)) / middle)
