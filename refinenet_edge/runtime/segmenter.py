@@ -13,9 +13,9 @@ from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.records import Frame, FrameSpec, Labels, Mask, Profile, Size
 from refinenet_edge.runtime.backends import open_session
-from refinenet_edge.runtime.device import DeviceSegmenter, fits_device
 from refinenet_edge.runtime.frame import check_frame, prepare
 from refinenet_edge.runtime.head import labels_of
+from refinenet_edge.runtime.pipeline import DeviceSegmenter, fits_device
 from refinenet_edge.runtime.session import Session
 from refinenet_edge.runtime.trt import TrtSession
 

@@ -4,9 +4,9 @@ Only calls that exist in TensorRT 10.3, 11 and RTX 1.7 are used. The manifest is
 before a byte of the plan is parsed.
 
 It has not run on hardware yet: the tests hold its calls to the real TensorRT-RTX bindings and drive it with fakes.
-`run` takes and gives host arrays; device.py queues the engine between the kernels that prepare frames and make labels.
-Not in yet, each its own later step: pinned and mapped memory, RTX's kernel cache, pycuda instead of cuda-bindings,
-several optimisation profiles.
+`run` takes and gives host arrays; pipeline.py queues the engine between the kernels that prepare frames and make
+labels. Not in yet, each its own later step: pinned and mapped memory, RTX's kernel cache, pycuda instead of
+cuda-bindings, several optimisation profiles.
 
 A version-compatible plan carries TensorRT's lean runtime as host code, and loading it runs that code: such a bundle
 must come from those you trust, as a program must.

@@ -5,7 +5,7 @@
 
 Nothing is allocated or waited for after the constructor, so both can be captured in a CUDA graph. This file has not run
 on hardware: the tests compile the kernels for every architecture, run the same sources and the same calls on the CPU,
-and hold the driver's calls to the real bindings' names. runtime/device.py puts an engine between them.
+and hold the driver's calls to the real bindings' names. runtime/pipeline.py puts an engine between them.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import pytest
 from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import Bilinear, Cubic, FrameSpec, TensorSpec
-from refinenet_edge.runtime.device import DeviceSegmenter, fits_device
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.head import upsample_argmax
+from refinenet_edge.runtime.pipeline import DeviceSegmenter, fits_device
 from refinenet_edge.runtime.segmenter import Segmenter
 from refinenet_edge.runtime.session import CheckedSession
 from tests.runtime.test_kernels import HostCuda, host_module, read
