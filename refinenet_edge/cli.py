@@ -10,10 +10,11 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from refinenet_edge.records import Bilinear, Cubic, Interpolation
 if TYPE_CHECKING:
     from refinenet_edge.evaluation import Result
     from refinenet_edge.fusion import Firing
-    from refinenet_edge.records import Frame, Manifest, Mask, Profile
+    from refinenet_edge.records import Frame, Manifest, Mask, Profile, Range, Ranges
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -200,7 +201,9 @@ def plan(
 @main.command("calibrate")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--frames", "source", required=True, metavar="DIR|VIDEO|scenes[:SEED:COUNT]", help="What to look at.")
-@click.option("--out", "-o", "path", type=click.Path(path_type=Path), required=True, help="calib/NAME.ranges.json")
+@click.option(
+    "--out", "-o", "path", type=click.Path(dir_okay=False, path_type=Path), required=True, help="calib/NAME.ranges.json"
+)
 @click.option("--method", help="minmax, percentile:99.99, entropy or mse. [percentile:99.99]")
 @click.option("--method-for", "special", multiple=True, metavar="GLOB=METHOD", help="For some tensors. Repeatable.")
 @click.option("--trt-cache", "cache", type=click.Path(path_type=Path), help="TensorRT's calibration cache, too.")
@@ -221,8 +224,8 @@ def calibrate(
     manifest = opened.manifest
     if manifest.precision != "fp32":
         raise InputError(
-            f"{bundle} is {manifest.precision}: ranges are measured on a fp32 bundle of the same network, which "
-            "refinenet-edge build makes with --precision fp32"
+            f"{bundle} is {manifest.precision}: ranges are measured on a fp32 bundle of the same network; build it: "
+            + _build_again(manifest, {"--precision": "fp32", "--output": f"{bundle}_fp32"}, without=("--calib",))
         )
     pairs = [item.rpartition("=") for item in special]
     if wrong := next((method for glob, _, method in pairs if not glob), None):
@@ -245,7 +248,10 @@ def calibrate(
     state.unlink(missing_ok=True)
     if cache is not None:
         calibration.write_cache(cache, ranges)
+    out.print(_cut(ranges))
     out.print(f"{len(ranges.tensors)} tensors over {ranges.count} frames, by {ranges.key.method}: {_plain(path)}")
+    chosen = {"--precision": "int8", "--calib": str(path), "--output": f"{bundle}_int8"}
+    out.print(f"next: [bold]{_plain(_build_again(manifest, chosen))}[/]", soft_wrap=True)
 
 
 @main.command("run")
@@ -469,6 +475,35 @@ def _manifest(manifest: Manifest, title: str) -> Table:
     for name, digest in manifest.files.items():
         row("file", f"{name} {digest.size / 1e6:.1f} MB, sha256 {digest.sha256[:12]}")
     row("built by", manifest.command)
+    return table
+
+
+def _build_again(manifest: Manifest, options: Mapping[str, str], without: tuple[str, ...] = ()) -> str:
+    """The command that built a bundle, with these options instead of its own."""
+    try:
+        words = shlex.split(manifest.command)
+    except ValueError:  # a manifest comes from elsewhere
+        words = []
+    if words[:2] != ["refinenet-edge", "build"]:
+        words = ["refinenet-edge", "build"]
+    kept = [
+        word
+        for index, word in enumerate(words)
+        if word not in (*options, *without) and words[index - 1] not in (*options, *without)
+    ]
+    return shlex.join([*kept, *(word for option in options.items() for word in option)])
+
+
+def _cut(ranges: Ranges) -> Table:
+    """The tensors that lose most: where the largest value is furthest beyond what INT8 will hold."""
+
+    def share(tensor: Range) -> float:
+        return tensor.amax / largest if (largest := max(abs(tensor.low), abs(tensor.high))) else 1.0
+
+    table = Table("tensor", "from", "to", "INT8 holds", "method", title="cut most")
+    for name, tensor in sorted(ranges.tensors.items(), key=lambda item: share(item[1]))[:5]:
+        numbers = (f"{value:.4g}" for value in (tensor.low, tensor.high))
+        table.add_row(_plain(name), *numbers, f"±{tensor.amax:.4g}, {_percent(min(share(tensor), 1.0))}", tensor.method)
     return table
 
 

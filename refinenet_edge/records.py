@@ -141,6 +141,9 @@ class EngineInfo:
     build_seconds: float | None = None
 
 
+INT8_LEVELS = 127  # the largest |q| of symmetric INT8
+
+
 @dataclass(frozen=True)
 class Range:
     """One tensor over all calibration frames: symmetric INT8 covers [-amax, amax], values from `low` to `high` came."""

@@ -12,7 +12,9 @@ import fnmatch
 import hashlib
 import io
 import logging
+import shlex
 import time
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +26,7 @@ import onnx_ir as ir
 from refinenet_edge import __version__
 from refinenet_edge.calibration.frames import Frames, digest_of
 from refinenet_edge.calibration.histogram import BINS, Histogram
-from refinenet_edge.calibration.methods import Method, Percentile
+from refinenet_edge.calibration.methods import Method, Percentile, name_of
 from refinenet_edge.calibration.observe import observable, observer_of
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.files import write_atomically
@@ -67,10 +69,13 @@ def calibrate(
     digests, warnings = _looked_at(frames)
     for warning in warnings:
         logger.warning("calibration: %s", warning)
-    key = _key(model, spec, digests, method, overrides)
+    key = key_of(model, spec, digests, method, overrides)
     seen = dataclasses.replace(key, method="")  # histograms serve every method
     done, histograms = _resume(state, seen, tensors, len(frames))
     observer = observer_of(model)
+    if state:
+        # a place that cannot be written is found out now, not after the last frame
+        _save(state, seen, done, histograms)
     saved = time.monotonic()
     try:
         for index in range(done, len(frames)):
@@ -85,6 +90,8 @@ def calibrate(
     except BaseException:
         if state and done:
             _save(state, seen, done, histograms)
+        elif state:
+            state.unlink(missing_ok=True)  # it holds nothing
         raise
     if state:
         _save(state, seen, done, histograms)
@@ -102,17 +109,10 @@ def calibrate(
 
 
 def key_of(
-    model: ir.Model, spec: FrameSpec, frames: Frames, method: Method, overrides: Mapping[str, Method]
-) -> RangesKey:
-    """What ranges of these hold for. Reads every frame."""
-    return _key(model, spec, frames.digests(), method, overrides)
-
-
-def _key(
     model: ir.Model, spec: FrameSpec, digests: Sequence[str], method: Method, overrides: Mapping[str, Method]
 ) -> RangesKey:
-    methods = ", ".join([str(method), *(f"{glob}={special}" for glob, special in overrides.items())])
-    return RangesKey(*graph_digests(model, spec), _digest(*digests), methods)
+    """What ranges of these hold for; `digests` of the frames, in order."""
+    return RangesKey(*graph_digests(model, spec), _digest(*digests), name_of(method, overrides))
 
 
 def graph_digests(model: ir.Model, spec: FrameSpec) -> tuple[str, str, str]:
@@ -141,9 +141,16 @@ def require(ranges: Ranges, model: ir.Model, spec: FrameSpec) -> None:
     held = (ranges.key.graph, ranges.key.weights, ranges.key.frame)
     if other := [name for name, a, b in zip(names, held, found, strict=True) if a != b]:
         raise CalibrationError(
-            f"these ranges are of another network (not the same: {', '.join(other)}); calibrate again: "
-            f"refinenet-edge calibrate BUNDLE --frames {ranges.source} --out FILE"
+            f"these ranges are not of this network (not the same: {', '.join(other)}); calibrate again: "
+            f"refinenet-edge calibrate BUNDLE --frames {shlex.quote(ranges.source)} {_options(ranges.key.method)} "
+            "--out FILE"
         )
+
+
+def _options(methods: str) -> str:
+    """What `refinenet-edge calibrate` is told to get these methods."""
+    first, *special = methods.split(", ")
+    return shlex.join(["--method", first, *(word for item in special for word in ("--method-for", item))])
 
 
 def _digest(*parts: str | bytes) -> str:
@@ -207,7 +214,10 @@ def _save(state: Path, key: RangesKey, done: int, histograms: Mapping[str, Histo
 
 _NONE = -(1 << 15)  # no exponent
 # what numpy, zipfile and zlib raise on bytes that are not a whole archive
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def _resume(

@@ -31,10 +31,6 @@ class Frames:
     def __len__(self) -> int:
         return len(self.names)
 
-    def digests(self) -> list[str]:
-        """sha256 of each frame's size and pixels: reads them all."""
-        return [digest_of(self.read(index)) for index in range(len(self))]
-
 
 def digest_of(frame: Frame) -> str:
     """sha256 of size and pixels."""
@@ -54,7 +50,8 @@ def open_frames(source: str) -> Frames:
 
 
 def _scenes(source: str, numbers: list[str]) -> Frames:
-    if len(numbers) > 2 or not all(number.isdigit() for number in numbers):
+    # decimal, and short: int() takes neither "²" nor thousands of digits
+    if len(numbers) > 2 or not all(number.isdecimal() and len(number) < 19 for number in numbers):
         raise InputError(f"{source!r}: scenes:SEED:COUNT is meant, such as scenes:{SEED}:{COUNT}")
     given = [int(number) for number in numbers]
     seed, count = (*given, *(SEED, COUNT)[len(given) :])

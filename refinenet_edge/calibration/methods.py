@@ -9,7 +9,7 @@ Mse          least expected squared error of rounding and saturating
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from refinenet_edge.calibration.histogram import BINS, Histogram
 from refinenet_edge.errors import InputError
+from refinenet_edge.records import INT8_LEVELS
 
-LEVELS = 127  # of a magnitude: |q| is 0 to 127
 STRIDE = 8  # bins between the thresholds that are tried
 
 
@@ -44,7 +44,7 @@ class Percentile:
             raise InputError(f"percentile {self.percent} is outside 0 to 100")
 
     def __str__(self) -> str:
-        return f"percentile:{self.percent!r}".removesuffix(".0")
+        return f"percentile:{float(self.percent)!r}".removesuffix(".0")
 
     def amax(self, histogram: Histogram) -> float:
         below = histogram.zeros + np.cumsum(histogram.counts)
@@ -71,9 +71,9 @@ class Entropy:
         for bins, inside, beyond in _thresholds(histogram):
             reference = inside.astype(np.float64)
             reference[-1] += beyond
-            level = np.arange(bins) * (LEVELS + 1) // bins
-            sums = np.bincount(level, inside, LEVELS + 1)
-            occupied = np.bincount(level, inside > 0, LEVELS + 1)
+            level = np.arange(bins) * (INT8_LEVELS + 1) // bins
+            sums = np.bincount(level, inside, INT8_LEVELS + 1)
+            occupied = np.bincount(level, inside > 0, INT8_LEVELS + 1)
             spread = np.where(inside > 0, (sums / np.maximum(occupied, 1))[level], 0.0)
             loss = _divergence(reference, spread)
             if loss <= best:
@@ -93,8 +93,8 @@ class Mse:
         best, kept = math.inf, histogram.amax
         for bins, _, _ in _thresholds(histogram):
             limit = min(bins * histogram.width, histogram.amax)
-            step = limit / LEVELS
-            error = middles - np.minimum(np.rint(middles / step), LEVELS) * step
+            step = limit / INT8_LEVELS
+            error = middles - np.minimum(np.rint(middles / step), INT8_LEVELS) * step
             loss = float(histogram.counts @ (error * error))
             if loss <= best:
                 best, kept = loss, limit
@@ -118,6 +118,11 @@ def parse_method(text: str) -> Method:
     raise InputError(f"no method {text!r}; there are minmax, percentile:99.99, entropy and mse")
 
 
+def name_of(method: Method, overrides: Mapping[str, Method]) -> str:
+    """How a key says it: "entropy, *relu*=mse"."""
+    return ", ".join([str(method), *(f"{glob}={special}" for glob, special in overrides.items())])
+
+
 def _thresholds(histogram: Histogram) -> Iterator[tuple[int, npt.NDArray[np.int64], int]]:
     """Each number of bins to try, those bins, and how many values lie beyond."""
     occupied = np.flatnonzero(histogram.counts)
@@ -125,7 +130,7 @@ def _thresholds(histogram: Histogram) -> Iterator[tuple[int, npt.NDArray[np.int6
         return
     last = int(occupied[-1]) + 1
     total = int(histogram.counts.sum())
-    for bins in sorted({*range(LEVELS + 1, last, STRIDE), max(last, LEVELS + 1)}):
+    for bins in sorted({*range(INT8_LEVELS + 1, last, STRIDE), max(last, INT8_LEVELS + 1)}):
         inside = histogram.counts[:bins]
         yield bins, inside, total - int(inside.sum())
 

@@ -12,10 +12,9 @@ import json
 import struct
 from pathlib import Path
 
-from refinenet_edge.calibration.methods import LEVELS
 from refinenet_edge.errors import BundleError, CalibrationError
 from refinenet_edge.files import write_atomically
-from refinenet_edge.records import Ranges, from_json
+from refinenet_edge.records import INT8_LEVELS, Ranges, from_json
 
 MAX_FILE = 8 << 20  # bytes
 HEADER = "TRT-100300-EntropyCalibration2"  # TensorRT 10.3, the calibrator that DLA takes
@@ -45,6 +44,6 @@ def write_cache(path: Path, ranges: Ranges, header: str = HEADER) -> None:
     """Write TensorRT's calibration cache. Raises `CalibrationError`."""
     lines = [header]
     for name, tensor in ranges.tensors.items():
-        scale = struct.pack(">f", (tensor.amax or 1.0) / LEVELS)
+        scale = struct.pack(">f", (tensor.amax or 1.0) / INT8_LEVELS)
         lines.append(f"{name}: {scale.hex()}")
     write_atomically(path, ("\n".join(lines) + "\n").encode(), CalibrationError)

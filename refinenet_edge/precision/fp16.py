@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, LiftConstantsToInitializersPass
 
 from refinenet_edge.errors import GraphError
+from refinenet_edge.precision.constant import constant
 
 FP16_MAX = 65504.0
 
@@ -72,6 +73,4 @@ def _half(value: ir.Value) -> ir.Value:
         raise GraphError(
             f"{value.name} holds {largest:.3g}, float16 ends at {FP16_MAX:.0f}: build with --precision fp32"
         )
-    name = f"{value.name} (float16)"
-    half = ir.tensor(array.astype(np.float16), name=name)
-    return ir.Value(name=name, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=half)
+    return constant(f"{value.name} (float16)", array.astype(np.float16))

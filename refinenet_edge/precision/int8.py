@@ -18,10 +18,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 
 from refinenet_edge.errors import CalibrationError, InputError
+from refinenet_edge.precision.constant import constant
 from refinenet_edge.precision.placement import Placement
-from refinenet_edge.records import Ranges
+from refinenet_edge.records import INT8_LEVELS, Ranges
 
-LEVELS = 127
 SMALLEST = 2.0**-14  # of a scale: the least normal float16, and far from zero
 
 
@@ -108,10 +108,10 @@ def _store(graph: ir.Graph, node: ir.Node, per_channel: bool) -> None:
     array = np.asarray(weight.const_value.numpy(), np.float32)
     name = f"{node.outputs[0].name}/weight"  # every output has a name, and no other has it
     largest = np.abs(array).reshape(len(array), -1).max(axis=1) if per_channel else np.abs(array).max()
-    scale = np.maximum(largest / LEVELS, SMALLEST).astype(np.float32)
+    scale = np.maximum(largest / INT8_LEVELS, SMALLEST).astype(np.float32)
     stored = np.rint(array / scale.reshape(-1, *[1] * (array.ndim - 1)) if per_channel else array / scale)
     inputs = [
-        _initializer(graph, f"{name}/int8", np.clip(stored, -LEVELS, LEVELS).astype(np.int8)),
+        _initializer(graph, f"{name}/int8", np.clip(stored, -INT8_LEVELS, INT8_LEVELS).astype(np.int8)),
         _initializer(graph, f"{name}/scale", scale),
         _initializer(graph, f"{name}/zero", np.zeros(scale.shape, np.int8)),
     ]
@@ -126,7 +126,7 @@ def _store(graph: ir.Graph, node: ir.Node, per_channel: bool) -> None:
 
 
 def _scale(amax: float) -> float:
-    return max(amax / LEVELS, SMALLEST)
+    return max(amax / INT8_LEVELS, SMALLEST)
 
 
 def _node(operator: str, inputs: list[ir.Value], name: str) -> ir.Node:
@@ -136,7 +136,6 @@ def _node(operator: str, inputs: list[ir.Value], name: str) -> ir.Node:
 
 
 def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = constant(name, array)
     graph.initializers.add(value)
     return value

@@ -18,7 +18,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
-MULTIPLE = 8
+from refinenet_edge.engine import MULTIPLE
+from refinenet_edge.precision.constant import constant
 
 
 def pad_channels(model: ir.Model) -> bool:
@@ -80,12 +81,7 @@ def _pad(graph: ir.Graph, node: ir.Node, index: int, axis: int) -> None:
     array = old.const_value.numpy()
     widths = [(0, -array.shape[i] % MULTIPLE if i == axis else 0) for i in range(array.ndim)]
     padded = np.pad(array, widths)
-    new = ir.Value(
-        name=f"{old.name}/padded",
-        shape=ir.Shape(padded.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(padded.dtype)),
-        const_value=ir.tensor(padded, name=f"{old.name}/padded"),
-    )
+    new = constant(f"{old.name}/padded", padded)
     graph.initializers.add(new)
     node.replace_input_with(index, new)
     del graph.initializers[str(old.name)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import shlex
 import struct
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +34,7 @@ from refinenet_edge.trace import read_onnx, to_bytes
 from tests.conftest import SIZE, Traced, graph, weights
 
 SPEC = FrameSpec((24, 32))
+calibration_stage = importlib.import_module("refinenet_edge.calibration.calibrate")  # the package has it as a function
 
 
 def network(scale: float = 1.0) -> ir.Model:
@@ -92,6 +96,63 @@ def test_an_interrupt_loses_nothing_but_its_frame(tmp_path: Path, at: int) -> No
     assert state.exists() == (at > 0)
     assert calibrate(network(), SPEC, frames, state=state, progress=lambda done, _: read.append(done)) == whole
     assert read[0] == at
+
+
+@pytest.mark.parametrize("where", ["reading", "counting"])
+@pytest.mark.parametrize("at", range(3))
+def test_an_interrupt_within_a_frame_loses_only_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, where: str
+) -> None:
+    frames, state, calls = scenes(3), tmp_path / ".x.partial.npz", {"reading": 0, "counting": 0}
+    whole, count, done = calibrate(network(), SPEC, frames), observe.Observer.count, []
+
+    def interrupted(call: str, last: int) -> None:
+        calls[call] += 1
+        if call == where and calls[call] == last:
+            raise KeyboardInterrupt
+
+    def read(index: int) -> Frame:
+        interrupted("reading", 3 + at + 1)  # three were to look
+        return frames.read(index)
+
+    def counted(self: observe.Observer, image: np.ndarray, name: str) -> object:
+        found = count(self, image, name)
+        interrupted("counting", at + 1)
+        return found
+
+    monkeypatch.setattr(observe.Observer, "count", counted)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(network(), SPEC, replace(frames, read=read), state=state)
+    monkeypatch.undo()
+    assert calibrate(network(), SPEC, frames, state=state, progress=lambda i, _: done.append(i)) == whole
+    assert done[0] == at
+
+
+def test_what_is_saved_on_the_way_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as after a kill: the state is the one that was written while the run went on
+    frames, state, held, done = scenes(3), tmp_path / ".x.partial.npz", [], []
+    monkeypatch.setattr(calibration_stage, "SAVE_SECONDS", 0.0)
+    whole = calibrate(network(), SPEC, frames, state=state, progress=lambda *_: held.append(state.read_bytes()))
+    state.write_bytes(held[2])
+    assert calibrate(network(), SPEC, frames, state=state, progress=lambda i, _: done.append(i)) == whole
+    assert done[0] == 2
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_first_frame(tmp_path: Path) -> None:
+    done: list[int] = []
+    with pytest.raises(CalibrationError, match="cannot be written"):
+        calibrate(network(), SPEC, scenes(2), state=tmp_path / "none" / "x", progress=lambda i, _: done.append(i))
+    assert done == []
+
+
+def test_a_header_that_does_not_end_is_damage(tmp_path: Path) -> None:
+    # numpy passes on what its tokenizer raises
+    frames, state = scenes(2), tmp_path / ".x.partial.npz"
+    whole = calibrate(network(), SPEC, frames)
+    header = b"{'descr': ("
+    with zipfile.ZipFile(state, "w") as archive:
+        archive.writestr("key.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+    assert calibrate(network(), SPEC, frames, state=state) == whole
 
 
 def stopped(state: Path, frames: Frames, at: int) -> bytes:
@@ -192,7 +253,7 @@ def test_activations_that_are_not_finite_name_tensor_and_frame() -> None:
 
 class TestTheKey:
     def key(self, **other: object) -> object:
-        arguments = {"model": network(), "spec": SPEC, "frames": scenes(2), "method": Entropy(), "overrides": {}}
+        arguments = {"model": network(), "spec": SPEC, "digests": ["1", "2"], "method": Entropy(), "overrides": {}}
         return key_of(**{**arguments, **other})  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
@@ -200,7 +261,7 @@ class TestTheKey:
         [
             ("weights", {"model": network(2.0)}),
             ("frame", {"spec": replace(SPEC, mean=(0, 0, 0))}),
-            ("frames", {"frames": scenes(3)}),
+            ("frames", {"digests": ["2", "1"]}),
             ("method", {"overrides": {"a*": MinMax()}}),
         ],
     )
@@ -230,6 +291,12 @@ class TestTheKey:
             require(ranges, network(2.0), SPEC)
         with pytest.raises(CalibrationError, match="not the same: preprocessing"):
             require(ranges, network(), replace(SPEC, std=(1, 1, 1)))
+
+    def test_the_command_repeats_the_methods(self) -> None:
+        ranges = calibrate(network(), SPEC, scenes(1), MinMax(), {"a*": Percentile(99)})
+        command = r"--frames pictures --method minmax --method-for 'a\*=percentile:99' --out FILE$"
+        with pytest.raises(CalibrationError, match=command):
+            require(ranges, network(2.0), SPEC)
 
 
 class TestFiles:
@@ -292,7 +359,17 @@ class TestFrames:
         assert abs(float(frames.read(0).mean())) < 4
 
     @pytest.mark.parametrize(
-        "source", ["scenes:x", "scenes:1:0", "scenes:1:2:3", "scenes:1000003:4", "nowhere", "nowhere.mp4"]
+        "source",
+        [
+            "scenes:x",
+            "scenes:1:0",
+            "scenes:1:2:3",
+            "scenes:²",
+            "scenes:" + "9" * 30,
+            "scenes:1000003:4",
+            "nowhere",
+            "nowhere.mp4",
+        ],
     )
     def test_what_holds_no_frames(self, source: str) -> None:
         with pytest.raises(InputError, match=r"SEED:COUNT|scenes are meant|judged|nowhere"):
@@ -328,6 +405,8 @@ class TestTheCommand:
         ranges = read_ranges(out)
         assert ranges.key.method == "minmax, logits=mse"
         assert f"{len(ranges.tensors)} tensors over 2 frames" in done.output
+        assert "cut most" in done.output
+        assert f"--precision int8 --calib {out} --output {bundle('fp32')}_int8" in done.output
         assert len(cache.read_text().splitlines()) == 1 + len(ranges.tensors)
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -343,11 +422,25 @@ class TestTheCommand:
         assert done.exit_code == 2
         assert "GLOB=METHOD is meant" in done.output
 
+    def test_the_help_names_the_default(self) -> None:
+        assert f"[{calibration_stage.DEFAULT}]" in CliRunner().invoke(main, ["calibrate", "--help"]).output
+
+    def test_the_next_command_is_one(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
+        out = tmp_path / "m.ranges.json"
+        done = CliRunner().invoke(main, ["calibrate", str(bundle("fp32")), "--frames", "scenes:2:1", "-o", str(out)])
+        program, command, *words = shlex.split(done.output.rpartition("next: ")[2])
+        assert (program, command) == ("refinenet-edge", "build")
+        given = main.commands[command].make_context(program, words).params
+        assert (given["precision"], given["calib"], given["model"]) == ("int8", str(out), "rf_lw_mbv2")
+
     def test_another_precision_is_refused(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
         out = tmp_path / "x.json"
         done = CliRunner().invoke(main, ["calibrate", str(bundle("fp16")), "--frames", "scenes", "--out", str(out)])
         assert done.exit_code == 2
-        assert "ranges are measured on a fp32 bundle" in done.output
+        folder = bundle("fp16")
+        words = "refinenet-edge build --model rf_lw_mbv2 --size 64x96 --backend openvino --precision fp32"
+        assert f"ranges are measured on a fp32 bundle of the same network; build it: {words}" in done.output
+        assert f"--output {folder}_fp32" in done.output
         assert not out.exists()
 
 

@@ -117,6 +117,10 @@ def test_a_percentile_keeps_its_digits(percent: float) -> None:
     assert parse_method(str(Percentile(percent))) == Percentile(percent)
 
 
+def test_a_percentile_of_numpy_has_the_same_name() -> None:
+    assert str(Percentile(np.float64(99.9))) == "percentile:99.9"
+
+
 @pytest.mark.parametrize("text", ["", "kl", "percentile:x", "percentile:0", "percentile:101", "mse:3"])
 def test_no_such_method(text: str) -> None:
     with pytest.raises(InputError, match=r"no method|outside 0 to 100"):
