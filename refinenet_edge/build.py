@@ -75,11 +75,8 @@ class Source:
 def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None = None) -> Built:
     """Build the bundle of `recipe` at `recipe.output`. `step` hears what is done, `progress` the engine builder."""
     backend = recipe.backend if recipe.backend != "auto" else _preferred()
-    rewrites = [rewrite for rewrite in REWRITES if rewrite.name not in recipe.without]
-    if unknown := set(recipe.without) - {rewrite.name for rewrite in REWRITES}:
-        raise InputError(f"no rewrite {', '.join(sorted(unknown))}; there are {', '.join(r.name for r in REWRITES)}")
-
     _refuse(recipe, backend)
+    rewrites = [rewrite for rewrite in REWRITES if rewrite.name not in recipe.without]
 
     step("load and trace the model")
     source = _from_onnx(recipe, Path(recipe.onnx)) if recipe.onnx else _from_module(recipe)
@@ -99,15 +96,12 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     expected = parity.logits(traced, inputs)
     proof = parity.prove(traced, expected, model, rewrites, inputs)
 
-    step(f"put {recipe.precision} into the graph")
-    classes = num_classes(model)
     ranges = _ranges(recipe, model, frame, step) if recipe.precision == "int8" else None
-    model = precision.apply(model, recipe.precision, backend, ranges)
-    if backend in ("tensorrt", "tensorrt-rtx") and not precision.pad_channels(model):
-        logger.info("the channels are not padded: the engine converts the layout of its input and output itself")
-    typed = to_bytes(model)
+
+    step(f"put {recipe.precision} into the graph")
+    typed = _typed(recipe.precision, backend, model, ranges)
     if recipe.precision != "fp32":
-        found = {name: logits[:, :classes] for name, logits in parity.logits(typed, inputs).items()}
+        found = {name: logits[:, : len(labels.names)] for name, logits in parity.logits(typed, inputs).items()}
         proof += _typed_parity(recipe.precision, expected, found)
 
     files = {MODEL: typed}
@@ -142,6 +136,8 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
 
 def _refuse(recipe: Recipe, backend: Backend) -> None:
     """Raise `InputError` for what would only fail, or disappoint, after minutes."""
+    if unknown := set(recipe.without) - {rewrite.name for rewrite in REWRITES}:
+        raise InputError(f"no rewrite {', '.join(sorted(unknown))}; there are {', '.join(r.name for r in REWRITES)}")
     if recipe.precision == "int8" and recipe.calib is None:
         raise InputError("int8 needs calibration: give --calib scenes, a folder of images, a video or ranges")
     if recipe.precision != "int8" and recipe.calib is not None:
@@ -211,6 +207,14 @@ def _proof_inputs(recipe: Recipe) -> parity.Inputs:
     with resources.as_file(resources.files("refinenet_edge") / "photos" / PHOTO) as path:
         photo = prepare(read_image(path), FrameSpec(recipe.size))
     return {"random": random, PHOTO: photo}
+
+
+def _typed(name: str, backend: Backend, model: ir.Model, ranges: Ranges | None) -> bytes:
+    """The serialised graph in precision `name`, its ends as the backend's engines want them."""
+    model = precision.apply(model, name, backend, ranges)
+    if backend in ("tensorrt", "tensorrt-rtx") and not precision.pad_channels(model):
+        logger.info("the channels are not padded: the engine converts the layout of its input and output itself")
+    return to_bytes(model)
 
 
 def _typed_parity(name: str, expected: parity.Inputs, found: parity.Inputs) -> tuple[Parity, ...]:
