@@ -40,14 +40,18 @@ def test_no_sum_of_a_multi_resolution_fusion_has_a_kernel_of_its_own(traced: Tra
     fuse(model)
     precision.apply(model, kind)
     plan, _ = build_plan(to_bytes(model), "tensorrt-rtx", EngineOptions())
-    sums = [nodes for nodes in kernels(plan) if any(re.search(r"mrf/Add", node) for node in nodes)]
-    assert sums
+    # the sum, and the activation (a Max, or a Max and a Min) that follows it
+    own = re.compile(r"mrf/Add|crp\.activation/")
+    sums = [nodes for nodes in kernels(plan) if any(own.search(node) for node in nodes)]
+    assert sum("mrf" in node and "/Add" in node for nodes in sums for node in nodes) >= 3
+    assert any("activation" in node for nodes in sums for node in nodes)
     assert [nodes for nodes in sums if not any("Conv" in node for node in nodes)] == []
 
 
-def test_the_ends_of_a_padded_plan_are_convolutions(traced: Traced) -> None:
+@pytest.mark.parametrize("name", ["rf_lw_mbv2", "rf_lw50", "rf50"])
+def test_the_ends_of_a_padded_plan_are_convolutions(traced: Traced, name: str) -> None:
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
-    model = traced("rf_lw_mbv2", SIZE)
+    model = traced(name, SIZE)
     fuse(model)
     precision.apply(model, "fp16")
 
