@@ -21,15 +21,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import openvino
-from machine import cpu, results
+from machine import cpu, save
 from onnx import TensorProto, helper, numpy_helper
 from openvino.preprocess import ColorFormat, PrePostProcessor
 from rich.console import Console
 
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL
-from refinenet_edge.errors import BuildError
-from refinenet_edge.files import write_atomically
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import FrameSpec
 from refinenet_edge.runtime.frame import prepare
@@ -110,10 +108,8 @@ def main(rounds: int, out: Path | None) -> None:
             faster = min(medians, key=medians.__getitem__)
             cells[backend] = {"ms": medians, "in_graph_over_beside": statistics.median(ratios), "faster": faster}
     Console().print_json(json.dumps(cells))
-    out = out or results("frame_in_graph.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
     record = {"cpu": cpu(), "rounds": rounds, "model": "rf_lw_mbv2", "size": [512, 512], "backends": cells}
-    write_atomically(out, (json.dumps(record, indent=1) + "\n").encode(), BuildError)
+    save(record, "frame_in_graph.json", out)
 
 
 if __name__ == "__main__":

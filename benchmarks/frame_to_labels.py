@@ -11,7 +11,6 @@ its trained weights, rf_lw50 random ones, whose busier label maps are harder on 
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,14 +22,12 @@ import numpy as np
 import onnxruntime as ort
 import openvino
 import torch
-from machine import cpu, results
+from machine import cpu, save
 from rich.console import Console
 from rich.table import Table
 from timing import Contender, Stages, take_turns, timed
 
 from refinenet_edge.build import build
-from refinenet_edge.errors import BuildError
-from refinenet_edge.files import write_atomically
 from refinenet_edge.model import SegmentationNet, create, load_checkpoint
 from refinenet_edge.recipe import Recipe, parse_size
 from refinenet_edge.runtime import Segmenter
@@ -162,9 +159,7 @@ def main(names: tuple[str, ...], sizes: tuple[str, ...], rounds: int, out: Path 
             )
     versions = {"torch": torch.__version__, "openvino": openvino.__version__, "onnxruntime": ort.__version__}
     record = {"cpu": cpu(), "threads": torch.get_num_threads(), "head": implementation(), **versions, "cells": cells}
-    out = out or results("frame_to_labels.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, (json.dumps(record, indent=1) + "\n").encode(), BuildError)
+    out = save(record, "frame_to_labels.json", out)
     console.print(f"written to {out}")
 
 

@@ -10,7 +10,6 @@ the short cut leaves to be evaluated, and how many pixels of a contender differ 
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -21,13 +20,11 @@ import click
 import cv2
 import numpy as np
 import torch
-from machine import cpu, results
+from machine import cpu, save
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
-from refinenet_edge.errors import BuildError
-from refinenet_edge.files import write_atomically
 from refinenet_edge.records import Bilinear, Size
 from refinenet_edge.runtime import head
 
@@ -122,7 +119,6 @@ def measure(logits: np.ndarray, size: Size, rounds: int) -> dict[str, Any]:
 def main(rounds: int, out: Path | None) -> None:
     if head.implementation() != "c++":
         raise click.ClickException("the C++ extension is not built: pip install -e .")
-    out = out or results("head.json")
     load = os.getloadavg()
     cases = []
     table = Table("frame", "classes", "logits", "boundary", *(f"{name}, ms" for name in CONTENDERS), "other pixels")
@@ -145,9 +141,8 @@ def main(rounds: int, out: Path | None) -> None:
         "load_before": load,
         "versions": {module.__name__: module.__version__ for module in (np, torch, cv2)},
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     record = {"unit": "ms", "rounds": rounds, "machine": machine, "cases": cases}
-    write_atomically(out, (json.dumps(record, indent=1) + "\n").encode(), BuildError)
+    out = save(record, "head.json", out)
     console = Console()
     console.print(table)
     console.print(f"shortest of {rounds} rounds (median ratio to ours); load before: {load[0]:.1f}; written to {out}")

@@ -14,7 +14,6 @@ under build/ at first use.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -29,7 +28,7 @@ import onnxruntime as ort
 import openvino
 from frame_to_labels import ours, usual_openvino
 from int8_peers import Quantised, Quantiser, modelopt, node_counts, onnxruntime, quantise
-from machine import cpu, results
+from machine import cpu, save
 from rich.console import Console
 from rich.table import Table
 from timing import RESAMPLES, Estimate, Timing, bounds, take_turns
@@ -37,9 +36,7 @@ from timing import RESAMPLES, Estimate, Timing, bounds, take_turns
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL
 from refinenet_edge.calibration import open_frames
-from refinenet_edge.errors import BuildError
 from refinenet_edge.evaluation import Confusion, open_dataset
-from refinenet_edge.files import write_atomically
 from refinenet_edge.model import load_checkpoint
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.runtime import Segmenter
@@ -139,6 +136,18 @@ def show(
     return [first, second, third]
 
 
+def timed_record(timing: Timing) -> dict[str, object]:
+    """What `timing` says, for the result."""
+    return {
+        "rounds": len(timing.samples(INT8)),
+        "ended": timing.ended,
+        "ms": {who: timing.ms(who) for who in timing.runs},
+        "stages_ms": {who: timing.stages(who) for who in timing.runs},
+        "times_ours_int8": {who: asdict(timing.ratio(who, INT8)) for who in timing.runs},
+        "samples_ms": {who: [round(ms, 3) for ms in timing.samples(who)] for who in timing.runs},
+    }
+
+
 def prepared(calib: str, segmenter: Segmenter) -> np.ndarray:
     frames = open_frames(calib)
     return np.concatenate([prepare(frames.read(index), segmenter.frame) for index in range(len(frames))])
@@ -205,17 +214,10 @@ def main(
         "missing": quantised.missing,
         "nodes": nodes,
         "accuracy": {who: asdict(row) for who, row in accuracy.items()},
-        "rounds": len(timing.samples(INT8)),
-        "ended": timing.ended,
-        "ms": {who: timing.ms(who) for who in timing.runs},
-        "stages_ms": {who: timing.stages(who) for who in timing.runs},
-        "times_ours_int8": {who: asdict(timing.ratio(who, INT8)) for who in timing.runs},
         "criteria": [asdict(check) for check in checks],
-        "samples_ms": {who: [round(ms, 3) for ms in timing.samples(who)] for who in timing.runs},
+        **timed_record(timing),
     }
-    out = out or results("int8.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, (json.dumps(record, indent=1) + "\n").encode(), BuildError)
+    out = save(record, "int8.json", out)
     console.print(f"{len(timing.samples(INT8))} rounds, ended by: {timing.ended}; written to {out}")
 
 

@@ -9,7 +9,6 @@ float32, 512x512, random weights: none of this depends on them.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from pathlib import Path
@@ -19,12 +18,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from machine import cpu, results
+from machine import cpu, save
 from rich.console import Console
 from rich.table import Table
 
-from refinenet_edge.errors import BuildError
-from refinenet_edge.files import write_atomically
 from refinenet_edge.fusion import REWRITES, fuse
 from refinenet_edge.model import create
 from refinenet_edge.runtime.openvino import OpenVinoSession
@@ -76,10 +73,8 @@ def main(names: tuple[str, ...], rounds: int, out: Path | None) -> None:
                 rows.append({"model": name, "backend": backend, "without": variant, "ms": medians, "ratio": ratio})
                 table.add_row(name, backend, variant, *(f"{value:.1f}" for value in medians), f"{ratio:.3f}")
     Console().print(table)
-    out = out or results("rewrites.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
     record = {"cpu": cpu(), "rounds": rounds, "size": [512, 512], "rows": rows}
-    write_atomically(out, (json.dumps(record, indent=1) + "\n").encode(), BuildError)
+    save(record, "rewrites.json", out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ only: none of this depends on the scales. No GPU is needed, and nothing here is 
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from frame_to_labels import CLASSES, WEIGHTS
 from int8_peers import Quantiser, modelopt, onnxruntime, quantise
+from machine import RESULTS, save
 from rich.console import Console
 from rich.table import Table
 from rtx_plans import kernels
@@ -31,13 +31,12 @@ from refinenet_edge.bundle import PLAN
 from refinenet_edge.calibration import open_frames
 from refinenet_edge.engine import EngineOptions, build_plan
 from refinenet_edge.errors import BuildError
-from refinenet_edge.files import write_atomically
 from refinenet_edge.model import create, load_checkpoint
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import EngineInfo, FrameSpec
 from refinenet_edge.runtime.frame import prepare
 
-RESULTS = Path(__file__).parent / "results" / "tensorrt-rtx" / "int8.json"
+PLANS = RESULTS / "tensorrt-rtx" / "int8.json"
 SIZE = (512, 512)
 QUANTISERS: dict[str, Quantiser] = {
     "modelopt INT8, fp16 around": modelopt("max", "fp16"),
@@ -98,7 +97,7 @@ def peers(name: str, calib: str) -> list[dict[str, Any]]:
 @click.command(help=__doc__)
 @click.option("--model", "names", multiple=True, type=click.Choice(list(WEIGHTS)), default=list(WEIGHTS))
 @click.option("--calib", default="scenes:2:16", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=PLANS, show_default=True)
 def main(names: tuple[str, ...], calib: str, out: Path) -> None:
     logging.disable(logging.WARNING)  # quantisers and exporter tell what they do
     console = Console(width=120)
@@ -114,9 +113,8 @@ def main(names: tuple[str, ...], calib: str, out: Path) -> None:
             shown = ("" if size is None else f"{size / 1e6:.1f}" for size in sizes)
             table.add_row(entry["graph"], str(entry["kernels"]), *shown)
         console.print(table)
-    out.parent.mkdir(parents=True, exist_ok=True)
     record = {"size": SIZE, "calibration": calib, "weights": {name: WEIGHTS[name] or "random" for name in names}}
-    write_atomically(out, (json.dumps({**record, "plans": found}, indent=1) + "\n").encode(), BuildError)
+    save({**record, "plans": found}, out.name, out)
     console.print(f"written to {out}")
 
 

@@ -12,7 +12,6 @@ nothing here is a time.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict
 from math import prod
@@ -22,19 +21,18 @@ import click
 import onnx
 import onnx_ir as ir
 import torch
+from machine import RESULTS, save
 from rich.console import Console
 from rich.table import Table
 
 from refinenet_edge import precision
 from refinenet_edge.engine import EngineOptions, build_plan
-from refinenet_edge.errors import BuildError
-from refinenet_edge.files import write_atomically
 from refinenet_edge.fusion import REWRITES, fuse
 from refinenet_edge.model import MODELS, create
 from refinenet_edge.recipe import parse_size
 from refinenet_edge.trace import to_bytes, trace
 
-RESULTS = Path(__file__).parent / "results" / "tensorrt-rtx" / "plans.json"
+PLANS = RESULTS / "tensorrt-rtx" / "plans.json"
 PLAIN = ("fold_constants", "remove_identities", "fold_batch_norm")
 ITEM = {"float": 4, "half": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}  # bytes
 NO_KERNEL = ("signal", "wait", "tensor", "region")
@@ -66,7 +64,7 @@ def kernels(plan: bytes) -> tuple[int, int] | None:
 @click.option("--model", "names", multiple=True, type=click.Choice(MODELS), default=MODELS)
 @click.option("--size", default="512x512", show_default=True)
 @click.option("--classes", default=21, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=PLANS, show_default=True)
 def main(names: tuple[str, ...], size: str, classes: int, out: Path) -> None:
     rows = []
     for name in names:
@@ -83,9 +81,8 @@ def main(names: tuple[str, ...], size: str, classes: int, out: Path) -> None:
                 counted = kernels(plan) or (None, None)
                 row = {"model": name, "graph": graph, "precision": kind, "plan_bytes": len(plan), "rewrites": fired}
                 rows.append({**row, "kernels": counted[0], "bytes_moved": counted[1], **asdict(info)})
-    out.parent.mkdir(parents=True, exist_ok=True)
     record = {"size": size, "classes": classes, "weights": "random", "plans": rows}
-    write_atomically(out, (json.dumps(record, indent=1) + "\n").encode(), BuildError)
+    save(record, out.name, out)
     heads = ("kernels", "moved MB", "layers", "activations MB", "weights MB", "plan MB")
     table = Table("model", "precision", "graph", *heads, title=f"{size}, {classes} classes")
     for row in rows:
