@@ -10,8 +10,8 @@ classifier on 256 channels up to 28 classes, never for the 1x1 convolutions betw
 Against a concat of S and p (the other exact form), measured in TensorRT-RTX plans: there the pooled map and the sum are
 copied into the concat, which costs more than it saves (rf_lw_mbv2 fp16 at 512x512: 471 MB, 460 without, 445 this way;
 634 with the whole chain through one concat). The maps before the last stay in one n-ary sum, a single kernel in the
-plan: each is read by a pool as well, so no convolution can carry it. Written as one n-ary Sum it takes 0.994 of the time on
-OpenVINO and 1.02 on ONNX Runtime: left binary. Splitting the 5x5 pools costs the plan 16 kernels and 178 MB.
+plan: each is read by a pool as well, so no convolution can carry it. Written as one n-ary Sum it takes 0.994 of the
+time on OpenVINO and 1.02 on ONNX Runtime: left binary. Splitting the 5x5 pools costs the plan 16 kernels and 178 MB.
 """
 
 from __future__ import annotations
