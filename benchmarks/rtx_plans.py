@@ -38,6 +38,15 @@ ITEM = {"float": 4, "half": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "b
 NO_KERNEL = ("signal", "wait", "tensor", "region")
 
 
+def statements(plan: bytes) -> list[str] | None:
+    """The kernels of a plan's main program, each as its text; None when it has none that we can read."""
+    blocks = re.split(r"\n\s*label bb\d+:", plan.decode("latin1"))
+    if len(blocks) < 2:
+        return None
+    found = re.findall(r"(?s)\n\s*([a-z_]+)=\{ (name=.*?)\}(?=\n)", blocks[1])
+    return [body for kind, body in found if kind not in NO_KERNEL]
+
+
 def kernels(plan: bytes) -> tuple[int, int] | None:
     """(kernels, bytes they read and write) of a plan's main program; None when it has none that we can read."""
     text = plan.decode("latin1")
@@ -46,18 +55,15 @@ def kernels(plan: bytes) -> tuple[int, int] | None:
         name, sides = re.search(r'name="([^"]*)"', body), re.search(r"dims=\{([^}]*)\}", body)
         if name:
             sizes[name[1]] = ITEM.get(kind, 4) * (prod(map(int, sides[1].split())) if sides else 1)
-    blocks = re.split(r"\n\s*label bb\d+:", text)
-    if len(blocks) < 2:
+    program = statements(plan)
+    if program is None:
         return None
-    count = moved = 0
-    for kind, body in re.findall(r"(?s)\n\s*([a-z_]+)=\{ (name=.*?)\}(?=\n)", blocks[1]):
-        if kind in NO_KERNEL:
-            continue
-        count += 1
+    moved = 0
+    for body in program:
         for roles in (("input", "input_args"), ("output", "output_args")):
             lists = next((found for role in roles if (found := re.findall(rf"\b{role}=\{{([^}}]*)\}}", body))), [])
             moved += sum(sizes.get(name, 0) for names in lists for name in re.findall(r'"([^"]*)"', names))
-    return count, moved
+    return len(program), moved
 
 
 @click.command(help=__doc__)

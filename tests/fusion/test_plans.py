@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from rtx_plans import statements
 
 from refinenet_edge import precision
 from refinenet_edge.engine import EngineOptions, build_plan
@@ -20,16 +21,11 @@ SIZE = (64, 96)
 
 def kernels(plan: bytes) -> list[list[str]]:
     """The ONNX nodes of each kernel of a plan's main program."""
-    program = re.split(r"\n\s*label bb\d+:", plan.decode("latin1"))
-    if len(program) < 2:
+    program = statements(plan)
+    if program is None:
         pytest.skip("this TensorRT-RTX keeps no program text in its plans")
-    statements = re.findall(r"(?s)\n\s*([a-z_]+)=\{ (name=.*?)\}(?=\n)", program[1])
-    found = []
-    for kind, body in statements:
-        if kind not in ("signal", "wait", "tensor", "region"):
-            layers = re.search(r'(?s)layers="(.*?)"', body)
-            found.append(re.sub(r"\[ONNX Layer: |\]|\n", " ", layers[1]).split() if layers else [])
-    return found
+    layers = [re.search(r'(?s)layers="(.*?)"', body) for body in program]
+    return [re.sub(r"\[ONNX Layer: |\]|\n", " ", found[1]).split() if found else [] for found in layers]
 
 
 @pytest.mark.parametrize("name", ["rf_lw_mbv2", "rf_lw50", "rf50"])

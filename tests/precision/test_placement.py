@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from rtx_plans import kernels
 
 from refinenet_edge import precision
 from refinenet_edge.engine import EngineOptions, build_plan
@@ -146,7 +147,6 @@ def test_scales_are_float16_in_a_float16_graph(traced: Traced) -> None:
 
 def test_tensorrt_rtx_moves_no_more_in_int8_than_in_half_precision(traced: Traced) -> None:
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
-    kernels = pytest.importorskip("benchmarks.rtx_plans").kernels
     moved = {}
     for kind in ("fp16", "int8"):
         model = traced("rf_lw_mbv2", (256, 256))
@@ -156,5 +156,5 @@ def test_tensorrt_rtx_moves_no_more_in_int8_than_in_half_precision(traced: Trace
         assert precision.pad_channels(model)
         plan, _ = build_plan(to_bytes(model), "tensorrt-rtx", EngineOptions())
         assert b"int8" in plan
-        moved[kind] = kernels(plan)[1]
+        moved[kind] = (kernels(plan) or pytest.skip("this TensorRT-RTX keeps no program text"))[1]
     assert moved["int8"] < moved["fp16"]
