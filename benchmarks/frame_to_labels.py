@@ -25,8 +25,8 @@ import torch
 from machine import cpu, save
 from rich.console import Console
 from rich.table import Table
-from timing import Contender, Stages, take_turns, timed
 
+from refinenet_edge.bench import Contender, Stages, take_turns, timed
 from refinenet_edge.build import build
 from refinenet_edge.model import SegmentationNet, create, load_checkpoint
 from refinenet_edge.recipe import Recipe, parse_size

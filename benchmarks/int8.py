@@ -31,8 +31,8 @@ from int8_peers import Quantised, Quantiser, modelopt, node_counts, onnxruntime,
 from machine import cpu, save
 from rich.console import Console
 from rich.table import Table
-from timing import RESAMPLES, Estimate, Timing, bounds, take_turns
 
+from refinenet_edge.bench.measure import RESAMPLES, Estimate, Timing, bounds, take_turns
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL
 from refinenet_edge.calibration import open_frames

@@ -1,14 +1,17 @@
 """All the stages in a row: a recipe becomes a bundle.
 
-    load -> trace -> fuse -> prove -> (calibrate) -> type -> build the engine -> write the bundle
+    load -> trace -> fuse -> prove -> (calibrate -> judge) -> type -> build the engine -> (time) -> write the bundle
 
 Nothing is written before everything has succeeded.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,30 +20,36 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from refinenet_edge import __version__, calibration, precision
-from refinenet_edge.bundle import MODEL, PLAN, write_bundle
+from refinenet_edge import __version__, bench, calibration, precision
+from refinenet_edge.bundle import MODEL, PLAN, open_bundle, write_bundle
 from refinenet_edge.engine import EngineOptions, Progress, build_plan, profile_for
 from refinenet_edge.errors import CheckpointError, GraphError, InputError, MissingExtra
+from refinenet_edge.evaluation import open_dataset
 from refinenet_edge.files import sha256
 from refinenet_edge.fusion import REWRITES, Firing, fuse, parity
 from refinenet_edge.images import read_image
 from refinenet_edge.labels import LABEL_SETS, resolve
 from refinenet_edge.model import SHIPPED, create, load_checkpoint, locate
+from refinenet_edge.precision.budget import Candidates, Judge, LostLabels, MiouDrop, backend_of, spend
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import (
     Backend,
     Bilinear,
+    Budget,
     Cubic,
     EngineInfo,
     FrameSpec,
+    Labels,
     Manifest,
     Parity,
     Ranges,
+    Speed,
     TensorSpec,
 )
-from refinenet_edge.runtime import available
+from refinenet_edge.runtime import available, open_session
+from refinenet_edge.runtime.cuda import gpu_capability
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.trace import num_classes, read_onnx, to_bytes, trace
+from refinenet_edge.trace import copy_of, num_classes, read_onnx, to_bytes, trace
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +57,11 @@ RANDOM = "random"
 PHOTO = "astronaut.jpg"  # the real frame of the proof
 DEFAULT_CLASSES = 21  # of random weights: VOC's
 PREFERRED: tuple[Backend, ...] = ("tensorrt", "openvino", "onnxruntime")  # what `auto` takes, first that works
+IN_RTX = {  # measured: benchmarks/rtx_int8.py
+    "int8": "hardly fewer bytes, or more (rf_lw_mbv2 431 against 441 MB, rf_lw50 688 against 638)",
+    "fp8": "more bytes (rf_lw_mbv2 635 against 440 MB, rf_lw50 1282 against 638)",
+}
+SPEED_SECONDS = 3.0  # of each of the two whose speeds are compared
 
 Step = Callable[[str], None]
 
@@ -96,21 +110,19 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     expected = parity.logits(traced, inputs)
     proof = parity.prove(traced, expected, model, rewrites, inputs)
 
-    ranges = _ranges(recipe, model, frame, step) if recipe.precision == "int8" else None
+    _refuse_graph(recipe, backend, model)
+    ranges = _ranges(recipe, model, frame, step) if recipe.calib else None
+    budget = _budget(recipe, backend, model, ranges, frame, labels, step) if ranges and recipe.budgeted else None
 
     step(f"put {recipe.precision} into the graph")
-    typed = _typed(recipe.precision, backend, model, ranges)
+    exact = copy_of(model)
+    kept = [name for harm in budget.harms if harm.kept for name in harm.layers] if budget else []
+    typed = _typed(recipe.precision, backend, model, ranges, kept)
     if recipe.precision != "fp32":
         found = {name: logits[:, : len(labels.names)] for name, logits in parity.logits(typed, inputs).items()}
         proof += _typed_parity(recipe.precision, expected, found)
 
-    files = {MODEL: typed}
-    engine: EngineInfo | None = None
-    if backend in ("tensorrt", "tensorrt-rtx"):
-        step(f"build the {backend} engine")
-        files[PLAN], engine = build_plan(typed, backend, _engine_options(recipe), progress)
-
-    step("write the bundle")
+    files, engine = _files(recipe, backend, typed, step, progress)
     manifest = Manifest(
         model=source.name,
         checkpoint=source.checkpoint,
@@ -129,7 +141,11 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
         toolkit=__version__,
         engine=engine,
         calibration=ranges.key if ranges else None,
+        budget=budget,
     )
+    if recipe.precision in precision.QUANTISED and not precision.is_quantised(exact):
+        manifest = dataclasses.replace(manifest, speed=_speed(recipe, manifest, files, exact, step, progress))
+    step("write the bundle")
     path = Path(recipe.output)
     return Built(path, write_bundle(path, manifest, files), tuple(firings))
 
@@ -138,20 +154,64 @@ def _refuse(recipe: Recipe, backend: Backend) -> None:
     """Raise `InputError` for what would only fail, or disappoint, after minutes."""
     if unknown := set(recipe.without) - {rewrite.name for rewrite in REWRITES}:
         raise InputError(f"no rewrite {', '.join(sorted(unknown))}; there are {', '.join(r.name for r in REWRITES)}")
-    if recipe.precision == "int8" and recipe.calib is None:
-        raise InputError("int8 needs calibration: give --calib scenes, a folder of images, a video or ranges")
-    if recipe.precision != "int8" and recipe.calib is not None:
-        raise InputError(f"--calib is for --precision int8, this is {recipe.precision}")
-    if recipe.precision == "int8" and backend == "tensorrt-rtx" and not recipe.force:
+    if recipe.precision not in precision.QUANTISED:
+        for asked, option in ((recipe.calib is not None, "--calib"), (recipe.budgeted, "an accuracy budget")):
+            if asked:
+                raise InputError(f"{option} is for --precision int8 or fp8, this is {recipe.precision}")
+        return
+    if recipe.calib is None and recipe.onnx is None:
+        raise InputError(precision.uncalibrated(recipe.precision))
+    if recipe.budgeted and recipe.judge is None and (recipe.calib or ".json").endswith(".json"):
+        raise InputError("a budget is judged on frames: give --judge scenes:SEED:COUNT, a folder or a data set")
+    if recipe.precision == "fp8":
+        _refuse_fp8(recipe, backend)
+    if backend == "tensorrt-rtx" and not recipe.force:
         raise InputError(
-            "in TensorRT-RTX's plans INT8 has more kernels than fp16 and hardly fewer bytes, or more (rf_lw_mbv2 431 "
-            "against 441 MB, rf_lw50 688 against 638): build with --precision fp16, or with --force all the same"
+            f"in TensorRT-RTX's plans {recipe.precision} has more kernels than fp16 and {IN_RTX[recipe.precision]}: "
+            "build with --precision fp16, or with --force all the same"
         )
+
+
+def _refuse_fp8(recipe: Recipe, backend: Backend) -> None:
+    if backend not in precision.ON_GPU:
+        raise InputError(f"{backend} has no FP8: build with --precision int8, or for tensorrt or tensorrt-rtx")
+    here = gpu_capability() if backend == "tensorrt" else None
+    old = [target for target in (*recipe.target, *([here] if here else [])) if int(target.partition("_")[2] or 0) < 89]
+    if old:
+        raise InputError(f"{', '.join(old)} has no FP8, sm_89 and later have: build with --precision int8")
+
+
+def _refuse_graph(recipe: Recipe, backend: Backend, model: ir.Model) -> None:
+    """Raise `InputError` unless the graph has Q/DQ where the recipe says so, as the backend takes it."""
+    if not precision.is_quantised(model):
+        if recipe.precision in precision.QUANTISED and recipe.calib is None:
+            raise InputError(f"{recipe.onnx} has no Q/DQ, and {precision.uncalibrated(recipe.precision)}")
+        return
+    if recipe.precision not in precision.QUANTISED:
+        raise InputError(f"{recipe.onnx} is quantised (it has Q/DQ): build it with --precision int8")
+    if recipe.calib is not None or recipe.budgeted:
+        raise InputError(f"{recipe.onnx} is quantised already (it has Q/DQ): leave --calib and budgets out")
+    if backend in precision.ON_GPU and (odd := precision.asymmetric(model)):
+        raise InputError(
+            f"{recipe.onnx} has zero points that are not zero or not INT8 ({', '.join(odd[:3])} ...), {backend} takes "
+            "symmetric INT8 only: quantise it with signed, symmetric activations, or build it for openvino"
+        )
+
+
+def _files(
+    recipe: Recipe, backend: Backend, typed: bytes, step: Step, progress: Progress | None
+) -> tuple[dict[str, bytes], EngineInfo | None]:
+    """What the bundle holds beside its manifest, and how its plan was built."""
+    if backend != "tensorrt" and backend != "tensorrt-rtx":
+        return {MODEL: typed}, None
+    step(f"build the {backend} engine")
+    plan, engine = build_plan(typed, backend, _engine_options(recipe), progress)
+    return {MODEL: typed, PLAN: plan}, engine
 
 
 def _ranges(recipe: Recipe, model: ir.Model, frame: FrameSpec, step: Step) -> Ranges:
     """The ranges in a file, if they are of this graph, or new ones from frames."""
-    assert recipe.calib is not None  # _refuse
+    assert recipe.calib is not None
     if recipe.calib.endswith(".json"):
         ranges = calibration.read_ranges(Path(recipe.calib))
         calibration.require(ranges, model, frame)
@@ -161,6 +221,70 @@ def _ranges(recipe: Recipe, model: ir.Model, frame: FrameSpec, step: Step) -> Ra
     return calibration.calibrate(
         model, frame, frames, progress=lambda done, count: step(f"{said}: {done} of {count} frames")
     )
+
+
+def _budget(
+    recipe: Recipe, backend: Backend, model: ir.Model, ranges: Ranges, frame: FrameSpec, labels: Labels, step: Step
+) -> Budget:
+    """Which layers go back to float so that the recipe's budget holds."""
+    placement = precision.placement_of(recipe.precision, backend)
+    candidates = Candidates(model, ranges, placement, frame, labels, backend_of(placement))
+    source = str(recipe.judge or recipe.calib)
+    judge: Judge
+    if recipe.max_miou_drop is not None:
+        judge, allowed = MiouDrop(open_dataset(source)), recipe.max_miou_drop
+    else:
+        assert recipe.min_agreement is not None
+        judge, allowed = LostLabels(calibration.open_frames(source)), 100 - recipe.min_agreement
+    return spend(candidates, judge, allowed, step)
+
+
+def _speed(
+    recipe: Recipe,
+    manifest: Manifest,
+    files: Mapping[str, bytes],
+    exact: ir.Model,
+    step: Step,
+    progress: Progress | None,
+) -> Speed | None:
+    """How much faster quantising made the network here; None where its backend does not run here.
+
+    `exact` is the fused float32 model: it is typed as it would be without INT8, float16 for TensorRT.
+    """
+    backend = manifest.backend
+    if available()[backend] or recipe.dynamic:
+        return None
+    than = "fp16" if backend in precision.ON_GPU else "fp32"
+    reference, engine = _files(recipe, backend, _typed(than, backend, exact, None), step, progress)
+    step(f"time it against {than}")
+    image = np.random.default_rng(0).standard_normal((1, 3, *recipe.size)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+
+        def network(name: str, manifest: Manifest, files: Mapping[str, bytes]) -> bench.Contender:
+            path = Path(folder) / name
+            write_bundle(path, manifest, files)
+            session = stack.enter_context(open_session(open_bundle(path), backend))
+            (source,) = session.inputs
+            feed = np.zeros((1, *(int(side) for side in source.shape[1:])), source.dtype)
+            feed[:, :3] = image
+
+            def run() -> bench.Stages:
+                stages: bench.Stages = {}
+                bench.timed(stages, "network", session.run, {source.name: feed})
+                return stages
+
+            return run
+
+        takes, gives = _specs(exact.graph.inputs), _specs(exact.graph.outputs)
+        other = dataclasses.replace(manifest, precision=than, engine=engine, inputs=takes, outputs=gives)
+        contenders = {"quantised": network("quantised", manifest, files), than: network(than, other, reference)}
+        ratio = bench.take_turns(contenders, seconds=SPEED_SECONDS).ratio(than, "quantised")
+    if ratio.high < 1.05:
+        logger.warning(
+            "%s is not faster than %s with %s on this machine: %s times as fast; build with --precision %s",
+            *(recipe.precision, than, backend, ratio, than),
+        )
+    return Speed(than, ratio.value, ratio.low, ratio.high)
 
 
 def _preferred() -> Backend:
@@ -209,10 +333,10 @@ def _proof_inputs(recipe: Recipe) -> parity.Inputs:
     return {"random": random, PHOTO: photo}
 
 
-def _typed(name: str, backend: Backend, model: ir.Model, ranges: Ranges | None) -> bytes:
+def _typed(name: str, backend: Backend, model: ir.Model, ranges: Ranges | None, keep: Sequence[str] = ()) -> bytes:
     """The serialised graph in precision `name`, its ends as the backend's engines want them."""
-    model = precision.apply(model, name, backend, ranges)
-    if backend in ("tensorrt", "tensorrt-rtx") and not precision.pad_channels(model):
+    model = precision.apply(model, name, backend, ranges, keep)
+    if backend in precision.ON_GPU and not precision.pad_channels(model):
         logger.info("the channels are not padded: the engine converts the layout of its input and output itself")
     return to_bytes(model)
 

@@ -31,7 +31,7 @@ from refinenet_edge.records import Bilinear, Cubic, Interpolation
 if TYPE_CHECKING:
     from refinenet_edge.evaluation import Result
     from refinenet_edge.fusion import Firing
-    from refinenet_edge.records import Frame, Manifest, Mask, Profile, Range, Ranges
+    from refinenet_edge.records import Budget, Frame, Manifest, Mask, Profile, Range, Ranges
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -107,9 +107,14 @@ def _build_options(command: Any) -> Any:
         click.option(
             "--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."
         ),
-        click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="[fp32]"),
+        click.option("--precision", type=click.Choice(["fp32", "fp16", "int8", "fp8"]), help="[fp32]"),
         click.option(
-            "--calib", metavar="RANGES|DIR|VIDEO|scenes", help="Of int8: a ranges file, or frames to calibrate on."
+            "--calib", metavar="RANGES|DIR|VIDEO|scenes", help="Of int8, fp8: a ranges file, or frames to calibrate on."
+        ),
+        click.option("--max-miou-drop", type=float, metavar="POINTS", help="That int8 may cost on --judge (labelled)."),
+        click.option("--min-agreement", type=float, metavar="PERCENT", help="Pixels of --judge that keep their label."),
+        click.option(
+            "--judge", metavar="DATASET|FRAMES", help="Of a budget: a data set as of eval, or frames. [as --calib]"
         ),
         click.option(
             "--backend",
@@ -158,6 +163,8 @@ def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
         )
     if explain:
         out.print(_firings(built.firings))
+    if built.manifest.budget:
+        out.print(_harms(built.manifest.budget))
     out.print(_manifest(built.manifest, str(built.path)))
     out.print(f"next: [bold]refinenet-edge run {_plain(built.path)} IMAGE --out DIR[/]", soft_wrap=True)
 
@@ -467,6 +474,13 @@ def _manifest(manifest: Manifest, title: str) -> Table:
     for p in manifest.parity:
         agreement = f"{100 * p.label_agreement:.2f} % same labels"
         row(f"parity, {p.stage}", f"{p.frame}: error {p.relative_error:.1e}, {agreement}")
+    if budget := manifest.budget:
+        unit = "points of mIoU" if budget.loss == "miou" else "% of the labels"
+        lost = f"{budget.reached:.3f} {unit} lost on {budget.judge}, {budget.allowed:g} allowed"
+        kept = sum(len(harm.layers) for harm in budget.harms if harm.kept)
+        row("budget", f"{lost}; {kept} layers back in float, {budget.full:.3f} lost without")
+    if speed := manifest.speed:
+        row("speed", f"{speed.times:.2f} ({speed.low:.2f}..{speed.high:.2f}) times as fast as {speed.than}")
     if engine := manifest.engine:
         row("engine", f"{engine.flavour} {engine.version} for {', '.join(engine.targets)}")
         sizes = ("activations", engine.activation_bytes), ("weights", engine.weight_bytes)
@@ -504,6 +518,16 @@ def _cut(ranges: Ranges) -> Table:
     for name, tensor in sorted(ranges.tensors.items(), key=lambda item: share(item[1]))[:5]:
         numbers = (f"{value:.4g}" for value in (tensor.low, tensor.high))
         table.add_row(_plain(name), *numbers, f"±{tensor.amax:.4g}, {_percent(min(share(tensor), 1.0))}", tensor.method)
+    return table
+
+
+def _harms(budget: Budget) -> Table:
+    """The worst layers, what was decided, and the rest in groups that were not told apart."""
+    title = f"what quantising harms, in {budget.runs} runs; {budget.judged} candidates judged with {budget.backend}"
+    table = Table("layer", "error of the logits", "decision", title=title)
+    for harm in budget.harms:
+        names = harm.layers[0] if len(harm.layers) == 1 else f"{len(harm.layers)} from {harm.layers[0]} on"
+        table.add_row(_plain(names), f"{harm.harm:.1e}", "back in float" if harm.kept else "quantised")
     return table
 
 

@@ -35,7 +35,10 @@ class Recipe:
     size: Size = (512, 512)
     dynamic: bool = False
     precision: str = "fp32"
-    calib: str | None = None  # of int8: a ranges file, or the frames to calibrate on
+    calib: str | None = None  # of int8 and fp8: a ranges file, or the frames to calibrate on
+    max_miou_drop: float | None = None  # points that quantising may cost on `judge`, a labelled data set
+    min_agreement: float | None = None  # percent of the pixels of `judge`, any frames, that keep float's label
+    judge: str | None = None  # None: the frames of `calib`
     backend: Backend | Literal["auto"] = "auto"
     labels: str | None = None
     upsample: Literal["bilinear", "cubic"] = "bilinear"
@@ -55,8 +58,21 @@ class Recipe:
             raise InputError("--onnx takes the model from the file: leave --model and --checkpoint out")
         if self.onnx is None and self.model is None and self.checkpoint is None:
             raise InputError("nothing to build: give --model, --checkpoint or --onnx")
+        if self.max_miou_drop is not None and self.min_agreement is not None:
+            raise InputError("one budget is meant: --max-miou-drop or --min-agreement")
+        if self.max_miou_drop is not None and not self.max_miou_drop > 0:
+            raise InputError(f"--max-miou-drop {self.max_miou_drop}: more than 0 points of mIoU are meant")
+        if self.min_agreement is not None and not 0 < self.min_agreement < 100:
+            raise InputError(f"--min-agreement {self.min_agreement}: between 0 and 100 percent are meant")
+        if self.judge is not None and not self.budgeted:
+            raise InputError("--judge is for a budget: give --max-miou-drop or --min-agreement too")
         if not all(1 <= side <= MAX_SIDE for side in self.size):
             raise InputError(f"size {self.size[0]}x{self.size[1]} is outside 1..{MAX_SIDE} pixels a side")
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether accuracy has a budget."""
+        return self.max_miou_drop is not None or self.min_agreement is not None
 
     @property
     def command(self) -> str:

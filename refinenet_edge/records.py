@@ -189,6 +189,48 @@ class Ranges:
 
 
 @dataclass(frozen=True)
+class Harm:
+    """What rounding `layers` alone does to the logits: the error's power over their variance.
+
+    One layer, or several that it was not worth telling apart. `kept`: they went back to float.
+    """
+
+    layers: tuple[str, ...]
+    harm: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What quantising was allowed to cost, and what it costs.
+
+    `loss` is in points of mIoU, or in percent of the pixels whose label is not float's: with every layer quantised at
+    `full`, with those in `harms` kept that are marked so at `reached`. `judged` candidates ran on `judge` by `backend`;
+    the harms took `runs` runs of the network.
+    """
+
+    loss: Literal["miou", "labels"]
+    allowed: float
+    full: float
+    reached: float
+    judge: str
+    backend: str
+    judged: int
+    runs: int
+    harms: tuple[Harm, ...]  # the greatest first
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How many times as fast as the same network in precision `than` it ran, with a 95 % interval, both in turn."""
+
+    than: str
+    times: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class GraphCost:
     """What a graph costs per frame: multiply-accumulates, bytes read and written, nodes (see fusion/cost.py)."""
 
@@ -235,7 +277,9 @@ class Manifest:
     traced_cost: GraphCost | None = None  # None: sizes are free
     fused_cost: GraphCost | None = None
     engine: EngineInfo | None = None
-    calibration: RangesKey | None = None  # of int8
+    calibration: RangesKey | None = None  # of int8 and fp8
+    budget: Budget | None = None
+    speed: Speed | None = None  # None: it was not asked, or cannot run where it was built
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     schema: int = SCHEMA
 

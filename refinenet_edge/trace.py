@@ -126,6 +126,11 @@ def to_bytes(model: ir.Model) -> bytes:
         raise GraphError(f"the model is larger than ONNX can hold in one file (2 GiB): {exc}") from exc
 
 
+def copy_of(model: ir.Model) -> ir.Model:
+    """Another model of the same. `Model.clone` shares the types of values: typing one would type the other."""
+    return ir.from_proto(ir.to_proto(model))
+
+
 def _tidied(model: ir.Model) -> ir.Model:
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version, model.doc_string = "refinenet-edge", None, None

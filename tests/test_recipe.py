@@ -36,6 +36,8 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         dynamic = true
         precision = "int8"
         calib = "calib/pets.ranges.json"
+        min_agreement = 99.5
+        judge = "photos"
         backend = "tensorrt-rtx"
         labels = "voc"
         upsample = "cubic"
@@ -60,6 +62,9 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         True,
         "int8",
         "calib/pets.ranges.json",
+        None,
+        99.5,
+        "photos",
         "tensorrt-rtx",
         "voc",
         "cubic",

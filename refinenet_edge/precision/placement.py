@@ -23,15 +23,40 @@ own quantises (3 bytes an element) and each INT8 reader saves one, so what has o
 
 With 40 classes (fp16 456.4, RTX 438.4) a quantised classifier moves 446.4.
 So INT8 moves less than fp16 for rf_lw_mbv2, with a third more kernels, and more for rf_lw50. None of it is a time.
+
+FP8 in the same plans: the best placement moves 635.1 MB (rf_lw_mbv2) and 1281.9 MB (rf_lw50), with pools 696.4 and
+1361.0, with sums 687.7 and 1358.2 (with pools), with weights per channel 986.7 and 1711.4. TensorRT is not measured.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from refinenet_edge.records import Backend
+from refinenet_edge.records import INT8_LEVELS, Backend, Range
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers that are left of a tensor: multiples of its scale, of which `largest` stands for amax."""
+
+    name: str
+    dtype: ir.DataType
+    largest: float
+
+    def round(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
+        """`values`, in units of the scale, on the grid: to the nearest, halves to even, saturated."""
+        held = np.clip(values, -self.largest, self.largest)
+        exact = self.dtype.is_integer()
+        return (np.rint(held) if exact else held).astype(self.dtype.numpy())
+
+
+INT8 = Grid("int8", ir.DataType.INT8, INT8_LEVELS)
+UINT8 = Grid("uint8", ir.DataType.UINT8, 255)
+E4M3 = Grid("e4m3", ir.DataType.FLOAT8E4M3FN, 448)
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,8 @@ class Placement:
     """Which inputs are quantised. A convolution's weights are, where its input is."""
 
     name: str
+    grid: Grid = INT8
+    positive: Grid | None = None  # of activations that calibration never saw below zero; None: `grid`
     per_channel: bool = True  # weights: a scale for each output channel
     depthwise: bool = False
     after_depthwise: bool = True  # a convolution that reads a depthwise one
@@ -49,6 +76,10 @@ class Placement:
     resizes: bool = True
     multiple: int = 8  # a convolution with other channel counts has no INT8 kernel worth having
     fewest: int = 16  # channels in or out
+
+    def grid_of(self, seen: Range) -> Grid:
+        """What an activation is rounded to."""
+        return self.positive if self.positive and seen.low >= 0 else self.grid
 
     def quantises(self, node: ir.Node) -> bool:
         """Whether this Conv is computed in INT8."""
@@ -109,10 +140,16 @@ def _reads_depthwise(node: ir.Node) -> bool:
 # a quantised classifier keeps `pad_channels` from giving the engine channel-last ends
 TENSORRT = Placement("tensorrt", classifier=False)
 RTX = Placement("tensorrt-rtx", per_channel=False, after_depthwise=False, classifier=False, epilogues=False)
-OPENVINO = Placement("openvino", depthwise=True, multiple=1, fewest=1)
+OPENVINO = Placement("openvino", positive=UINT8, depthwise=True, multiple=1, fewest=1)
+FP8 = Placement("fp8", E4M3, per_channel=False, after_depthwise=False, classifier=False, sums=False, pools=False)
 PLACEMENTS: dict[Backend, Placement] = {
     "tensorrt": TENSORRT,
     "tensorrt-rtx": RTX,
     "openvino": OPENVINO,
     "onnxruntime": OPENVINO,  # the reference runs what OpenVINO runs
 }
+
+
+def placement_of(precision: str, backend: Backend) -> Placement:
+    """The rules of int8 or fp8 for a backend."""
+    return FP8 if precision == "fp8" else PLACEMENTS[backend]

@@ -13,11 +13,11 @@ from rtx_plans import kernels
 from refinenet_edge import precision
 from refinenet_edge.engine import EngineOptions, build_plan
 from refinenet_edge.fusion import fuse
-from refinenet_edge.precision import to_int8
+from refinenet_edge.precision import quantise
 from refinenet_edge.precision.placement import OPENVINO, PLACEMENTS, RTX, TENSORRT, Placement
 from refinenet_edge.trace import to_bytes, trace
 from tests.conftest import Traced, graph, network, operators, weights
-from tests.precision.test_int8 import ALL_ENDS, SHAPE, observed, pairs, ranges_of, sources
+from tests.precision.test_qdq import ALL_ENDS, SHAPE, observed, pairs, ranges_of, sources
 
 RTX_ENDS = replace(RTX, classifier=True)
 W, V = weights(16, 16, 1, 1), weights(16, 16, 1, 1, seed=1)
@@ -29,7 +29,7 @@ LOGITS_12 = SHAPE[0], "float[1,12,6,8] y"
 
 def quantised(placement: Placement, body: str, ends: tuple[str, str] = SHAPE, **constants: Any) -> ir.Model:
     model = graph(body, *ends, **constants)
-    return to_int8(model, ranges_of(model), placement)
+    return quantise(model, ranges_of(model), placement)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ class TestSums:
     @pytest.mark.parametrize("placement", PLACEMENTS.values(), ids=str)
     def test_arithmetic_on_shapes_is_left_alone(self, placement: Placement) -> None:
         model = graph("s = Shape(x) t = Add(s, s) y = Relu(x)", SHAPE[0], f"{SHAPE[1]}, int64[4] t")
-        assert operators(to_int8(model, replace(ranges_of(model), tensors={}), placement)) == ["Shape", "Add", "Relu"]
+        assert operators(quantise(model, replace(ranges_of(model), tensors={}), placement)) == ["Shape", "Add", "Relu"]
 
 
 class TestPoolsAndResizes:
@@ -116,7 +116,7 @@ class TestPoolsAndResizes:
 
     def test_a_pool_before_a_convolution_that_is_kept_is_float(self) -> None:
         model = graph(f"p = {POOL}(x) [kept] y = Conv(p, w)", *SHAPE, w=W)
-        assert operators(to_int8(model, ranges_of(model), ALL_ENDS, keep=["kept"])) == ["MaxPool", "Conv"]
+        assert operators(quantise(model, ranges_of(model), ALL_ENDS, keep=["kept"])) == ["MaxPool", "Conv"]
 
     @pytest.mark.parametrize("choice", ["pools", "resizes"])
     def test_none(self, choice: str) -> None:
@@ -130,7 +130,7 @@ class TestPoolsAndResizes:
 def test_a_network_of_free_size_is_quantised(placement: Placement) -> None:
     model = trace(network("rf_lw_mbv2"), (64, 96), dynamic=True)
     fuse(model)
-    assert operators(to_int8(model, ranges_of(model), placement)).count("QuantizeLinear") > 40
+    assert operators(quantise(model, ranges_of(model), placement)).count("QuantizeLinear") > 40
 
 
 def test_scales_are_float16_in_a_float16_graph(traced: Traced) -> None:

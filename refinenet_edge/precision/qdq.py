@@ -1,11 +1,11 @@
-"""Put explicit Q/DQ into a fused float32 graph: symmetric INT8, as TensorRT and OpenVINO both read it.
+"""Put explicit Q/DQ into a fused float32 graph: symmetric INT8 as TensorRT and OpenVINO both read it, or FP8.
 
-    x -> QuantizeLinear -> DequantizeLinear -> consumers         per tensor, scale = amax / 127, zero point 0
+    x -> QuantizeLinear -> DequantizeLinear -> consumers         per tensor, scale = amax / 127 (FP8: 448), zero point 0
     weights (INT8, stored) -> DequantizeLinear -> Conv           per output channel (axis 0)
 
-One pair serves every consumer of a tensor that is quantised, so what is shared has one scale. Where, a `Placement`
-says. A pool has one scale on both sides: its largest value is one of those it saw. On a sum only the skip side is
-quantised: a convolution adds it in its epilogue, before anything is rounded. Biases stay float.
+One pair serves every consumer of a tensor that is quantised, so what is shared has one scale. Where, and on which
+grids, a `Placement` says. A pool has one scale on both sides: its largest value is one of those it saw. On a sum only
+the skip side is quantised: a convolution adds it in its epilogue, before anything is rounded. Biases stay float.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.precision.constant import constant
-from refinenet_edge.precision.placement import Placement
-from refinenet_edge.records import INT8_LEVELS, Ranges
+from refinenet_edge.precision.placement import Grid, Placement
+from refinenet_edge.records import Range, Ranges
 
+SIGNED = (ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN)
 SMALLEST = 2.0**-14  # of a scale: the least normal float16, and far from zero
 
 
-def to_int8(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collection[str] = ()) -> ir.Model:
+def quantise(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collection[str] = ()) -> ir.Model:
     """`model` (fused, float32) quantised in place; the nodes named in `keep` stay float.
 
     Raises `CalibrationError` when a tensor to quantise has no range, `InputError` when `keep` names no node.
@@ -33,7 +34,7 @@ def to_int8(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collect
     nodes = list(model.graph)
     if unknown := set(keep) - {str(node.name) for node in nodes}:
         raise InputError(f"the graph has no node {', '.join(sorted(unknown))} to keep in float")
-    pairs = _Pairs(model.graph, ranges)
+    pairs = _Pairs(model.graph, ranges, placement)
     # all is chosen before anything is changed
     for node, inputs in _chosen(nodes, placement, keep).items():
         for index in inputs:
@@ -41,10 +42,37 @@ def to_int8(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collect
             assert value is not None
             pairs.put(node, index, value)
         if node.op_type == "Conv":
-            _store(model.graph, node, placement.per_channel)
+            _store(model.graph, node, placement)
     model.graph.sort()
     ShapeInferencePass()(model)
     return CheckerPass()(model).model
+
+
+def is_quantised(model: ir.Model) -> bool:
+    """Whether the graph has Q/DQ, ours or another quantiser's."""
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph)
+
+
+def asymmetric(model: ir.Model) -> list[str]:
+    """The tensors whose zero point is not a zero of a signed type: what TensorRT does not take."""
+    return [
+        str(node.outputs[0].name)
+        for node in model.graph
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not _is_symmetric(node)
+    ]
+
+
+def _is_symmetric(node: ir.Node) -> bool:
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    if zero is None:  # the type of the zero point is that of the numbers, UINT8 unless said
+        stored = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+        return stored is not None and stored.dtype in SIGNED
+    return zero.dtype in SIGNED and zero.const_value is not None and not np.asarray(zero.const_value.numpy()).any()
+
+
+def layers(model: ir.Model, placement: Placement) -> tuple[str, ...]:
+    """The nodes of a fused float32 graph that `placement` quantises, in the order of the graph."""
+    return tuple(str(node.name) for node in _chosen(list(model.graph), placement, ()))
 
 
 def _chosen(nodes: list[ir.Node], placement: Placement, keep: Collection[str]) -> dict[ir.Node, tuple[int, ...]]:
@@ -61,24 +89,26 @@ def _chosen(nodes: list[ir.Node], placement: Placement, keep: Collection[str]) -
 class _Pairs:
     """Tensor -> its one Q/DQ pair."""
 
-    def __init__(self, graph: ir.Graph, ranges: Ranges) -> None:
-        self._graph, self._ranges = graph, ranges
+    def __init__(self, graph: ir.Graph, ranges: Ranges, placement: Placement) -> None:
+        self._graph, self._ranges, self._placement = graph, ranges, placement
         self._made: dict[ir.Value, ir.Value] = {}
 
     def put(self, node: ir.Node, index: int, value: ir.Value) -> None:
         if value not in self._made:
-            scale = np.array(_scale(self._amax(value)), np.float32)
-            constants = self._constants(value, scale)
+            seen = self._range(value)
+            grid = self._placement.grid_of(seen)
+            scale = np.array(max(seen.amax / grid.largest, SMALLEST), np.float32)
+            constants = self._constants(value, scale, grid)
             quantised = _node("QuantizeLinear", [value, *constants], f"{value.name}/q")
-            quantised.outputs[0].dtype, quantised.outputs[0].shape = ir.DataType.INT8, value.shape
+            quantised.outputs[0].dtype, quantised.outputs[0].shape = grid.dtype, value.shape
             back = _node("DequantizeLinear", [quantised.outputs[0], *constants], f"{value.name}/dq")
             back.outputs[0].dtype, back.outputs[0].shape = ir.DataType.FLOAT, value.shape
             self._graph.extend([quantised, back])
             self._made[value] = back.outputs[0]
         node.replace_input_with(index, self._made[value])
 
-    def _amax(self, value: ir.Value) -> float:
-        """A pooled map has the range of the map: a shared scale lets the pool run on INT8."""
+    def _range(self, value: ir.Value) -> Range:
+        """A pooled map has the range of the map: a shared scale lets the pool run on what is quantised."""
         producer = value.producer()
         if producer is not None and producer.op_type == "MaxPool":
             source = producer.inputs[0]
@@ -86,34 +116,35 @@ class _Pairs:
             quantiser = source.producer()
             if quantiser is not None and quantiser.op_type == "DequantizeLinear":
                 source = quantiser.inputs[0].producer().inputs[0]  # type: ignore[union-attr]
-            return self._amax(source)  # type: ignore[arg-type]
+            return self._range(source)  # type: ignore[arg-type]
         try:
-            return self._ranges.tensors[str(value.name)].amax
+            return self._ranges.tensors[str(value.name)]
         except KeyError:
             raise CalibrationError(
                 f"the ranges have nothing for {value.name}: they are of another network; calibrate again"
             ) from None
 
-    def _constants(self, value: ir.Value, scale: npt.NDArray[np.float32]) -> list[ir.Value]:
+    def _constants(self, value: ir.Value, scale: npt.NDArray[np.float32], grid: Grid) -> list[ir.Value]:
         return [
             _initializer(self._graph, f"{value.name}/scale", scale),
-            _initializer(self._graph, f"{value.name}/zero", np.zeros(scale.shape, np.int8)),
+            _initializer(self._graph, f"{value.name}/zero", np.zeros(scale.shape, grid.dtype.numpy())),
         ]
 
 
-def _store(graph: ir.Graph, node: ir.Node, per_channel: bool) -> None:
-    """Replace the weights of a Conv by INT8 ones and their DequantizeLinear."""
+def _store(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
+    """Replace the weights of a Conv by quantised ones and their DequantizeLinear."""
     weight = node.inputs[1]
     assert weight is not None and weight.const_value is not None
     array = np.asarray(weight.const_value.numpy(), np.float32)
     name = f"{node.outputs[0].name}/weight"  # every output has a name, and no other has it
+    per_channel, grid = placement.per_channel, placement.grid
     largest = np.abs(array).reshape(len(array), -1).max(axis=1) if per_channel else np.abs(array).max()
-    scale = np.maximum(largest / INT8_LEVELS, SMALLEST).astype(np.float32)
-    stored = np.rint(array / scale.reshape(-1, *[1] * (array.ndim - 1)) if per_channel else array / scale)
+    scale = np.maximum(largest / grid.largest, SMALLEST).astype(np.float32)
+    stored = array / (scale.reshape(-1, *[1] * (array.ndim - 1)) if per_channel else scale)
     inputs = [
-        _initializer(graph, f"{name}/int8", np.clip(stored, -INT8_LEVELS, INT8_LEVELS).astype(np.int8)),
+        _initializer(graph, f"{name}/{grid.name}", grid.round(stored)),
         _initializer(graph, f"{name}/scale", scale),
-        _initializer(graph, f"{name}/zero", np.zeros(scale.shape, np.int8)),
+        _initializer(graph, f"{name}/zero", np.zeros(scale.shape, grid.dtype.numpy())),
     ]
     attributes = {"axis": ir.AttrInt64("axis", 0)} if per_channel else {}
     back = ir.Node("", "DequantizeLinear", inputs, attributes, name=f"{name}/dq")
@@ -123,10 +154,6 @@ def _store(graph: ir.Graph, node: ir.Node, per_channel: bool) -> None:
     node.replace_input_with(1, back.outputs[0])
     if not weight.uses():
         del graph.initializers[str(weight.name)]
-
-
-def _scale(amax: float) -> float:
-    return max(amax / INT8_LEVELS, SMALLEST)
 
 
 def _node(operator: str, inputs: list[ir.Value], name: str) -> ir.Node:

@@ -12,7 +12,7 @@ from refinenet_edge import precision
 from refinenet_edge.engine import EngineOptions, build_plan
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.fusion import fuse, parity
-from refinenet_edge.precision import to_int8
+from refinenet_edge.precision import quantise
 from refinenet_edge.precision.placement import OPENVINO, RTX, TENSORRT, Placement
 from refinenet_edge.records import Range, Ranges, RangesKey
 from refinenet_edge.trace import to_bytes
@@ -33,7 +33,7 @@ def quantised(
     body: str, placement: Placement = ALL_ENDS, keep: tuple[str, ...] = (), **constants: np.ndarray
 ) -> ir.Model:
     model = graph(body, *SHAPE, **constants)
-    return to_int8(model, ranges_of(model), placement, keep)
+    return quantise(model, ranges_of(model), placement, keep)
 
 
 def pairs(model: ir.Model) -> list[str]:
@@ -82,7 +82,7 @@ class TestPlacement:
         model = graph("p = MaxPool<kernel_shape = [3,3], pads = [1,1,1,1]>(x) y = Conv(p, w)", *SHAPE, w=W)
         ranges = ranges_of(model)
         ranges = replace(ranges, tensors={**ranges.tensors, "p": Range(1.0, 0.0, 1.0, "test")})
-        to_int8(model, ranges, ALL_ENDS)
+        quantise(model, ranges, ALL_ENDS)
         assert pairs(model) == ["p", "x"]
         scales = [model.graph.initializers[f"{name}/scale"].const_value.numpy() for name in ("x", "p")]
         assert scales[0] == scales[1] == np.float32(4 / 127)
@@ -129,14 +129,14 @@ class TestNumbers:
 
     def test_no_scale_is_zero_or_subnormal_in_half_precision(self) -> None:
         model = graph("y = Conv(x, w)", *SHAPE, w=W * 0)
-        to_int8(model, ranges_of(model, amax=0.0), ALL_ENDS)
+        quantise(model, ranges_of(model, amax=0.0), ALL_ENDS)
         for name, value in model.graph.initializers.items():
             if name.endswith("scale"):
                 assert (value.const_value.numpy().astype(np.float16) >= np.finfo(np.float16).smallest_normal).all()
 
     def test_the_result_is_that_of_the_rounded_numbers(self) -> None:
         model = graph("y = Conv(x, w)", *SHAPE, w=W)
-        to_int8(model, ranges_of(model), ALL_ENDS)
+        quantise(model, ranges_of(model), ALL_ENDS)
         x = weights(1, 16, 6, 8, seed=5)
         scale, steps = 4 / 127, np.abs(W).reshape(16, -1).max(axis=1).reshape(16, 1) / 127
         rounded = np.clip(np.rint(x / np.float32(scale)), -128, 127) * scale
@@ -148,7 +148,7 @@ class TestNumbers:
 def test_a_tensor_without_a_range_is_refused() -> None:
     model = graph("y = Conv(x, w)", *SHAPE, w=W)
     with pytest.raises(CalibrationError, match=r"nothing for x: .*calibrate again"):
-        to_int8(model, replace(ranges_of(model), tensors={}), ALL_ENDS)
+        quantise(model, replace(ranges_of(model), tensors={}), ALL_ENDS)
 
 
 def test_a_node_to_keep_that_is_not_there_is_refused() -> None:
@@ -168,7 +168,7 @@ class TestANetwork:
         fuse(model)
         frames = {"random": weights(1, 3, 64, 96)}
         expected = parity.logits(to_bytes(model), frames)
-        to_int8(model, observed(model, frames["random"]), placement)
+        quantise(model, observed(model, frames["random"]), placement)
         (found,) = parity.compare("int8", expected, parity.logits(to_bytes(model), frames))
         assert 0 < found.relative_error < 0.25
 
@@ -176,7 +176,7 @@ class TestANetwork:
         openvino = pytest.importorskip("openvino")
         model = traced("rf_lw_mbv2", (64, 96))
         fuse(model)
-        to_int8(model, observed(model, weights(1, 3, 64, 96)), OPENVINO)
+        quantise(model, observed(model, weights(1, 3, 64, 96)), OPENVINO)
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(to_bytes(model)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         convolutions = [

@@ -76,8 +76,8 @@ def bounds(resampled: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def take_turns(contenders: Mapping[str, Contender], rounds: int | None = None) -> Timing:
-    """Run them for `rounds`, or until a rule ends it."""
+def take_turns(contenders: Mapping[str, Contender], rounds: int | None = None, seconds: float = MAX_SECONDS) -> Timing:
+    """Run them for `rounds`, or until a rule ends it, at the latest after `seconds` of each contender."""
     order = np.random.default_rng(0)
     for _ in range(WARM_UPS):
         for run in contenders.values():
@@ -89,17 +89,17 @@ def take_turns(contenders: Mapping[str, Contender], rounds: int | None = None) -
             timing.runs[who].append(contenders[who]())
         totals = [timing.samples(who) for who in contenders]
         deviations.append(max(map(_deviation, totals)))
-        if rounds is None and (ended := _ended(totals, deviations)):
+        if rounds is None and (ended := _ended(totals, deviations, seconds)):
             return Timing(timing.runs, ended)
         if len(deviations) == rounds:
             return timing
 
 
-def _ended(totals: list[list[float]], deviations: list[float]) -> str | None:
+def _ended(totals: list[list[float]], deviations: list[float], most: float) -> str | None:
     """The rule that is met: `totals` are the contenders' ms, `deviations` the worst contender's after each round."""
     seconds = [sum(samples) / 1000 for samples in totals]
-    if sum(seconds) > MAX_SECONDS * len(totals):
-        return f"{MAX_SECONDS:g} s a contender"
+    if sum(seconds) > most * len(totals):
+        return f"{most:g} s a contender"
     if len(deviations) < MIN_ROUNDS or min(seconds) < MIN_SECONDS:
         return None
     if deviations[-1] < STEADY:
