@@ -163,6 +163,8 @@ def _refuse(recipe: Recipe, backend: Backend) -> None:
         raise InputError(precision.uncalibrated(recipe.precision))
     if recipe.budgeted and recipe.judge is None and (recipe.calib or ".json").endswith(".json"):
         raise InputError("a budget is judged on frames: give --judge scenes:SEED:COUNT, a folder or a data set")
+    if recipe.max_miou_drop is not None and recipe.judge is None and not str(recipe.calib).startswith("scenes"):
+        raise InputError("points of mIoU need labelled samples: give --judge scenes:SEED:COUNT or a data set")
     if recipe.precision == "fp8":
         _refuse_fp8(recipe, backend)
     if backend == "tensorrt-rtx" and not recipe.force:

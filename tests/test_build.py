@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 
-from refinenet_edge import __version__
+from refinenet_edge import __version__, bench
 from refinenet_edge import build as build_module
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle
@@ -32,8 +32,8 @@ from refinenet_edge.labels import PERSON, numbered
 from refinenet_edge.model import load_checkpoint, save_checkpoint
 from refinenet_edge.plan import read_header
 from refinenet_edge.recipe import Recipe
-from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Manifest, Profile, TensorSpec
-from refinenet_edge.runtime import Segmenter
+from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Manifest, Profile, Speed, TensorSpec
+from refinenet_edge.runtime import Segmenter, available
 from refinenet_edge.runtime.frame import prepare
 from tests.conftest import SIZE, network, onnx_model, weights
 
@@ -410,3 +410,104 @@ class TestNothingIsWritten:
         with pytest.raises(InputError):
             build(dataclasses.replace(recipe, labels="voc"))
         assert manifest_of(Path(recipe.output)) == before
+
+
+class TestQuantisedElsewhere:
+    """An ONNX model that has Q/DQ already."""
+
+    BODY = (
+        "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Conv <strides = [4,4], pads = [1,1,1,1]> (d, w)"
+    )
+
+    def recipe(self, theirs: Theirs, zero: np.generic, **options: Any) -> Recipe:
+        constants = {"s": np.float32(0.03), "z": zero, "w": weights(5, 3, 4, 4)}
+        return theirs(self.BODY, constants=constants, **({"precision": "int8"} | options))
+
+    def test_it_is_taken_as_it_is(self, theirs: Theirs) -> None:
+        built = build(self.recipe(theirs, np.int8(0)))
+        kinds = [node.op_type for node in onnx.load(built.path / MODEL).graph.node]
+        assert kinds == ["QuantizeLinear", "DequantizeLinear", "Conv"]
+        assert {p.relative_error for p in built.manifest.parity if p.stage == "int8"} == {0.0}
+        assert built.manifest.speed is None  # there is no float network to time it against
+
+    def test_what_onnx_runtime_quantised_runs(self, theirs: Theirs, tmp_path: Path) -> None:
+        from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+        left = [{"x": weights(1, 3, *SIZE, seed=seed)} for seed in range(4)]
+
+        class Frames(CalibrationDataReader):  # type: ignore[misc]
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                return left.pop() if left else None
+
+        source = theirs(inputs=f"float[1,3,{SIZE[0]},{SIZE[1]}] x")
+        target = tmp_path / "quantised.onnx"
+        symmetric = {"ActivationSymmetric": True, "QuantizeBias": False}
+        quantize_static(
+            source.onnx, target, Frames(), activation_type=QuantType.QInt8, per_channel=True, extra_options=symmetric
+        )
+        built = build(dataclasses.replace(source, onnx=str(target), precision="int8"))
+        with Segmenter(built.path) as segmenter:
+            assert segmenter.segment(np.zeros((*SIZE, 3), np.uint8)).labels.shape == SIZE
+
+    def test_tensorrt_rtx_builds_symmetric_ones(self, theirs: Theirs) -> None:
+        pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+        built = build(self.recipe(theirs, np.int8(0), backend="tensorrt-rtx", force=True))
+        assert built.manifest.inputs[0].dtype == "float16"
+        assert PLAN in built.manifest.files
+
+    @pytest.mark.parametrize(
+        ("zero", "options", "said"),
+        [
+            (np.int8(0), {"precision": "fp16"}, r"is quantised \(it has Q/DQ\): build it with --precision int8"),
+            (np.int8(0), {"calib": "scenes"}, "quantised already"),
+            (np.int8(0), {"min_agreement": 99.0, "judge": "scenes"}, "quantised already"),
+            (np.uint8(128), {"backend": "tensorrt-rtx", "force": True}, r"zero points .*symmetric INT8 only"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(
+        self, theirs: Theirs, zero: np.generic, options: dict[str, Any], said: str
+    ) -> None:
+        with pytest.raises(InputError, match=said):
+            build(self.recipe(theirs, zero, **options))
+
+    def test_a_float_model_still_needs_calibration(self, theirs: Theirs) -> None:
+        with pytest.raises(InputError, match=r"theirs.onnx has no Q/DQ, and int8 needs calibration"):
+            build(theirs(precision="int8"))
+
+
+class TestFp8:
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"backend": "openvino"}, "openvino has no FP8"),
+            ({"backend": "tensorrt-rtx", "force": True, "target": ("sm_89", "sm_86")}, "sm_86 has no FP8"),
+            ({"backend": "tensorrt-rtx"}, "or with --force"),
+        ],
+    )
+    def test_where_there_is_none_it_is_refused(self, theirs: Theirs, options: dict[str, Any], said: str) -> None:
+        with pytest.raises(InputError, match=said):
+            build(theirs(precision="fp8", calib="scenes:2:1", **options))
+
+
+class TestSpeed:
+    def test_the_manifest_says_how_much_faster_int8_is(self, theirs: Theirs) -> None:
+        speed = build(theirs(precision="int8", calib="scenes:2:2")).manifest.speed
+        assert speed is not None
+        assert speed.than == "fp32"
+        assert 0 < speed.low <= speed.times <= speed.high
+
+    def test_a_network_that_int8_slows_down_is_named(
+        self, theirs: Theirs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        runs = {"quantised": [{"network": 2.0}] * 10, "fp32": [{"network": 1.0}] * 10}
+        monkeypatch.setattr(bench, "take_turns", lambda *_, **__: bench.Timing(runs, "given"))
+        assert build(theirs(precision="int8", calib="scenes:2:2")).manifest.speed == Speed("fp32", 0.5, 0.5, 0.5)
+        said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert any("int8 is not faster than fp32 with openvino on this machine: 0.50" in line for line in said)
+
+    def test_a_plan_that_cannot_run_here_has_none(self, theirs: Theirs) -> None:
+        pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+        if not available()["tensorrt-rtx"]:
+            pytest.skip("TensorRT-RTX runs here")
+        recipe = theirs(precision="int8", calib="scenes:2:2", backend="tensorrt-rtx", force=True)
+        assert build(recipe).manifest.speed is None

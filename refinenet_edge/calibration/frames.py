@@ -15,6 +15,7 @@ from refinenet_edge.images import list_images, read_image
 from refinenet_edge.records import Frame
 from refinenet_edge.scenes import VALIDATION, scene
 
+OVERSTATED = 32  # frames that a container may count and not have
 COUNT = 64  # of scenes, and of frames taken from a video
 SEED = 2  # of scenes: neither the training's stream nor the validation's
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -70,13 +71,20 @@ def _video(path: Path) -> Frames:
     total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     if not video.isOpened() or total < 1:
         raise InputError(f"video {path} cannot be read: give one that OpenCV plays, or a folder of its frames")
-    places = np.unique(np.linspace(0, total - 1, min(COUNT, total)).round().astype(int)).tolist()
+
+    def at(place: int) -> Frame | None:
+        video.set(cv2.CAP_PROP_POS_FRAMES, place)
+        found, frame = video.read()
+        return np.asarray(frame, np.uint8) if found else None
+
+    ends = range(total - 1, max(total - 1 - OVERSTATED, -1), -1)
+    last = next((place for place in ends if at(place) is not None), total - 1)
+    places = np.unique(np.linspace(0, last, min(COUNT, last + 1)).round().astype(int)).tolist()
 
     def read(index: int) -> Frame:
-        video.set(cv2.CAP_PROP_POS_FRAMES, places[index])
-        found, frame = video.read()
-        if not found:
+        frame = at(places[index])
+        if frame is None:
             raise InputError(f"frame {places[index]} of video {path} cannot be read")
-        return np.asarray(frame, np.uint8)
+        return frame
 
     return Frames(str(path), tuple(f"frame {place}" for place in places), read)

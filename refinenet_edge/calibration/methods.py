@@ -35,7 +35,10 @@ class MinMax:
 
 @dataclass(frozen=True)
 class Percentile:
-    """The end of the bin below which `percent` of all values lie, zeros included; at most the largest seen."""
+    """The end of the bin below which `percent` of the values that are not zero lie; at most the largest seen.
+
+    Zeros take no part: any scale holds them, and a map that is nearly all zeros would be cut to nothing.
+    """
 
     percent: float = 99.99
 
@@ -47,7 +50,7 @@ class Percentile:
         return f"percentile:{float(self.percent)!r}".removesuffix(".0")
 
     def amax(self, histogram: Histogram) -> float:
-        below = histogram.zeros + np.cumsum(histogram.counts)
+        below = np.cumsum(histogram.counts)
         if not below[-1]:
             return 0.0
         reached = int(np.searchsorted(below, below[-1] * (self.percent / 100) * (1 - 1e-12)))

@@ -119,8 +119,9 @@ class Candidates:
         return self._segmenter(rounded)
 
     def _segmenter(self, model: ir.Model) -> Segmenter:
-        session = OpenVinoSession if self.backend == "openvino" else OrtSession
-        return Segmenter.from_session(session(to_bytes(model)), self.spec, self.labels)
+        data = to_bytes(model)
+        session = OpenVinoSession(data) if self.backend == "openvino" else OrtSession(data, as_written=True)
+        return Segmenter.from_session(session, self.spec, self.labels)
 
 
 def backend_of(placement: Placement) -> Literal["openvino", "onnxruntime"]:

@@ -85,7 +85,7 @@ class LogitNoise:
         return error if math.isfinite(error) else math.inf
 
     def _logits(self, model: ir.Model) -> npt.NDArray[np.float64]:
-        with OrtSession(to_bytes(model)) as session:
+        with OrtSession(to_bytes(model), as_written=True) as session:
             (source,), (target,) = session.inputs, session.outputs
             found = [session.run({source.name: image})[target.name] for image in self._images]
         self.runs += len(found)

@@ -32,13 +32,13 @@ def test_minmax_is_the_largest_magnitude() -> None:
     assert MinMax().amax(histogram(-3.0, 2.0)) == 3.0
 
 
-def test_percentile_counts_zeros_too() -> None:
-    # 90 zeros, 9 in bin 4, 1 in bin 1000: 99 % lie below the end of bin 4
-    held = binned({4: 9, 1000: 1}, zeros=90)
+def test_percentile_counts_what_is_not_zero() -> None:
+    # 99 in bin 4, 1 in bin 1000: 99 % lie below the end of bin 4
+    held = binned({4: 99, 1000: 1}, zeros=100_000)
     assert Percentile(99).amax(held) == 5.0
     assert Percentile(99.5).amax(held) == 1000.5  # the last bin's end is beyond the largest value
     assert Percentile(100).amax(held) == 1000.5
-    assert Percentile(90).amax(held) == 1.0  # zeros are in the first bin
+    assert Percentile(50).amax(held) == 5.0  # zeros are in no bin
 
 
 def test_entropy_keeps_a_uniform_range_whole() -> None:

@@ -1,8 +1,9 @@
-"""Q/DQ lies where the placement says, weights are stored as INT8, and the logits stay close."""
+"""Q/DQ lies where the placement says, weights are stored as INT8 or FP8, and the logits stay close."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,8 +13,8 @@ from refinenet_edge import precision
 from refinenet_edge.engine import EngineOptions, build_plan
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.fusion import fuse, parity
-from refinenet_edge.precision import quantise
-from refinenet_edge.precision.placement import OPENVINO, RTX, TENSORRT, Placement
+from refinenet_edge.precision import asymmetric, is_quantised, quantise
+from refinenet_edge.precision.placement import FP8, OPENVINO, RTX, TENSORRT, Placement
 from refinenet_edge.records import Range, Ranges, RangesKey
 from refinenet_edge.trace import to_bytes
 from tests.conftest import Traced, graph, operators, outputs_of, weights
@@ -145,6 +146,77 @@ class TestNumbers:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+class TestGrids:
+    def test_what_is_never_negative_is_unsigned_on_openvino(self) -> None:
+        model = graph("[a] r = Relu(x) [b] y = Conv(r, w)", *SHAPE, w=W)
+        ranges = ranges_of(model)
+        ranges = replace(ranges, tensors={**ranges.tensors, "r": Range(4.0, 0.0, 4.0, "test")})
+        quantise(model, ranges, OPENVINO)
+        (pair,) = [node for node in model.graph if node.op_type == "QuantizeLinear"]
+        scale, zero = (value.const_value.numpy() for value in pair.inputs[1:])
+        assert (zero.dtype, int(zero), scale) == (np.uint8, 0, np.float32(4 / 255))
+
+    def test_what_may_be_negative_is_signed(self) -> None:
+        assert zeros_of(quantised("y = Conv(x, w)", OPENVINO, w=W)) == {np.dtype(np.int8)}
+
+    @pytest.mark.parametrize("placement", [TENSORRT, RTX], ids=lambda placement: placement.name)
+    def test_tensorrt_takes_signed_numbers_only(self, placement: Placement) -> None:
+        model = graph("r = Relu(x) y = Conv(r, w)", *SHAPE, w=W)
+        ranges = ranges_of(model)
+        ranges = replace(ranges, tensors={name: Range(4.0, 0.0, 4.0, "test") for name in ranges.tensors})
+        quantise(model, ranges, replace(placement, classifier=True))
+        assert zeros_of(model) == {np.dtype(np.int8)}
+        assert asymmetric(model) == []
+
+    def test_fp8_reaches_448_and_has_one_scale_for_the_weights(self) -> None:
+        model = quantised("y = Conv(x, w)", replace(FP8, classifier=True), w=W)
+        (convolution,) = [node for node in model.graph if node.op_type == "Conv"]
+        stored, scale, _ = (value.const_value.numpy() for value in convolution.inputs[1].producer().inputs)
+        assert stored.dtype.name == "float8_e4m3fn"
+        assert np.abs(stored.astype(np.float32)).max() == 448
+        assert scale == pytest.approx(np.abs(W).max() / 448)
+        # three bits of mantissa: half a step is a sixteenth of the value
+        error = np.abs(stored.astype(np.float32) * scale - W)
+        assert (error <= np.maximum(np.abs(W) / 16, scale * 2**-10) * 1.001).all()
+
+    def test_fp8_rounds_activations_to_its_grid(self) -> None:
+        model = quantised(
+            "y = Conv(x, w)", replace(FP8, classifier=True), w=np.eye(16, dtype=np.float32)[..., None, None]
+        )
+        x = np.linspace(-4, 4, 16 * 48, dtype=np.float32).reshape(1, 16, 6, 8)
+        (found,) = outputs_of(model, {"x": x})
+        np.testing.assert_allclose(found, x, rtol=1 / 15, atol=4 / 448 * 2**-9)
+        assert len(np.unique(found)) < 256
+
+
+def zeros_of(model: ir.Model) -> set[np.dtype[Any]]:
+    """The types that activations are rounded to."""
+    return {node.inputs[2].const_value.numpy().dtype for node in model.graph if node.op_type == "QuantizeLinear"}
+
+
+class TestOthersGraphs:
+    """Q/DQ that another quantiser put in."""
+
+    BODY = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Conv(d, w)"
+
+    @pytest.mark.parametrize(
+        ("zero", "odd"),
+        [(np.int8(0), []), (np.int8(3), ["q", "d"]), (np.uint8(0), ["q", "d"]), (np.uint8(128), ["q", "d"])],
+    )
+    def test_a_zero_point_must_be_zero_and_signed_for_tensorrt(self, zero: np.generic, odd: list[str]) -> None:
+        model = graph(self.BODY, *SHAPE, s=np.float32(0.1), z=zero, w=W)
+        assert is_quantised(model)
+        assert asymmetric(model) == odd
+
+    def test_no_zero_point_means_uint8(self) -> None:
+        body = "q = QuantizeLinear(x, s) d = DequantizeLinear(q, s) y = Conv(d, w)"
+        assert asymmetric(graph(body, *SHAPE, s=np.float32(0.1), w=W)) == ["q", "d"]
+
+    def test_they_are_left_as_they_are(self) -> None:
+        model = graph(self.BODY, *SHAPE, s=np.float32(0.1), z=np.int8(0), w=W)
+        assert operators(precision.apply(model, "int8")) == ["QuantizeLinear", "DequantizeLinear", "Conv"]
+
+
 def test_a_tensor_without_a_range_is_refused() -> None:
     model = graph("y = Conv(x, w)", *SHAPE, w=W)
     with pytest.raises(CalibrationError, match=r"nothing for x: .*calibrate again"):
@@ -186,6 +258,18 @@ class TestANetwork:
         ]
         assert len(convolutions) > 50
         assert sum(kind in ("i8", "u8") for kind in convolutions) > 0.9 * len(convolutions)
+
+    def test_tensorrt_rtx_builds_fp8_for_its_gpus(self, traced: Traced) -> None:
+        pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+        model = traced("rf_lw_mbv2", (64, 96))
+        fuse(model)
+        ranges = observed(model, weights(1, 3, 64, 96))
+        precision.apply(model, "fp8", "tensorrt-rtx", ranges)
+        types = {value.dtype for node in model.graph for value in node.outputs}
+        assert ir.DataType.FLOAT8E4M3FN in types and ir.DataType.FLOAT not in types
+        _, info = build_plan(to_bytes(model), "tensorrt-rtx", EngineOptions(targets=("sm_89",)))
+        assert info.targets == ("sm_89",)
+        assert info.weight_bytes is not None and info.weight_bytes < 0.8 * 7e6  # of float16's 7 MB
 
     def test_tensorrt_rtx_builds_it_around_half_precision(self, traced: Traced) -> None:
         pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
