@@ -30,7 +30,7 @@ from refinenet_edge.fusion import REWRITES, Firing, fuse, parity
 from refinenet_edge.images import read_image
 from refinenet_edge.labels import LABEL_SETS, resolve
 from refinenet_edge.model import SHIPPED, create, load_checkpoint, locate
-from refinenet_edge.precision.budget import Candidates, Judge, LostLabels, MiouDrop, backend_of, spend
+from refinenet_edge.precision.budget import Candidates, Judge, LostLabels, MiouDrop, spend
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import (
     Backend,
@@ -230,7 +230,8 @@ def _budget(
 ) -> Budget:
     """Which layers go back to float so that the recipe's budget holds."""
     placement = precision.placement_of(recipe.precision, backend)
-    candidates = Candidates(model, ranges, placement, frame, labels, backend_of(placement))
+    judging = "openvino" if backend == "openvino" and not available()["openvino"] else "onnxruntime"
+    candidates = Candidates(model, ranges, placement, frame, labels, judging)
     source = str(recipe.judge or recipe.calib)
     judge: Judge
     if recipe.max_miou_drop is not None:

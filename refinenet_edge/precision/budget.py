@@ -4,7 +4,8 @@ A candidate, some layers kept in float, is judged by the loss that users name: p
 the share of pixels whose label is no longer float's. How many of the most harmful layers must be kept is found by
 doubling and halving; then each that was kept is tried without, so that no layer is kept for nothing.
 
-OpenVINO judges where it is installed: the INT8 graph in float32, whatever surrounds it on the device.
+A bundle for OpenVINO is judged as OpenVINO computes it. Others are judged by ONNX Runtime, which computes Q/DQ as
+written, in float32 whatever surrounds it on the device: OpenVINO does not (see placement.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from refinenet_edge.precision.placement import Placement
 from refinenet_edge.precision.qdq import quantise
 from refinenet_edge.precision.sensitivity import LogitNoise, Ranking
 from refinenet_edge.records import Budget, Frame, FrameSpec, Harm, Labels, Ranges
-from refinenet_edge.runtime import Segmenter, available
+from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
@@ -122,11 +123,6 @@ class Candidates:
         data = to_bytes(model)
         session = OpenVinoSession(data) if self.backend == "openvino" else OrtSession(data, as_written=True)
         return Segmenter.from_session(session, self.spec, self.labels)
-
-
-def backend_of(placement: Placement) -> Literal["openvino", "onnxruntime"]:
-    """What judges here: OpenVINO has no FP8."""
-    return "openvino" if placement.grid.dtype.is_integer() and not available()["openvino"] else "onnxruntime"
 
 
 def spend(candidates: Candidates, judge: Judge, allowed: float, step: Step = lambda _: None) -> Budget:

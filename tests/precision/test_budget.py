@@ -17,7 +17,7 @@ from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.fusion import fuse
 from refinenet_edge.labels import SCENES, numbered
 from refinenet_edge.model import load_checkpoint, locate
-from refinenet_edge.precision.budget import FRAMES, SHOWN, Candidates, LostLabels, MiouDrop, backend_of, fewest, spend
+from refinenet_edge.precision.budget import FRAMES, SHOWN, Candidates, LostLabels, MiouDrop, fewest, spend
 from refinenet_edge.precision.placement import FP8, OPENVINO
 from refinenet_edge.precision.sensitivity import Ranking
 from refinenet_edge.recipe import Recipe
@@ -131,9 +131,6 @@ class TestSpend:
     def test_fp8_is_judged_too(self, small: Candidates) -> None:
         judged = replace(small, placement=replace(FP8, classifier=True), backend="onnxruntime")
         assert 0 <= spend(judged, LostLabels(frames(1)), allowed=90.0).full < 90.0
-
-    def test_openvino_judges_int8_and_not_fp8(self) -> None:
-        assert (backend_of(OPENVINO), backend_of(FP8)) == ("openvino", "onnxruntime")
 
 
 class TestJudges:
