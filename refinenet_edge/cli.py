@@ -383,14 +383,18 @@ def evaluate(
 
 @main.command("doctor")
 def doctor() -> None:
-    """Say which backends work here, what does not fit together, and the fix for each."""
+    """Say which backends work here, what does not fit together, and the fix for each.
+
+    On a Jetson also: JetPack, TensorRT and CUDA, the GPU in TensorRT's wheel, power mode, clocks, memory, DLA.
+    """
     from refinenet_edge.doctor import examine
 
-    marks = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "wrong": "[red]wrong[/]"}
+    colours = {"ok": "green", "absent": "yellow", "limited": "yellow", "wrong": "red"}
     table = Table("", "what", "found", "fix")
     findings = list(examine())
     for finding in findings:
-        table.add_row(marks[finding.state], finding.subject, _plain(finding.detail), _plain(finding.fix))
+        mark = f"[{colours[finding.state]}]{finding.state}[/]"
+        table.add_row(mark, finding.subject, _plain(finding.detail), _plain(finding.fix))
     out.print(table)
     if any(finding.state == "wrong" for finding in findings):
         sys.exit(1)

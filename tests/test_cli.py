@@ -389,7 +389,7 @@ class TestCompare:
 
 
 class TestDoctor:
-    @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("absent", 0), ("wrong", 1)])
+    @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("absent", 0), ("limited", 0), ("wrong", 1)])
     def test_only_what_is_wrong_fails(self, run: Run, monkeypatch: pytest.MonkeyPatch, state: Any, code: int) -> None:
         findings = [Finding("machine", "ok", "Linux"), Finding("torch", state, "found [1.0]", "pip install 'x[y]'")]
         monkeypatch.setattr(doctor, "examine", lambda: iter(findings))

@@ -15,7 +15,7 @@ BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda")
 ALLOWED = {"numpy", "cv2", "typing_extensions", *sys.stdlib_module_names} - {
     "tomllib"
 }  # typing_extensions: for mypy only
-ON_DEVICE = ("errors", "files", "records", "labels", "bundle", "images", "runtime")
+ON_DEVICE = ("errors", "files", "records", "labels", "bundle", "images", "jetson", "runtime")
 FILES = sorted([*(ROOT / "runtime").glob("*.py"), *(p for n in ON_DEVICE if (p := ROOT / f"{n}.py").exists())])
 
 
