@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from refinenet_edge import __version__
 from refinenet_edge.errors import InputError, RefineNetEdgeError
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+EXPORT = "'refinenet-edge[export]'"
+NAMES = 8  # of nodes in a row
 
 EXIT_EXPECTED = 2
 EXIT_INTERRUPTED = 130
@@ -147,7 +150,7 @@ def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
         raise InputError("where to? Give --output engines/NAME, or a recipe: build-engine engines/NAME.toml")
     else:
         wanted = Recipe(**chosen)
-    with _heavy("export"):
+    with _heavy(EXPORT):
         from refinenet_edge.build import build as build_bundle
     with _bar() as bar:
         task = bar.add_task("start", total=None)
@@ -216,7 +219,7 @@ def calibrate(
     """
     from refinenet_edge.bundle import MODEL, open_bundle
 
-    with _heavy("export"):
+    with _heavy(EXPORT):
         from refinenet_edge import calibration
         from refinenet_edge.trace import read_onnx
 
@@ -400,12 +403,39 @@ def doctor() -> None:
         sys.exit(1)
 
 
+@main.command("dla-check")
+@click.argument("bundle", type=click.Path(path_type=Path))
+def dla_check(bundle: Path) -> None:
+    """Say which nodes of BUNDLE would not run on DLA and why, by NVIDIA's documents; nothing is built."""
+    from refinenet_edge.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    with _heavy("onnx-ir"):
+        from refinenet_edge import dla
+    report = dla.check(dla.read_graph(opened))
+    reasons = Table(*_folding("falls back", "nodes", "which", "on", "says"), title=_plain(bundle))
+    for reason in report.reasons:
+        why = reason.reason if reason.certain else f"perhaps: {reason.reason}"
+        names = [*reason.nodes[:NAMES], *(["..."] if len(reason.nodes) > NAMES else [])]
+        on = "all" if reason.where == tuple(dla.WHERE) else ", ".join(reason.where)
+        reasons.add_row(why, str(len(reason.nodes)), _plain("\n".join(names)), on, reason.source)
+    out.print(reasons if report.reasons else f"no known reason for a node of {_plain(bundle)} to fall back")
+    table = Table(*_folding("on", "has DLA with", "nodes on DLA", "MACs on DLA", "changes of device"))
+    for place in report.placements:
+        share = "sizes are free" if place.macs is None else _percent((place.macs_on_dla or 0) / max(place.macs, 1))
+        table.add_row(
+            place.where, dla.WHERE[place.where], f"{place.on_dla} of {place.nodes}", share, f"{place.switches} or more"
+        )
+    out.print(table)
+    out.print(dla.NOWHERE, soft_wrap=True)
+
+
 @main.command("models")
 @click.option("--size", type=SizeType(), default="512x512", show_default=True)
 @click.option("--classes", type=click.IntRange(1, 255), default=21, show_default=True)
 def models(size: tuple[int, int], classes: int) -> None:
     """List the networks with their parameters and multiplications."""
-    with _heavy("export"):
+    with _heavy(EXPORT):
         from refinenet_edge.model import MODELS
         from refinenet_edge.model.cost import cost
     table = Table("model", "parameters", f"GMAC at {size[0]}x{size[1]}", title=f"{classes} classes")
@@ -416,8 +446,8 @@ def models(size: tuple[int, int], classes: int) -> None:
 
 
 @contextlib.contextmanager
-def _heavy(extra: str) -> Iterator[None]:
-    """Imports of a stage that a device does not have."""
+def _heavy(install: str) -> Iterator[None]:
+    """Imports of a stage that a device does not have; `install`: what pip is to install for it."""
     from refinenet_edge.errors import MissingExtra
 
     try:
@@ -425,7 +455,7 @@ def _heavy(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("refinenet_edge"):
             raise
-        raise MissingExtra(f"{exc.name} is not installed: pip install 'refinenet-edge[{extra}]'") from exc
+        raise MissingExtra(f"{exc.name} is not installed: pip install {install}") from exc
 
 
 def _profile(manifest: Manifest, size: tuple[int, int] | None) -> Profile | None:
@@ -538,6 +568,11 @@ def _scores(result: Result, title: str) -> Table:
         share = _percent(sum(row) / pixels)
         table.add_row(_plain(result.classes[label]), _percent(result.iou[label]), share, _plain(taken))
     return table
+
+
+def _folding(*headings: str) -> list[Column]:
+    """Columns that break a long name, where others would cut it."""
+    return [Column(heading, overflow="fold") for heading in headings]
 
 
 def _percent(share: float | None) -> str:
