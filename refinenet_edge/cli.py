@@ -145,7 +145,8 @@ def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
     """Build a bundle from options, or from a RECIPE (TOML) with options on top."""
     chosen = {name: value for name, value in given.items() if value not in (None, ())}
     if recipe is not None:
-        wanted = dataclasses.replace(read_recipe(recipe), **chosen)
+        with _heavy(EXPORT):
+            wanted = dataclasses.replace(read_recipe(recipe), **chosen)
     elif "output" not in chosen:
         raise InputError("where to? Give --output engines/NAME, or a recipe: build-engine engines/NAME.toml")
     else:
