@@ -67,7 +67,7 @@ AGX_ORIN = {  # JetPack 7.2
     "proc/device-tree/compatible": "nvidia,p3737-0000+p3701-0005\0nvidia,tegra234\0nvidia,tegra23x\0",
     "etc/nv_tegra_release": "# R39 (release), REVISION: 2.0, GCID: 45000000, BOARD: generic, EABI: aarch64\n",
     "var/lib/dpkg/status": (
-        "Package: nvidia-jetpack\nStatus: install ok installed\nVersion: 7.2+b12\n\n"
+        "Package: nvidia-jetpack\nStatus: install ok installed\nVersion: 7.2-b40\n\n"
         "Package: libnvinfer10\nStatus: install ok installed\nVersion: 10.16.2.10-1+cuda13.2\n"
     ),
     "usr/local/cuda/version.json": '{"cuda": {"version": "13.2.0"}}',

@@ -272,7 +272,7 @@ class TestCommand:
         assert re.search(r"│ neither float16 nor int8: .* │ \d+ +│ encoder\.layer1\.0/Conv +│ all ", result.stdout)
         assert re.search(r"│ TensorRT 10\.3 to 10\.7 +│ JetPack 6 .*│ 0 of \d+ +│ 0\.00 % +│ 0 or more", result.stdout)
         assert re.search(r"│ +│ +│ \.\.\. +│ +│ +│", result.stdout)
-        assert "There is no DLA in TensorRT 10.16" in result.stdout
+        assert "none in TensorRT 10.8 to 11.3" in result.stdout
 
     def test_a_bundle_that_takes_any_size(self, run: Any, dynamic_bundle: Path) -> None:
         result = run(dynamic_bundle)

@@ -21,11 +21,14 @@ from refinenet_edge.dla.rules import Rule, mark_activations, refusals, sides
 from refinenet_edge.errors import BundleError
 
 OLD, NEW = "TensorRT 10.3 to 10.7", "TensorRT 11.4.1 and later"
-WHERE = {  # where there is DLA at all: NVIDIA's migration pages for 11.4.1 and 11.3, its DLA FAQ, reports of 10.16
+WHERE = {  # where NVIDIA says that there is DLA: its migration pages for TensorRT 11.3 and 11.4.1, its DLA FAQ
     OLD: "JetPack 6 from 6.1 on, on AGX Orin and Orin NX",
     NEW: "JetPack 7.2.2 and later, on AGX Orin",
 }
-NOWHERE = "There is no DLA in TensorRT 10.16 and 11.0 to 11.3, in JetPack 7.0 to 7.2.1, and on Orin Nano and Thor."
+NOWHERE = (  # reports: no core and no compiler on JetPack 7.2; two cores there
+    "There is none on Orin Nano and Thor, and by NVIDIA's pages none in TensorRT 10.8 to 11.3, so in JetPack 7.0 to "
+    "7.2.1; of 10.16 reports disagree. What a board has: refinenet-edge doctor."
+)
 
 
 @dataclass(frozen=True)

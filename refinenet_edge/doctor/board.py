@@ -1,7 +1,8 @@
 """What is amiss on a Jetson: releases that do not pair, a TensorRT without its GPU, power, memory, DLA.
 
-What pairs with what is `jetson.JETPACKS`, and NVIDIA's migration pages for TensorRT 11: 11.0 to 11.3 know no JetPack,
-11.4.1 supports JetPack 7.2.2 and later, on AGX Orin and Thor. What neither names is said to be unknown, not wrong.
+What pairs with what is `jetson.JETPACKS`, and NVIDIA's migration pages for TensorRT 11: 11.0 to 11.3 support no
+JetPack, 11.4.1 supports JetPack 7.2.2 and later, on AGX Orin and Thor. What they do not support is wrong only where it
+cannot work: TensorRT 10.11 was reported to run on JetPack 6 (in a container), 11.1 on an AGX Orin with JetPack 7.2.
 """
 
 from __future__ import annotations
@@ -94,22 +95,22 @@ def _unseen(subject: str, board: Board) -> Finding:
 
 
 def _tensorrt_11(subject: str, version: str, board: Board) -> Finding:
-    """11.4.1 and later run on AGX Orin and Thor with JetPack 7.2.2 and later, nothing else does."""
+    """NVIDIA supports it on AGX Orin and Thor from JetPack 7.2.2 on."""
+    if board.l4t and board.l4t[0] <= JETPACK_6:
+        return Finding(subject, "wrong", f"{version}: JetPack 6 stays with TensorRT 10", OWN_TENSORRT)
     problem = ""
     if numbers(version) < (11, 4, 1):
-        problem = "no JetPack is supported by TensorRT 11 before 11.4.1"
-    elif board.l4t and board.l4t[0] <= JETPACK_6:
-        problem = "JetPack 6 stays with TensorRT 10"
+        problem = "before 11.4.1 on no JetPack"
     elif board.jetpack and numbers(board.jetpack) < (7, 2, 2):
-        problem = f"TensorRT 11.4.1 is for JetPack 7.2.2 and later, this is {board.jetpack}"
+        problem = f"from JetPack 7.2.2 on, and this is {board.jetpack}"
     elif board.model and not any(name in board.model for name in ("AGX Orin", "Thor")):
-        problem = "TensorRT 11 supports AGX Orin and Thor only"
+        problem = "on AGX Orin and Thor only"
     elif board.jetpack is None or board.model is None:
         return Finding(
             subject, "absent", f"{version} is for JetPack 7.2.2 and later; the board does not say which it is"
         )
     if problem:
-        return Finding(subject, "wrong", f"{version}: {problem}", OWN_TENSORRT)
+        return Finding(subject, "limited", f"{version}: NVIDIA supports TensorRT 11 {problem}", OWN_TENSORRT)
     return Finding(subject, "ok", f"{version} supports JetPack {board.jetpack}")
 
 

@@ -10,7 +10,8 @@ from typing import Literal
 class Finding:
     """One thing that was looked at; `fix` is empty where there is nothing to do.
 
-    absent: not there, or the machine does not say. limited: works, but slower or nearer to failing than it need be.
+    absent: not there, or the machine does not say. limited: may work, but slower, unsupported or nearer to failing than
+    it need be.
     """
 
     subject: str
