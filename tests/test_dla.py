@@ -112,6 +112,17 @@ class TestRules:
         found = report(CONV.format(attributes), w=half(8, width, kernel, kernel))
         assert refused(found).startswith(said) if said else not found.reasons
 
+    def test_more_channels_than_dla_has(self) -> None:
+        wide = report("y = Conv (x, w)", "float16[1,1,2,2] x", w=half(8193, 1, 1, 1))
+        assert refused(wide) == "a batch above 4096 or a side above 8192 + more than 8192 output maps"
+        grouped = report("y = Conv <group = 8193> (x, w)", "float16[1,8193,1,1] x", w=half(8193, 1, 1, 1))
+        assert "more than 8192 groups" in refused(grouped)
+
+    def test_large_batches(self) -> None:
+        assert not report("y = Relu (x)", "float16[4096,1,1,1] x").reasons
+        found = report("y = Relu (x)", "float16[4097,1,1,1] x")
+        assert refused(found) == "a batch above 4096 or a side above 8192"
+
     def test_what_is_not_said_is_uncertain(self) -> None:
         dilated = report(CONV.format("pads = [2,2,2,2], dilations = [2,2]"), w=half(8, 8, 2, 2))
         below = report("y = Clip (x, low, high)", low=np.float16(-1), high=np.float16(1))

@@ -22,12 +22,11 @@ FAQ = "Deep-Learning-Accelerator-SW, FAQ"
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = ("Gemm", "MatMul")  # become convolutions
 POOLS = ("MaxPool", "AveragePool")
-RESIZES = ("Resize", "Upsample")
 # the other ONNX operators with a layer on DLA
 OTHERS: tuple[str, ...] = ("Abs", "Add", "BatchNormalization", "Clip", "Concat", "LRN", "Max", "Mul", "PRelu", "Relu")
 OTHERS += ("Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Sub", "Sum", "Tanh", "Transpose")
 DISPUTED = ("Div", "Equal", "Greater", "LeakyRelu", "Less", "Min", "Pow")  # in one list, and not in another
-IN_4D = (*CONVOLUTIONS, *POOLS, *RESIZES, *OTHERS, *DISPUTED)
+IN_4D = (*CONVOLUTIONS, *POOLS, "Resize", *OTHERS, *DISPUTED)
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 TYPES = (ir.DataType.FLOAT16, ir.DataType.INT8)
 NEAREST = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
@@ -232,19 +231,19 @@ RULES = (
     Rule(IN_4D, _not_2d, "a tensor has not four dimensions: DLA's layers are 2D", LAYERS),
     Rule((), _too_large, "a batch above 4096 or a side above 8192", LAYERS),
     Rule(
-        RESIZES,
+        ("Resize",),
         _linear_elsewhere,
         "linear Resize without half-pixel centres (align_corners)",
         HEADER.format("IResizeLayer"),
     ),
     Rule(
-        RESIZES,
+        ("Resize",),
         _nearest_elsewhere,
         "nearest Resize in a coordinate and rounding mode that DLA lacks",
         HEADER.format("IResizeLayer"),
     ),
     Rule(
-        RESIZES,
+        ("Resize",),
         lambda node: _mode(node) not in ("nearest", "linear"),
         "Resize that is neither nearest nor linear",
         HEADER.format("IResizeLayer"),
