@@ -25,6 +25,7 @@ def make_environment(folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
     python = folder / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install += ["--constraint", root / "constraints.txt"]
     subprocess.run([*install, f"{source}[device]", "opencv-python-headless"], check=True, env=clean())
     return python
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from refinenet_edge.doctor.board import Python, examine_board
 from refinenet_edge.doctor.finding import Finding
 from refinenet_edge.engine import MODULES
-from refinenet_edge.jetson import LIBRARIES, builder_gpus, read_board
+from refinenet_edge.jetson import LIBRARIES, builder_gpus, numbers, read_board
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.backends import ON_CPU
 from refinenet_edge.runtime.cuda import gpu_capability, gpu_problem
@@ -98,7 +98,7 @@ def _exports_here() -> Iterator[Finding]:
         version = _version(package)
         if version is None:
             yield Finding(purpose, "absent", f"{package} is not installed", "pip install 'refinenet-edge[export]'")
-        elif _numbers(version) < _numbers(oldest):
+        elif numbers(version) < numbers(oldest):
             yield Finding(
                 purpose, "wrong", f"{package} {version} is older than {oldest}", f"pip install '{package}>={oldest}'"
             )
@@ -119,8 +119,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    parts = version.partition("+")[0].split(".")
-    return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in parts[:3])

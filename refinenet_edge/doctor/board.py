@@ -16,7 +16,7 @@ from refinenet_edge.jetson import JETPACKS, Board, Clock, numbers
 
 OLDEST_TENSORRT = (10, 3)
 SCRATCH = 2 << 30  # bytes: the builder's default workspace of 1 GiB, and as much for TensorRT itself (a rule of thumb)
-OWN_TENSORRT = "pip freeze | grep ^tensorrt | xargs pip uninstall -y; sudo apt install tensorrt python3-libnvinfer"
+OWN_TENSORRT = "pip freeze | grep ^tensorrt | xargs -r pip uninstall -y; sudo apt install tensorrt python3-libnvinfer"
 JETPACK_6 = 36  # of L4T
 
 
