@@ -230,8 +230,8 @@ def _budget(
 ) -> Budget:
     """Which layers go back to float so that the recipe's budget holds."""
     placement = precision.placement_of(recipe.precision, backend)
-    judging = "openvino" if backend == "openvino" and not available()["openvino"] else "onnxruntime"
-    candidates = Candidates(model, ranges, placement, frame, labels, judging)
+    own = backend == "openvino" and not available()["openvino"]
+    candidates = Candidates(model, ranges, placement, frame, labels, backend="openvino" if own else "onnxruntime")
     source = str(recipe.judge or recipe.calib)
     judge: Judge
     if recipe.max_miou_drop is not None:

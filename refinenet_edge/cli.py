@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from refinenet_edge import __version__
 from refinenet_edge.errors import InputError, RefineNetEdgeError
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+EXPORT = "'refinenet-edge[export]'"
+NAMES = 8  # of nodes in a row
 
 EXIT_EXPECTED = 2
 EXIT_INTERRUPTED = 130
@@ -147,12 +150,13 @@ def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
     """Build a bundle from options, or from a RECIPE (TOML) with options on top."""
     chosen = {name: value for name, value in given.items() if value not in (None, ())}
     if recipe is not None:
-        wanted = dataclasses.replace(read_recipe(recipe), **chosen)
+        with _heavy(EXPORT):
+            wanted = dataclasses.replace(read_recipe(recipe), **chosen)
     elif "output" not in chosen:
         raise InputError("where to? Give --output engines/NAME, or a recipe: build-engine engines/NAME.toml")
     else:
         wanted = Recipe(**chosen)
-    with _heavy("export"):
+    with _heavy(EXPORT):
         from refinenet_edge.build import build as build_bundle
     with _bar() as bar:
         task = bar.add_task("start", total=None)
@@ -223,7 +227,7 @@ def calibrate(
     """
     from refinenet_edge.bundle import MODEL, open_bundle
 
-    with _heavy("export"):
+    with _heavy(EXPORT):
         from refinenet_edge import calibration
         from refinenet_edge.trace import read_onnx
 
@@ -390,17 +394,48 @@ def evaluate(
 
 @main.command("doctor")
 def doctor() -> None:
-    """Say which backends work here, what does not fit together, and the fix for each."""
+    """Say which backends work here, what does not fit together, and the fix for each.
+
+    On a Jetson also: JetPack, TensorRT and CUDA, the GPU in TensorRT's wheel, power mode, clocks, memory, DLA.
+    """
     from refinenet_edge.doctor import examine
 
-    marks = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "wrong": "[red]wrong[/]"}
+    colours = {"ok": "green", "absent": "yellow", "limited": "yellow", "wrong": "red"}
     table = Table("", "what", "found", "fix")
     findings = list(examine())
     for finding in findings:
-        table.add_row(marks[finding.state], finding.subject, _plain(finding.detail), _plain(finding.fix))
+        mark = f"[{colours[finding.state]}]{finding.state}[/]"
+        table.add_row(mark, finding.subject, _plain(finding.detail), _plain(finding.fix))
     out.print(table)
     if any(finding.state == "wrong" for finding in findings):
         sys.exit(1)
+
+
+@main.command("dla-check")
+@click.argument("bundle", type=click.Path(path_type=Path))
+def dla_check(bundle: Path) -> None:
+    """Say which nodes of BUNDLE would not run on DLA and why, by NVIDIA's documents; nothing is built."""
+    from refinenet_edge.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    with _heavy("onnx-ir"):
+        from refinenet_edge import dla
+    report = dla.check(dla.read_graph(opened))
+    reasons = Table(*_folding("falls back", "nodes", "which", "on", "says"), title=_plain(bundle))
+    for reason in report.reasons:
+        why = reason.reason if reason.certain else f"perhaps: {reason.reason}"
+        names = [*reason.nodes[:NAMES], *(["..."] if len(reason.nodes) > NAMES else [])]
+        on = "all" if reason.where == tuple(dla.WHERE) else ", ".join(reason.where)
+        reasons.add_row(why, str(len(reason.nodes)), _plain("\n".join(names)), on, reason.source)
+    out.print(reasons if report.reasons else f"no known reason for a node of {_plain(bundle)} to fall back")
+    table = Table(*_folding("on", "has DLA with", "nodes on DLA", "MACs on DLA", "changes of device"))
+    for place in report.placements:
+        share = "sizes are free" if place.macs is None else _percent((place.macs_on_dla or 0) / max(place.macs, 1))
+        table.add_row(
+            place.where, dla.WHERE[place.where], f"{place.on_dla} of {place.nodes}", share, f"{place.switches} or more"
+        )
+    out.print(table)
+    out.print(dla.NOWHERE, soft_wrap=True)
 
 
 @main.command("models")
@@ -408,7 +443,7 @@ def doctor() -> None:
 @click.option("--classes", type=click.IntRange(1, 255), default=21, show_default=True)
 def models(size: tuple[int, int], classes: int) -> None:
     """List the networks with their parameters and multiplications."""
-    with _heavy("export"):
+    with _heavy(EXPORT):
         from refinenet_edge.model import MODELS
         from refinenet_edge.model.cost import cost
     table = Table("model", "parameters", f"GMAC at {size[0]}x{size[1]}", title=f"{classes} classes")
@@ -419,8 +454,8 @@ def models(size: tuple[int, int], classes: int) -> None:
 
 
 @contextlib.contextmanager
-def _heavy(extra: str) -> Iterator[None]:
-    """Imports of a stage that a device does not have."""
+def _heavy(install: str) -> Iterator[None]:
+    """Imports of a stage that a device does not have; `install`: what pip is to install for it."""
     from refinenet_edge.errors import MissingExtra
 
     try:
@@ -428,7 +463,7 @@ def _heavy(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("refinenet_edge"):
             raise
-        raise MissingExtra(f"{exc.name} is not installed: pip install 'refinenet-edge[{extra}]'") from exc
+        raise MissingExtra(f"{exc.name} is not installed: pip install {install}") from exc
 
 
 def _profile(manifest: Manifest, size: tuple[int, int] | None) -> Profile | None:
@@ -558,6 +593,11 @@ def _scores(result: Result, title: str) -> Table:
         share = _percent(sum(row) / pixels)
         table.add_row(_plain(result.classes[label]), _percent(result.iou[label]), share, _plain(taken))
     return table
+
+
+def _folding(*headings: str) -> list[Column]:
+    """Columns that break a long name, where others would cut it."""
+    return [Column(heading, overflow="fold") for heading in headings]
 
 
 def _percent(share: float | None) -> str:

@@ -16,11 +16,6 @@ from typing import Literal
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import MAX_SIDE, Backend, Size, from_json
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 MAX_RECIPE = 64 * 1024  # bytes
 
 
@@ -102,6 +97,10 @@ def parse_size(text: str) -> Size:
 
 def read_recipe(path: Path) -> Recipe:
     """The recipe of a TOML file; its keys are the option names, `size` is "HEIGHTxWIDTH"."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:  # only here: a device builds nothing from recipes, and has no tomli
+        import tomli as tomllib
     try:
         if path.stat().st_size > MAX_RECIPE:
             raise InputError(f"recipe {path} is larger than {MAX_RECIPE} bytes")

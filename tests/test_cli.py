@@ -389,7 +389,7 @@ class TestCompare:
 
 
 class TestDoctor:
-    @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("absent", 0), ("wrong", 1)])
+    @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("absent", 0), ("limited", 0), ("wrong", 1)])
     def test_only_what_is_wrong_fails(self, run: Run, monkeypatch: pytest.MonkeyPatch, state: Any, code: int) -> None:
         findings = [Finding("machine", "ok", "Linux"), Finding("torch", state, "found [1.0]", "pip install 'x[y]'")]
         monkeypatch.setattr(doctor, "examine", lambda: iter(findings))
@@ -469,6 +469,7 @@ def without(*names: str) -> str:
     return BLOCKED.format(names=names)
 
 
+EXTRA = "tomllib is not installed: pip install 'refinenet-edge[export]'"
 EXPORT = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 
 
@@ -502,6 +503,17 @@ class TestAnotherProcess:
         done = python(without(missing), "build", "--model", "rf_lw_mbv2", "-o", tmp_path / "b")
         said = f"error: {missing} is not installed: pip install 'refinenet-edge[export]'\n"
         assert (done.returncode, done.stderr) == (2, said)
+
+    def test_only_a_recipe_needs_toml(self, tmp_path: Path) -> None:
+        # tomllib came with Python 3.11; JetPack 6 has 3.10, and no tomli
+        (tmp_path / "pets.toml").write_text("")
+        for words, said in (
+            (("inspect", tmp_path), "has no manifest.json"),
+            (("build", tmp_path / "pets.toml"), EXTRA),
+        ):
+            done = python(without("tomllib"), *words)
+            assert done.returncode == 2
+            assert said in done.stderr
 
     def test_doctor_works_where_almost_nothing_does(self) -> None:
         done = python(without(*EXPORT, "onnxruntime", "openvino", "tensorrt_rtx"), "doctor")

@@ -1,11 +1,14 @@
 """What runs on the device needs numpy and OpenCV, and Python 3.10."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import refinenet_edge
 
@@ -15,7 +18,7 @@ BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda")
 ALLOWED = {"numpy", "cv2", "typing_extensions", *sys.stdlib_module_names} - {
     "tomllib"
 }  # typing_extensions: for mypy only
-ON_DEVICE = ("errors", "files", "records", "labels", "bundle", "images", "runtime")
+ON_DEVICE = ("errors", "files", "records", "labels", "bundle", "images", "jetson", "runtime")
 FILES = sorted([*(ROOT / "runtime").glob("*.py"), *(p for n in ON_DEVICE if (p := ROOT / f"{n}.py").exists())])
 
 
@@ -29,6 +32,20 @@ early = [name for name in {BACKENDS!r} if name in sys.modules]
 assert not early, early
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("machine", "python", "meant"),
+    [("aarch64", "3.10", ">=12.6,<13"), ("aarch64", "3.12", ">=12.6"), ("x86_64", "3.10", ">=12.6")],
+    ids=["JetPack 6", "JetPack 7", "desktop"],
+)
+def test_every_machine_gets_one_release_of_the_cuda_bindings(machine: str, python: str, meant: str) -> None:
+    device = re.search(r"(?ms)^device = \[(.*?)^\]", (ROOT.parent / "pyproject.toml").read_text("utf-8"))
+    assert device
+    needs = list(map(Requirement, re.findall(r'(?m)^ *"(.+)",$', device[1])))
+    assert len(needs) == 2
+    there = {"platform_machine": machine, "python_version": python, "sys_platform": "linux"}
+    assert [need.specifier for need in needs if need.marker and need.marker.evaluate(there)] == [SpecifierSet(meant)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

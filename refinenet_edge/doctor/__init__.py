@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
+from refinenet_edge.doctor.board import Python, examine_board
+from refinenet_edge.doctor.finding import Finding
 from refinenet_edge.engine import MODULES
+from refinenet_edge.jetson import LIBRARIES, builder_gpus, numbers, read_board
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.backends import ON_CPU
 from refinenet_edge.runtime.cuda import gpu_capability, gpu_problem
@@ -30,23 +33,28 @@ RIVALS = (  # distributions that overwrite each other's files
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. `fix` is empty where there is nothing to do."""
-
-    subject: str
-    state: Literal["ok", "absent", "wrong"]
-    detail: str
-    fix: str = ""
-
-
-def examine() -> Iterator[Finding]:
-    """Everything `refinenet-edge doctor` knows to look at; nothing is changed."""
+def examine(root: Path = Path("/")) -> Iterator[Finding]:
+    """Everything `refinenet-edge doctor` knows to look at; nothing is changed. A Jetson's files are below `root`."""
     yield Finding("machine", "ok", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
+    board = read_board(root)
+    if board is not None:
+        yield from examine_board(board, _python(root))
     yield from _runs_here()
     yield from _builds_here()
     yield from _exports_here()
     yield from _rivals()
+
+
+def _python(root: Path) -> Python:
+    """What this Python has of what must fit a Jetson."""
+    try:
+        version = str(importlib.import_module("tensorrt").__version__)
+    except Exception:  # a broken install raises anything, and has its own finding
+        version = None
+    wheel = importlib.util.find_spec("tensorrt_libs")  # where pip's TensorRT has its libraries
+    folders = [Path(folder) for folder in (wheel.submodule_search_locations or ())] if wheel else [root / LIBRARIES]
+    gpus = frozenset().union(*map(builder_gpus, folders))
+    return Python(version, wheel is not None, gpus, _version("cuda-bindings"))
 
 
 def _runs_here() -> Iterator[Finding]:
@@ -90,7 +98,7 @@ def _exports_here() -> Iterator[Finding]:
         version = _version(package)
         if version is None:
             yield Finding(purpose, "absent", f"{package} is not installed", "pip install 'refinenet-edge[export]'")
-        elif _numbers(version) < _numbers(oldest):
+        elif numbers(version) < numbers(oldest):
             yield Finding(
                 purpose, "wrong", f"{package} {version} is older than {oldest}", f"pip install '{package}>={oldest}'"
             )
@@ -111,8 +119,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    parts = version.partition("+")[0].split(".")
-    return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in parts[:3])

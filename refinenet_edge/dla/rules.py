@@ -1,0 +1,346 @@
+"""The reasons for which TensorRT keeps a node off DLA: data, each with where it is documented.
+
+Only what NVIDIA's documents name is a rule. What they say of DLA in NvInfer.h is the same in 10.3 and 11.1. Where one
+allows what another does not, or says too little for this graph, a rule is not `certain`. Not judged, as it cannot be
+seen in a graph: whether a convolution's weights fit DLA's buffer ("CBUF validation"), and DLA's memory pools.
+
+Rules are asked of the nodes that depend on the image; the rest is folded when the plan is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+HEADER = "NvInfer.h, {}"
+LAYERS = "TensorRT docs, DLA Supported Layers and Restrictions"
+OPERATORS = "Deep-Learning-Accelerator-SW, operators/README.md"
+FAQ = "Deep-Learning-Accelerator-SW, FAQ"
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+PRODUCTS = ("Gemm", "MatMul")  # become convolutions
+POOLS = ("MaxPool", "AveragePool")
+# the other ONNX operators with a layer on DLA
+OTHERS: tuple[str, ...] = ("Abs", "Add", "BatchNormalization", "Clip", "Concat", "LRN", "Max", "Mul", "PRelu", "Relu")
+OTHERS += ("Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Sub", "Sum", "Tanh", "Transpose")
+DISPUTED = ("Div", "Equal", "Greater", "LeakyRelu", "Less", "Min", "Pow")  # in one list, and not in another
+IN_4D = (*CONVOLUTIONS, *POOLS, "Resize", *OTHERS, *DISPUTED)
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
+TYPES = (ir.DataType.FLOAT16, ir.DataType.INT8)
+NEAREST = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
+VARIES = "refinenet_edge.dla.varies"
+LONG = (64, 96, 128)  # a deconvolution may be so long on one side where the other is 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Nodes of these operators (none named: of any) that `refuses` is true of stay on the GPU, for this reason.
+
+    `until_10_7`: TensorRT 11.4.1 no longer does so.
+    """
+
+    operators: tuple[str, ...]
+    refuses: Callable[[ir.Node], bool]
+    reason: str
+    source: str
+    certain: bool = True
+    until_10_7: bool = False
+
+
+def mark_activations(graph: ir.Graph) -> list[ir.Node]:
+    """Mark the values that depend on the image, for `constant`; the nodes that make them, in order."""
+    nodes = []
+    for value in graph.inputs:
+        if not value.is_initializer():
+            value.meta[VARIES] = True
+    for node in graph:
+        # a subgraph may read what its node does not
+        inner = any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
+        if inner or not all(map(constant, node.inputs)):
+            nodes.append(node)
+            for value in node.outputs:
+                value.meta[VARIES] = True
+    return nodes
+
+
+def constant(value: ir.Value | None) -> bool:
+    """Whether a value is known when the plan is built."""
+    return value is None or VARIES not in value.meta
+
+
+def activations(node: ir.Node) -> list[ir.Value]:
+    """What a node reads and writes when the plan runs."""
+    return [value for value in (*node.inputs, *node.outputs) if value is not None and not constant(value)]
+
+
+def sides(value: ir.Value | None) -> tuple[int, ...] | None:
+    """A fixed shape; None when it is free or not known."""
+    if value is None or value.shape is None or not all(isinstance(side, int) for side in value.shape):
+        return None
+    return tuple(map(int, value.shape))  # type: ignore[arg-type]
+
+
+def _ints(node: ir.Node, name: str, default: Iterable[int]) -> tuple[int, ...]:
+    return tuple(node.attributes.get_ints(name, tuple(default)))
+
+
+def _outside(low: int, high: int, name: str, default: Iterable[int] = ()) -> Callable[[ir.Node], bool]:
+    """Whether any number of an attribute is outside low..high."""
+    return lambda node: any(not low <= number <= high for number in _ints(node, name, default))
+
+
+def _kernel(node: ir.Node) -> tuple[int, ...]:
+    weight = sides(node.inputs[1]) if len(node.inputs) > 1 else None
+    return _ints(node, "kernel_shape", weight[2:] if weight else ())
+
+
+def _reads_free_shape(node: ir.Node) -> bool:
+    return any(sides(value) is None for value in activations(node))
+
+
+def _other_type(node: ir.Node) -> bool:
+    return any(value.dtype is not None and value.dtype not in TYPES for value in activations(node))
+
+
+def _not_2d(node: ir.Node) -> bool:
+    return any(len(value.shape) != 4 for value in activations(node) if value.shape is not None)
+
+
+def _too_large(node: ir.Node) -> bool:
+    shapes = [shape for value in activations(node) if (shape := sides(value))]
+    return any(shape[0] > 4096 or max(shape[1:], default=0) > 8192 for shape in shapes)
+
+
+def _mode(node: ir.Node) -> str:
+    return node.attributes.get_string("mode", "nearest")
+
+
+def _coordinates(node: ir.Node) -> str:
+    return node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+
+
+def _linear_elsewhere(node: ir.Node) -> bool:
+    return _mode(node) == "linear" and _coordinates(node) not in ("half_pixel", "pytorch_half_pixel")
+
+
+def _nearest_elsewhere(node: ir.Node) -> bool:
+    rounding = node.attributes.get_string("nearest_mode", "round_prefer_floor")
+    return _mode(node) == "nearest" and (_coordinates(node), rounding) not in NEAREST
+
+
+def _resize_by_sizes(node: ir.Node) -> bool:
+    return len(node.inputs) > 3 and node.inputs[3] is not None
+
+
+def _scales_elsewhere(node: ir.Node) -> bool:
+    """Whether there are scales, and other than whole ones of height and width in DLA's range."""
+    scales = node.inputs[2] if len(node.inputs) > 2 else None
+    if scales is None:
+        return False
+    if scales.const_value is None:
+        return True
+    given = [float(scale) for scale in scales.const_value.numpy().ravel()]
+    every = dict(zip(_ints(node, "axes", range(len(given))), given, strict=False))
+    most = 4 if _mode(node) == "linear" else 32
+    return not all(
+        scale == 1 or (axis in (2, 3) and scale.is_integer() and 1 <= scale <= most) for axis, scale in every.items()
+    )
+
+
+def _padding_covers_kernel(node: ir.Node) -> bool:
+    kernel = _kernel(node)
+    return any(pad >= side for pad, side in zip(_ints(node, "pads", ()), kernel * 2, strict=False))
+
+
+def _dilated(node: ir.Node) -> bool:
+    return any(step > 1 for step in _ints(node, "dilations", ()))
+
+
+def _outside_deconvolution(name: str) -> Callable[[ir.Node], bool]:
+    """Whether kernel or stride is neither 1 to 32 nor one of the long ones."""
+
+    def refuses(node: ir.Node) -> bool:
+        found = _kernel(node) if name == "kernel_shape" else _ints(node, name, (1, 1))
+        return not all(1 <= side <= 32 for side in found) and not (1 in found and set(found) <= {1, *LONG})
+
+    return refuses
+
+
+def _channels_outside(node: ir.Node) -> bool:
+    shape = sides(node.outputs[0])
+    return shape is not None and len(shape) > 1 and not 1 <= shape[1] <= 8192
+
+
+def _axis(node: ir.Node, default: int) -> int:
+    shape = node.outputs[0].shape
+    axis = node.attributes.get_int("axis", default)
+    return axis + len(shape) if axis < 0 and shape is not None else axis
+
+
+def _softmax_too_long(node: ir.Node) -> bool:
+    shape, axis = sides(node.outputs[0]), _axis(node, -1)
+    if shape is None:
+        return False
+    others = [side for index, side in enumerate(shape) if index not in (0, axis)]
+    return axis == 0 or shape[axis] > (1024 if max(others, default=1) > 1 else 8192)
+
+
+def _second_varies(node: ir.Node) -> bool:
+    return len(node.inputs) > 1 and not constant(node.inputs[1])
+
+
+def _slices_elsewhere(node: ir.Node) -> bool:
+    """Whether a slice is taken of the batch, with steps, or where only the plan's run says."""
+    starts, axes, steps = (node.inputs[i] if len(node.inputs) > i else None for i in (1, 3, 4))
+    if not all(map(constant, node.inputs[1:])) or starts is None or starts.const_value is None:
+        return True
+    if axes is None or axes.const_value is None:
+        return True
+    rank = len(node.outputs[0].shape or ())
+    batch = any(int(axis) in (0, -rank) for axis in axes.const_value.numpy())
+    stepped = steps is not None and (steps.const_value is None or any(int(s) != 1 for s in steps.const_value.numpy()))
+    return batch or stepped
+
+
+def _clips_below(node: ir.Node) -> bool:
+    low = node.inputs[1] if len(node.inputs) > 1 else None
+    return low is None or low.const_value is None or float(low.const_value.numpy()) != 0
+
+
+def _always(_: ir.Node) -> bool:
+    return True
+
+
+# no layer there: nothing else needs to be asked
+UNLISTED = Rule(
+    (), lambda node: node.op_type not in (*IN_4D, *PRODUCTS, *QUANTIZED), "DLA has no such layer", OPERATORS
+)
+RULES = (
+    Rule(
+        QUANTIZED,
+        _always,
+        "DLA takes no explicit Q/DQ up to TensorRT 10.7: scales come from a cache",
+        FAQ,
+        until_10_7=True,
+    ),
+    Rule(DISPUTED, _always, "NVIDIA's lists of DLA's layers disagree", OPERATORS, certain=False),
+    Rule((), _reads_free_shape, "a shape is free: DLA takes fixed shapes only", LAYERS),
+    Rule((), _other_type, "neither float16 nor int8: build with --precision fp16", LAYERS),
+    Rule(IN_4D, _not_2d, "a tensor has not four dimensions: DLA's layers are 2D", LAYERS),
+    Rule((), _too_large, "a batch above 4096 or a side above 8192", LAYERS),
+    Rule(
+        ("Resize",),
+        _linear_elsewhere,
+        "linear Resize without half-pixel centres (align_corners)",
+        HEADER.format("IResizeLayer"),
+    ),
+    Rule(
+        ("Resize",),
+        _nearest_elsewhere,
+        "nearest Resize in a coordinate and rounding mode that DLA lacks",
+        HEADER.format("IResizeLayer"),
+    ),
+    Rule(
+        ("Resize",),
+        lambda node: _mode(node) not in ("nearest", "linear"),
+        "Resize that is neither nearest nor linear",
+        HEADER.format("IResizeLayer"),
+    ),
+    Rule(
+        ("Resize",),
+        _resize_by_sizes,
+        "Resize to sizes: DLA takes scales only",
+        HEADER.format("IResizeLayer::setOutputDimensions"),
+    ),
+    Rule(
+        ("Resize",),
+        _scales_elsewhere,
+        "Resize by other scales than 1, 1 and whole ones of 1 to 4 (nearest: 32)",
+        HEADER.format("IResizeLayer::setScales"),
+    ),
+    Rule(POOLS, _outside(1, 8, "kernel_shape"), "a pooling window above 8", HEADER.format("IPoolingLayer")),
+    Rule(POOLS, _outside(1, 16, "strides"), "a pooling stride above 16", HEADER.format("IPoolingLayer")),
+    Rule(POOLS, _outside(0, 7, "pads"), "pooling padding above 7", HEADER.format("IPoolingLayer")),
+    Rule(
+        ("Conv",),
+        lambda node: not all(1 <= side <= 32 for side in _kernel(node)),
+        "a convolution kernel above 32",
+        HEADER.format("IConvolutionLayer"),
+    ),
+    Rule(("Conv",), _outside(1, 8, "strides"), "a convolution stride above 8", HEADER.format("IConvolutionLayer")),
+    Rule(("Conv",), _outside(0, 31, "pads"), "convolution padding above 31", HEADER.format("IConvolutionLayer")),
+    Rule(("Conv",), _outside(1, 32, "dilations"), "a dilation above 32", HEADER.format("IConvolutionLayer")),
+    Rule(
+        ("Conv",),
+        lambda node: _padding_covers_kernel(node) and not _dilated(node),
+        "convolution padding not less than the kernel",
+        HEADER.format("IConvolutionLayer"),
+    ),
+    Rule(
+        ("Conv",),
+        lambda node: _padding_covers_kernel(node) and _dilated(node),
+        "padding not less than the kernel; of dilated kernels it is not said which size counts",
+        HEADER.format("IConvolutionLayer"),
+        certain=False,
+    ),
+    Rule(CONVOLUTIONS, _channels_outside, "more than 8192 output maps", HEADER.format("IConvolutionLayer")),
+    Rule(
+        ("Conv",),
+        lambda node: node.attributes.get_int("group", 1) > 8192,
+        "more than 8192 groups",
+        HEADER.format("IConvolutionLayer"),
+    ),
+    Rule(
+        ("ConvTranspose",),
+        lambda node: node.attributes.get_int("group", 1) != 1,
+        "a deconvolution in groups",
+        HEADER.format("IDeconvolutionLayer"),
+    ),
+    Rule(("ConvTranspose",), _outside(0, 0, "pads"), "deconvolution padding", HEADER.format("IDeconvolutionLayer")),
+    Rule(("ConvTranspose",), _dilated, "a dilated deconvolution", LAYERS),
+    Rule(
+        ("ConvTranspose",),
+        _outside_deconvolution("kernel_shape"),
+        "a deconvolution kernel above 32",
+        HEADER.format("IDeconvolutionLayer"),
+    ),
+    Rule(
+        ("ConvTranspose",),
+        _outside_deconvolution("strides"),
+        "a deconvolution stride above 32",
+        HEADER.format("IDeconvolutionLayer"),
+    ),
+    Rule(
+        ("Concat",),
+        lambda node: _axis(node, 1) != 1,
+        "Concat along another axis than channels",
+        HEADER.format("IConcatenationLayer::setAxis"),
+    ),
+    Rule(
+        ("Softmax",),
+        _softmax_too_long,
+        "Softmax over the batch, or over more than 1024 (alone: 8192)",
+        HEADER.format("ISoftMaxLayer"),
+    ),
+    Rule(("Slice",), _slices_elsewhere, "Slice of the batch, with steps, or not fixed", HEADER.format("ISliceLayer")),
+    Rule(("Split",), lambda node: _axis(node, 0) == 0, "Split of the batch", HEADER.format("ISliceLayer")),
+    Rule(("Clip",), _clips_below, "Clip from other than 0: only clipped ReLU is named", LAYERS, certain=False),
+    Rule(("PRelu",), _second_varies, "a PReLU slope that is no constant", HEADER.format("IParametricReLULayer")),
+    Rule(PRODUCTS, _second_varies, "a product of two activations", OPERATORS),
+    Rule(
+        ("LRN",),
+        lambda node: node.attributes.get_int("size", 0) not in (3, 5, 7, 9),
+        "an LRN window other than 3, 5, 7 and 9",
+        HEADER.format("ILRNLayer"),
+    ),
+)
+
+
+def refusals(node: ir.Node, after_11_4: bool) -> list[Rule]:
+    """The rules by which `node` falls back, on TensorRT up to 10.7 or from 11.4.1 on."""
+    if UNLISTED.refuses(node):
+        return [UNLISTED]
+    asked = (rule for rule in RULES if not rule.operators or node.op_type in rule.operators)
+    return [rule for rule in asked if not (after_11_4 and rule.until_10_7) and rule.refuses(node)]

@@ -1,0 +1,236 @@
+"""What a Jetson says of itself: board, L4T, JetPack, CUDA, TensorRT, power mode, clocks, memory, DLA.
+
+Everything is read from files below a root folder; no command is run and nothing is changed. What a file does not say,
+or says in a way that is not understood, is None: nothing is filled in.
+
+Nothing here was ever read from a board by us. Where the files are and what they look like is from NVIDIA's
+documentation (nvpmodel, jetson_clocks, L4T) and from what people posted of theirs:
+
+    proc/device-tree/model, compatible   the board and its chip, ended by NUL
+    etc/nv_tegra_release                 "# R36 (release), REVISION: 4.3, GCID: ..." (Thor: jetson_stats issue 711)
+    var/lib/dpkg/status                  Debian's packages: nvidia-jetpack, libnvinfer10
+    usr/local/cuda/version.json          the CUDA toolkit
+    var/lib/nvpmodel/status              "pmode:0002"; etc/nvpmodel.conf names the modes: what `nvpmodel -q` prints
+    sys/class/devfreq/*, sys/devices/system/cpu/cpufreq/policy*    what jetson_clocks sets
+    proc/meminfo                         memory, which CPU and GPU share
+    sys/bus/platform/devices/*.nvdla*    a DLA core each; usr/lib/.../libnvdla_compiler.so compiles for them
+
+`JETPACKS` is from NVIDIA's documentation, support matrices and reports of what boards had installed; rows that were
+only remembered are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+Release = tuple[int, ...]
+CHIPS = {"tegra234": "sm_87", "tegra264": "sm_110"}  # Orin, Thor
+GPU_CLOCK = re.compile(r"gpu-gpc-\d+|[0-9a-f]+\.(gpu|ga10b)")  # of devfreq: Thor; Orin, kernel 6 and 5
+LIBRARIES = "usr/lib/aarch64-linux-gnu"
+MAX_FILE = 32 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class JetPack:
+    """A JetPack release: CUDA as it comes with it, the TensorRT 10 releases that pair with it ("major.minor")."""
+
+    name: str
+    cuda: str
+    tensorrt: tuple[str, ...]
+
+
+# L4T (major, minor) -> what belongs to it. TensorRT 10.7 is the last 10.x built for JetPack 6
+JETPACKS: Mapping[Release, JetPack] = {
+    (36, 4): JetPack("6.1 or 6.2", "12.6", ("10.3", "10.7")),
+    (36, 5): JetPack("6.2.2", "12.6", ("10.3", "10.7")),
+    (38, 2): JetPack("7.0", "13.0", ("10.13",)),
+    (38, 4): JetPack("7.1", "13.0", ("10.13",)),
+    (39, 2): JetPack("7.2", "13.2", ("10.16",)),
+}
+
+
+@dataclass(frozen=True)
+class PowerMode:
+    """The mode that nvpmodel has set; `names` are all modes of the board, and has `id` unless the files disagree."""
+
+    id: int
+    names: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The range a clock may run in, and the highest it could be set to (None: not said). MHz."""
+
+    name: str
+    low: float
+    high: float
+    top: float | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes, as in /proc/meminfo."""
+
+    total: int
+    available: int
+
+
+@dataclass(frozen=True)
+class Board:
+    """A Jetson. None: it does not say."""
+
+    model: str | None
+    chip: str | None  # "tegra234"
+    l4t: Release | None
+    jetpack: str | None  # Debian's version of nvidia-jetpack, as are the next two of theirs
+    tensorrt: str | None
+    python_tensorrt: str | None
+    cuda: str | None
+    power: PowerMode | None
+    clocks: tuple[Clock, ...]
+    memory: Memory | None
+    dla_cores: int | None
+    dla_compiler: bool
+
+    @property
+    def capability(self) -> str | None:
+        """The compute capability of the chip's GPU, such as "sm_87"."""
+        return CHIPS.get(self.chip or "")
+
+    @property
+    def row(self) -> JetPack | None:
+        """What belongs to this board's L4T."""
+        return JETPACKS.get(self.l4t[:2]) if self.l4t else None
+
+
+def read_board(root: Path = Path("/")) -> Board | None:
+    """The Jetson whose files are below `root`; None when nothing there says that it is one."""
+    model = _text(root / "proc/device-tree/model")
+    chip = re.search(r"nvidia,(tegra\d+)", _text(root / "proc/device-tree/compatible") or "")
+    release = _text(root / "etc/nv_tegra_release")
+    if release is None and chip is None and "jetson" not in (model or "").lower():
+        return None
+    packages = _packages(root)
+    return Board(
+        model=model,
+        chip=chip[1] if chip else None,
+        l4t=_l4t(release or ""),
+        jetpack=_first(packages, "nvidia-jetpack", "nvidia-jetpack-runtime", "nvidia-jetpack-dev"),
+        tensorrt=_first(packages, "libnvinfer11", "libnvinfer10", "libnvinfer8"),
+        python_tensorrt=_first(packages, "python3-libnvinfer"),
+        cuda=_cuda(root),
+        power=_power(root),
+        clocks=(*_gpu_clocks(root), *_cpu_clocks(root)),
+        memory=_memory(root),
+        dla_cores=_dla_cores(root),
+        dla_compiler=any(_has_content(path) for path in (root / LIBRARIES).glob("*/libnvdla_compiler.so*")),
+    )
+
+
+def builder_gpus(folder: Path) -> frozenset[str]:
+    """The compute capabilities that TensorRT's builder libraries in `folder` name; empty when they name none.
+
+    From about 10.8 on there is a libnvinfer_builder_resource_smNN.so for each; before, one file for all.
+    """
+    names = (path.name for path in folder.glob("libnvinfer_builder_resource_sm*"))
+    return frozenset(f"sm_{found[1]}" for name in names if (found := re.search(r"_sm(\d+)", name)))
+
+
+def numbers(version: str) -> Release:
+    """The leading numbers of a version: "10.3.0.30-1+cuda12.5" -> (10, 3, 0, 30)."""
+    found = re.match(r"\d{1,9}(\.\d{1,9})*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def _text(path: Path) -> str | None:
+    """The text of a file, without the NUL that ends a device tree's string; None when it has none that can be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE).decode(errors="replace").replace("\0", " ").strip() or None
+    except OSError:
+        return None
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path)
+    return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def _l4t(release: str) -> Release | None:
+    found = re.search(r"\bR(\d{1,9}) \(release\), REVISION: (\d[\d.]*)", release)
+    return (int(found[1]), *numbers(found[2])) if found else None
+
+
+def _packages(root: Path) -> dict[str, str]:
+    """The installed Debian packages and their versions."""
+    packages = {}
+    for stanza in (_text(root / "var/lib/dpkg/status") or "").split("\n\n"):
+        fields = dict(re.findall(r"^(Package|Status|Version): (.+)$", stanza, re.MULTILINE))
+        if fields.get("Status", "").endswith(" installed") and {"Package", "Version"} <= fields.keys():
+            packages[fields["Package"]] = fields["Version"]
+    return packages
+
+
+def _first(packages: Mapping[str, str], *names: str) -> str | None:
+    return next((packages[name] for name in names if name in packages), None)
+
+
+def _cuda(root: Path) -> str | None:
+    try:
+        version = json.loads(_text(root / "usr/local/cuda/version.json") or "")["cuda"]["version"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return version if isinstance(version, str) and numbers(version) else None
+
+
+def _power(root: Path) -> PowerMode | None:
+    mode = re.search(r"pmode:\s*(\d{1,9})", _text(root / "var/lib/nvpmodel/status") or "")
+    modes = re.findall(
+        r"^<\s*POWER_MODEL\s+ID=(\d{1,9})\s+NAME=(\S+)\s*>", _text(root / "etc/nvpmodel.conf") or "", re.MULTILINE
+    )
+    return PowerMode(int(mode[1]), {int(index): name for index, name in modes}) if mode else None
+
+
+def _gpu_clocks(root: Path) -> list[Clock]:
+    clocks = []
+    for folder in sorted((root / "sys/class/devfreq").glob("*")):
+        low, high = _number(folder / "min_freq"), _number(folder / "max_freq")
+        if GPU_CLOCK.fullmatch(folder.name) and low is not None and high is not None:
+            steps = [int(step) for step in re.findall(r"\d{1,18}", _text(folder / "available_frequencies") or "")]
+            clocks.append(Clock("GPU", low / 1e6, high / 1e6, max(steps) / 1e6 if steps else None))
+    return clocks
+
+
+def _cpu_clocks(root: Path) -> list[Clock]:
+    clocks = []
+    for folder in sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*")):
+        low, high = _number(folder / "scaling_min_freq"), _number(folder / "scaling_max_freq")
+        top = _number(folder / "cpuinfo_max_freq")
+        if low is not None and high is not None:
+            clock = Clock("CPU", low / 1e3, high / 1e3, None if top is None else top / 1e3)
+            clocks += [clock] if clock not in clocks else []  # clusters are alike on most boards
+    return clocks
+
+
+def _memory(root: Path) -> Memory | None:
+    sizes = dict(
+        re.findall(r"^(MemTotal|MemAvailable):\s*(\d{1,18}) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
+    )
+    return Memory(*(int(sizes[name]) << 10 for name in ("MemTotal", "MemAvailable"))) if len(sizes) == 2 else None
+
+
+def _dla_cores(root: Path) -> int | None:
+    devices = root / "sys/bus/platform/devices"
+    return sum(1 for _ in devices.glob("*.nvdla*")) if devices.is_dir() else None
+
+
+def _has_content(path: Path) -> bool:
+    """Not one of the empty files that containers put in a library's place until it is mounted."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
