@@ -32,6 +32,7 @@ from refinenet_edge.calibration import open_frames
 from refinenet_edge.engine import EngineOptions, build_plan
 from refinenet_edge.errors import BuildError
 from refinenet_edge.model import create, load_checkpoint
+from refinenet_edge.precision import PRECISIONS, QUANTISED
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import EngineInfo, FrameSpec
 from refinenet_edge.runtime.frame import prepare
@@ -60,7 +61,7 @@ def row(who: str, plan: bytes, info: EngineInfo) -> dict[str, Any]:
 
 def ours(name: str, calib: str) -> list[dict[str, Any]]:
     rows = []
-    for precision in ("fp32", "fp16", "int8"):
+    for precision in PRECISIONS:
         with tempfile.TemporaryDirectory() as folder:
             recipe = Recipe(
                 f"{folder}/{precision}",
@@ -68,7 +69,7 @@ def ours(name: str, calib: str) -> list[dict[str, Any]]:
                 WEIGHTS[name],
                 size=SIZE,
                 precision=precision,
-                calib=calib if precision == "int8" else None,
+                calib=calib if precision in QUANTISED else None,
                 backend="tensorrt-rtx",
                 force=True,
             )
@@ -94,13 +95,8 @@ def peers(name: str, calib: str) -> list[dict[str, Any]]:
     return rows
 
 
-@click.command(help=__doc__)
-@click.option("--model", "names", multiple=True, type=click.Choice(list(WEIGHTS)), default=list(WEIGHTS))
-@click.option("--calib", default="scenes:2:16", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=PLANS, show_default=True)
-def main(names: tuple[str, ...], calib: str, out: Path) -> None:
-    logging.disable(logging.WARNING)  # quantisers and exporter tell what they do
-    console = Console(width=120)
+def measure(names: tuple[str, ...], calib: str, console: Console) -> dict[str, list[dict[str, Any]]]:
+    """The plans of each network, ours and the peers', and a table of them."""
     found = {}
     for name in names:
         found[name] = ours(name, calib) + peers(name, calib)
@@ -113,6 +109,17 @@ def main(names: tuple[str, ...], calib: str, out: Path) -> None:
             shown = ("" if size is None else f"{size / 1e6:.1f}" for size in sizes)
             table.add_row(entry["graph"], str(entry["kernels"]), *shown)
         console.print(table)
+    return found
+
+
+@click.command(help=__doc__)
+@click.option("--model", "names", multiple=True, type=click.Choice(list(WEIGHTS)), default=list(WEIGHTS))
+@click.option("--calib", default="scenes:2:16", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=PLANS, show_default=True)
+def main(names: tuple[str, ...], calib: str, out: Path) -> None:
+    logging.disable(logging.WARNING)  # quantisers and exporter tell what they do
+    console = Console(width=120)
+    found = measure(names, calib, console)
     record = {"size": SIZE, "calibration": calib, "weights": {name: WEIGHTS[name] or "random" for name in names}}
     save({**record, "plans": found}, out.name, out)
     console.print(f"written to {out}")
