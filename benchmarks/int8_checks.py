@@ -21,7 +21,7 @@ from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL
 from refinenet_edge.calibration import open_frames, read_ranges, write_ranges
 from refinenet_edge.errors import InputError
-from refinenet_edge.model import create, save_checkpoint
+from refinenet_edge.model import SegmentationNet, create, save_checkpoint
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import Budget, FrameSpec
 from refinenet_edge.runtime import Segmenter
@@ -115,12 +115,13 @@ def rf50(calib: str, folder: Path) -> tuple[dict[str, Any], list[Criterion]]:
         ]
     agreement = 100 * float(np.mean(same))
     record = {"agreement": agreement, "frames": RF50_TEST, "size": RF50_SIZE}
-    record |= {"budget": dataclasses.asdict(manifest.budget or ()), "speed": dataclasses.asdict(manifest.speed or ())}
+    assert manifest.budget is not None and manifest.speed is not None
+    record |= {"budget": dataclasses.asdict(manifest.budget), "speed": dataclasses.asdict(manifest.speed)}
     return record, [criterion("% of rf50's labels that stay", agreement, RF50_AGREEMENT)]
 
 
 @torch.inference_mode()
-def _sane(name: str) -> nn.Module:
+def _sane(name: str) -> SegmentationNet:
     """A network with random weights, each convolution scaled so that what it gives for a scene has deviation 1."""
     torch.manual_seed(0)
     module = create(name, 21).eval()
