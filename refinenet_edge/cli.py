@@ -311,6 +311,8 @@ def inspect(path: Path) -> None:
     if path.is_dir():
         manifest = open_bundle(path).manifest
         out.print(_manifest(manifest, str(path)))
+        if manifest.budget:
+            out.print(_harms(manifest.budget))
         if PLAN not in manifest.files:
             return
         path = path / PLAN

@@ -106,6 +106,15 @@ class TestBuild:
         ok(run("build", tmp_path / "pets.toml"))
         assert open_bundle(tmp_path / "pets").manifest.frame.upsample.kind == "cubic"
 
+    def test_a_budget_shows_what_each_layer_harms(self, run: Run, theirs: Path, tmp_path: Path) -> None:
+        words = ("build", "--onnx", theirs, "--size", "64x96", "--backend", "openvino", "-o", tmp_path / "b")
+        said = ok(run(*words, "--precision", "int8", "--calib", "scenes:2:2", "--min-agreement", "50"))
+        for shown in (said, ok(run("inspect", tmp_path / "b"))):
+            assert "what quantising harms, in" in shown
+            assert re.search(r"│ \S+ +│ \d\.\de-\d+ +│ quantised +│", shown)
+            assert "50 allowed; 0 layers back in float" in " ".join(cell(shown, "budget").split())
+            assert re.search(r"^\d+\.\d\d \(.*\) times as fast as fp32$", cell(shown, "speed"))
+
     def test_options_go_over_the_recipe(self, run: Run, theirs: Path, tmp_path: Path) -> None:
         recipe = f'onnx = "{theirs}"\nsize = "64x96"\nbackend = "openvino"\ndynamic = true\nalign_corners = true'
         (tmp_path / "pets.toml").write_text(recipe)
