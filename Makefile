@@ -1,7 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo setup test check format gpu
+RELEASES := 10.3 10.13 10.16 11.4 rtx
+TYPED := refinenet_edge/engine.py refinenet_edge/runtime/trt.py refinenet_edge/runtime/rtx.py
+
+.PHONY: demo setup bindings test check format gpu
 
 demo: setup  ## build the shipped model and segment drawn streets and photos: look into demo-out/
 	$(BIN)/build-engine engines/demo.toml --explain
@@ -16,13 +19,20 @@ setup: .venv/ready  ## everything into .venv, pinned by constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-test: setup  ## everything that needs no GPU
+bindings: build/bindings/tried  ## the TensorRT bindings on PyPI, to compare with
+
+build/bindings/tried: tests/bindings/install.py .venv/ready
+	$(BIN)/python -m tests.bindings.install
+	touch $@
+
+test: setup bindings  ## everything that needs no GPU
 	$(BIN)/python -m pytest -m "not gpu"
 
 check: setup  ## what CI checks before the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for release in $(RELEASES); do MYPYPATH=tests/bindings/$$release $(BIN)/mypy $(TYPED) || exit 1; done
 	$(BIN)/lint-imports --no-cache
 
 format: setup

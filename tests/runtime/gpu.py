@@ -743,6 +743,12 @@ def pycuda_driver(gpu: Gpu, folder: Path) -> Any:
     def mem_get_info() -> tuple[int, int]:
         return call("cuMemGetInfo", lambda: (gpu.total, gpu.total))  # type: ignore[no-any-return]
 
+    def mem_alloc(bytes: int) -> DeviceAllocation:
+        return DeviceAllocation(bytes)
+
+    def module_from_buffer(buffer: bytes) -> Module:
+        return Module(buffer)
+
     def memcpy_htod_async(dest: int, src: np.ndarray, stream: Stream) -> None:
         call("cuMemcpyHtoDAsync", lambda: gpu.upload(dest, src.ctypes.data, src.nbytes, stream.handle))
 
@@ -754,8 +760,6 @@ def pycuda_driver(gpu: Gpu, folder: Path) -> Any:
     }
     vars(module).update(
         public,
-        mem_alloc=DeviceAllocation,
-        module_from_buffer=Module,
         device_attribute=types.SimpleNamespace(INTEGRATED=object()),
         host_alloc_flags=types.SimpleNamespace(PORTABLE=1, DEVICEMAP=2),
         event_flags=types.SimpleNamespace(DISABLE_TIMING=2),
