@@ -2,8 +2,8 @@
 
     python -m tests.bindings.install        -> build/bindings/<release>
 
-The bindings are real; the libraries they load are empty ones with the symbols that they look for, made by the C compiler.
-Where there is no network or compiler it says so, and the tests that compare with them are skipped.
+The bindings are real; the libraries they load are empty ones with the symbols that they look for, made by the C
+compiler. Where there is no network or compiler it says so, and the tests that compare with them are skipped.
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ def test_the_stub_is_what_tensorrt_rtx_says() -> None:
     module = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
     if module.__version__ != RELEASES["rtx"]:
         pytest.skip(f"this is TensorRT-RTX {module.__version__}")
-    assert (HERE / "tensorrt_rtx_stubs.pyi").read_text("utf-8") == stub_of(module, f"RTX {module.__version__}")
+    assert (HERE / "common" / "tensorrt_rtx_stubs.pyi").read_text("utf-8") == stub_of(
+        module, f"RTX {module.__version__}"
+    )
 
 
 @pytest.mark.parametrize("release", INSTALLED)
@@ -102,7 +104,7 @@ def test_a_call_that_a_release_lacks_does_not_pass_the_type_check(
 ) -> None:
     code = f"from tensorrt_stubs import TensorRt\n\ndef call(engine: TensorRt.ICudaEngine) -> None:\n    {line}\n"
     (tmp_path / "called.py").write_text(code)
-    search = os.pathsep.join(str(path) for path in (HERE / release, HERE))
+    search = os.pathsep.join(str(path) for path in (HERE / release, HERE / "common"))
     command = [sys.executable, "-m", "mypy", "--config-file=", "--cache-dir", str(tmp_path / "cache"), "called.py"]
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "MYPYPATH": search}, capture_output=True, text=True)
     assert (done.returncode == 0) == passes, done.stdout

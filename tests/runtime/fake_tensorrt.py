@@ -30,7 +30,11 @@ SCRATCH = 4096  # bytes of activations for each row of the input
 
 
 def stub(release: str) -> Path:
-    return BINDINGS / "tensorrt_rtx_stubs.pyi" if release == "rtx" else BINDINGS / release / "tensorrt_stubs.pyi"
+    return (
+        BINDINGS / "common" / "tensorrt_rtx_stubs.pyi"
+        if release == "rtx"
+        else BINDINGS / release / "tensorrt_stubs.pyi"
+    )
 
 
 @cache
