@@ -264,7 +264,8 @@ class Gpu:
             self.drain(mark.stream, until=mark)
 
     def refuse_in_capture(self) -> None:
-        if self.capturing:
+        """Other threads may go on: captures are a thread's own."""
+        if getattr(self.here, "captures", 0):
             raise Failure(NOT_CAPTURABLE)
 
     # --- kernels
@@ -284,6 +285,7 @@ class Gpu:
         for things in (self.blocks, self.streams, self.events, self.graphs, self.modules, self.capturing):
             things.clear()  # type: ignore[attr-defined]
         self.streams[DEFAULT_STREAM] = deque()
+        self.here.captures = 0
         self.lost = False
 
     # --- the bindings
@@ -450,8 +452,10 @@ def runtime_bindings(gpu: Gpu) -> Any:
         assert stream in gpu.streams
         assert stream not in gpu.capturing
         gpu.capturing[stream] = []
+        here.captures = 1
 
     def cudaStreamEndCapture(stream: int) -> int:
+        here.captures = 0
         return gpu.make(gpu.graphs, gpu.capturing.pop(stream))
 
     def cudaGraphInstantiate(graph: int, flags: int) -> int:
@@ -482,6 +486,7 @@ def runtime_bindings(gpu: Gpu) -> Any:
     def end_capture(stream: int) -> tuple[Any, ...]:
         result: tuple[Any, ...] = end(stream)
         gpu.capturing.pop(stream, None)
+        here.captures = 0
         return result
 
     end_capture.__wrapped__ = cudaStreamEndCapture  # type: ignore[attr-defined]
