@@ -1,4 +1,6 @@
 PYTHON ?= python3
+# on a Jetson TensorRT and OpenCV are the system's: make gpu VENV=--system-site-packages
+VENV ?=
 BIN := .venv/bin
 
 RELEASES := 10.3 10.13 10.16 11.4 rtx
@@ -15,7 +17,7 @@ demo: setup  ## build the shipped model and segment drawn streets and photos: lo
 setup: .venv/ready  ## everything into .venv, pinned by constraints.txt
 
 .venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV) .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -39,5 +41,6 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-gpu: setup  ## the same contracts on real hardware
+gpu: setup  ## the same contracts on real hardware, then benchmarks/results/<device>/
 	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/on_gpu.py

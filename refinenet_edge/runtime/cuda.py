@@ -339,9 +339,10 @@ class Scope:
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(host)), device
 
     def _explained(self, exc: CudaError) -> CudaError:
-        if _is_lost(exc):
+        try:
+            free, total = self.cuda.provider.memory()
+        except CudaError:
             return exc
-        free, total = self.cuda.provider.memory()
         mib = 1 << 20
         room = f"{free // mib} of {total // mib} MiB are free, this session holds {self.cuda.held['device'] // mib}"
         return CudaError(f"{exc}; {room}", exc.code)

@@ -93,7 +93,8 @@ class PyCuda:
 
     def memory(self) -> tuple[int, int]:
         """`Provider.memory`."""
-        free, total = self._cuda.mem_get_info()
+        with _named("cuMemGetInfo"):
+            free, total = self._cuda.mem_get_info()
         return int(free), int(total)
 
     def allocate(self, size: int) -> int:

@@ -14,6 +14,7 @@ import pytest
 from refinenet_edge.bundle import MODEL, PLAN, Bundle, open_bundle, write_bundle
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import EngineInfo, FrameSpec, Manifest, TensorSpec
+from refinenet_edge.runtime import cuda
 from refinenet_edge.runtime import trt as trt_module
 from tests.runtime.fake_tensorrt import RELEASES, plan, tensorrt
 from tests.runtime.gpu import Gpu
@@ -69,6 +70,8 @@ def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_gpu(monkeypatch: pytest.MonkeyPatch, host_kernels: Path) -> Iterator[Callable[..., Gpu]]:
     """Puts a GPU under the CUDA bindings: make_gpu(provider, fields of `Gpu`). In the end it must hold nothing."""
     made: list[Gpu] = []
+
+    cuda._open.clear()  # what a failed test left
 
     def make(provider: str = "cuda-bindings", **fields: Any) -> Gpu:
         gpu = Gpu(**fields)

@@ -229,6 +229,18 @@ def test_the_applications_own_device_stays_current(make_gpu: MakeGpu) -> None:
     assert gpu.here.device == 0
 
 
+def test_pycudas_context_is_current_only_in_use(make_gpu: MakeGpu) -> None:
+    gpu = make_gpu("pycuda")
+    cuda = Cuda()
+    assert gpu.here.stack == 0
+    with cuda.use():
+        assert gpu.here.stack == 1
+    with pytest.raises(CudaError, match="CUDA_ERROR_INVALID_CONTEXT"):
+        cuda.scope().memory(10)
+    cuda.close()
+    assert gpu.here.stack == 0
+
+
 def test_one_thread_at_a_time(cuda: Cuda) -> None:
     inside: list[int] = []
     most: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
 from collections import deque
@@ -13,20 +14,39 @@ import cv2
 import numpy as np
 import pytest
 
-from refinenet_edge.bundle import Bundle
+from refinenet_edge.bundle import PLAN, Bundle
 from refinenet_edge.errors import CudaError, InputError
-from refinenet_edge.runtime import Segmenter, backends
+from refinenet_edge.records import EngineInfo
+from refinenet_edge.runtime import Segmenter, available, backends
 from refinenet_edge.runtime.frame import on_device
+from refinenet_edge.runtime.trt import MODULES
 from tests.runtime.fake_tensorrt import RELEASES
 from tests.runtime.gpu import DEFAULT_STREAM, ILLEGAL_ADDRESS, Gpu
 from tests.runtime.test_pipeline import expected, frames
+from tests.runtime.tinynet import build_plan, tiny
 
 MakeGpu = Callable[..., Gpu]
 MakeBundle = Callable[..., Bundle]
 FRAME = np.random.default_rng(4).integers(0, 256, (40, 47, 3), np.uint8)
 
 
-@pytest.fixture(params=["openvino", "onnxruntime", *RELEASES])
+HARDWARE = ("tensorrt on this GPU", "tensorrt-rtx on this GPU")
+EVERYWHERE = ["openvino", "onnxruntime", *RELEASES, *(pytest.param(name, marks=pytest.mark.gpu) for name in HARDWARE)]
+
+
+def real_bundle(backend: str, make_bundle: MakeBundle) -> Bundle:
+    """The tiny network, built here for the GPU that is here."""
+    if reason := available()[backend]:
+        pytest.skip(reason.partition(":")[0])
+    module = importlib.import_module(MODULES[backend])
+    engine = EngineInfo(backend, module.__version__, ("default",), 0)  # type: ignore[arg-type]
+    plan = build_plan(module, tiny("float32", None))
+    return make_bundle(size=None, files={PLAN: plan}, backend=backend, engine=engine)
+
+
+@pytest.fixture(
+    params=["openvino", "onnxruntime", *RELEASES, *(pytest.param(h, marks=pytest.mark.gpu) for h in HARDWARE)]
+)
 def bundle(
     request: pytest.FixtureRequest,
     make_gpu: MakeGpu,
@@ -35,6 +55,8 @@ def bundle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Bundle:
     """A bundle of a dynamic network, for whose backend this machine has what it needs."""
+    if request.param in HARDWARE:
+        return real_bundle(request.param.partition(" ")[0], make_bundle)
     if request.param not in RELEASES:
         return make_bundle(size=None, backend=request.param)
     monkeypatch.setattr(backends, "gpu_problem", lambda: "")
@@ -240,6 +262,27 @@ class TestFramesOnTheGpu:
 
     def test_a_numpy_array_is_not_on_the_gpu(self) -> None:
         assert on_device(FRAME) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("provider", ["cuda-bindings", "pycuda"])
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_hardware_gives_the_labels_of_the_cpu(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, backend: str, provider: str
+) -> None:
+    """From host memory and from the GPU's; one or two labels in a thousand may sit on a tie."""
+    monkeypatch.setenv("REFINENET_EDGE_CUDA", provider)
+    bundle = real_bundle(backend, make_bundle)
+    shot = frames(6, 40)
+    with Segmenter(bundle, "onnxruntime") as twin:
+        known = [twin.segment(frame).labels for frame in shot]
+    with Segmenter(bundle, backend) as segmenter:
+        cuda = segmenter.session.cuda  # type: ignore[attr-defined]
+        with cuda.use():
+            there = [interface(cuda.scope().put(frame), shape=frame.shape, stream=None) for frame in shot]
+        for source in (shot, there):
+            for mask, labels in zip(segmenter.segment_stream(source), known, strict=True):
+                assert (mask.labels == labels).mean() > 0.998
 
 
 class TestWhatGoesWrong:
