@@ -243,7 +243,7 @@ class Cuda:
                     act()
                 return
             except CudaError as exc:
-                logger.debug("%s", exc)
+                logger.debug(str(exc))
         act()
 
     def scope(self) -> Scope:
@@ -399,7 +399,7 @@ class Scope:
         except CudaError as exc:
             self.cuda.lost |= _is_lost(exc)
             # a lost device takes nothing back: its reset frees all
-            logger.log(logging.DEBUG if self.cuda.lost else logging.ERROR, "%s", exc)
+            logger.log(logging.DEBUG if self.cuda.lost else logging.ERROR, str(exc))
 
 
 class Buffer:

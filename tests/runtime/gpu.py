@@ -143,7 +143,8 @@ class Gpu:
 
     def held(self) -> dict[str, int]:
         """What was made and not given back."""
-        gc.collect()  # pycuda destroys what nothing refers to, and an error's traceback does
+        if len(self.streams) > 1 or self.events or self.modules:
+            gc.collect()  # pycuda destroys what nothing refers to, and an error's traceback does
         own = [stream for stream in self.streams if stream != DEFAULT_STREAM]
         kinds = {"streams": own, "events": self.events, "graphs": self.graphs, "modules": self.modules}
         counts = {kind: len(things) for kind, things in kinds.items()}
