@@ -43,7 +43,10 @@ Progress = Callable[[str, int, int], None]  # phase, steps done, steps
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a plan is built. `targets`: compute capabilities such as "sm_89"; empty leaves them to the builder."""
+    """How a plan is built. `targets`: compute capabilities such as "sm_89"; empty leaves them to the builder.
+
+    A `refittable` plan takes other weights without being built again (`TrtSession.refit`), and may be slower.
+    """
 
     targets: tuple[str, ...] = ()
     workspace_bytes: int = 1 << 30
@@ -51,6 +54,7 @@ class EngineOptions:
     timing_cache: Path | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
+    refittable: bool = False
 
 
 def profile_for(size: Size) -> Profile:
@@ -178,6 +182,8 @@ def _build(trt: type[TensorRt], onnx: bytes, options: EngineOptions, monitor: An
         config.add_optimization_profile(profile)
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.refittable:
+        config.set_flag(trt.BuilderFlag.REFIT)
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     cache = None

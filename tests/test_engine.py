@@ -294,7 +294,7 @@ class FakeTensorRt(types.ModuleType):
     )
     MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE", "DLA_MANAGED_SRAM", "TACTIC_SHARED_MEMORY"])
     ProfilingVerbosity = enum.Enum("ProfilingVerbosity", ["LAYER_NAMES_ONLY", "NONE", "DETAILED"])
-    BuilderFlag = enum.Enum("BuilderFlag", ["FP16", "INT8", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"])
+    BuilderFlag = enum.Enum("BuilderFlag", ["FP16", "INT8", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "REFIT"])
     HardwareCompatibilityLevel = enum.Enum("HardwareCompatibilityLevel", ["NONE", "AMPERE_PLUS"])
     TensorFormat = enum.IntEnum("TensorFormat", {"LINEAR": 0, "HWC8": 2})
     float16, float32 = "half", "float"
@@ -541,6 +541,11 @@ class TestTensorRt:
         assert trt.seen["flags"] == {trt.BuilderFlag.VERSION_COMPATIBLE}
         assert trt.seen["config"].hardware_compatibility_level is trt.HardwareCompatibilityLevel.AMPERE_PLUS
         assert (info.version_compatible, info.hardware_compatible, info.targets) == (True, True, ("default",))
+
+    def test_a_plan_that_takes_other_weights(self, fake: Install) -> None:
+        trt = fake()
+        build_plan(b"model", "tensorrt", EngineOptions(refittable=True))
+        assert trt.seen["flags"] == {trt.BuilderFlag.REFIT}
 
     def test_a_range_of_sizes_is_set(self, fake: Install) -> None:
         trt = fake()

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from refinenet_edge.bundle import PLAN, Bundle
 from refinenet_edge.errors import BundleError, EngineMismatch, InputError, RefineNetEdgeError
@@ -262,6 +263,30 @@ class TrtSession(CheckedSession):
                 self.shapes = {}
         times: list[tuple[str, float]] = profiler.times
         return times
+
+    def refit(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put `weights` in the place of those of their names, which are the initialisers' of model.onnx.
+
+        Raises `InputError` when the plan was not built for it, lacks a name or has it in another size or type, or when
+        other weights have to come with these: the engine is then as it was.
+        """
+        self.check_open()
+        assert self._engine is not None
+        if not self._engine.refittable:
+            raise InputError("this plan's weights are fixed: build it again with EngineOptions(refittable=True)")
+        with self.cuda.use():
+            self.cuda.provider.synchronize(self.cuda.stream)  # nothing may run on the engine
+            refitter = self._trt.Refitter(self._engine, _log(self._trt))
+            kept = {name: np.ascontiguousarray(array) for name, array in weights.items()}  # TensorRT copies nothing
+            for name, array in kept.items():
+                if not refitter.set_named_weights(name, self._trt.Weights(array)):
+                    raise InputError(f"the weights {name!r}, {array.dtype} {array.shape}: {self._errors.said()}")
+            missing = refitter.get_missing_weights()
+            if missing:
+                raise InputError(f"with these weights belong {', '.join(missing)}: give them too")
+            if not refitter.refit_cuda_engine():
+                raise RefineNetEdgeError(f"{self.name} could not refit the engine: {self._errors.said()}")
+            self.shapes = {}  # what was captured with the old weights is captured again
 
     def _release(self) -> None:
         self.cuda.finish(self._give_back)

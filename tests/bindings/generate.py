@@ -39,7 +39,7 @@ USED: dict[str, tuple[str, ...]] = {
         "create_optimization_profile",
         "build_serialized_network",
     ),
-    "BuilderFlag": ("VERSION_COMPATIBLE",),
+    "BuilderFlag": ("VERSION_COMPATIBLE", "REFIT"),
     "ComputeCapability": (),
     "CudaGraphStrategy": ("WHOLE_GRAPH_CAPTURE",),
     "DataType": ("FLOAT", "HALF", "INT8", "UINT8", "INT32", "INT64", "BOOL"),
@@ -61,6 +61,7 @@ USED: dict[str, tuple[str, ...]] = {
     ),
     "ICudaEngine": (
         "num_io_tensors",
+        "refittable",
         "num_optimization_profiles",
         "get_tensor_name",
         "get_tensor_mode",
@@ -107,9 +108,11 @@ USED: dict[str, tuple[str, ...]] = {
     "OnnxParser": ("__init__", "parse", "num_errors", "get_error"),
     "ParserError": ("desc", "node_name"),
     "ProfilingVerbosity": ("DETAILED",),
+    "Refitter": ("__init__", "set_named_weights", "get_missing_weights", "refit_cuda_engine"),
     "Runtime": ("__init__", "error_recorder", "engine_host_code_allowed", "deserialize_cuda_engine"),
     "TensorFormat": ("LINEAR", "HWC8"),
     "TensorIOMode": ("INPUT", "OUTPUT"),
+    "Weights": ("__init__",),
 }
 SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
 # pybind11 does not say that a call may give None; NVIDIA's documentation does

@@ -1,7 +1,8 @@
 """TensorRT on the GPU of gpu.py, with exactly what one release has (tests/bindings/): a call that it lacks is an error.
 
 A plan is JSON: dtype, channel_last, classes, size (None: free), profiles ((min, opt, max) heights and widths) and what
-`fails`. The network mixes the channels of every fourth pixel.
+`fails`, and whether it is refittable: then "weight", a scale, can be changed. The network mixes the channels of every
+fourth pixel.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def surface(release: str) -> dict[str, dict[str, list[list[str]]]]:
 
 
 def plan(**fields: Any) -> bytes:
-    standard = {"dtype": "float16", "channel_last": True, "classes": 5, "size": None, "fails": ""}
+    standard = {"dtype": "float16", "channel_last": True, "classes": 5, "size": None, "fails": "", "refittable": False}
     standard["profiles"] = [[[8, 8], [32, 32], [64, 64]]]
     return json.dumps(standard | fields).encode()
 
@@ -236,7 +237,7 @@ def _context(gpu: Gpu, module: Any) -> list[type]:
             if self._user_managed:
                 gpu.view(memory[0], (memory[1],))[:] = 0x77
             image = self._engine._read(addresses["image"], shape)
-            logits = network(image, self._engine._padded, self._engine._plan["classes"])
+            logits = network(image, self._engine._padded, self._engine._plan["classes"]) * self._engine._scale
             self._engine._write(addresses["logits"], logits)
             if self.profiler is not None:
                 assert self.profiler.made
@@ -257,8 +258,13 @@ def _engine(gpu: Gpu, module: Any) -> list[type]:
 
         def __init__(self, plan: dict[str, Any], recorder: Any) -> None:
             self._plan, self._recorder = plan, recorder
+            self._scale = np.dtype("float16" if plan["dtype"] == "fp8" else plan["dtype"]).type(1)
             self._channels = 8 if plan["channel_last"] else 3
             self._padded = 8 if plan["channel_last"] else plan["classes"]
+
+        @property
+        def refittable(self) -> bool:
+            return bool(self._plan["refittable"])
 
         @property
         def num_optimization_profiles(self) -> int:
@@ -329,7 +335,36 @@ def _engine(gpu: Gpu, module: Any) -> list[type]:
             laid_out = logits.transpose(0, 2, 3, 1) if self._plan["channel_last"] else logits
             gpu.view(address, laid_out.shape, laid_out.dtype)[:] = laid_out
 
-    return [EngineInspector, ICudaEngine]
+    class Weights(Limited):
+        def __init__(self, a: np.ndarray) -> None:
+            assert a.flags.c_contiguous
+            self._array = a
+
+    class Refitter(Limited):
+        def __init__(self, engine: Any, logger: Any) -> None:
+            assert engine.refittable
+            assert logger.made
+            self._engine, self._weights = engine, {}
+
+        def set_named_weights(self, name: str, weights: Any) -> bool:
+            if name not in ("weight", "bias") or weights._array.dtype != np.float32:
+                self._engine._say(f"no such weights: {name}")
+                return False
+            self._weights[name] = weights._array
+            return True
+
+        def get_missing_weights(self) -> list[str]:
+            return ["weight"] if set(self._weights) == {"bias"} else []
+
+        def refit_cuda_engine(self) -> bool:
+            assert not any(gpu.streams.values()), "work is queued on the engine"
+            if _refused(gpu, "refit_cuda_engine"):
+                self._engine._say("no memory for the weights")
+                return False
+            self._engine._scale = self._weights["weight"].astype(self._engine._scale.dtype)
+            return True
+
+    return [EngineInspector, ICudaEngine, Weights, Refitter]
 
 
 def _runtime(gpu: Gpu, module: Any) -> list[type]:

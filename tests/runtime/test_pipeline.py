@@ -203,6 +203,18 @@ def test_timing_layers_leaves_the_shapes_to_be_set_again(running: Callable[..., 
     assert np.array_equal(run.device.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
 
 
+def test_other_weights_are_captured_again(running: Callable[..., Running]) -> None:
+    run = running(plan={"refittable": True})
+    for _ in range(2):
+        run.device.labels(FRAME)
+    assert run.gpu.held()["graphs"] == 1
+    run.session.refit({"weight": np.full(1, -1, np.float32)})
+    other = run.device.labels(FRAME)
+    assert "graphs" not in run.gpu.held()
+    assert np.array_equal(run.device.labels(FRAME), other)
+    assert not np.array_equal(other, expected(FRAME, run.spec))
+
+
 def test_activations_that_move_make_another_graph(
     running: Callable[..., Running], make_plan: Callable[..., Bundle]
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,7 +19,7 @@ from refinenet_edge.records import EngineInfo
 from refinenet_edge.runtime import cache
 from refinenet_edge.runtime import trt as trt_module
 from refinenet_edge.runtime.trt import TrtSession, check_engine
-from tests.runtime.fake_tensorrt import RELEASES, network, tensorrt
+from tests.runtime.fake_tensorrt import RELEASES, network, plan, tensorrt
 from tests.runtime.gpu import Gpu
 from tests.runtime.tinynet import build_plan, tiny
 
@@ -227,6 +229,54 @@ def test_layer_times(opened: Opened) -> None:
             ask()
 
 
+class TestRefit:
+    def test_other_weights(self, opened: Opened) -> None:
+        session = opened(refittable=True, **PLAIN)
+        known = session.run({"image": image()})["logits"]
+        session.refit({"weight": np.full(1, 2, np.float32)})
+        assert np.array_equal(session.run({"image": image()})["logits"], 2 * known)
+
+    @pytest.mark.parametrize(
+        ("weights", "said"),
+        [
+            ({"stem": np.full(1, 2, np.float32)}, r"the weights 'stem', float32 \(1,\): no such weights: stem"),
+            ({"weight": np.full(1, 2, np.float64)}, r"the weights 'weight', float64 \(1,\)"),
+            ({"bias": np.full(1, 2, np.float32)}, "with these weights belong weight: give them too"),
+        ],
+    )
+    def test_weights_that_do_not_fit(self, opened: Opened, weights: Any, said: str) -> None:
+        session = opened(refittable=True, **PLAIN)
+        known = session.run({"image": image()})["logits"]
+        with pytest.raises(InputError, match=said):
+            session.refit(weights)
+        assert np.array_equal(session.run({"image": image()})["logits"], known)
+
+    def test_a_refit_that_fails(self, opened: Opened) -> None:
+        session = opened(refittable=True)
+        opened.gpu.fail("refit_cuda_engine")
+        with pytest.raises(RefineNetEdgeError, match="could not refit the engine: no memory for the weights"):
+            session.refit({"weight": np.full(1, 2, np.float32)})
+
+    def test_a_plan_with_fixed_weights(self, opened: Opened) -> None:
+        session = opened()
+        with pytest.raises(InputError, match=r"build it again with EngineOptions\(refittable=True\)"):
+            session.refit({})
+        session.close()
+        with pytest.raises(InputError, match="closed"):
+            session.refit({})
+
+
+@pytest.mark.parametrize("backend", ["tensorrt-lean", "tensorrt-dispatch"])
+def test_the_small_runtimes(
+    make_gpu: MakeGpu, make_plan: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    bundle = make_plan(make_gpu(), "10.16", {"version_compatible": True}, **PLAIN)
+    monkeypatch.setitem(sys.modules, backend.replace("-", "_"), sys.modules["tensorrt"])
+    with TrtSession(bundle, backend, allow_host_code=True) as session:
+        assert session.name == backend
+        assert np.array_equal(session.run({"image": image()})["logits"], network(image(), 5, 5))
+
+
 class TestRtx:
     @pytest.fixture
     def rtx(self, make_gpu: MakeGpu, make_plan: Callable[..., Bundle]) -> Iterator[Opened]:
@@ -264,7 +314,7 @@ class TestRtx:
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_fake_has_only_what_its_release_has(make_gpu: MakeGpu, release: str) -> None:
     module = tensorrt(make_gpu(), release)
-    engine = module.ICudaEngine({"channel_last": True, "profiles": []}, None)
+    engine = module.ICudaEngine(json.loads(plan()), None)
     with pytest.raises(AttributeError, match=r"has no ICudaEngine\.device_memory_size"):
         engine.device_memory_size  # noqa: B018
     assert hasattr(engine, "create_runtime_config") == (release != "10.3")
@@ -353,9 +403,9 @@ class TestTheRealRtx:
 
     @pytest.mark.parametrize(("dtype", "size"), [("float16", (32, 48)), ("float32", None)])
     def test_a_plans_header_is_judged_without_a_gpu(self, rtx: Any, dtype: str, size: tuple[int, int] | None) -> None:
-        plan = build_plan(rtx, tiny(dtype, size))
+        built = build_plan(rtx, tiny(dtype, size))
         runtime = rtx.Runtime(trt_module._log(rtx))
-        header = plan[: runtime.engine_header_size]
+        header = built[: runtime.engine_header_size]
         validity, diagnostics = runtime.get_engine_validity(header)
         assert validity == rtx.EngineValidity.INVALID  # there is no GPU for it
         assert isinstance(diagnostics, int)

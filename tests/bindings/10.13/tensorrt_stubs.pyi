@@ -35,6 +35,7 @@ class TensorRt:
         def __int__(self) -> int:
             ...
         VERSION_COMPATIBLE: TensorRt.BuilderFlag
+        REFIT: TensorRt.BuilderFlag
 
     class DataType:
         name: str
@@ -98,6 +99,10 @@ class TensorRt:
 
         @property
         def num_io_tensors(self) -> int:
+            ...
+
+        @property
+        def refittable(self) -> bool:
             ...
 
         @property
@@ -325,6 +330,25 @@ class TensorRt:
             ...
         DETAILED: TensorRt.ProfilingVerbosity
 
+    class Refitter:
+
+        def __init__(self, engine: TensorRt.ICudaEngine, logger: TensorRt.ILogger) -> None:
+            ...
+
+        @overload
+        def set_named_weights(self, name: str, weights: TensorRt.Weights) -> bool:
+            ...
+
+        @overload
+        def set_named_weights(self, name: str, weights: TensorRt.Weights, location: Any) -> bool:
+            ...
+
+        def get_missing_weights(self) -> list[str]:
+            ...
+
+        def refit_cuda_engine(self) -> bool:
+            ...
+
     class Runtime:
 
         def __init__(self, logger: TensorRt.ILogger) -> None:
@@ -359,3 +383,17 @@ class TensorRt:
             ...
         INPUT: TensorRt.TensorIOMode
         OUTPUT: TensorRt.TensorIOMode
+
+    class Weights:
+
+        @overload
+        def __init__(self, type: TensorRt.DataType | None=...) -> None:
+            ...
+
+        @overload
+        def __init__(self, type: TensorRt.DataType, ptr: int, count: int) -> None:
+            ...
+
+        @overload
+        def __init__(self, a: Any) -> None:
+            ...
