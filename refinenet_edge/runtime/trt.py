@@ -93,8 +93,7 @@ class TrtSession(CheckedSession):
                 names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
                 inputs = [n for n in names if self._engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
                 specs = {name: self._spec(name) for name in names}
-                # with channels in multiples of eight, HWC8 is plain NHWC
-                self.channel_last = {n for n in names if self._engine.get_tensor_format(n) == trt.TensorFormat.HWC8}
+                self.channel_last = {name for name in names if self._is_channel_last(name)}
         except BaseException:
             self._release()
             raise
@@ -125,6 +124,15 @@ class TrtSession(CheckedSession):
             raise BundleError(f"the plan's {name!r} is {dtype}, which numpy does not have: build it with float inputs")
         shape = tuple(self._engine.get_tensor_shape(name))
         return TensorSpec(name, DTYPES[dtype], tuple(f"dim{i}" if side < 0 else side for i, side in enumerate(shape)))
+
+    def _is_channel_last(self, name: str) -> bool:
+        """Whether a tensor is HWC8: with channels in multiples of eight that is plain NHWC."""
+        assert self._engine is not None
+        formats = getattr(self._trt, "TensorFormat", None)
+        if formats is None:  # the lean and dispatch runtimes have words for it
+            words = self._engine.get_tensor_format_desc(name)
+            return words.startswith("Channel major") and "C % 8 == 0" in words
+        return bool(self._engine.get_tensor_format(name) == formats.HWC8)
 
     def _run(self, feeds: Feeds) -> Outputs:
         with self.cuda.use():
@@ -236,6 +244,8 @@ class TrtSession(CheckedSession):
         """What TensorRT's engine inspector says, as it says it: the layers, their types, formats and tactics."""
         self.check_open()
         assert self._engine is not None
+        if not hasattr(self._trt, "EngineInspector"):
+            raise InputError(f"{self.name} has no engine inspector: TensorRT itself has")
         inspector = self._engine.create_engine_inspector()
         found: dict[str, Any] = json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
         return found

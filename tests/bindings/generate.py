@@ -66,6 +66,7 @@ USED: dict[str, tuple[str, ...]] = {
         "get_tensor_name",
         "get_tensor_mode",
         "get_tensor_format",
+        "get_tensor_format_desc",
         "get_tensor_dtype",
         "get_tensor_shape",
         "get_tensor_profile_shape",
@@ -143,11 +144,12 @@ def stub_of(module: Any, release: str) -> str:
     for name, members in USED.items():
         kind = getattr(module, name, None)
         if kind is not None:
-            lines += [f"    {line}".rstrip() for line in _class(name, kind, members)]
+            lines += [f"    {line}".rstrip() for line in _class(module, name, members)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _class(name: str, kind: Any, members: tuple[str, ...]) -> Iterator[str]:
+def _class(module: Any, name: str, members: tuple[str, ...]) -> Iterator[str]:
+    kind = getattr(module, name)
     yield f"class {name}:"
     empty = True
     if hasattr(kind, "__members__"):
@@ -159,7 +161,7 @@ def _class(name: str, kind: Any, members: tuple[str, ...]) -> Iterator[str]:
                 yield f"    {member}: TensorRt.{name}"
     else:
         for member in members:
-            for line in _member(name, kind, member):
+            for line in _member(module, name, member):
                 empty = False
                 yield f"    {line}"
     if empty:
@@ -167,7 +169,7 @@ def _class(name: str, kind: Any, members: tuple[str, ...]) -> Iterator[str]:
     yield ""
 
 
-def _member(owner: str, kind: Any, name: str) -> Iterator[str]:
+def _member(module: Any, owner: str, name: str) -> Iterator[str]:
     if name == "Severity":
         yield "class Severity:"
         yield "    name: str"
@@ -176,7 +178,7 @@ def _member(owner: str, kind: Any, name: str) -> Iterator[str]:
     if name == "__buffer__":
         yield "def __buffer__(self, flags: int, /) -> memoryview: ..."
         return
-    found = vars(kind).get(name)
+    found = vars(getattr(module, owner)).get(name)
     if isinstance(found, property):
         text = (found.fget or found.fset).__doc__ or ""
         hint = _type(text.rpartition("->")[2])
@@ -187,8 +189,10 @@ def _member(owner: str, kind: Any, name: str) -> Iterator[str]:
             yield f"{name}: {hint}"
     elif found is not None:
         lines = [line for line in found.__doc__.splitlines() if re.match(rf"(\d+\. )?{name}\(self", line)]
+        assert lines, f"{owner}.{name}: {found.__doc__}"
+        # a call with a C++ type that the module does not have can only fail: the lean runtime has some
+        lines = [line for line in lines if all(hasattr(module, kind) for kind in re.findall(r"nvinfer1::(\w+)", line))]
         signatures = [_signature(name, line) for line in lines]
-        assert signatures, f"{owner}.{name}: {found.__doc__}"
         for signature in signatures:
             if len(signatures) > 1:
                 yield "@overload"
@@ -304,7 +308,7 @@ def _defined(clone: Path, tag: str) -> dict[str, Members]:
 def main() -> None:
     if len(sys.argv) == 3:
         module, release = importlib.import_module(sys.argv[1]), sys.argv[2]
-        module = getattr(module, "tensorrt", module)
+        module = getattr(module, "tensorrt", getattr(module, "tensorrt_lean", module))
         print(stub_of(module, release), end="")
     else:
         tag, release, clone, types = sys.argv[1:]

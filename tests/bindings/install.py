@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2] / "build" / "bindings"
-# release -> distribution, version, suffix of the libraries
+FULL = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
+# release -> distribution, version, module, the libraries that it loads and their suffix
 RELEASES = {
-    "10.16": ("tensorrt-cu12-bindings", "10.16.1.11", "10"),
-    "11.4": ("tensorrt-cu13-bindings", "11.4.0.106", "11"),
+    "10.16": ("tensorrt-cu12-bindings", "10.16.1.11", "tensorrt_bindings", FULL, "10"),
+    "11.4": ("tensorrt-cu13-bindings", "11.4.0.106", "tensorrt_bindings", FULL, "11"),
+    "lean": ("tensorrt-lean-cu12-bindings", "10.16.1.11", "tensorrt_lean_bindings", ("nvinfer_lean",), "10"),
 }
-LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 SYMBOLS = (
     "createInferBuilder_INTERNAL",
     "createInferRefitter_INTERNAL",
@@ -35,7 +36,7 @@ SYMBOLS = (
 
 def install(release: str) -> None:
     """Put one release under `ROOT`, whole or not at all."""
-    distribution, version, suffix = RELEASES[release]
+    distribution, version, _, names, suffix = RELEASES[release]
     folder, beside = ROOT / release, ROOT / f"{release}.new"
     shutil.rmtree(beside, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(beside)]
@@ -43,7 +44,7 @@ def install(release: str) -> None:
     libraries = beside / "libs"
     libraries.mkdir()
     source = "\n".join(f"void *{symbol}(void) {{ return 0; }}" for symbol in SYMBOLS)
-    for library in LIBRARIES:
+    for library in names:
         target = libraries / f"lib{library}.so.{suffix}"
         subprocess.run(
             ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(target)], input=source, text=True, check=True

@@ -16,7 +16,7 @@ from refinenet_edge.labels import numbered
 from refinenet_edge.records import EngineInfo, FrameSpec, Manifest, TensorSpec
 from refinenet_edge.runtime import cuda
 from refinenet_edge.runtime import trt as trt_module
-from tests.runtime.fake_tensorrt import RELEASES, plan, tensorrt
+from tests.runtime.fake_tensorrt import MODES, plan, tensorrt
 from tests.runtime.gpu import Gpu
 from tests.runtime.tinynet import CLASSES, tiny
 
@@ -95,7 +95,8 @@ def make_plan(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> Itera
         monkeypatch.setitem(sys.modules, module.__name__, module)
         trt_module._logs.clear()
         backend = "tensorrt-rtx" if release == "rtx" else "tensorrt"
-        engine = replace(EngineInfo(backend, RELEASES[release], ("sm_87",), 0), **(info or {}))
+        lean = {"version_compatible": True} if release == "lean" else {}
+        engine = replace(EngineInfo(backend, MODES[release], ("sm_87",), 0), **(lean | (info or {})))
         size = fields.get("size")
         return make_bundle(size=size, files={PLAN: plan(**fields)}, backend=backend, engine=engine)
 

@@ -27,6 +27,8 @@ RELEASES = {
     "11.4": "11.4.0.106",
     "rtx": "1.7.1.116",
 }
+MODES = {**RELEASES, "lean": "10.16.1.11"}  # with the lean runtime, which can less
+BACKENDS = {"rtx": "tensorrt-rtx", "lean": "tensorrt-lean"}  # of the others it is tensorrt
 SCRATCH = 4096  # bytes of activations for each row of the input
 
 
@@ -95,13 +97,13 @@ class Limited:
 
 def tensorrt(gpu: Gpu, release: str) -> Any:
     """The module, as far as the runtime calls it."""
-    module: Any = types.ModuleType("tensorrt_rtx" if release == "rtx" else "tensorrt")
+    module: Any = types.ModuleType(BACKENDS.get(release, "tensorrt").replace("-", "_"))
     has = surface(release)
     for name in ("TensorIOMode", "TensorFormat", "DataType", "LayerInformationFormat", "CudaGraphStrategy"):
         _enumeration(module, has, name)
     _enumeration(module, has, "ExecutionContextAllocationStrategy")
     module.DataType = enum.Enum("DataType", [*module.DataType.__members__, "FP8"])
-    module.__version__ = RELEASES[release]
+    module.__version__ = MODES[release]
     for build in (_interfaces, _runtime_config, _context, _engine, _runtime):
         for kind in build(gpu, module):
             if kind.__name__ in has:
@@ -278,6 +280,11 @@ def _engine(gpu: Gpu, module: Any) -> list[type]:
 
         def get_tensor_format(self, name: str) -> Any:
             return module.TensorFormat.HWC8 if self._plan["channel_last"] else module.TensorFormat.LINEAR
+
+        def get_tensor_format_desc(self, name: str) -> str:
+            if self._plan["channel_last"]:
+                return "Channel major FP16 format where C % 8 == 0"
+            return "Row major linear FP16 format"
 
         def get_tensor_dtype(self, name: str) -> Any:
             names = {"float16": "HALF", "float32": "FLOAT", "fp8": "FP8"}

@@ -19,7 +19,7 @@ from refinenet_edge.runtime.pipeline import DeviceSegmenter, fits_device
 from refinenet_edge.runtime.segmenter import Segmenter
 from refinenet_edge.runtime.session import CheckedSession
 from refinenet_edge.runtime.trt import TrtSession
-from tests.runtime.fake_tensorrt import RELEASES, network
+from tests.runtime.fake_tensorrt import BACKENDS, MODES, network
 from tests.runtime.gpu import ILLEGAL_ADDRESS, OUT_OF_MEMORY, Gpu
 
 CLASSES = 5
@@ -64,8 +64,8 @@ def running(make_gpu: MakeGpu, make_plan: Callable[..., Bundle]) -> Iterator[Cal
     ) -> Running:
         gpu = make_gpu(provider, **gpu_fields)
         fields = {"profiles": [[[8, 8], [32, 32], [64, 64]]], "size": size, **(plan or {})}
-        backend = "tensorrt-rtx" if release == "rtx" else "tensorrt"
-        session = TrtSession(make_plan(gpu, release, **fields), backend)
+        backend = BACKENDS.get(release, "tensorrt")
+        session = TrtSession(make_plan(gpu, release, **fields), backend, allow_host_code=release == "lean")
         made.append(Running(gpu, session, FrameSpec(size)))
         return made[-1]
 
@@ -75,7 +75,7 @@ def running(make_gpu: MakeGpu, make_plan: Callable[..., Bundle]) -> Iterator[Cal
         run.session.close()
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", MODES)
 @pytest.mark.parametrize(("dtype", "channel_last"), [("float16", True), ("float16", False), ("float32", False)])
 @pytest.mark.parametrize("size", [(32, 32), None], ids=["static", "dynamic"])
 def test_labels_are_those_of_the_cpu(
@@ -281,7 +281,7 @@ def test_a_closed_session_takes_no_frame(running: Callable[..., Running]) -> Non
 # --- every call fails once
 
 
-FAULTS = [("cuda-bindings", release) for release in RELEASES] + [("pycuda", "10.3")]
+FAULTS = [("cuda-bindings", release) for release in MODES] + [("pycuda", "10.3")]
 
 
 SAID = re.compile(
@@ -292,7 +292,7 @@ SAID = re.compile(
 def use(bundle: Bundle, backend: str) -> None:
     """Open, stream four frames, run the session, close."""
     shot = frames(4, height=16)
-    with TrtSession(bundle, backend) as session:
+    with TrtSession(bundle, backend, allow_host_code=True) as session:
         device = DeviceSegmenter(session, FrameSpec(None), CLASSES)
         try:
             for frame, labels in zip(shot, device.stream(shot, 2), strict=True):
@@ -319,7 +319,7 @@ def test_whatever_call_fails_nothing_leaks_and_it_opens_again(
 ) -> None:
     """The first call fails, then in another use the second ..."""
     gpu = make_gpu(provider, integrated=integrated)
-    bundle, backend = make_plan(gpu, release), "tensorrt-rtx" if release == "rtx" else "tensorrt"
+    bundle, backend = make_plan(gpu, release), BACKENDS.get(release, "tensorrt")
     use(bundle, backend)
     calls, told = len(gpu.calls), 0
     assert calls > 50

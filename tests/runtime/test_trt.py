@@ -19,7 +19,7 @@ from refinenet_edge.records import EngineInfo
 from refinenet_edge.runtime import cache
 from refinenet_edge.runtime import trt as trt_module
 from refinenet_edge.runtime.trt import TrtSession, check_engine
-from tests.runtime.fake_tensorrt import RELEASES, network, plan, tensorrt
+from tests.runtime.fake_tensorrt import BACKENDS, MODES, network, plan, tensorrt
 from tests.runtime.gpu import Gpu
 from tests.runtime.tinynet import build_plan, tiny
 
@@ -43,13 +43,14 @@ class Opened:
         **fields: Any,
     ) -> TrtSession:
         bundle = self.make_plan(self.gpu, self.release, info, **fields)
-        backend = "tensorrt-rtx" if self.release == "rtx" else "tensorrt"
+        allow_host_code |= self.release == "lean"
+        backend = BACKENDS.get(self.release, "tensorrt")
         session = TrtSession(bundle, backend, allow_host_code=allow_host_code, beside=beside)
         self.sessions.append(session)
         return session
 
 
-@pytest.fixture(params=RELEASES)
+@pytest.fixture(params=MODES)
 def opened(request: pytest.FixtureRequest, make_gpu: MakeGpu, make_plan: Callable[..., Bundle]) -> Iterator[Opened]:
     opens = Opened(make_gpu(), request.param, make_plan)
     yield opens
@@ -212,7 +213,12 @@ def test_sessions_beside_each_other_share_stream_and_activations(opened: Opened)
 
 
 def test_the_inspector_is_passed_on(opened: Opened) -> None:
-    assert opened().layers() == {"Layers": ["mix", "reformat"]}
+    session = opened()
+    if opened.release == "lean":
+        with pytest.raises(InputError, match="tensorrt-lean has no engine inspector"):
+            session.layers()
+    else:
+        assert session.layers() == {"Layers": ["mix", "reformat"]}
 
 
 def test_layer_times(opened: Opened) -> None:
@@ -266,14 +272,13 @@ class TestRefit:
             session.refit({})
 
 
-@pytest.mark.parametrize("backend", ["tensorrt-lean", "tensorrt-dispatch"])
-def test_the_small_runtimes(
-    make_gpu: MakeGpu, make_plan: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch, backend: str
+def test_the_dispatch_runtime_is_the_lean_one_by_another_name(
+    make_gpu: MakeGpu, make_plan: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = make_plan(make_gpu(), "10.16", {"version_compatible": True}, **PLAIN)
-    monkeypatch.setitem(sys.modules, backend.replace("-", "_"), sys.modules["tensorrt"])
-    with TrtSession(bundle, backend, allow_host_code=True) as session:
-        assert session.name == backend
+    bundle = make_plan(make_gpu(), "lean", **PLAIN)
+    monkeypatch.setitem(sys.modules, "tensorrt_dispatch", sys.modules["tensorrt_lean"])
+    with TrtSession(bundle, "tensorrt-dispatch", allow_host_code=True) as session:
+        assert session.name == "tensorrt-dispatch"
         assert np.array_equal(session.run({"image": image()})["logits"], network(image(), 5, 5))
 
 
@@ -311,7 +316,7 @@ class TestRtx:
         assert path.read_bytes() == b'["kernel"]'
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", MODES)
 def test_the_fake_has_only_what_its_release_has(make_gpu: MakeGpu, release: str) -> None:
     module = tensorrt(make_gpu(), release)
     engine = module.ICudaEngine(json.loads(plan()), None)

@@ -123,6 +123,14 @@ class TensorRt:
         def get_tensor_format(self, name: str, profile_index: int) -> TensorRt.TensorFormat:
             ...
 
+        @overload
+        def get_tensor_format_desc(self, name: str) -> str:
+            ...
+
+        @overload
+        def get_tensor_format_desc(self, name: str, profile_index: int) -> str:
+            ...
+
         def get_tensor_dtype(self, name: str) -> TensorRt.DataType:
             ...
 
