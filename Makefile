@@ -1,7 +1,12 @@
 PYTHON ?= python3
+# on a Jetson TensorRT and OpenCV are the system's: make gpu VENV=--system-site-packages
+VENV ?=
 BIN := .venv/bin
 
-.PHONY: demo setup test check format gpu
+RELEASES := 10.3 10.13 10.16 11.4 rtx
+TYPED := refinenet_edge/engine.py refinenet_edge/runtime/trt.py refinenet_edge/runtime/rtx.py
+
+.PHONY: demo setup bindings test check format gpu
 
 demo: setup  ## build the shipped model and segment drawn streets and photos: look into demo-out/
 	$(BIN)/build-engine engines/demo.toml --explain
@@ -12,22 +17,30 @@ demo: setup  ## build the shipped model and segment drawn streets and photos: lo
 setup: .venv/ready  ## everything into .venv, pinned by constraints.txt
 
 .venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV) .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-test: setup  ## everything that needs no GPU
+bindings: build/bindings/tried  ## the TensorRT bindings on PyPI, to compare with
+
+build/bindings/tried: tests/bindings/install.py .venv/ready
+	$(BIN)/python -m tests.bindings.install
+	touch $@
+
+test: setup bindings  ## everything that needs no GPU
 	$(BIN)/python -m pytest -m "not gpu"
 
 check: setup  ## what CI checks before the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for release in $(RELEASES); do MYPYPATH=tests/bindings/$$release $(BIN)/mypy $(TYPED) || exit 1; done
 	$(BIN)/lint-imports --no-cache
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-gpu: setup  ## the same contracts on real hardware
+gpu: setup  ## the same contracts on real hardware, then benchmarks/results/<device>/
 	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/on_gpu.py

@@ -1,4 +1,4 @@
-"""Where results go, for every benchmark the same: benchmarks/results/<cpu>-<cores>/, or tensorrt-rtx/ for plans."""
+"""Where results go, for every benchmark: benchmarks/results/<cpu>-<cores>/, <GPU>/, or tensorrt-rtx/ for plans."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,28 @@ def cpu() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def save(record: Any, name: str, out: Path | None) -> Path:
-    """Write `record` as JSON to `out`, or as this machine's `name`; where it went."""
-    folder = re.sub("[^a-z0-9]+", "-", f"{cpu()} {os.cpu_count()}".lower()).strip("-")
+def gpu() -> dict[str, str]:
+    """The NVIDIA GPU's or Jetson's name, and its driver, power mode and clocks as its own tools say them."""
+    model = Path("/proc/device-tree/model")  # of a Jetson
+    if model.exists():
+        release, mode = _said("cat", "/etc/nv_tegra_release"), _said("nvpmodel", "-q")
+        return {"name": model.read_text().rstrip("\0"), "release": release, "mode": mode}
+    asked = ("name", "driver_version", "power.limit", "clocks.max.sm")
+    said = _said("nvidia-smi", "--id=0", f"--query-gpu={','.join(asked)}", "--format=csv,noheader").split(", ")
+    return dict(zip(asked, said, strict=True)) if len(said) == len(asked) else {"name": "unknown GPU"}
+
+
+def _said(*command: str) -> str:
+    """What a command prints, "" where it is not there."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def save(record: Any, name: str, out: Path | None, machine: str | None = None) -> Path:
+    """Write `record` as JSON to `out`, or as `machine`'s `name` (None: this CPU's); where it went."""
+    folder = re.sub("[^a-z0-9]+", "-", (machine or f"{cpu()} {os.cpu_count()}").lower()).strip("-")
     path = out or RESULTS / folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(record, indent=1) + "\n").encode(), BuildError)

@@ -266,7 +266,7 @@ def _speed(
         def network(name: str, manifest: Manifest, files: Mapping[str, bytes]) -> bench.Contender:
             path = Path(folder) / name
             write_bundle(path, manifest, files)
-            session = stack.enter_context(open_session(open_bundle(path), backend))
+            session = stack.enter_context(open_session(open_bundle(path), backend, allow_host_code=True))
             (source,) = session.inputs
             feed = np.zeros((1, *(int(side) for side in source.shape[1:])), source.dtype)
             feed[:, :3] = image

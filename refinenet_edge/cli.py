@@ -84,6 +84,11 @@ def main() -> None:
     """RefineNet segmentation on Jetson and desktop NVIDIA GPUs: checkpoint, engine, mask."""
 
 
+allow_host_code = click.option(
+    "--allow-host-code", is_flag=True, help="Run the runtime in a version-compatible plan: for bundles you trust."
+)
+
+
 class SizeType(click.ParamType[Any]):
     """HEIGHTxWIDTH in pixels."""
 
@@ -271,7 +276,8 @@ def calibrate(
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Where overlays and labels go.")
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
-def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float) -> None:
+@allow_host_code
+def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float, allow_host_code: bool) -> None:
     """Segment IMAGES, an image file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
     from refinenet_edge.images import write_image, write_png
     from refinenet_edge.runtime import Segmenter
@@ -279,7 +285,7 @@ def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float) -
     frames = _frames(images)
     table = Table("image", "size", "ms", "classes", title=_plain(bundle))
     failures: list[str] = []
-    with Segmenter(bundle, backend) as segmenter, _bar() as bar:
+    with Segmenter(bundle, backend, allow_host_code=allow_host_code) as segmenter, _bar() as bar:
         _make_folder(folder)
         for name, read in bar.track(frames, description="segment"):
             try:
@@ -328,14 +334,16 @@ def inspect(path: Path) -> None:
 @click.argument("images", type=click.Path(path_type=Path))
 @click.option("--backend", default="auto", show_default=True, help="What runs FIRST.")
 @click.option("--second-backend", default="auto", show_default=True, help="What runs SECOND.")
-def compare(first: Path, second: Path, images: Path, backend: str, second_backend: str) -> None:
+@allow_host_code
+def compare(first: Path, second: Path, images: Path, backend: str, second_backend: str, allow_host_code: bool) -> None:
     """Compare two bundles, or one bundle on two backends: logit error and label agreement on IMAGES."""
     from refinenet_edge.compare import compare_bundles
     from refinenet_edge.images import list_images
     from refinenet_edge.runtime import Segmenter
 
     paths = list_images(images)
-    with Segmenter(first, backend) as a, Segmenter(second, second_backend) as b, _bar() as bar:
+    opened = functools.partial(Segmenter, allow_host_code=allow_host_code)
+    with opened(first, backend) as a, opened(second, second_backend) as b, _bar() as bar:
         differences = list(bar.track(compare_bundles(a, b, paths), total=len(paths), description="compare"))
         title = f"{first} on {a.session.name} and {second} on {b.session.name}"
     table = Table("image", "logit error", "label agreement", title=_plain(title))
@@ -354,8 +362,15 @@ def compare(first: Path, second: Path, images: Path, backend: str, second_backen
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--upsample", type=click.Choice(list(UPSAMPLINGS)), help="How logits reach the frame's size. [as built]")
 @click.option("--strict", is_flag=True, help="Stop at the first sample that cannot be used.")
+@allow_host_code
 def evaluate(
-    bundle: Path, dataset: str, result_path: Path | None, backend: str, upsample: str | None, strict: bool
+    bundle: Path,
+    dataset: str,
+    result_path: Path | None,
+    backend: str,
+    upsample: str | None,
+    strict: bool,
+    allow_host_code: bool,
 ) -> None:
     """Measure mIoU on DATASET: scenes, scenes:SEED:COUNT, or a folder.
 
@@ -369,7 +384,7 @@ def evaluate(
     from refinenet_edge.runtime import Segmenter
 
     opened, data = open_bundle(bundle), evaluation.open_dataset(dataset)
-    with Segmenter(opened, backend) as segmenter, _bar() as bar:
+    with Segmenter(opened, backend, allow_host_code=allow_host_code) as segmenter, _bar() as bar:
         task = bar.add_task("evaluate", total=len(data.samples))
         result = evaluation.evaluate(
             segmenter,

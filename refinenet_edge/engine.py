@@ -18,13 +18,17 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from refinenet_edge.bundle import MODEL, PLAN, Bundle, write_bundle
 from refinenet_edge.errors import BuildError, MissingExtra
 from refinenet_edge.files import write_atomically
 from refinenet_edge.records import INPUT, SMALLEST_SIDE, EngineInfo, Manifest, Profile, Size
 from refinenet_edge.runtime.cuda import gpu_capability
+
+if TYPE_CHECKING:
+    import tensorrt_rtx_stubs  # the bindings' types: tests/bindings
+    from tensorrt_stubs import TensorRt
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +43,10 @@ Progress = Callable[[str, int, int], None]  # phase, steps done, steps
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a plan is built. `targets`: compute capabilities such as "sm_89"; empty leaves them to the builder."""
+    """How a plan is built. `targets`: compute capabilities such as "sm_89"; empty leaves them to the builder.
+
+    A `refittable` plan takes other weights without being built again (`TrtSession.refit`), and may be slower.
+    """
 
     targets: tuple[str, ...] = ()
     workspace_bytes: int = 1 << 30
@@ -47,6 +54,7 @@ class EngineOptions:
     timing_cache: Path | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
+    refittable: bool = False
 
 
 def profile_for(size: Size) -> Profile:
@@ -71,7 +79,7 @@ def build_plan(
 
     Ctrl-C cancels the build at TensorRT's next step. Raises `BuildError` with what TensorRT says, `MissingExtra`.
     """
-    trt = load_tensorrt(flavour)
+    trt = cast("type[TensorRt]", load_tensorrt(flavour))
     _refuse_unsupported(trt, flavour, options)
     said = _logger(trt)
     said.start()
@@ -120,7 +128,7 @@ def _built_for(flavour: Flavour, options: EngineOptions) -> tuple[str, ...]:
     return (capability or "default",)
 
 
-def _refuse_unsupported(trt: ModuleType, flavour: Flavour, options: EngineOptions) -> None:
+def _refuse_unsupported(trt: type[TensorRt], flavour: Flavour, options: EngineOptions) -> None:
     if options.workspace_bytes < MIN_WORKSPACE:
         raise BuildError(
             f"a workspace of {options.workspace_bytes} bytes is too small: at least {MIN_WORKSPACE >> 20} MiB"
@@ -151,7 +159,7 @@ def _target_name(enum: str) -> str:
     return enum.lower().replace("sm", "sm_")
 
 
-def _build(trt: ModuleType, onnx: bytes, options: EngineOptions, monitor: Any, said: Any) -> bytes:
+def _build(trt: type[TensorRt], onnx: bytes, options: EngineOptions, monitor: Any, said: Any) -> bytes:
     builder = trt.Builder(said)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, said)
@@ -166,9 +174,7 @@ def _build(trt: ModuleType, onnx: bytes, options: EngineOptions, monitor: Any, s
     # layers keep their names and shapes in the plan: the inspector and the profiler read them
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.targets:
-        config.num_compute_capabilities = len(options.targets)
-        for index, target in enumerate(options.targets):
-            config.set_compute_capability(getattr(trt.ComputeCapability, _enum_name(target)), index)
+        _set_targets(trt, config, options.targets)
     if options.profile is not None:
         profile = builder.create_optimization_profile()
         sizes = (options.profile.min, options.profile.opt, options.profile.max)
@@ -176,6 +182,8 @@ def _build(trt: ModuleType, onnx: bytes, options: EngineOptions, monitor: Any, s
         config.add_optimization_profile(profile)
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.refittable:
+        config.set_flag(trt.BuilderFlag.REFIT)
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     cache = None
@@ -193,7 +201,16 @@ def _build(trt: ModuleType, onnx: bytes, options: EngineOptions, monitor: Any, s
     return bytes(plan)
 
 
-def _channel_last(trt: ModuleType, network: Any) -> None:
+def _set_targets(module: Any, builder_config: Any, targets: tuple[str, ...]) -> None:
+    """TensorRT-RTX alone builds for other GPUs."""
+    trt = cast("type[tensorrt_rtx_stubs.TensorRt]", module)
+    config = cast("tensorrt_rtx_stubs.TensorRt.IBuilderConfig", builder_config)
+    config.num_compute_capabilities = len(targets)
+    for index, target in enumerate(targets):
+        config.set_compute_capability(getattr(trt.ComputeCapability, _enum_name(target)), index)
+
+
+def _channel_last(trt: type[TensorRt], network: TensorRt.INetworkDefinition) -> None:
     """Where input and output are padded (see precision/pad_channels.py), let them lie as convolutions want them."""
     ends = [network.get_input(i) for i in range(network.num_inputs)]
     for tensor in (*ends, *(network.get_output(i) for i in range(network.num_outputs))):
@@ -217,10 +234,10 @@ def _parser_errors(parser: Any) -> str:
     return "; ".join(errors[:3])
 
 
-def _monitor(trt: ModuleType, cancelled: threading.Event, progress: Progress | None) -> Any:
+def _monitor(trt: Any, cancelled: threading.Event, progress: Progress | None) -> Any:
     """TensorRT's view of `progress`, called from its threads. Phase names vary by version: they are shown, not read."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
@@ -246,7 +263,7 @@ def _monitor(trt: ModuleType, cancelled: threading.Event, progress: Progress | N
 _loggers: dict[str, Any] = {}
 
 
-def _logger(trt: ModuleType) -> Any:
+def _logger(trt: Any) -> Any:
     """The process's one logger for a TensorRT module (a second is ignored); keeps what the current build reports."""
     if trt.__name__ in _loggers:
         return _loggers[trt.__name__]
@@ -258,7 +275,7 @@ def _logger(trt: ModuleType) -> Any:
         trt.ILogger.Severity.VERBOSE: logging.DEBUG,
     }
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.start()

@@ -9,6 +9,7 @@
     + EngineMismatch     a sound bundle made for another TensorRT, device or toolkit
   - InputError           an image, label file, recipe or option the user gave
   - MissingExtra         an optional dependency is not installed; names the extra
+  - CudaError            a CUDA call failed: the GPU is full, lost or refuses; carries CUDA's name for it
 
 Messages say what, where, and the next command. `cli.py` prints them as one line and exits with 2.
 """
@@ -48,3 +49,11 @@ class InputError(RefineNetEdgeError):
 
 class MissingExtra(RefineNetEdgeError):
     """An optional dependency is not installed."""
+
+
+class CudaError(RefineNetEdgeError):
+    """A CUDA call failed. `code` is CUDA's name for it, such as "cudaErrorMemoryAllocation"."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code

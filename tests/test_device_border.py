@@ -15,9 +15,8 @@ import refinenet_edge
 ROOT = Path(refinenet_edge.__file__).parent
 HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "rich", "click")
 BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda")
-ALLOWED = {"numpy", "cv2", "typing_extensions", *sys.stdlib_module_names} - {
-    "tomllib"
-}  # typing_extensions: for mypy only
+FOR_MYPY = {"typing_extensions", "tensorrt_stubs", "tensorrt_rtx_stubs"}
+ALLOWED = {"numpy", "cv2", *FOR_MYPY, *sys.stdlib_module_names} - {"tomllib"}
 ON_DEVICE = ("errors", "files", "records", "labels", "bundle", "images", "jetson", "runtime")
 FILES = sorted([*(ROOT / "runtime").glob("*.py"), *(p for n in ON_DEVICE if (p := ROOT / f"{n}.py").exists())])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import enum
+import inspect
 import os
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import EngineInfo, Profile
 from refinenet_edge.trace import to_bytes
 from tests.conftest import onnx_model, weights
+from tests.runtime.fake_tensorrt import RELEASES, surface
 
 Phases = list[tuple[str, int, int]]
 
@@ -292,7 +294,7 @@ class FakeTensorRt(types.ModuleType):
     )
     MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE", "DLA_MANAGED_SRAM", "TACTIC_SHARED_MEMORY"])
     ProfilingVerbosity = enum.Enum("ProfilingVerbosity", ["LAYER_NAMES_ONLY", "NONE", "DETAILED"])
-    BuilderFlag = enum.Enum("BuilderFlag", ["FP16", "INT8", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"])
+    BuilderFlag = enum.Enum("BuilderFlag", ["FP16", "INT8", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "REFIT"])
     HardwareCompatibilityLevel = enum.Enum("HardwareCompatibilityLevel", ["NONE", "AMPERE_PLUS"])
     TensorFormat = enum.IntEnum("TensorFormat", {"LINEAR": 0, "HWC8": 2})
     float16, float32 = "half", "float"
@@ -343,8 +345,8 @@ class FakeTensorRt(types.ModuleType):
                 return FakeMemory(module.seen["timings"] + b" and this build")
 
         class OptimizationProfile(Strict):
-            def set_shape(self, name: str, min: Any, opt: Any, max: Any) -> None:
-                module.seen["shapes"].append((name, min, opt, max))
+            def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+                module.seen["shapes"].append((input, min, opt, max))
 
         class Tensor(Strict):
             allowed_formats: Any = None
@@ -413,6 +415,16 @@ class FakeTensorRt(types.ModuleType):
             Builder,
             OnnxParser,
         )
+        self.kinds: dict[str, type] = {
+            "IBuilderConfig": Config,
+            "ITimingCache": Cache,
+            "IOptimizationProfile": OptimizationProfile,
+            "ITensor": Tensor,
+            "INetworkDefinition": Network,
+            "Builder": Builder,
+            "ParserError": Error,
+            "OnnxParser": OnnxParser,
+        }
 
     def run(self, config: Any) -> FakeMemory | None:
         """The build, as its monitor and its logger see it."""
@@ -459,39 +471,30 @@ Install = Callable[..., FakeTensorRt]
 
 
 class TestTensorRt:
-    def test_the_fake_has_nothing_that_the_bindings_lack(self, fake: Install) -> None:
-        import tensorrt_rtx
-
+    @pytest.mark.parametrize("release", RELEASES)
+    def test_the_fake_has_nothing_that_a_release_lacks(self, fake: Install, release: str) -> None:
+        has, looked = surface(release), 0
+        for name, kind in fake().kinds.items():
+            for member, value in vars(kind).items():
+                if member[0] == "_":
+                    continue
+                assert member in has[name], f"{name}.{member}"
+                if inspect.isfunction(value):
+                    ours = [*inspect.signature(value).parameters][1:]
+                    assert any(theirs[: len(ours)] == ours for theirs in has[name][member]), f"{name}.{member}"
+                looked += 1
+        assert looked > 20
         trt = fake()
-        used = {
+        for name, member in {
             "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
             "MemoryPoolType": "WORKSPACE",
             "ProfilingVerbosity": "DETAILED",
             "TensorFormat": "HWC8",
-        }
-        for name, member in used.items():
-            assert hasattr(getattr(trt, name), member)
-            assert hasattr(getattr(tensorrt_rtx, name), member)
-        for name, methods in {
-            "Builder": [
-                "create_network",
-                "create_builder_config",
-                "create_optimization_profile",
-                "build_serialized_network",
-            ],
-            "OnnxParser": ["parse", "num_errors", "get_error"],
-            "ParserError": ["desc", "node_name"],
-            "IBuilderConfig": [
-                "progress_monitor",
-                "profiling_verbosity",
-                "set_memory_pool_limit",
-                "add_optimization_profile",
-            ],
-            "IOptimizationProfile": ["set_shape"],
-            "INetworkDefinition": ["num_inputs", "num_outputs", "get_input", "get_output"],
-            "ITensor": ["dtype", "shape", "allowed_formats"],
+            "BuilderFlag": "VERSION_COMPATIBLE",
+            "HardwareCompatibilityLevel": "AMPERE_PLUS",
         }.items():
-            assert set(methods) <= set(dir(getattr(tensorrt_rtx, name))), name
+            assert hasattr(getattr(trt, name), member)
+            assert member in has[name]
 
     def test_a_plan_is_built(self, fake: Install) -> None:
         trt = fake()
@@ -538,6 +541,11 @@ class TestTensorRt:
         assert trt.seen["flags"] == {trt.BuilderFlag.VERSION_COMPATIBLE}
         assert trt.seen["config"].hardware_compatibility_level is trt.HardwareCompatibilityLevel.AMPERE_PLUS
         assert (info.version_compatible, info.hardware_compatible, info.targets) == (True, True, ("default",))
+
+    def test_a_plan_that_takes_other_weights(self, fake: Install) -> None:
+        trt = fake()
+        build_plan(b"model", "tensorrt", EngineOptions(refittable=True))
+        assert trt.seen["flags"] == {trt.BuilderFlag.REFIT}
 
     def test_a_range_of_sizes_is_set(self, fake: Install) -> None:
         trt = fake()

@@ -42,11 +42,13 @@ def available() -> dict[str, str]:
     return {backend: str(_problem(backend) or "") for backend in BACKENDS}
 
 
-def open_session(bundle: Bundle, backend: str = "auto") -> Session:
+def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool = False) -> Session:
     """A session that runs `bundle`, by "auto" or one of `BACKENDS` (see the module).
 
-    Raises `MissingExtra` when the backend is not installed, `InputError` when it cannot run here, `EngineMismatch` when
-    the plan was made for another TensorRT or GPU, `BundleError` when the bundle lacks what the backend needs.
+    `allow_host_code` lets the runtime in a version-compatible plan run as a program: for bundles that you trust. Raises
+    `MissingExtra` when the backend is not installed, `InputError` when it cannot run here, `EngineMismatch` when the
+    plan was made for another TensorRT or GPU, `BundleError` when the bundle lacks what the backend needs, `CudaError`
+    when the GPU refuses.
     """
     if backend == "auto":
         backend = _choose(bundle)
@@ -60,7 +62,7 @@ def open_session(bundle: Bundle, backend: str = "auto") -> Session:
         return OpenVinoSession(bundle.path_of(MODEL))
     if backend == "onnxruntime":
         return OrtSession(bundle.path_of(MODEL))
-    return TrtSession(bundle, backend)
+    return TrtSession(bundle, backend, allow_host_code=allow_host_code)
 
 
 def _choose(bundle: Bundle) -> str:
@@ -94,7 +96,7 @@ def _problem(backend: str) -> RefineNetEdgeError | None:
         return problem
     try:
         load_cuda()
-    except MissingExtra as exc:
+    except (MissingExtra, InputError) as exc:
         return exc
     return None
 

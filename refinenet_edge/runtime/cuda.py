@@ -1,35 +1,172 @@
-"""The few CUDA runtime calls that a session needs: one stream, device memory, copies, graphs.
+"""The GPU as the runtime uses it: who owns what, counted, over one of two providers of the CUDA calls.
 
-The bindings are `cuda.bindings.runtime` (cuda-bindings 12 and 13) or, in older releases, `cuda.cudart`: the same calls.
-Every one returns a tuple whose first item is the status.
+    Provider     the calls: cuda_bindings.py (CUDA graphs, NVRTC) or pycuda.py (neither; nvcc)
+    Cuda         one GPU and its compute stream; used by one thread at a time, from any thread
+    Scope        what is made together is given back together: memory, streams, events, graphs, modules
+    Buffer       bytes that the host and the GPU both see
+
+The provider is the first that is installed, or what the environment variable REFINENET_EDGE_CUDA names. Every call
+happens in the device's primary context, which TensorRT uses too.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
+import logging
 import os
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from refinenet_edge.errors import MissingExtra, RefineNetEdgeError
+from refinenet_edge.errors import CudaError, InputError, MissingExtra
+
+PROVIDERS = {"cuda-bindings": "refinenet_edge.runtime.cuda_bindings", "pycuda": "refinenet_edge.runtime.pycuda"}
+CHOICE = "REFINENET_EDGE_CUDA"
+# after such an error every call fails until the device is reset; the end of its name, in either API's spelling
+LOST = (
+    "illegaladdress",
+    "launchfailure",
+    "launchfailed",
+    "launchtimeout",
+    "hardwarestackerror",
+    "illegalinstruction",
+    "misalignedaddress",
+    "invalidaddressspace",
+    "invalidpc",
+    "assert",
+    "eccuncorrectable",
+    "contextisdestroyed",
+)
+
+logger = logging.getLogger(__name__)
 
 
-def load_cuda() -> Any:
-    """The CUDA runtime bindings. Raises `MissingExtra`."""
+class Compiler(Protocol):
+    """CUDA C++ -> cubin; needs no GPU."""
+
+    def version(self) -> str:
+        """What compiles, so that another one's results are not taken for its own."""
+
+    def compile(self, name: str, source: str, headers: dict[str, str], options: list[str]) -> tuple[bytes, str]:
+        """The cubin of `source` and the compiler's log.
+
+        Raises `RefineNetEdgeError` with the log when it does not compile, `MissingExtra` without the compiler.
+        """
+
+
+class Graphs(Protocol):
+    """Stream capture. A graph's addresses and shapes are those of its capture."""
+
+    def begin(self, stream: int) -> None:
+        """What this thread queues on `stream` from now on is recorded, not run; other threads are not affected."""
+
+    def end(self, stream: int) -> Any:
+        """What was recorded, as an executable graph. The stream is usable again, also when this raises."""
+
+    def abandon(self, stream: int) -> None:
+        """End a capture that failed; never raises."""
+
+    def launch(self, graph: Any, stream: int) -> None:
+        """Queue `graph`."""
+
+    def destroy(self, graph: Any) -> None: ...
+
+
+class Provider(Protocol):
+    """The CUDA calls on one device. Handles and addresses are integers, sizes bytes; a failure raises `CudaError`.
+
+    Everything but `current` and `reset` is called inside `current()`.
+    """
+
+    name: str
+    graphs: Graphs | None
+    compiler: Compiler
+
+    def current(self) -> AbstractContextManager[None]:
+        """The device's primary context, current in this thread."""
+
+    def capability(self) -> str:
+        """The device's compute capability, such as "sm_87"."""
+
+    def integrated(self) -> bool:
+        """Whether the GPU shares the host's memory, as Jetson's does."""
+
+    def memory(self) -> tuple[int, int]:
+        """Free and total device memory."""
+
+    def allocate(self, size: int) -> int: ...
+
+    def free(self, address: int) -> None: ...
+
+    def allocate_host(self, size: int) -> tuple[int, int]:
+        """Page-locked memory that is mapped for the device: its address on the host and on the device."""
+
+    def free_host(self, host: int) -> None: ...
+
+    def upload(self, address: int, array: npt.NDArray[Any], stream: int) -> None:
+        """Queue a copy of a contiguous `array`, which must live until it has run."""
+
+    def download(self, array: npt.NDArray[Any], address: int, stream: int) -> None:
+        """Queue a copy that fills a contiguous `array`."""
+
+    def make_stream(self) -> int:
+        """A stream that does not wait for the default stream."""
+
+    def destroy_stream(self, stream: int) -> None: ...
+
+    def synchronize(self, stream: int) -> None:
+        """Wait for everything queued on `stream`."""
+
+    def make_event(self) -> int: ...
+
+    def destroy_event(self, event: int) -> None: ...
+
+    def record(self, event: int, stream: int) -> None: ...
+
+    def wait(self, stream: int, event: int) -> None:
+        """Hold back what is queued on `stream` from now on until `event`, as last recorded, has happened."""
+
+    def wait_host(self, event: int) -> None:
+        """Wait for `event`, as last recorded, on the host."""
+
+    def follow(self, stream: int, foreign: int) -> None:
+        """Hold back `stream` until what is on `foreign`, another library's stream, has run."""
+
+    def load(self, image: bytes) -> Any:
+        """A module of compiled kernels."""
+
+    def launch(self, module: Any, kernel: str, grid: Dim, block: Dim, args: tuple[Any, ...], stream: int) -> None:
+        """Queue `kernel`; `args` are ctypes values, as the source declares them, and may go after the call."""
+
+    def unload(self, module: Any) -> None: ...
+
+    def reset(self) -> None:
+        """Destroy the primary context, and everybody's memory in it: the one way on after a lost device."""
+
+
+Dim = tuple[int, int, int]
+
+
+def load_cuda() -> Callable[[], Provider]:
+    """How to open the chosen provider; its bindings are imported, no device is touched. Raises `MissingExtra`."""
+    chosen = os.environ.get(CHOICE)
+    if chosen is not None and chosen not in PROVIDERS:
+        raise InputError(f"{CHOICE}={chosen}: known are {' and '.join(PROVIDERS)}")
     reasons = []
-    for module in ("cuda.bindings.runtime", "cuda.cudart"):
+    for name in [chosen] if chosen else PROVIDERS:
         try:
-            return importlib.import_module(module)
-        except Exception as exc:  # a broken installation may raise anything
-            reasons.append(f"{module}: {exc}")
-    raise MissingExtra(
-        f"the CUDA bindings do not import ({'; '.join(reasons)}): pip install 'refinenet-edge[device]'; their major "
-        "version must be that of the device's CUDA (JetPack 6: add 'cuda-bindings<13')"
-    )
+            opener: Callable[[], Provider] = importlib.import_module(PROVIDERS[name]).load()
+        except MissingExtra as exc:
+            reasons.append(str(exc))
+        else:
+            return opener
+    raise MissingExtra("; or ".join(reasons))
 
 
 def gpu_problem() -> str:
@@ -63,101 +200,226 @@ def _driver() -> ctypes.CDLL:
 
 
 class Cuda:
-    """The current device with one non-blocking stream; failures raise `RefineNetEdgeError` naming the call."""
+    """One GPU with its compute stream, `stream`. Closing it gives back everything made in its scopes.
+
+    Every use is inside `use()`, which also keeps other threads out: sessions that share a `Cuda` take turns.
+    """
 
     def __init__(self) -> None:
-        self._rt = load_cuda()
-        self._device = self._call("cudaGetDevice")
-        # not the default stream: that one waits for all others, and graphs cannot be captured on it
-        self.stream = int(self._call("cudaStreamCreateWithFlags", self._rt.cudaStreamNonBlocking))
+        self.provider = load_cuda()()
+        self.held: Counter[str] = Counter()  # bytes of "device" and "host" memory; numbers of the rest
+        self.lost = False
+        self._lock = threading.RLock()
+        self._scopes: list[Scope] = []
+        self._scratch: Scope | None = None
+        self._users = 1
+        with _opening:
+            _open.add(id(self))
+        try:
+            with self.use():
+                self.capability = self.provider.capability()
+                self.integrated = self.provider.integrated()
+                self.stream = self.scope().stream()
+        except BaseException:
+            self.close()
+            raise
 
-    def capability(self) -> str:
-        """The device's compute capability, such as "sm_87"."""
-        attribute = self._rt.cudaDeviceAttr
-        major = self._call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMajor, self._device)
-        minor = self._call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMinor, self._device)
-        return f"sm_{major}{minor}"
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        """Work on this device: its context is current and no other thread works with this object."""
+        with self._lock:
+            try:
+                with self.provider.current():
+                    yield
+            except CudaError as exc:
+                self.lost |= _is_lost(exc)
+                raise
 
-    def allocate(self, size: int) -> int:
-        """The address of `size` new bytes on the device; the caller frees them."""
-        return int(self._call("cudaMalloc", size))
+    def finish(self, act: Callable[[], None]) -> None:
+        """Run `act`, which gives things back, in `use()`; also where a lost device's context cannot be made current."""
+        for _ in range(2):  # the first call may report what an earlier launch did wrong
+            try:
+                with self.use():
+                    act()
+                return
+            except CudaError as exc:
+                logger.debug(str(exc))
+        act()
 
-    def free(self, address: int) -> None:
-        """Give back what `allocate` returned."""
-        self._call("cudaFree", address)
+    def scope(self) -> Scope:
+        """A new owner."""
+        scope = Scope(self)
+        self._scopes.append(scope)
+        return scope
 
-    def to_device(self, address: int, array: npt.NDArray[Any]) -> None:
-        """Queue a copy of a contiguous `array` to `address`; `array` must live until `synchronize`."""
-        kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self.stream)
+    def scratch(self, size: int) -> int:
+        """Device memory of at least `size` that all work on `stream` shares: its contents last for one queued step.
 
-    def to_host(self, array: npt.NDArray[Any], address: int) -> None:
-        """Queue a copy from `address` that fills a contiguous `array`; it is there after `synchronize`."""
-        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self.stream)
+        The address changes when it grows.
+        """
+        if self._scratch is None or self._scratch.held["device"] < size:
+            if self._scratch is not None:
+                self._scratch.close()
+            self._scratch = self.scope()
+            self._scratch_address = self._scratch.memory(size)
+        return self._scratch_address
 
-    def synchronize(self) -> None:
-        """Wait for what was queued."""
-        self._call("cudaStreamSynchronize", self.stream)
+    def share(self) -> Cuda:
+        """The object itself, for one more user: it closes with the last of them."""
+        with self._lock:
+            self._users += 1
+        return self
 
-    def capture(self, queue: Callable[[], None]) -> Any:
-        """What `queue` queues on the stream, as a graph for `launch`; nothing runs now. The caller drops the graph."""
-        # thread-local: another thread's session may allocate meanwhile
-        mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._call("cudaStreamBeginCapture", self.stream, mode)
+    def close(self) -> None:
+        """The end of one use; with the last, everything is given back. A lost device is then reset."""
+        with self._lock:
+            self._users -= 1
+            if self._users != 0:
+                return
+        with _opening:
+            _open.discard(id(self))
+            last = not _open
+        self.finish(self._give_back)
+        if self.lost and last:
+            logger.warning("the GPU was lost to an error and is reset")
+            self.provider.reset()
+
+    def _give_back(self) -> None:
+        for scope in reversed(self._scopes[:]):
+            scope.close()
+
+    def forget(self, scope: Scope) -> None:
+        """`scope` is closed."""
+        if scope in self._scopes:
+            self._scopes.remove(scope)
+
+
+_open: set[int] = set()  # ids of the process's open `Cuda`s
+_opening = threading.Lock()
+
+
+class Scope:
+    """An owner: what is made in it is given back, last first and once, by `close`. Used inside `Cuda.use()`."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self.cuda = cuda
+        self.held: Counter[str] = Counter()
+        self._returns: list[tuple[str, int, Callable[[], None]]] = []
+
+    def _own(self, kind: str, amount: int, give_back: Callable[[], None]) -> None:
+        self._returns.append((kind, amount, give_back))
+        for counter in (self.held, self.cuda.held):
+            counter[kind] += amount
+
+    def memory(self, size: int) -> int:
+        """The address of `size` bytes on the device."""
+        provider = self.cuda.provider
+        try:
+            address = provider.allocate(size)
+        except CudaError as exc:
+            raise self._explained(exc) from exc
+        self._own("device", size, lambda: provider.free(address))
+        return address
+
+    def put(self, array: npt.NDArray[Any]) -> int:
+        """The address of a copy of a contiguous `array` on the device."""
+        address = self.memory(array.nbytes)
+        self.cuda.provider.upload(address, array, self.cuda.stream)
+        self.cuda.provider.synchronize(self.cuda.stream)  # the array may go
+        return address
+
+    def host(self, size: int) -> tuple[npt.NDArray[np.uint8], int]:
+        """Page-locked, mapped memory: as `size` bytes here, which end with the scope, and its address on the device."""
+        provider = self.cuda.provider
+        try:
+            host, device = provider.allocate_host(size)
+        except CudaError as exc:
+            raise self._explained(exc) from exc
+        self._own("host", size, lambda: provider.free_host(host))
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(host)), device
+
+    def _explained(self, exc: CudaError) -> CudaError:
+        try:
+            free, total = self.cuda.provider.memory()
+        except CudaError:
+            return exc
+        mib = 1 << 20
+        room = f"{free // mib} of {total // mib} MiB are free, this session holds {self.cuda.held['device'] // mib}"
+        return CudaError(f"{exc}; {room}", exc.code)
+
+    def stream(self) -> int:
+        """A new non-blocking stream."""
+        stream = self.cuda.provider.make_stream()
+        self._own("streams", 1, lambda: self.cuda.provider.destroy_stream(stream))
+        return stream
+
+    def event(self) -> int:
+        """A new event."""
+        event = self.cuda.provider.make_event()
+        self._own("events", 1, lambda: self.cuda.provider.destroy_event(event))
+        return event
+
+    def module(self, image: bytes) -> Any:
+        """Compiled kernels on the device."""
+        module = self.cuda.provider.load(image)
+        self._own("modules", 1, lambda: self.cuda.provider.unload(module))
+        return module
+
+    def graph(self, queue: Callable[[], None]) -> Any:
+        """What `queue` queues on the compute stream, as a graph to launch; nothing runs now."""
+        graphs, stream = self.cuda.provider.graphs, self.cuda.stream
+        assert graphs is not None  # the caller asks
+        graphs.begin(stream)
         try:
             queue()
         except BaseException:
-            self._rt.cudaStreamEndCapture(self.stream)  # else the stream takes nothing else any more
+            graphs.abandon(stream)
             raise
-        graph = self._call("cudaStreamEndCapture", self.stream)
-        try:
-            return self._call("cudaGraphInstantiate", graph, 0)
-        finally:
-            self._call("cudaGraphDestroy", graph)
-
-    def launch(self, graph: Any) -> None:
-        """Queue everything in `graph`."""
-        self._call("cudaGraphLaunch", graph, self.stream)
-
-    def drop(self, graph: Any) -> None:
-        """Give back what `capture` returned."""
-        self._call("cudaGraphExecDestroy", graph)
+        graph = graphs.end(stream)
+        self._own("graphs", 1, lambda: graphs.destroy(graph))
+        return graph
 
     def close(self) -> None:
-        """Destroy the stream."""
-        self._call("cudaStreamDestroy", self.stream)
+        """Give everything back, once what is queued on the compute stream has run; a second call does nothing.
 
-    def _call(self, name: str, *args: Any) -> Any:
-        status, *values = getattr(self._rt, name)(*args)
-        if status != self._rt.cudaError_t.cudaSuccess:
-            raise RefineNetEdgeError(f"{name} failed: {getattr(status, 'name', status)}")
-        return values[0] if values else None
+        What fails is logged, and the rest is given back.
+        """
+        if self._returns:
+            self._try(lambda: self.cuda.provider.synchronize(self.cuda.stream))
+        while self._returns:
+            kind, amount, give_back = self._returns.pop()
+            for counter in (self.held, self.cuda.held):
+                counter[kind] -= amount
+            self._try(give_back)
+        self.cuda.forget(self)
+
+    def _try(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except CudaError as exc:
+            self.cuda.lost |= _is_lost(exc)
+            # a lost device takes nothing back: its reset frees all
+            logger.log(logging.DEBUG if self.cuda.lost else logging.ERROR, str(exc))
 
 
-class DeviceArray:
-    """Device memory with its twin on the host, remade when the shape changes."""
+class Buffer:
+    """`size` bytes for both sides: one mapped block on an integrated GPU, else page-locked with a device twin."""
 
-    def __init__(self, cuda: Cuda, dtype: str) -> None:
-        self._cuda = cuda
-        self._capacity = 0  # bytes at `address`
-        self.address = 0
-        self.host: npt.NDArray[Any] = np.empty(0, dtype)
+    def __init__(self, scope: Scope, size: int) -> None:
+        self._cuda = scope.cuda
+        self.host, mapped = scope.host(size)
+        self.address = mapped if self._cuda.integrated else scope.memory(size)
 
-    def reshape(self, shape: tuple[int, ...]) -> None:
-        """Room for `shape`; the contents are lost, and `address` may change, if it differs."""
-        if self.host.shape == shape:
-            return
-        host = np.empty(shape, self.host.dtype)
-        if host.nbytes > self._capacity:
-            self.free()
-            self.address = self._cuda.allocate(host.nbytes)
-            self._capacity = host.nbytes
-        self.host = host
+    def upload(self, stream: int, size: int) -> None:
+        """Queue `size` bytes to the device; nothing to do where the memory is one."""
+        if not self._cuda.integrated:
+            self._cuda.provider.upload(self.address, self.host[:size], stream)
 
-    def free(self) -> None:
-        """Give back the device memory; a second call does nothing."""
-        address, self.address, self._capacity = self.address, 0, 0
-        self.host = np.empty(0, self.host.dtype)  # so that reshape() to the same shape allocates again
-        if address:
-            self._cuda.free(address)
+    def download(self, stream: int, size: int) -> None:
+        """Queue `size` bytes to the host; they are there when the stream has run."""
+        if not self._cuda.integrated:
+            self._cuda.provider.download(self.host[:size], self.address, stream)
+
+
+def _is_lost(exc: CudaError) -> bool:
+    return exc.code.removeprefix("cudaError").removeprefix("CUDA_ERROR_").replace("_", "").lower() in LOST

@@ -6,6 +6,7 @@ OpenVINO, 1.5 % on ONNX Runtime (benchmarks/frame_in_graph.py). On the GPU a ker
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.records import MAX_SIDE, Cubic, Frame, FrameSpec
 
 DTYPES = ("float32", "float16")
+DEFAULT_STREAM = 1  # CUDA's handle of the legacy default stream
 
 
 def prepare(frame: Frame, spec: FrameSpec, dtype: str = "float32", channels: int = 3) -> npt.NDArray[Any]:
@@ -41,13 +43,62 @@ def prepare(frame: Frame, spec: FrameSpec, dtype: str = "float32", channels: int
     return batch
 
 
+@dataclass(frozen=True)
+class DeviceImage:
+    """A frame on the GPU: HxWx3 BGR bytes at `address`, rows `pitch` bytes apart. `owner` keeps them there.
+
+    `stream` is a CUDA stream whose queued work writes it, None where nothing needs to be waited for.
+    """
+
+    shape: tuple[int, int, int]
+    address: int
+    pitch: int
+    stream: int | None
+    owner: Any
+
+
+def on_device(frame: Any) -> DeviceImage | None:
+    """What `frame` is on the GPU: a `cv2.cuda.GpuMat`, or anything with `__cuda_array_interface__`; else None.
+
+    Raises `InputError` unless it is HxWx3 BGR uint8 with whole pixels beside each other.
+    """
+    if hasattr(frame, "cudaPtr"):
+        width, height = frame.size()
+        if frame.type() != cv2.CV_8UC3:
+            raise InputError(f"a frame on the GPU is a GpuMat of CV_8UC3, this one has type {frame.type()}")
+        return _checked(DeviceImage((height, width, 3), frame.cudaPtr(), frame.step, DEFAULT_STREAM, frame))
+    interface = getattr(frame, "__cuda_array_interface__", None)
+    if interface is None:
+        return None
+    shape = tuple(interface["shape"])
+    strides = interface.get("strides") or (3 * shape[1] if len(shape) == 3 else 0, 3, 1)
+    fits = interface["typestr"] in ("|u1", "<u1") and len(shape) == 3 and shape[2] == 3 and strides[1:] == (3, 1)
+    if not fits or strides[0] < 3 * shape[1]:
+        raise InputError(
+            f"a frame on the GPU is HxWx3 BGR uint8, pixel beside pixel; this is {interface['typestr']} {shape}, "
+            f"strides {strides}"
+        )
+    # version 2, torch's, says nothing of streams
+    stream = interface.get("stream", DEFAULT_STREAM)
+    return _checked(DeviceImage(shape, interface["data"][0], strides[0], stream, frame))
+
+
+def _checked(image: DeviceImage) -> DeviceImage:
+    _check_sides(image.shape)
+    return image
+
+
 def check_frame(frame: Frame) -> None:
     """Raise `InputError` unless `frame` is HxWx3 uint8 with sides of 1 to `MAX_SIDE` pixels."""
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise InputError(f"a frame is a HxWx3 BGR uint8 array, as cv2.imread gives it; this is {found}")
-    if not all(1 <= side <= MAX_SIDE for side in frame.shape[:2]):
-        raise InputError(f"a frame has 1 to {MAX_SIDE} pixels a side, this one is {frame.shape[1]}x{frame.shape[0]}")
+    _check_sides(frame.shape)
+
+
+def _check_sides(shape: tuple[int, ...]) -> None:
+    if not all(1 <= side <= MAX_SIDE for side in shape[:2]):
+        raise InputError(f"a frame has 1 to {MAX_SIDE} pixels a side, this one is {shape[1]}x{shape[0]}")
 
 
 @lru_cache(maxsize=8)

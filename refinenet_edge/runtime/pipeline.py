@@ -1,25 +1,39 @@
-"""Frame -> labels without leaving the GPU: upload, frame kernel, engine, head kernel, download, all on one stream.
+"""Frame -> labels without leaving the GPU: upload, frame kernel, engine, head kernel, download.
 
-From the second frame of a size on, the kernels and the engine are one CUDA graph. What crosses the bus is the frame and
-one byte a pixel; the full-size logits never exist. The frame kernel writes what the engine reads, in its layout and
-type, and the head reads what the engine writes: nothing only moves data.
+On an integrated GPU (Jetson) frames and labels lie in mapped memory: nothing is uploaded or downloaded. On a discrete
+one they go through page-locked memory on two streams of their own, so that the upload of a frame, the computation of
+the one before and the download of the one before that overlap:
 
-It has not run on hardware: the tests run it over host memory, with the kernels compiled for the CPU. A NaN among the
-logits is not looked for here; it never wins.
+    upload     frame 1 | frame 2 | frame 3
+    compute              frame 1 | frame 2 | frame 3
+    download                       frame 1 | frame 2 | frame 3
+
+From the second frame of a size on, the kernels and the engine are one CUDA graph for each place that frames lie at.
+The full-size logits never exist: the frame kernel writes what the engine reads, in its layout and type, and the head
+reads what the engine writes.
+
+It has not run on hardware: the tests run it on a fake of the GPU, with the kernels compiled for the CPU. A NaN among
+the logits is not looked for here; it never wins.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from refinenet_edge.errors import RefineNetEdgeError
+from refinenet_edge.errors import CudaError, RefineNetEdgeError
 from refinenet_edge.records import Bilinear, Frame, FrameSpec, LabelMap, Size
+from refinenet_edge.runtime.cuda import Buffer, Scope
+from refinenet_edge.runtime.frame import DeviceImage
 from refinenet_edge.runtime.kernels.device import DeviceFrame, DeviceHead
 from refinenet_edge.runtime.trt import TrtSession
+
+GRAPHS = 8  # kept: a camera's ring of buffers is a few addresses
 
 logger = logging.getLogger(__name__)
 
@@ -30,107 +44,215 @@ def fits_device(spec: FrameSpec) -> bool:
 
 
 class DeviceSegmenter:
-    """`session` between the kernels, for `classes` classes; what a size of frame needs is kept until the next size."""
+    """`session` between the kernels, for `classes` classes; what a size of frame needs is kept until the next size.
+
+    Frames are HxWx3 BGR uint8 arrays or `DeviceImage`s. Both methods raise `InputError` for a size outside the engine's
+    range, `MissingExtra` without a compiler for the kernels, `CudaError` when the GPU refuses; the next frame starts
+    afresh.
+    """
 
     def __init__(self, session: TrtSession, spec: FrameSpec, classes: int) -> None:
         self._session, self._spec, self._classes = session, spec, classes
         self._steps: _Steps | None = None
 
-    def labels(self, frame: Frame) -> LabelMap:
-        """The label map of `frame` (HxWx3 BGR uint8), a new HxW array.
+    def labels(self, frame: Frame | DeviceImage) -> LabelMap:
+        """The label map of `frame`, a new HxW array."""
+        with self._session.cuda.use():
+            return self._queue(frame).labels()
 
-        Raises `InputError` for a size outside the engine's range, `MissingExtra` without NVRTC, `RefineNetEdgeError`
-        when the GPU refuses.
-        """
+    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[LabelMap]:
+        """The label maps of `frames`, in order; up to `depth` frames are on their way at once."""
+        cuda = self._session.cuda
+        waiting: deque[_Job] = deque()
+        try:
+            for frame in frames:
+                with cuda.use():
+                    waiting.append(self._queue(frame))
+                    done = waiting.popleft().labels() if len(waiting) == depth else None
+                if done is not None:
+                    yield done
+            while waiting:
+                with cuda.use():
+                    done = waiting.popleft().labels()
+                yield done
+        finally:
+            # nobody takes their labels, but the frames must not be read any more
+            cuda.finish(lambda: _finish(waiting))
+
+    def _queue(self, frame: Frame | DeviceImage) -> _Job:
+        self._session.check_open()
         size = (frame.shape[0], frame.shape[1])
-        if self._steps is None or self._steps.size != size:
-            self.close()
-            self._steps = _Steps(self._session, self._spec, self._classes, size)
-        return self._steps.run(np.ascontiguousarray(frame))
+        try:
+            if self._steps is None or self._steps.size != size:
+                self._drop()
+                self._steps = _Steps(self._session, self._spec, self._classes, size)
+            return self._steps.queue(frame)
+        except BaseException:
+            self._drop()
+            raise
 
-    def close(self) -> None:
-        """Give back the device memory; a second call does nothing."""
+    def _drop(self) -> None:
         steps, self._steps = self._steps, None
         if steps is not None:
             steps.close()
+
+    def close(self) -> None:
+        """Give back the device memory; a second call does nothing. Frames on their way are finished first."""
+        self._session.cuda.finish(self._drop)
+
+
+class _Slot:
+    """Where one frame is on its way."""
+
+    def __init__(self, scope: Scope, size: Size) -> None:
+        self.pixels = Buffer(scope, 3 * size[0] * size[1])
+        self.result = Buffer(scope, size[0] * size[1])
+        self.uploaded, self.computed, self.downloaded = (scope.event() for _ in range(3))
+
+
+class _Job:
+    """A frame on its way."""
+
+    def __init__(self, steps: _Steps, slot: _Slot, frame: Frame | DeviceImage) -> None:
+        self._steps, self._slot = steps, slot
+        self._frame: Frame | DeviceImage | None = frame  # the GPU may read it until then
+        self._labels: LabelMap | None = None
+        self._error: CudaError | None = None
+
+    def finish(self) -> None:
+        """Wait, and make room for another frame."""
+        if self._frame is None:
+            return
+        self._frame = None
+        try:
+            self._steps.cuda.provider.wait_host(self._slot.downloaded)
+            self._labels = self._slot.result.host.reshape(self._steps.size).copy()
+        except CudaError as exc:
+            self._error = exc
+        self._steps.give_back(self, self._slot)
+
+    def labels(self) -> LabelMap:
+        """The frame's labels, when they are there."""
+        self.finish()
+        if self._labels is None:
+            raise self._error or CudaError("the frame was given up", "")
+        return self._labels
+
+
+def _finish(jobs: Iterable[_Job]) -> None:
+    for job in tuple(jobs):
+        job.finish()
 
 
 class _Steps:
     """Everything on the device for frames of one size."""
 
     def __init__(self, session: TrtSession, spec: FrameSpec, classes: int, size: Size) -> None:
-        assert isinstance(spec.upsample, Bilinear)  # fits_device
         self.size = size
+        self.cuda = session.cuda
         self._session = session
-        self._cuda = session.cuda
-        self._closers: list[Callable[[], None]] = []
-        self._graph: Any = None
-        image, logits = session.inputs[0], session.outputs[0]
-        channels = image.shape[1] if image.name in session.channel_last else None
-        assert channels is None or isinstance(channels, int)
+        self._scope = self.cuda.scope()
+        self._graphs: dict[tuple[int, ...], tuple[Any, Scope]] = {}
+        self._slots: list[_Slot] = []
+        self._jobs: list[_Job] = []
+        self._upload = self._download = self.cuda.stream
+        self._captures = session.capturable()
+        self._ran = False  # the engine, with these shapes
         try:
-            self._frame = DeviceFrame(self._cuda, spec, size, image.dtype, channels)
-            self._closers.append(self._frame.close)
-            rows, columns = spec.size or size
-            shapes = session.set_shapes({image.name: (1, channels or 3, rows, columns)})
-            _, padded, height, width = shapes[logits.name]
-            self._head = DeviceHead(
-                self._cuda,
-                logits.dtype,
-                (classes, height, width),
-                size,
-                spec.upsample,
-                channels=padded if logits.name in session.channel_last else None,
-            )
-            self._closers.append(self._head.close)
-            self._logits = self._room(padded * height * width * np.dtype(logits.dtype).itemsize)
-            self._pixels = self._room(3 * size[0] * size[1])
+            self._prepare(spec, classes)
         except BaseException:
             self.close()
             raise
+
+    def _prepare(self, spec: FrameSpec, classes: int) -> None:
+        assert isinstance(spec.upsample, Bilinear)  # fits_device
+        scope = self._scope
+        if not self.cuda.integrated:
+            self._upload, self._download = scope.stream(), scope.stream()
+        image, logits = self._session.inputs[0], self._session.outputs[0]
+        channels = image.shape[1] if image.name in self._session.channel_last else None
+        assert channels is None or isinstance(channels, int)
+        rows, columns = spec.size or self.size
+        shapes = self._session.set_shapes({image.name: (1, channels or 3, rows, columns)})
+        self._frame = DeviceFrame(scope, spec, self.size, image.dtype, channels)
+        _, padded, height, width = shapes[logits.name]
+        padding = padded if logits.name in self._session.channel_last else None
+        self._head = DeviceHead(
+            scope, logits.dtype, (classes, height, width), self.size, spec.upsample, channels=padding
+        )
+        self._logits = scope.memory(padded * height * width * np.dtype(logits.dtype).itemsize)
         self._addresses = {image.name: self._frame.address, logits.name: self._logits}
         self._input = {image.name: shapes[image.name]}
-        self._captures = session.capturable()
 
-    def _room(self, size: int) -> int:
-        address = self._cuda.allocate(size)
-        self._closers.append(lambda: self._cuda.free(address))
-        return address
-
-    def run(self, frame: Frame) -> LabelMap:
-        labels = np.empty(self.size, np.uint8)
-        if self._session.shapes != self._input:  # run() on the session has changed them
-            self._drop()
-            self._session.set_shapes(self._input)
-        self._cuda.to_device(self._pixels, frame)
-        if self._graph is not None:
-            self._cuda.launch(self._graph)
+    def queue(self, frame: Frame | DeviceImage) -> _Job:
+        """Queue `frame`'s way from here and back."""
+        provider, compute = self.cuda.provider, self.cuda.stream
+        slot = self._slots.pop() if self._slots else _Slot(self._scope, self.size)
+        if isinstance(frame, DeviceImage):
+            if frame.stream is not None:
+                provider.follow(compute, frame.stream)
+            place, pitch = frame.address, frame.pitch
         else:
-            self._queue()
-        self._cuda.to_host(labels, self._head.labels)
-        self._cuda.synchronize()
-        if self._graph is None and self._captures:
-            self._capture()  # only now: TensorRT wants to have run once with these shapes
-        return labels
+            place, pitch = slot.pixels.address, frame.shape[1] * 3
+            np.copyto(slot.pixels.host.reshape(frame.shape), frame)
+            slot.pixels.upload(self._upload, frame.nbytes)
+            provider.record(slot.uploaded, self._upload)
+            provider.wait(compute, slot.uploaded)
+        self._compute(place, pitch, slot.result.address)
+        provider.record(slot.computed, compute)
+        provider.wait(self._download, slot.computed)
+        slot.result.download(self._download, slot.result.host.nbytes)
+        provider.record(slot.downloaded, self._download)
+        job = _Job(self, slot, frame)
+        self._jobs.append(job)
+        return job
 
-    def _queue(self) -> None:
-        self._frame.prepare(self._pixels)
-        self._session.queue(self._addresses)
-        self._head.label(self._logits)
+    def _compute(self, place: int, pitch: int, result: int) -> None:
+        if self._session.shapes != self._input:  # run() on the session has changed them
+            self._forget_graphs()
+            self._session.set_shapes(self._input)
+            self._ran = False
+        key = (place, pitch, result, self._session.ready())
 
-    def _capture(self) -> None:
+        def steps() -> None:
+            self._frame.prepare(place, pitch)
+            self._session.queue(self._addresses)
+            self._head.label(self._logits, result)
+
+        if key not in self._graphs and self._ran and self._captures:
+            self._capture(key, steps)  # only now: TensorRT wants to have run once with these shapes
+        if key in self._graphs:
+            graphs = self.cuda.provider.graphs
+            assert graphs is not None  # it was captured
+            graphs.launch(self._graphs[key][0], self.cuda.stream)
+        else:
+            steps()
+            self._ran = True
+
+    def _capture(self, key: tuple[int, ...], steps: Any) -> None:
+        if len(self._graphs) == GRAPHS:
+            self._forget_graphs()
+        scope = self.cuda.scope()
         try:
-            self._graph = self._cuda.capture(self._queue)
+            self._graphs[key] = (scope.graph(steps), scope)
         except RefineNetEdgeError as exc:
             logger.info("no CUDA graph, each step is launched by itself: %s", exc)
             self._captures = False
 
-    def _drop(self) -> None:
-        graph, self._graph = self._graph, None
-        if graph is not None:
-            self._cuda.drop(graph)
+    def _forget_graphs(self) -> None:
+        while self._graphs:
+            self._graphs.popitem()[1][1].close()
+
+    def give_back(self, job: _Job, slot: _Slot) -> None:
+        """`job` is finished."""
+        self._jobs.remove(job)
+        self._slots.append(slot)
 
     def close(self) -> None:
-        self._drop()
-        while self._closers:
-            self._closers.pop()()
+        _finish(self._jobs)
+        # what a failure left on the way must not run into memory that is gone; a lost device runs nothing
+        with contextlib.suppress(CudaError):
+            for stream in (self._upload, self._download):
+                self.cuda.provider.synchronize(stream)
+        self._forget_graphs()
+        self._scope.close()

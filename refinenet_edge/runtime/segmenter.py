@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.records import Frame, FrameSpec, Labels, Mask, Profile, Size
 from refinenet_edge.runtime.backends import open_session
-from refinenet_edge.runtime.frame import check_frame, prepare
+from refinenet_edge.runtime.frame import DeviceImage, check_frame, on_device, prepare
 from refinenet_edge.runtime.head import labels_of
 from refinenet_edge.runtime.pipeline import DeviceSegmenter, fits_device
 from refinenet_edge.runtime.session import Session
@@ -26,18 +28,22 @@ logger = logging.getLogger(__name__)
 
 
 class Segmenter:
-    """Segments frames with a bundle; used from one thread at a time.
+    """Segments frames with a bundle.
 
     with Segmenter("engines/rf_lw50_voc") as segmenter:
         mask = segmenter.segment(cv2.imread("street.jpg"))
+
+    Threads may share one: it lets one frame in at a time. Or each has its own, then they run beside each other, with
+    memory of their own. Either way each mask is that of the frame it was asked for.
     """
 
-    def __init__(self, bundle: str | Path | Bundle, backend: str = "auto") -> None:
+    def __init__(self, bundle: str | Path | Bundle, backend: str = "auto", *, allow_host_code: bool = False) -> None:
         """Open and verify `bundle` and its session, as `open_bundle` and `open_session` do, with their errors."""
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         manifest = opened.manifest
         profile = manifest.engine.profile if manifest.engine else None
-        self._set(open_session(opened, backend), manifest.frame, manifest.labels, profile, f"bundle {opened.path}")
+        session = open_session(opened, backend, allow_host_code=allow_host_code)
+        self._set(session, manifest.frame, manifest.labels, profile, f"bundle {opened.path}")
 
     @classmethod
     def from_session(cls, session: Session, frame: FrameSpec, labels: Labels) -> Self:
@@ -53,6 +59,7 @@ class Segmenter:
         self._profile = profile
         self._origin = origin  # what an error names
         self._device: DeviceSegmenter | None = None
+        self._lock = threading.RLock()
         if len(session.inputs) != 1 or len(session.outputs) != 1:
             session.close()
             raise BundleError(
@@ -62,28 +69,56 @@ class Segmenter:
         channels = session.inputs[0].shape[1]
         self._channels = channels if isinstance(channels, int) and channels > 3 else 3
         if isinstance(session, TrtSession) and fits_device(frame):
-            self._device = DeviceSegmenter(session, frame, len(labels.names))
-
-    def segment(self, frame: Frame) -> Mask:
-        """The segmentation of `frame` (HxWx3 BGR uint8, any size), at its size; the mask is the caller's.
-
-        Raises `InputError` for something that is not a frame or is outside a dynamic engine's range, `BundleError` when
-        the network's output is not this bundle's logits.
-        """
-        if self._device is not None:
-            self._check(frame)
-            self._check_classes(self.session.outputs[0].shape[1])
             try:
-                return Mask(self._device.labels(frame), self.labels)
+                session.cuda.provider.compiler.version()
+                self._device = DeviceSegmenter(session, frame, len(labels.names))
             except MissingExtra as exc:
                 logger.warning("frame and labels are prepared on the CPU, not on the GPU: %s", exc)
-                self._device.close()
-                self._device = None
-        return self.mask(self.logits(frame), (frame.shape[0], frame.shape[1]))
+
+    def segment(self, frame: Frame | Any) -> Mask:
+        """The segmentation of `frame` (HxWx3 BGR uint8, any size), at its size; the mask is the caller's.
+
+        With TensorRT the frame may lie on the GPU, as a `cv2.cuda.GpuMat` or anything with `__cuda_array_interface__`
+        (cupy, torch, pycuda): it is read where it is. Raises `InputError` for something that is not a frame or is
+        outside a dynamic engine's range, `BundleError` when the network's output is not this bundle's logits,
+        `CudaError` when the GPU fails.
+        """
+        with self._lock:
+            image = self._usable(frame)
+            if self._device is not None:
+                return Mask(self._device.labels(image), self.labels)
+            return self.mask(self.logits(frame), (frame.shape[0], frame.shape[1]))
+
+    def segment_stream(self, frames: Iterable[Frame | Any], depth: int = 2) -> Iterator[Mask]:
+        """`segment` for each of `frames`, in their order, with up to `depth` of them on their way at once.
+
+        On a discrete GPU the copies of one frame overlap the computation of another. A frame must stay as it is until
+        its mask comes; an iterator that is not read to its end is closed, or waits with its frames.
+        """
+        if depth < 1:
+            raise InputError(f"a depth of {depth}: at least 1 frame is on its way")
+        if self._device is None:
+            yield from map(self.segment, frames)
+        else:
+            for labels in self._device.stream(map(self._usable, frames), depth):
+                yield Mask(labels, self.labels)
+
+    def _usable(self, frame: Frame | Any) -> Frame | DeviceImage:
+        """`frame` as it can be run here."""
+        image = on_device(frame)
+        if image is None:
+            check_frame(frame)
+        elif self._device is None:
+            raise InputError(f"this frame is on the GPU, {self.session.name} takes numpy arrays: download it first")
+        if self._device is not None:
+            self._check_classes(self.session.outputs[0].shape[1])
+        self._check_range(image or frame)
+        return image or frame
 
     def logits(self, frame: Frame) -> npt.NDArray[Any]:
         """The first half of `segment`: 1xCxhxw in the network's dtype, memory that the next frame may overwrite."""
-        self._check(frame)
+        check_frame(frame)
+        self._check_range(frame)
         source, target = self.session.inputs[0], self.session.outputs[0]
         image = prepare(frame, self.frame, source.dtype, self._channels)
         found = self.session.run({source.name: image})[target.name]
@@ -98,8 +133,7 @@ class Segmenter:
         except BundleError as exc:
             raise BundleError(f"{self._origin}: {exc}") from exc
 
-    def _check(self, frame: Frame) -> None:
-        check_frame(frame)
+    def _check_range(self, frame: Frame | DeviceImage) -> None:
         if self.frame.size is None and self._profile is not None:
             _check_range(frame, self._profile)
 
@@ -113,9 +147,10 @@ class Segmenter:
 
     def close(self) -> None:
         """Close the session; a second call does nothing."""
-        if self._device is not None:
-            self._device.close()
-        self.session.close()
+        with self._lock:
+            if self._device is not None:
+                self._device.close()
+            self.session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +161,7 @@ class Segmenter:
         self.close()
 
 
-def _check_range(frame: Frame, profile: Profile) -> None:
+def _check_range(frame: Frame | DeviceImage, profile: Profile) -> None:
     sides = zip(profile.min, frame.shape[:2], profile.max, strict=True)
     if not all(low <= side <= high for low, side, high in sides):
         raise InputError(

@@ -69,10 +69,14 @@ class CheckedSession:
 
     def run(self, feeds: Feeds) -> Outputs:
         """`Session.run`."""
-        if self._closed:
-            raise InputError(f"the {self.name} session is closed: open another")
+        self.check_open()
         check_feeds(self.inputs, feeds)
         return self._run({name: np.ascontiguousarray(array) for name, array in feeds.items()})
+
+    def check_open(self) -> None:
+        """Raise `InputError` after close()."""
+        if self._closed:
+            raise InputError(f"the {self.name} session is closed: open another")
 
     def close(self) -> None:
         """`Session.close`."""

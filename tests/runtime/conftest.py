@@ -1,16 +1,23 @@
-"""Bundles of the tiny network."""
+"""Bundles of the tiny network; the GPU on the host."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from refinenet_edge.bundle import MODEL, Bundle, open_bundle, write_bundle
+from refinenet_edge.bundle import MODEL, PLAN, Bundle, open_bundle, write_bundle
 from refinenet_edge.labels import numbered
-from refinenet_edge.records import FrameSpec, Manifest, TensorSpec
+from refinenet_edge.records import EngineInfo, FrameSpec, Manifest, TensorSpec
+from refinenet_edge.runtime import cuda
+from refinenet_edge.runtime import trt as trt_module
+from tests.runtime.fake_tensorrt import MODES, plan, tensorrt
+from tests.runtime.gpu import Gpu
 from tests.runtime.tinynet import CLASSES, tiny
 
 MakeBundle = Callable[..., Bundle]
@@ -49,3 +56,49 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
         return open_bundle(folder)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the kernels that were compiled for the CPU are."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++: the kernels run on the CPU")
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def make_gpu(monkeypatch: pytest.MonkeyPatch, host_kernels: Path) -> Iterator[Callable[..., Gpu]]:
+    """Puts a GPU under the CUDA bindings: make_gpu(provider, fields of `Gpu`). In the end it must hold nothing."""
+    made: list[Gpu] = []
+
+    cuda._open.clear()  # what a failed test left
+
+    def make(provider: str = "cuda-bindings", **fields: Any) -> Gpu:
+        gpu = Gpu(**fields)
+        gpu.install(monkeypatch, provider, host_kernels)
+        if provider == "cuda-bindings":
+            gpu.here.device = gpu.device  # the application has chosen it in this thread
+        made.append(gpu)
+        return gpu
+
+    yield make
+    for gpu in made:
+        assert not gpu.held()
+
+
+@pytest.fixture
+def make_plan(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bundle]]:
+    """Installs a TensorRT on a GPU, and writes a bundle for it: make_plan(gpu, release, fields of plan())."""
+
+    def make(gpu: Gpu, release: str = "10.3", info: dict[str, Any] | None = None, **fields: Any) -> Bundle:
+        module = tensorrt(gpu, release)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        trt_module._logs.clear()
+        backend = "tensorrt-rtx" if release == "rtx" else "tensorrt"
+        lean = {"version_compatible": True} if release == "lean" else {}
+        engine = replace(EngineInfo(backend, MODES[release], ("sm_87",), 0), **(lean | (info or {})))
+        size = fields.get("size")
+        return make_bundle(size=size, files={PLAN: plan(**fields)}, backend=backend, engine=engine)
+
+    yield make
+    trt_module._logs.clear()

@@ -35,7 +35,22 @@ void run(void (*kernel)(Args...), void** args, std::index_sequence<I...>) {
             for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) kernel(*static_cast<Args*>(args[I])...);
 }
 
+// size or alignment of a kernel's parameter; 0 after the last
+template <class... Args>
+int size_of(void (*)(Args...), size_t i) {
+    const int sizes[] = {int(sizeof(Args))..., 0};
+    return i < sizeof...(Args) ? sizes[i] : 0;
+}
+
+template <class... Args>
+int align_of(void (*)(Args...), size_t i) {
+    const int alignments[] = {int(alignof(Args))..., 0};
+    return i < sizeof...(Args) ? alignments[i] : 0;
+}
+
 #define KERNEL(name)                                                              \
+    extern "C" int size_##name(int i) { return size_of(name, i); }                 \
+    extern "C" int align_##name(int i) { return align_of(name, i); }               \
     extern "C" void run_##name(int blocks, int threads, int rows, void** args) {   \
         gridDim = {blocks, rows}, blockDim = {threads, 1};                         \
         start(name, args);                                                        \

@@ -64,8 +64,15 @@ def test_a_broken_installation_is_a_reason(tmp_path: Path, monkeypatch: pytest.M
 def test_missing_cuda_bindings_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "gpu_problem", lambda: "")
     monkeypatch.setitem(sys.modules, "tensorrt_lean", types.ModuleType("tensorrt_lean"))
-    hide(monkeypatch, "cuda.bindings.runtime", "cuda.cudart")
+    hide(monkeypatch, "cuda.bindings.runtime", "cuda.cudart", "pycuda.driver")
     assert "pip install 'refinenet-edge[device]'" in available()["tensorrt-lean"]
+
+
+def test_a_provider_that_is_not_known_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "gpu_problem", lambda: "")
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", types.ModuleType("tensorrt_lean"))
+    monkeypatch.setenv("REFINENET_EDGE_CUDA", "cupy")
+    assert "known are cuda-bindings and pycuda" in available()["tensorrt-lean"]
 
 
 def test_the_driver_is_asked_without_crashing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,10 +138,10 @@ def test_auto_gives_a_version_compatible_plan_to_the_lean_runtime(
     hide(monkeypatch, "tensorrt")
     monkeypatch.setitem(sys.modules, "tensorrt_lean", types.ModuleType("tensorrt_lean"))
     used = []
-    monkeypatch.setattr(backends, "TrtSession", lambda _, backend: used.append(backend))
+    monkeypatch.setattr(backends, "TrtSession", lambda _, backend, **more: used.append((backend, more)))
     info = EngineInfo("tensorrt", "10.3.0", ("sm_87",), 0, version_compatible=True)
-    open_session(make_bundle(backend="tensorrt", engine=info))
-    assert used == ["tensorrt-lean"]
+    open_session(make_bundle(backend="tensorrt", engine=info), allow_host_code=True)
+    assert used == [("tensorrt-lean", {"allow_host_code": True})]
     assert "tensorrt-lean runs it instead" in caplog.text
 
 

@@ -1,14 +1,16 @@
-"""Frame -> labels on the device, over host memory: a fake engine between the real kernels, compiled for the CPU."""
+"""Frame -> labels on the device: TensorRT of each release between the real kernels, on a GPU on the host."""
 
 from __future__ import annotations
 
-import shutil
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from refinenet_edge.errors import RefineNetEdgeError
+from refinenet_edge.bundle import Bundle
+from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import Bilinear, Cubic, FrameSpec, TensorSpec
 from refinenet_edge.runtime.frame import prepare
@@ -16,152 +18,326 @@ from refinenet_edge.runtime.head import upsample_argmax
 from refinenet_edge.runtime.pipeline import DeviceSegmenter, fits_device
 from refinenet_edge.runtime.segmenter import Segmenter
 from refinenet_edge.runtime.session import CheckedSession
-from tests.runtime.test_kernels import HostCuda, host_module, read
+from refinenet_edge.runtime.trt import TrtSession
+from tests.runtime.fake_tensorrt import BACKENDS, MODES, network
+from tests.runtime.gpu import ILLEGAL_ADDRESS, OUT_OF_MEMORY, Gpu
 
-__all__ = ["host_module"]  # a fixture
 CLASSES = 5
 FRAME = np.random.default_rng(4).integers(0, 256, (61, 47, 3), np.uint8)
+ORDERS = ("late", "early", 1, 2, 3)
+MakeGpu = Callable[..., Gpu]
 
 
-class HostCudaBothWays(HostCuda):
-    def __init__(self) -> None:
-        super().__init__()
-        self.graphs: list[Any] = []
-        self.launches = 0
-        self.refuses = False
-
-    def capture(self, queue: Any) -> Any:
-        if self.refuses:
-            raise RefineNetEdgeError("cudaStreamEndCapture failed: cudaErrorStreamCaptureInvalidated")
-        self.graphs.append(queue)
-        return queue
-
-    def launch(self, graph: Any) -> None:
-        self.launches += 1
-        graph()
-
-    def drop(self, graph: Any) -> None:
-        self.graphs.remove(graph)
-
-    def to_host(self, array: np.ndarray, address: int) -> None:
-        array[...] = read(address, array.shape, array.dtype)
+def frames(count: int, height: int = 61) -> list[np.ndarray]:
+    return [np.random.default_rng(n).integers(0, 256, (height, 47, 3), np.uint8) for n in range(count)]
 
 
-class HostEngine:
-    """What `DeviceSegmenter` asks of a session: mixes the channels of every fourth pixel, in the layout it is given."""
-
-    def __init__(self, dtype: str, channel_last: bool) -> None:
-        channels, padded = (8, 8) if channel_last else (3, CLASSES)
-        self.inputs = (TensorSpec("image", dtype, (1, channels, "height", "width")),)
-        self.outputs = (TensorSpec("logits", dtype, (1, padded, "h", "w")),)
-        self.channel_last = {"image", "logits"} if channel_last else set()
-        self.cuda = HostCudaBothWays()
-        self.weight = np.random.default_rng(5).standard_normal((padded, channels)).astype(np.float32)
-        self.weight[CLASSES:] = 1000  # must not be looked at
-        self.runs = 0
-        self.shapes: dict[str, tuple[int, ...]] = {}
-
-    def capturable(self) -> bool:
-        return True
-
-    def set_shapes(self, inputs: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        self.shapes = inputs
-        batch, channels, height, width = self.shape = inputs["image"]
-        assert channels == self.inputs[0].shape[1]
-        logits = (batch, len(self.weight), -(-height // 4), -(-width // 4))
-        return {"image": self.shape, "logits": logits}
-
-    def logits(self, image: np.ndarray) -> np.ndarray:
-        """1x3..xHxW -> 1xCxhxw, in the engine's dtype."""
-        mixed = np.einsum("oc,bchw->bohw", self.weight, image[:, :, ::4, ::4].astype(np.float32))
-        return mixed.astype(self.outputs[0].dtype)
-
-    def queue(self, addresses: dict[str, int]) -> None:
-        self.runs += 1
-        _, channels, height, width = self.shape
-        dtype = np.dtype(self.inputs[0].dtype)
-        if self.channel_last:
-            image = read(addresses["image"], (1, height, width, channels), dtype).transpose(0, 3, 1, 2)
-            result = np.ascontiguousarray(self.logits(image).transpose(0, 2, 3, 1))
-        else:
-            image = read(addresses["image"], (1, channels, height, width), dtype)
-            result = self.logits(image)
-        self.cuda.to_device(addresses["logits"], result)
+def expected(frame: np.ndarray, spec: FrameSpec, channel_last: bool = True, dtype: str = "float16") -> np.ndarray:
+    """What the CPU makes of it."""
+    image = prepare(np.ascontiguousarray(frame), spec, dtype, 8 if channel_last else 3)
+    logits = network(image, 8 if channel_last else CLASSES, CLASSES)
+    return upsample_argmax(logits[0, :CLASSES], frame.shape[:2], spec.upsample)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-@pytest.mark.usefixtures("host_module")
-class TestOnTheHost:
-    @pytest.mark.parametrize(("dtype", "channel_last"), [("float16", True), ("float16", False), ("float32", False)])
-    @pytest.mark.parametrize("size", [(61, 47), None], ids=["static", "dynamic"])
-    def test_labels_are_those_of_the_cpu(self, dtype: str, channel_last: bool, size: tuple[int, int] | None) -> None:
-        engine: Any = HostEngine(dtype, channel_last)
-        spec = FrameSpec(size)
-        device = DeviceSegmenter(engine, spec, CLASSES)
-        for frame in (FRAME, FRAME[::-1], FRAME[:, ::-1]):
-            image = prepare(np.ascontiguousarray(frame), spec, dtype, engine.inputs[0].shape[1])
-            expected = upsample_argmax(engine.logits(image)[0, :CLASSES], (61, 47), spec.upsample)
-            assert np.array_equal(device.labels(frame), expected)
-        assert engine.cuda.launches == 2
-        device.close()
-        device.close()
-        assert not engine.cuda.held
-        assert not engine.cuda.graphs
+class Running:
+    """A device segmenter and what it runs on."""
 
-    def test_a_graph_is_for_one_size_and_for_the_shapes_it_saw(self) -> None:
-        engine: Any = HostEngine("float16", True)
-        device = DeviceSegmenter(engine, FrameSpec(None), CLASSES)
-        first = device.labels(FRAME)
-        device.labels(FRAME[:40])
-        assert len(engine.cuda.graphs) == 1
-        engine.set_shapes({"image": (1, 8, 16, 16)})  # somebody runs the session itself
-        device.labels(FRAME[:40])
-        assert (engine.cuda.launches, len(engine.cuda.graphs)) == (0, 1)
-        device.labels(FRAME[:40])
-        assert engine.cuda.launches == 1
-        assert np.array_equal(device.labels(FRAME), first)
-        device.close()
+    def __init__(self, gpu: Gpu, session: TrtSession, spec: FrameSpec) -> None:
+        self.gpu, self.session, self.spec = gpu, session, spec
+        self.device = DeviceSegmenter(session, spec, CLASSES)
 
-    @pytest.mark.parametrize("refuses", ["the driver", "the engine"])
-    def test_without_a_graph_each_step_is_launched(self, refuses: str, caplog: pytest.LogCaptureFixture) -> None:
-        engine: Any = HostEngine("float16", True)
-        if refuses == "the engine":
-            engine.capturable = lambda: False
-        engine.cuda.refuses = True
-        device = DeviceSegmenter(engine, FrameSpec((32, 32)), CLASSES)
-        with caplog.at_level("INFO"):
-            frames = [device.labels(FRAME) for _ in range(3)]
-        assert np.array_equal(frames[0], frames[2])
-        assert (engine.runs, engine.cuda.launches) == (3, 0)
-        assert len(caplog.records) == (refuses == "the driver")
-        device.close()
+    def launches(self) -> int:
+        return self.gpu.calls.count("cudaGraphLaunch")
 
-    def test_memory_is_kept_for_one_size(self) -> None:
-        engine: Any = HostEngine("float16", True)
-        device = DeviceSegmenter(engine, FrameSpec((32, 32)), CLASSES)
-        device.labels(FRAME)
-        held = set(engine.cuda.held)
-        assert device.labels(FRAME).shape == (61, 47)
-        assert set(engine.cuda.held) == held
-        assert device.labels(FRAME[:40]).shape == (40, 47)
-        assert len(engine.cuda.held) == len(held)
-        device.close()
-        assert not engine.cuda.held
 
-    def test_labels_are_the_callers(self) -> None:
-        engine: Any = HostEngine("float16", True)
-        device = DeviceSegmenter(engine, FrameSpec((32, 32)), CLASSES)
-        first = device.labels(FRAME)
-        kept = first.copy()
-        device.labels(255 - FRAME)
-        assert np.array_equal(first, kept)
+@pytest.fixture
+def running(make_gpu: MakeGpu, make_plan: Callable[..., Bundle]) -> Iterator[Callable[..., Running]]:
+    """running(size, release, provider, fields of the plan and the GPU)."""
+    made: list[Running] = []
 
-    def test_what_fails_on_the_way_gives_everything_back(self) -> None:
-        engine: Any = HostEngine("float16", True)
-        engine.set_shapes = lambda inputs: 1 / 0
-        with pytest.raises(ZeroDivisionError):
-            DeviceSegmenter(engine, FrameSpec((32, 32)), CLASSES).labels(FRAME)
-        assert not engine.cuda.held
+    def make(
+        size: tuple[int, int] | None = None,
+        release: str = "10.3",
+        provider: str = "cuda-bindings",
+        plan: dict[str, Any] | None = None,
+        **gpu_fields: Any,
+    ) -> Running:
+        gpu = make_gpu(provider, **gpu_fields)
+        fields = {"profiles": [[[8, 8], [32, 32], [64, 64]]], "size": size, **(plan or {})}
+        backend = BACKENDS.get(release, "tensorrt")
+        session = TrtSession(make_plan(gpu, release, **fields), backend, allow_host_code=release == "lean")
+        made.append(Running(gpu, session, FrameSpec(size)))
+        return made[-1]
+
+    yield make
+    for run in made:
+        run.device.close()
+        run.session.close()
+
+
+@pytest.mark.parametrize("release", MODES)
+@pytest.mark.parametrize(("dtype", "channel_last"), [("float16", True), ("float16", False), ("float32", False)])
+@pytest.mark.parametrize("size", [(32, 32), None], ids=["static", "dynamic"])
+def test_labels_are_those_of_the_cpu(
+    running: Callable[..., Running], release: str, dtype: str, channel_last: bool, size: tuple[int, int] | None
+) -> None:
+    run = running(size, release, plan={"dtype": dtype, "channel_last": channel_last})
+    for frame in (FRAME, FRAME[::-1], FRAME[:, ::-1]):
+        assert_labels(run.device.labels(frame), frame, run.spec, channel_last, dtype)
+    assert run.launches() == (0 if release == "rtx" else 2)
+    run.device.close()
+    run.device.close()
+    assert run.gpu.held() == ({"streams": 1} if release == "rtx" else {"streams": 1, "device": 1})  # activations
+
+
+def assert_labels(
+    labels: np.ndarray, frame: np.ndarray, spec: FrameSpec, channel_last: bool = True, dtype: str = "float16"
+) -> None:
+    if spec.size is None:
+        assert np.array_equal(labels, expected(frame, spec, channel_last, dtype))
+    else:  # OpenCV resizes bytes with 11-bit fractions: sometimes another byte
+        assert (labels == expected(frame, spec, channel_last, dtype)).mean() > 0.97
+
+
+@pytest.mark.parametrize("provider", ["cuda-bindings", "pycuda"])
+@pytest.mark.parametrize("integrated", [False, True], ids=["discrete", "integrated"])
+@pytest.mark.parametrize("order", ORDERS)
+class TestStreams:
+    @pytest.mark.parametrize("depth", [1, 2, 3])
+    def test_masks_come_in_the_order_of_the_frames(
+        self, running: Callable[..., Running], provider: str, integrated: bool, order: Any, depth: int
+    ) -> None:
+        run = running(provider=provider, integrated=integrated, order=order)
+        run.device.labels(FRAME)
+        run.gpu.moved.clear()
+        shot = frames(7)
+        for frame, labels in zip(shot, run.device.stream(shot, depth), strict=True):
+            assert np.array_equal(labels, expected(frame, run.spec))
+        assert run.gpu.moved == ({} if integrated else {"up": 7 * 61 * 47 * 3, "down": 7 * 61 * 47})
+
+    def test_sizes_may_change_on_the_way(
+        self, running: Callable[..., Running], provider: str, integrated: bool, order: Any
+    ) -> None:
+        run = running(provider=provider, integrated=integrated, order=order)
+        shot = [*frames(3), *frames(2, height=40), *frames(3)]
+        for frame, labels in zip(shot, run.device.stream(shot, 3), strict=True):
+            assert np.array_equal(labels, expected(frame, run.spec))
+
+    def test_frames_between_the_streams(
+        self, running: Callable[..., Running], provider: str, integrated: bool, order: Any
+    ) -> None:
+        run = running(provider=provider, integrated=integrated, order=order)
+        shot = frames(5)
+        stream = run.device.stream(shot, 2)
+        first = next(stream)
+        assert np.array_equal(run.device.labels(shot[4]), expected(shot[4], run.spec))
+        assert np.array_equal(run.device.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
+        second = next(stream)
+        stream.close()  # type: ignore[attr-defined]
+        for labels, frame in ((first, shot[0]), (second, shot[1])):
+            assert np.array_equal(labels, expected(frame, run.spec))
+        assert np.array_equal(run.device.labels(shot[2]), expected(shot[2], run.spec))
+
+
+def test_up_to_depth_frames_are_on_their_way(running: Callable[..., Running]) -> None:
+    run = running()
+    taken: list[int] = []
+
+    def source() -> Iterable[np.ndarray]:
+        for number, frame in enumerate(frames(6)):
+            taken.append(number)
+            yield frame
+
+    stream = run.device.stream(source(), 3)
+    next(stream)
+    assert taken == [0, 1, 2]
+    next(stream)
+    assert taken == [0, 1, 2, 3]
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_a_stream_that_is_closed_reads_no_frame_any_more(running: Callable[..., Running]) -> None:
+    run = running()
+    stream = run.device.stream(frames(6), 3)
+    next(stream)
+    assert any(run.gpu.streams.values())
+    stream.close()  # type: ignore[attr-defined]
+    assert not any(run.gpu.streams.values())
+
+
+def test_the_copies_have_streams_of_their_own(running: Callable[..., Running]) -> None:
+    run = running()
+    run.device.labels(FRAME)
+    assert run.gpu.held()["streams"] == 3
+    run = running(integrated=True)
+    run.device.labels(FRAME)
+    assert run.gpu.held()["streams"] == 1
+
+
+def test_a_graph_is_for_one_place_of_the_frame(running: Callable[..., Running]) -> None:
+    run = running()
+    list(run.device.stream(frames(10), 2))
+    assert run.gpu.held()["graphs"] == 2
+    assert run.launches() == 9
+
+
+def test_a_graph_is_for_one_size_and_for_the_shapes_it_saw(running: Callable[..., Running]) -> None:
+    run = running()
+    run.device.labels(FRAME)
+    run.device.labels(FRAME)
+    run.device.labels(FRAME[:40])
+    assert run.launches() == 1
+    image = np.zeros((1, 8, 16, 16), np.float16)
+    run.session.run({"image": image})  # somebody runs the session itself
+    for _ in range(2):
+        assert np.array_equal(run.device.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
+    assert run.launches() == 2
+    assert np.array_equal(run.device.labels(FRAME), expected(FRAME, run.spec))
+
+
+def test_timing_layers_leaves_the_shapes_to_be_set_again(running: Callable[..., Running]) -> None:
+    run = running()
+    run.device.labels(FRAME[:40])
+    run.session.run({"image": np.zeros((1, 8, 16, 16), np.float16)})
+    run.session.layer_times({"image": np.zeros((1, 8, 40, 47), np.float16)})
+    assert np.array_equal(run.device.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
+
+
+def test_other_weights_are_captured_again(running: Callable[..., Running]) -> None:
+    run = running(plan={"refittable": True})
+    for _ in range(2):
+        run.device.labels(FRAME)
+    assert run.gpu.held()["graphs"] == 1
+    run.session.refit({"weight": np.full(1, -1, np.float32)})
+    other = run.device.labels(FRAME)
+    assert "graphs" not in run.gpu.held()
+    assert np.array_equal(run.device.labels(FRAME), other)
+    assert not np.array_equal(other, expected(FRAME, run.spec))
+
+
+def test_activations_that_move_make_another_graph(
+    running: Callable[..., Running], make_plan: Callable[..., Bundle]
+) -> None:
+    run = running()
+    for _ in range(2):
+        run.device.labels(FRAME[:40])
+    beside = TrtSession(make_plan(run.gpu, size=[64, 64]), beside=run.session)
+    beside.run({"image": np.zeros((1, 8, 64, 64), np.float16)})
+    for _ in range(2):
+        assert np.array_equal(run.device.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
+    beside.close()
+
+
+@pytest.mark.parametrize("refuses", ["cudaStreamBeginCapture", "cudaGraphInstantiate", "pycuda"])
+def test_without_a_graph_each_step_is_launched(
+    running: Callable[..., Running], refuses: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = running(provider="pycuda" if refuses == "pycuda" else "cuda-bindings")
+    run.gpu.fail(refuses)
+    with caplog.at_level("INFO", "refinenet_edge.runtime.pipeline"):
+        for frame in frames(3):
+            assert np.array_equal(run.device.labels(frame), expected(frame, run.spec))
+    assert run.launches() == 0
+    assert len([record for record in caplog.records if "no CUDA graph," in record.message]) == (refuses != "pycuda")
+
+
+def test_memory_is_kept_for_one_size(running: Callable[..., Running]) -> None:
+    run = running((32, 32))
+    run.device.labels(FRAME)
+    before = set(run.gpu.blocks)
+    assert run.device.labels(FRAME).shape == (61, 47)
+    assert set(run.gpu.blocks) == before
+    assert run.device.labels(FRAME[:40]).shape == (40, 47)
+    assert len(run.gpu.blocks) == len(before)
+
+
+def test_labels_are_the_callers(running: Callable[..., Running]) -> None:
+    run = running((32, 32))
+    first = run.device.labels(FRAME)
+    kept = first.copy()
+    run.device.labels(255 - FRAME)
+    run.device.close()
+    assert np.array_equal(first, kept)
+
+
+def test_a_size_outside_the_range_leaves_the_next_frame_alone(running: Callable[..., Running]) -> None:
+    run = running()
+    with pytest.raises(InputError, match="outside the engine's range: it takes 'image' of 1x8x8x8 to 1x8x64x64"):
+        run.device.labels(np.zeros((65, 47, 3), np.uint8))
+    assert np.array_equal(run.device.labels(FRAME), expected(FRAME, run.spec))
+
+
+def test_a_closed_session_takes_no_frame(running: Callable[..., Running]) -> None:
+    run = running()
+    stream = run.device.stream(frames(4), 2)
+    next(stream)
+    run.device.close()
+    run.session.close()
+    with pytest.raises(InputError, match="closed"):
+        next(stream)
+    assert not run.gpu.held()
+
+
+# --- every call fails once
+
+
+FAULTS = [("cuda-bindings", release) for release in MODES] + [("pycuda", "10.3")]
+
+
+SAID = re.compile(
+    r"failed: (cudaError|CUDA_ERROR_)\w+|refused the memory|cannot (load|make)|could not run|does not take"
+)
+
+
+def use(bundle: Bundle, backend: str) -> None:
+    """Open, stream four frames, run the session, close."""
+    shot = frames(4, height=16)
+    with TrtSession(bundle, backend, allow_host_code=True) as session:
+        device = DeviceSegmenter(session, FrameSpec(None), CLASSES)
+        try:
+            for frame, labels in zip(shot, device.stream(shot, 2), strict=True):
+                assert np.array_equal(labels, expected(frame, FrameSpec(None)))
+            session.run({"image": np.zeros((1, 8, 16, 16), np.float16)})
+        finally:
+            device.close()
+
+
+def error_of(act: Callable[[], None]) -> str:
+    """What our error says, "" when there is none."""
+    try:
+        act()
+    except RefineNetEdgeError as exc:
+        return str(exc)
+    return ""
+
+
+@pytest.mark.parametrize("integrated", [False, True], ids=["discrete", "integrated"])
+@pytest.mark.parametrize(("provider", "release"), FAULTS)
+@pytest.mark.parametrize("code", [OUT_OF_MEMORY, ILLEGAL_ADDRESS], ids=["full", "lost"])
+def test_whatever_call_fails_nothing_leaks_and_it_opens_again(
+    make_gpu: MakeGpu, make_plan: Callable[..., Bundle], provider: str, release: str, code: int, integrated: bool
+) -> None:
+    """The first call fails, then in another use the second ..."""
+    gpu = make_gpu(provider, integrated=integrated)
+    bundle, backend = make_plan(gpu, release), BACKENDS.get(release, "tensorrt")
+    use(bundle, backend)
+    calls, told = len(gpu.calls), 0
+    assert calls > 50
+    for number in range(calls):
+        gpu.calls.clear()
+        gpu.fail_at(number, code)
+        said = error_of(lambda: use(bundle, backend))
+        assert not said or SAID.search(said), said
+        told += bool(said)
+        if gpu.lost:  # pycuda cannot reset it, and what was lost before we opened it is not ours to reset
+            assert provider == "pycuda" or number == 0
+        refused = code == OUT_OF_MEMORY and any(word in gpu.calls[number] for word in ("Free", "Destroy", "Unload"))
+        assert sum(gpu.held().values()) <= refused or gpu.lost, gpu.calls[number]
+        gpu.reset()
+    assert told > calls / 2
+    gpu.fail_at(-1)
+    use(bundle, backend)
+    assert not gpu.held()
 
 
 def test_cubic_interpolation_stays_on_the_cpu() -> None:

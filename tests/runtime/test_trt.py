@@ -1,17 +1,11 @@
-# ruff: noqa: N802, N815 - the fakes have CUDA's names
-"""The TensorRT session without a GPU: its checks, and its calls on fakes that have only what the real bindings have.
-
-The fake device's memory is host memory, and its engine adds 1 and takes every second pixel.
-"""
+"""The TensorRT session without a GPU: its checks, and its calls on what each release has, over a GPU on the host."""
 
 from __future__ import annotations
 
-import ctypes
-import enum
-import itertools
+import json
 import logging
+import re
 import sys
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,303 +13,319 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refinenet_edge.bundle import PLAN, Bundle
-from refinenet_edge.errors import BundleError, EngineMismatch, InputError, RefineNetEdgeError
+from refinenet_edge.bundle import Bundle
+from refinenet_edge.errors import BundleError, CudaError, EngineMismatch, InputError, RefineNetEdgeError
 from refinenet_edge.records import EngineInfo
+from refinenet_edge.runtime import cache
 from refinenet_edge.runtime import trt as trt_module
-from refinenet_edge.runtime.cuda import Cuda, DeviceArray
 from refinenet_edge.runtime.trt import TrtSession, check_engine
+from tests.runtime.fake_tensorrt import BACKENDS, MODES, network, plan, tensorrt
+from tests.runtime.gpu import Gpu
 from tests.runtime.tinynet import build_plan, tiny
 
 MakeBundle = Callable[..., Bundle]
+MakeGpu = Callable[..., Gpu]
 INFO = EngineInfo("tensorrt", "10.3.0.30", ("sm_87",), 0)
 
 
-class FakeCuda:
-    """cuda.bindings.runtime over host memory."""
+class Opened:
+    """Opens sessions on one GPU, and closes them."""
 
-    cudaError_t = enum.Enum("cudaError_t", {"cudaSuccess": 0, "cudaErrorMemoryAllocation": 2})
-    cudaMemcpyKind = enum.Enum("cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
-    cudaDeviceAttr = enum.Enum(
-        "cudaDeviceAttr", {"cudaDevAttrComputeCapabilityMajor": 75, "cudaDevAttrComputeCapabilityMinor": 76}
-    )
-    cudaStreamCaptureMode = enum.Enum("cudaStreamCaptureMode", {"cudaStreamCaptureModeThreadLocal": 1})
-    cudaStreamNonBlocking = 1
+    def __init__(self, gpu: Gpu, release: str, make_plan: Callable[..., Bundle]) -> None:
+        self.gpu, self.release, self.make_plan = gpu, release, make_plan
+        self.sessions: list[TrtSession] = []
 
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.memory: dict[int, Any] = {}
-        self.streams: set[int] = set()
-        self.made = itertools.count(77)
-        self.full = False
-
-    def cudaGetDevice(self) -> tuple[Any, int]:
-        return self.cudaError_t.cudaSuccess, 0
-
-    def cudaDeviceGetAttribute(self, attribute: Any, device: int) -> tuple[Any, int]:
-        assert device == 0
-        return self.cudaError_t.cudaSuccess, {75: 8, 76: 7}[attribute.value]
-
-    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, int]:
-        assert flags == self.cudaStreamNonBlocking
-        stream = next(self.made)
-        self.streams.add(stream)
-        return self.cudaError_t.cudaSuccess, stream
-
-    def cudaStreamDestroy(self, stream: int) -> tuple[Any]:
-        self.streams.remove(stream)
-        return (self.cudaError_t.cudaSuccess,)
-
-    def cudaStreamSynchronize(self, stream: int) -> tuple[Any]:
-        assert stream in self.streams
-        return (self.cudaError_t.cudaSuccess,)
-
-    def cudaStreamBeginCapture(self, stream: int, mode: Any) -> tuple[Any]:
-        assert (stream in self.streams, mode.value) == (True, 1)
-        self.calls.append("begin")
-        return (self.cudaError_t.cudaSuccess,)
-
-    def cudaStreamEndCapture(self, stream: int) -> tuple[Any, str]:
-        self.calls.append("end")
-        return self.cudaError_t.cudaSuccess, "graph"
-
-    def cudaGraphInstantiate(self, graph: str, flags: int) -> tuple[Any, str]:
-        assert (graph, flags) == ("graph", 0)
-        return self.cudaError_t.cudaSuccess, "executable"
-
-    def cudaGraphDestroy(self, graph: str) -> tuple[Any]:
-        assert graph == "graph"
-        self.calls.append("destroy graph")
-        return (self.cudaError_t.cudaSuccess,)
-
-    def cudaGraphLaunch(self, graph: str, stream: int) -> tuple[Any]:
-        assert (graph, stream in self.streams) == ("executable", True)
-        self.calls.append("launch")
-        return (self.cudaError_t.cudaSuccess,)
-
-    def cudaGraphExecDestroy(self, graph: str) -> tuple[Any]:
-        assert graph == "executable"
-        self.calls.append("destroy executable")
-        return (self.cudaError_t.cudaSuccess,)
-
-    def cudaMalloc(self, size: int) -> tuple[Any, int | None]:
-        if self.full:
-            return self.cudaError_t.cudaErrorMemoryAllocation, None
-        block = ctypes.create_string_buffer(size)
-        self.memory[ctypes.addressof(block)] = block
-        return self.cudaError_t.cudaSuccess, ctypes.addressof(block)
-
-    def cudaFree(self, address: int) -> tuple[Any]:
-        del self.memory[address]
-        return (self.cudaError_t.cudaSuccess,)
-
-    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: Any, stream: int) -> tuple[Any]:
-        device = target if kind.name == "cudaMemcpyHostToDevice" else source
-        assert size <= len(self.memory[device])
-        assert stream in self.streams
-        ctypes.memmove(target, source, size)
-        return (self.cudaError_t.cudaSuccess,)
+    def __call__(
+        self,
+        info: dict[str, Any] | None = None,
+        beside: TrtSession | None = None,
+        allow_host_code: bool = False,
+        **fields: Any,
+    ) -> TrtSession:
+        bundle = self.make_plan(self.gpu, self.release, info, **fields)
+        allow_host_code |= self.release == "lean"
+        backend = BACKENDS.get(self.release, "tensorrt")
+        session = TrtSession(bundle, backend, allow_host_code=allow_host_code, beside=beside)
+        self.sessions.append(session)
+        return session
 
 
-class ILogger:
-    def __init__(self) -> None:
-        self.made = True
-
-
-class IExecutionContext:
-    def __init__(self, engine: ICudaEngine) -> None:
-        self.engine, self.shape, self.addresses = engine, (0, 0, 0, 0), {}
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        assert name == "image"
-        self.shape = shape
-        return shape[3] <= 64
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shape if name == "image" else (*self.shape[:2], -(-self.shape[2] // 2), -(-self.shape[3] // 2))
-
-    def set_tensor_address(self, name: str, memory: int) -> bool:
-        self.addresses[name] = memory
-        return True
-
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        assert stream_handle >= 77
-        if self.engine.plan == b"fails":
-            return False
-        image, logits = (self._tensor(name) for name in ("image", "logits"))
-        logits[:] = image[:, :, ::2, ::2] + 1
-        return True
-
-    def _tensor(self, name: str) -> np.ndarray:
-        """What lies at its address, NCHW."""
-        batch, channels, height, width = self.get_tensor_shape(name)
-        memory = (ctypes.c_char * (4 * batch * channels * height * width)).from_address(self.addresses[name])
-        values = np.frombuffer(memory, np.float32)
-        if self.engine.get_tensor_format(name) is TensorFormat.HWC8:
-            return values.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
-        return values.reshape(batch, channels, height, width)
-
-
-class ICudaEngine:
-    num_io_tensors = 2
-
-    def __init__(self, plan: bytes) -> None:
-        self.plan = plan
-
-    def get_tensor_name(self, index: int) -> str:
-        return ("logits", "image")[index]
-
-    def get_tensor_mode(self, name: str) -> Any:
-        return TensorIOMode.INPUT if name == "image" else TensorIOMode.OUTPUT
-
-    def get_tensor_format(self, name: str) -> Any:
-        return TensorFormat.HWC8 if self.plan == b"channel last" else TensorFormat.LINEAR
-
-    def get_tensor_dtype(self, name: str) -> Any:
-        return DataType.FP8 if self.plan == b"fp8" else DataType.FLOAT
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (1, 8 if self.plan == b"channel last" else 3, -1, -1)
-
-    def create_execution_context(self) -> IExecutionContext | None:
-        return None if self.plan == b"large" else IExecutionContext(self)
-
-
-class Runtime:
-    last: Any = None
-    engine_host_code_allowed = False
-
-    def __init__(self, logger: Any) -> None:
-        assert logger.made
-        Runtime.last, self.logger = self, logger
-
-    def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
-        if serialized_engine == b"foreign":
-            self.logger.log(types.SimpleNamespace(name="ERROR"), "the magic tag does not match")
-            return None
-        return ICudaEngine(serialized_engine)
-
-
-TensorIOMode = enum.Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
-DataType = enum.Enum("DataType", ["FLOAT", "HALF", "FP8"])
-TensorFormat = enum.Enum("TensorFormat", ["LINEAR", "HWC8"])
-ENUMS = (TensorIOMode, DataType, TensorFormat)
-FAKES = (ILogger, IExecutionContext, ICudaEngine, Runtime)
-
-
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    fake = FakeCuda()
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
-    yield fake
-    assert not fake.memory, "device memory was not freed"
-    assert not fake.streams, "the stream was not destroyed"
-
-
-@pytest.fixture
-def opened(
-    make_bundle: MakeBundle, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., TrtSession]]:
-    module = types.ModuleType("tensorrt")
-    vars(module).update({kind.__name__: kind for kind in (*FAKES, *ENUMS)}, __version__="10.3.0.30")
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    sessions = []
-
-    def make(plan: bytes = b"plan", info: EngineInfo = INFO) -> TrtSession:
-        sessions.append(TrtSession(make_bundle(files={PLAN: plan}, backend="tensorrt", engine=info)))
-        return sessions[-1]
-
-    yield make
-    for session in sessions:
+@pytest.fixture(params=MODES)
+def opened(request: pytest.FixtureRequest, make_gpu: MakeGpu, make_plan: Callable[..., Bundle]) -> Iterator[Opened]:
+    opens = Opened(make_gpu(), request.param, make_plan)
+    yield opens
+    for session in opens.sessions:
         session.close()
-    trt_module._log.cache_clear()
 
 
-def image(width: int = 8, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((1, 3, 6, width)).astype(np.float32)
+@pytest.fixture
+def opened_10_3(make_gpu: MakeGpu, make_plan: Callable[..., Bundle]) -> Iterator[Opened]:
+    opens = Opened(make_gpu(), "10.3", make_plan)
+    yield opens
+    for session in opens.sessions:
+        session.close()
 
 
-def test_it_runs(opened: Callable[..., TrtSession]) -> None:
-    session = opened()
+def image(width: int = 8, seed: int = 0, channels: int = 3, dtype: str = "float16") -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((1, channels, 12, width)).astype(dtype)
+
+
+PLAIN = {"channel_last": False}
+
+
+def test_it_runs(opened: Opened) -> None:
+    session = opened(**PLAIN)
     assert [spec.name for spec in session.inputs + session.outputs] == ["image", "logits"]
     assert session.inputs[0].shape == (1, 3, "dim2", "dim3")
-    for width in (8, 5, 16, 8):  # smaller and larger: memory is kept, then grows
+    for width in (8, 20, 16, 8):  # smaller and larger: memory is kept, then grows
         logits = session.run({"image": image(width, width)})["logits"]
-        assert np.array_equal(logits, image(width, width)[:, :, ::2, ::2] + 1)
+        assert np.array_equal(logits, network(image(width, width), 5, 5))
 
 
-def test_arrays_are_nchw_whatever_the_engine_takes(opened: Callable[..., TrtSession]) -> None:
-    session = opened(b"channel last")
+def test_on_an_integrated_gpu_nothing_is_copied(make_gpu: MakeGpu, make_plan: Callable[..., Bundle]) -> None:
+    gpu = make_gpu(integrated=True)
+    opens = Opened(gpu, "10.3", make_plan)
+    with opens(**PLAIN) as session:
+        assert np.array_equal(session.run({"image": image()})["logits"], network(image(), 5, 5))
+    assert not gpu.moved
+
+
+def test_arrays_are_nchw_whatever_the_engine_takes(opened: Opened) -> None:
+    session = opened()
     assert session.inputs[0].shape == (1, 8, "dim2", "dim3")
-    padded = np.random.default_rng(0).standard_normal((1, 8, 6, 10)).astype(np.float32)
-    assert np.array_equal(session.run({"image": padded})["logits"], padded[:, :, ::2, ::2] + 1)
+    padded = image(16, channels=8)
+    assert np.array_equal(session.run({"image": padded})["logits"], network(padded, 8, 5))
 
 
-def test_outputs_are_overwritten_by_the_next_run(opened: Callable[..., TrtSession]) -> None:
-    session = opened()
+def test_outputs_outlive_the_next_run_and_the_session(opened: Opened) -> None:
+    session = opened(**PLAIN)
     first = session.run({"image": image()})["logits"]
-    assert np.shares_memory(session.run({"image": image(seed=1)})["logits"], first)
+    kept = first.copy()
+    session.run({"image": image(seed=1)})
+    session.close()
+    assert np.array_equal(first, kept)
 
 
-def test_memory_is_allocated_once_per_size(opened: Callable[..., TrtSession], cuda: FakeCuda) -> None:
-    session = opened()
+def test_memory_is_allocated_once_per_size(opened: Opened) -> None:
+    session = opened(**PLAIN)
     session.run({"image": image(16)})
-    before = list(cuda.memory)
+    before = set(opened.gpu.blocks)
     session.run({"image": image(8)})
     session.run({"image": image(16)})
-    assert list(cuda.memory) == before
+    assert set(opened.gpu.blocks) == before
 
 
-def test_a_shape_outside_the_profile_is_an_input_error(opened: Callable[..., TrtSession]) -> None:
-    session = opened()
-    with pytest.raises(InputError, match=r"\(1, 3, 6, 65\): it is outside its range"):
-        session.run({"image": image(65)})
-    session.run({"image": image(64)})
+def test_a_shape_outside_every_profile_is_an_input_error(opened: Opened) -> None:
+    session = opened(profiles=[[[8, 8], [16, 16], [32, 32]], [[8, 40], [16, 40], [32, 64]]], **PLAIN)
+    takes = "it takes 'image' of 1x3x8x8 to 1x3x32x32 or 'image' of 1x3x8x40 to 1x3x32x64"
+    with pytest.raises(InputError, match=f"'image' of 1x3x12x36 is outside the engine's range: {takes}"):
+        session.run({"image": image(36)})
+    for width in (64, 32, 40):
+        assert np.array_equal(session.run({"image": image(width)})["logits"], network(image(width), 5, 5))
 
 
-def test_a_failed_run_is_our_error(opened: Callable[..., TrtSession]) -> None:
-    with pytest.raises(RefineNetEdgeError, match="could not run the engine"):
-        opened(b"fails").run({"image": image()})
+def test_a_shape_that_tensorrt_refuses_after_all(opened: Opened) -> None:
+    session = opened(**PLAIN)
+    opened.gpu.fail("set_input_shape")
+    with pytest.raises(InputError, match="does not take 'image' of 1x3x12x8: the shape is not in the profile"):
+        session.run({"image": image()})
 
 
-def test_a_full_device_names_the_call(opened: Callable[..., TrtSession], cuda: FakeCuda) -> None:
-    session = opened()
+def test_a_static_engine_asks_no_profile(opened: Opened) -> None:
+    session = opened(size=[12, 8], **PLAIN)
+    assert session.outputs[0].shape == (1, 5, 3, 2)
+    assert np.array_equal(session.run({"image": image()})["logits"], network(image(), 5, 5))
+
+
+def test_what_tensorrt_says_is_in_the_error(opened: Opened) -> None:
+    session = opened(fails="run", **PLAIN)
+    with pytest.raises(RefineNetEdgeError, match="could not run the engine: the enqueue failed"):
+        session.run({"image": image()})
+    with pytest.raises(RefineNetEdgeError, match=r"could not run the engine: the enqueue failed$"):
+        session.run({"image": image()})
+
+
+def test_a_refused_address_is_named(opened: Opened) -> None:
+    session = opened(**PLAIN)
+    opened.gpu.fail("set_tensor_address")
+    with pytest.raises(RefineNetEdgeError, match=r"refused the memory of '\w+': the address is refused"):
+        session.run({"image": image()})
+
+
+def test_a_full_device_names_the_call(opened: Opened) -> None:
+    session = opened(**PLAIN)
     session.run({"image": image()})
-    cuda.full = True
-    with pytest.raises(RefineNetEdgeError, match="cudaMalloc failed: cudaErrorMemoryAllocation"):
-        session.run({"image": image(16)})
-    cuda.full = False
-    assert np.array_equal(session.run({"image": image()})["logits"], image()[:, :, ::2, ::2] + 1)
+    opened.gpu.fail("cudaMalloc")
+    with pytest.raises(CudaError, match=r"cudaMalloc of \d+ bytes failed: cudaErrorMemoryAllocation"):
+        session.run({"image": image(64)})
+    opened.gpu.failing = lambda _: 0
+    assert np.array_equal(session.run({"image": image()})["logits"], network(image(), 5, 5))
 
 
-def test_a_context_that_does_not_fit(opened: Callable[..., TrtSession]) -> None:
-    with pytest.raises(RefineNetEdgeError, match="tensorrt cannot make an execution context"):
-        opened(b"large")
+def test_a_context_that_does_not_fit(opened: Opened) -> None:
+    opened.gpu.fail("create_execution_context")
+    with pytest.raises(RefineNetEdgeError, match="cannot make an execution context: no memory for the context"):
+        opened()
 
 
-def test_a_dtype_that_numpy_lacks(opened: Callable[..., TrtSession]) -> None:
+def test_a_dtype_that_numpy_lacks(opened: Opened) -> None:
     with pytest.raises(BundleError, match="is FP8"):
-        opened(b"fp8")
+        opened(dtype="fp8")
 
 
-def test_a_plan_that_does_not_load_says_why(
-    opened: Callable[..., TrtSession], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_plan_that_does_not_load_says_why(opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(EngineMismatch, match=r"magic tag does not match; build it again: refinenet-edge build tiny"):
-        opened(b"foreign")
+        opened(fails="deserialize")
     assert caplog.records[-1].levelno == logging.ERROR
 
 
-def test_only_a_version_compatible_plan_may_run_host_code(opened: Callable[..., TrtSession]) -> None:
-    opened()
-    assert not Runtime.last.engine_host_code_allowed
-    opened(info=replace(INFO, version_compatible=True))
-    assert Runtime.last.engine_host_code_allowed
+def test_host_code_runs_only_where_it_is_allowed(opened_10_3: Opened) -> None:
+    opened_10_3()
+    module = trt_module.importlib.import_module("tensorrt")
+    assert module.host_code is False
+    with pytest.raises(InputError, match="--allow-host-code, or allow_host_code=True"):
+        opened_10_3({"version_compatible": True})
+    assert not hasattr(trt_module.importlib.import_module("tensorrt"), "host_code")
+    opened_10_3({"version_compatible": True}, allow_host_code=True)
+    assert trt_module.importlib.import_module("tensorrt").host_code is True
 
 
-def test_a_mismatch_gives_everything_back(opened: Callable[..., TrtSession]) -> None:
+def test_a_mismatch_gives_everything_back(opened: Opened) -> None:
     with pytest.raises(EngineMismatch):
-        opened(info=replace(INFO, targets=("sm_110",)))
+        opened({"targets": ("sm_110",)})
+    assert not opened.gpu.held()
+
+
+def test_sessions_beside_each_other_share_stream_and_activations(opened: Opened) -> None:
+    first = opened(**PLAIN)
+    second = opened(beside=first)
+    assert second.cuda is first.cuda
+    small, large = image(8), image(64, channels=8)
+    for _ in range(2):
+        assert np.array_equal(first.run({"image": small})["logits"], network(small, 5, 5))
+        assert np.array_equal(second.run({"image": large})["logits"], network(large, 8, 5))
+    activations = [block for block in opened.gpu.blocks.values() if block.size == 4096 * 12]
+    assert len(activations) == (opened.release != "rtx")
+    first.close()
+    assert np.array_equal(second.run({"image": large})["logits"], network(large, 8, 5))
+    second.close()
+    assert not opened.gpu.held()
+
+
+def test_the_inspector_is_passed_on(opened: Opened) -> None:
+    session = opened()
+    if opened.release == "lean":
+        with pytest.raises(InputError, match="tensorrt-lean has no engine inspector"):
+            session.layers()
+    else:
+        assert session.layers() == {"Layers": ["mix", "reformat"]}
+
+
+def test_layer_times(opened: Opened) -> None:
+    session = opened(**PLAIN)
+    expected = session.run({"image": image()})["logits"]
+    assert session.layer_times({"image": image(16)}) == [("mix", 0.5), ("reformat", 0.25)]
+    assert np.array_equal(session.run({"image": image()})["logits"], expected)
+    opened.gpu.fail("create_execution_context")
+    with pytest.raises(RefineNetEdgeError, match="cannot make an execution context"):
+        session.layer_times({"image": image()})
+    session.close()
+    for ask in (session.layers, lambda: session.layer_times({})):
+        with pytest.raises(InputError, match="closed"):
+            ask()
+
+
+class TestRefit:
+    def test_other_weights(self, opened: Opened) -> None:
+        session = opened(refittable=True, **PLAIN)
+        known = session.run({"image": image()})["logits"]
+        session.refit({"weight": np.full(1, 2, np.float32)})
+        assert np.array_equal(session.run({"image": image()})["logits"], 2 * known)
+
+    @pytest.mark.parametrize(
+        ("weights", "said"),
+        [
+            ({"stem": np.full(1, 2, np.float32)}, r"the weights 'stem', float32 \(1,\): no such weights: stem"),
+            ({"weight": np.full(1, 2, np.float64)}, r"the weights 'weight', float64 \(1,\)"),
+            ({"bias": np.full(1, 2, np.float32)}, "with these weights belong weight: give them too"),
+        ],
+    )
+    def test_weights_that_do_not_fit(self, opened: Opened, weights: Any, said: str) -> None:
+        session = opened(refittable=True, **PLAIN)
+        known = session.run({"image": image()})["logits"]
+        with pytest.raises(InputError, match=said):
+            session.refit(weights)
+        assert np.array_equal(session.run({"image": image()})["logits"], known)
+
+    def test_a_refit_that_fails(self, opened: Opened) -> None:
+        session = opened(refittable=True)
+        opened.gpu.fail("refit_cuda_engine")
+        with pytest.raises(RefineNetEdgeError, match="could not refit the engine: no memory for the weights"):
+            session.refit({"weight": np.full(1, 2, np.float32)})
+
+    def test_a_plan_with_fixed_weights(self, opened: Opened) -> None:
+        session = opened()
+        with pytest.raises(InputError, match=r"build it again with EngineOptions\(refittable=True\)"):
+            session.refit({})
+        session.close()
+        with pytest.raises(InputError, match="closed"):
+            session.refit({})
+
+
+def test_the_dispatch_runtime_is_the_lean_one_by_another_name(
+    make_gpu: MakeGpu, make_plan: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_plan(make_gpu(), "lean", **PLAIN)
+    monkeypatch.setitem(sys.modules, "tensorrt_dispatch", sys.modules["tensorrt_lean"])
+    with TrtSession(bundle, "tensorrt-dispatch", allow_host_code=True) as session:
+        assert session.name == "tensorrt-dispatch"
+        assert np.array_equal(session.run({"image": image()})["logits"], network(image(), 5, 5))
+
+
+class TestRtx:
+    @pytest.fixture
+    def rtx(self, make_gpu: MakeGpu, make_plan: Callable[..., Bundle]) -> Iterator[Opened]:
+        opens = Opened(make_gpu(), "rtx", make_plan)
+        for path in cache.cache_folder().glob("*.rtx"):
+            path.unlink()
+        yield opens
+        for session in opens.sessions:
+            session.close()
+
+    def module(self) -> Any:
+        return trt_module.importlib.import_module("tensorrt_rtx")
+
+    def test_its_kernels_are_kept_on_disk(self, rtx: Opened) -> None:
+        session = rtx()
+        assert self.module().loaded is None
+        assert not session.capturable()  # it captures by itself
+        session.close()
+        (path,) = cache.cache_folder().glob("*.rtx")
+        assert re.fullmatch(r"[0-9a-f]{32}-sm_87-1\.7\.1\.116\.rtx", path.name)
+        rtx()
+        assert self.module().loaded == ["kernel"]
+
+    def test_a_stale_cache_is_replaced(self, rtx: Opened, caplog: pytest.LogCaptureFixture) -> None:
+        rtx().close()
+        (path,) = cache.cache_folder().glob("*.rtx")
+        path.write_bytes(b"of another driver")
+        with caplog.at_level("INFO"):
+            session = rtx()
+        assert "the kernels are compiled again" in caplog.text
+        session.close()
+        assert path.read_bytes() == b'["kernel"]'
+
+
+@pytest.mark.parametrize("release", MODES)
+def test_the_fake_has_only_what_its_release_has(make_gpu: MakeGpu, release: str) -> None:
+    module = tensorrt(make_gpu(), release)
+    engine = module.ICudaEngine(json.loads(plan()), None)
+    with pytest.raises(AttributeError, match=r"has no ICudaEngine\.device_memory_size"):
+        engine.device_memory_size  # noqa: B018
+    assert hasattr(engine, "create_runtime_config") == (release != "10.3")
+    assert hasattr(module, "CudaGraphStrategy") == (release == "rtx")
+    with pytest.raises(AttributeError, match=r"has no Runtime\.max_threads"):
+        module.Runtime.__new__(module.Runtime).max_threads = 2
 
 
 @pytest.mark.parametrize(
@@ -362,69 +372,45 @@ def test_a_bundle_without_an_engine(make_bundle: MakeBundle) -> None:
         check_engine(make_bundle(), "tensorrt", "10.3.0", "sm_87")
 
 
-def test_freeing_twice_does_nothing(cuda: FakeCuda) -> None:
-    device = Cuda()
-    assert device.capability() == "sm_87"
-    array = DeviceArray(device, "float32")
-    array.free()
-    array.reshape((2, 3))
-    array.free()
-    array.free()
-    device.close()
-
-
-def test_a_graph_is_captured_launched_and_dropped(cuda: FakeCuda) -> None:
-    device = Cuda()
-    graph = device.capture(lambda: cuda.calls.append("queue"))
-    device.launch(graph)
-    device.launch(graph)
-    device.drop(graph)
-    device.close()
-    assert cuda.calls == ["begin", "queue", "end", "destroy graph", "launch", "launch", "destroy executable"]
-
-
-def test_a_capture_that_fails_leaves_the_stream_usable(cuda: FakeCuda) -> None:
-    device = Cuda()
-    with pytest.raises(ZeroDivisionError):
-        device.capture(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
-    assert cuda.calls == ["begin", "end"]
-    device.close()
-
-
-class TestTheRealBindings:
+class TestTheRealRtx:
     @pytest.fixture
     def rtx(self) -> Any:
         return pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
 
-    @pytest.mark.parametrize("fake", FAKES, ids=lambda kind: kind.__name__)
-    def test_they_have_every_call_of_the_fakes(self, rtx: Any, fake: type) -> None:
-        own = {"ILogger": {"made"}, "Runtime": {"last"}}.get(fake.__name__, set())
-        calls = {name for name in vars(fake) if not name.startswith("_")} - own
-        assert not [name for name in calls if not hasattr(getattr(rtx, fake.__name__), name)]
-
-    def test_the_cuda_bindings_have_every_call_of_the_fake(self) -> None:
-        runtime = pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
-        own = {"memory", "streams", "made", "full", "calls"}
-        assert not [
-            name for name in dir(FakeCuda()) if name[0] != "_" and name not in own and not hasattr(runtime, name)
-        ]
-        for kind in ("cudaError_t", "cudaMemcpyKind", "cudaDeviceAttr", "cudaStreamCaptureMode"):
-            for member in getattr(FakeCuda, kind):
-                assert getattr(getattr(runtime, kind), member.name).value == member.value
-
-    def test_they_have_our_names(self, rtx: Any) -> None:
-        assert {"INPUT", "OUTPUT"} <= set(rtx.TensorIOMode.__members__)
-        assert {"LINEAR", "HWC8"} <= set(rtx.TensorFormat.__members__)
+    def test_it_has_our_names(self, rtx: Any) -> None:
         assert set(trt_module.DTYPES) <= set(rtx.DataType.__members__)
         assert rtx.DataType.FLOAT.name == "FLOAT"
 
-    def test_their_messages_reach_our_log(self, rtx: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def test_its_messages_reach_our_log(self, rtx: Any, caplog: pytest.LogCaptureFixture) -> None:
         log = trt_module._log(rtx)
         log.log(rtx.ILogger.Severity.ERROR, "out of memory")
-        assert log.last_error == "out of memory"
         log.log(rtx.ILogger.Severity.WARNING, "slow")
         assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.WARNING]
 
+    def test_its_errors_reach_the_sessions_recorder(self, rtx: Any) -> None:
+        recorder = trt_module._recorder(rtx)
+        runtime = rtx.Runtime(trt_module._log(rtx))
+        runtime.error_recorder = recorder
+        assert runtime.deserialize_cuda_engine(b"no plan" * 40) is None
+        assert recorder.num_errors() == recorder.get_num_errors() > 0
+        said = recorder.said()
+        assert said != "it gave no reason"
+        assert recorder.said() == "it gave no reason"
+        for number in range(40):
+            recorder.report_error(rtx.ErrorCodeTRT.FAILED_EXECUTION, f"error {number}")
+        assert recorder.has_overflowed()
+        assert (recorder.get_error_desc(0), recorder.said()) == ("error 24", "error 38 / error 39")
+
+    def test_the_profiler_can_be_made(self, rtx: Any) -> None:
+        profiler = trt_module._profiler(rtx)
+        profiler.report_layer_time("conv", 0.5)
+        assert profiler.times == [("conv", 0.5)]
+
     @pytest.mark.parametrize(("dtype", "size"), [("float16", (32, 48)), ("float32", None)])
-    def test_the_contracts_engine_builds(self, rtx: Any, dtype: str, size: tuple[int, int] | None) -> None:
-        assert build_plan(rtx, tiny(dtype, size))
+    def test_a_plans_header_is_judged_without_a_gpu(self, rtx: Any, dtype: str, size: tuple[int, int] | None) -> None:
+        built = build_plan(rtx, tiny(dtype, size))
+        runtime = rtx.Runtime(trt_module._log(rtx))
+        header = built[: runtime.engine_header_size]
+        validity, diagnostics = runtime.get_engine_validity(header)
+        assert validity == rtx.EngineValidity.INVALID  # there is no GPU for it
+        assert isinstance(diagnostics, int)

@@ -5,16 +5,16 @@
 // unsigned for float32; CHANNELS is 3 for planes (NCHW), else the padded channels of NHWC, the padding zero.
 #include "pixel.h"
 
-// frame: height x width x 3, BGR; table: 3 x 256, RGB, the normalised bytes; result: out_height x out_width. Positions
+// frame: height x width x 3, BGR, a row `pitch` bytes after the other; table: 3 x 256, RGB, the normalised bytes; result: out_height x out_width. Positions
 // are as in head.cu: pixel j lies between the samples first[j] and the next, at fraction t[j].
-extern "C" __global__ void prepare(const unsigned char* frame, int height, int width, const int* first_row,
-                                   const float* row_t, const int* first_column, const float* column_t,
+extern "C" __global__ void prepare(const unsigned char* frame, int height, int width, long long pitch,
+                                   const int* first_row, const float* row_t, const int* first_column, const float* column_t,
                                    const ELEMENT* table, int out_width, ELEMENT* result) {
     const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y;
     if (x >= out_width) return;
     const int x0 = first_column[x], x1 = min(x0 + 1, width - 1);
-    const unsigned char* upper = frame + 3LL * width * first_row[y];
-    const unsigned char* lower = frame + 3LL * width * min(first_row[y] + 1, height - 1);
+    const unsigned char* upper = frame + pitch * first_row[y];
+    const unsigned char* lower = frame + pitch * min(first_row[y] + 1, height - 1);
     const float tx = column_t[x], ty = row_t[y];
     ELEMENT values[3];
     for (int i = 0; i < 3; ++i) {

@@ -1,0 +1,100 @@
+"""Frame to labels on the NVIDIA GPU that is here, through the Segmenter that people use.
+
+    python benchmarks/on_gpu.py                     -> benchmarks/results/<device>/frame_to_labels.json
+    python benchmarks/on_gpu.py engines/voc50       a bundle whose plan was built here; needs no torch
+
+Without a bundle it builds the shipped model in fp16 for every TensorRT that is installed. Timed are single frames from
+host memory to host memory (percentiles), the same frames as a stream with two on their way, and the engine's layers.
+The result says which device it was, in which power mode, and how each measurement ended.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from machine import cpu, gpu, save
+from timing import take_turns, timed
+
+from refinenet_edge.build import build
+from refinenet_edge.bundle import open_bundle
+from refinenet_edge.recipe import Recipe
+from refinenet_edge.runtime import Segmenter, available
+from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.runtime.trt import TrtSession
+from refinenet_edge.scenes import VALIDATION, scene
+
+BACKENDS = ("tensorrt", "tensorrt-rtx")
+SIZE = (512, 512)
+FRAMES = 8  # different ones
+STREAM = 200  # frames
+
+
+def measure(segmenter: Segmenter, frames: list[np.ndarray]) -> dict[str, Any]:
+    """What `segmenter` takes for `frames`, in ms."""
+
+    def single() -> dict[str, float]:
+        stages: dict[str, float] = {}
+        timed(stages, "frame", segmenter.segment, frames[0])
+        return stages
+
+    timing = take_turns({"segment": single})
+    samples = timing.samples("segment")
+    list(segmenter.segment_stream(frames * 2))  # warm
+    started = time.perf_counter()
+    count = sum(1 for _ in segmenter.segment_stream(frames[n % len(frames)] for n in range(STREAM)))
+    record: dict[str, Any] = {
+        "backend": segmenter.session.name,
+        "frame": "x".join(map(str, frames[0].shape[:2])),
+        "ms": {f"p{p}": float(np.percentile(samples, p)) for p in (50, 90, 99)},
+        "samples": len(samples),
+        "ended": timing.ended,
+        "stream_ms": 1000 * (time.perf_counter() - started) / count,
+    }
+    if isinstance(segmenter.session, TrtSession):
+        spec = segmenter.session.inputs[0]
+        image = prepare(frames[0], segmenter.frame, spec.dtype, int(spec.shape[1]))
+        record["provider"] = segmenter.session.cuda.provider.name
+        record["layers_ms"] = segmenter.session.layer_times({spec.name: image})
+    return record
+
+
+def measured(path: Path, backend: str, frames: list[np.ndarray]) -> dict[str, Any]:
+    """The record of the bundle at `path`."""
+    bundle = open_bundle(path)
+    with Segmenter(bundle, backend) as segmenter:
+        engine = bundle.manifest.engine
+        about = {"model": bundle.manifest.model, "precision": bundle.manifest.precision}
+        return {**about, "engine": engine and engine.version, **measure(segmenter, frames)}
+
+
+@click.command()
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="[benchmarks/results/<device>/frame_to_labels.json]")
+def main(bundle: Path | None, out: Path | None) -> None:
+    """Measure BUNDLE, or the shipped model on every TensorRT here."""
+    frames = [scene(VALIDATION, index, SIZE)[0] for index in range(FRAMES)]
+    reasons = available()
+    if all(reasons[backend] for backend in BACKENDS):
+        raise click.ClickException(reasons["tensorrt"])
+    records = []
+    if bundle is not None:
+        records.append(measured(bundle, "auto", frames))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            for backend in BACKENDS:
+                if not reasons[backend]:
+                    output = str(Path(folder, backend))
+                    built = build(Recipe(output, "rf_lw_mbv2", "scenes", size=SIZE, precision="fp16", backend=backend))
+                    records.append(measured(built.path, backend, frames))
+    device = gpu()
+    path = save({"device": device, "host": cpu(), "runs": records}, "frame_to_labels.json", out, device["name"])
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""CUDA by pycuda, where it is there already: the same memory, streams, events and kernels, no CUDA graphs.
+
+pycuda's contexts are a stack for each thread. The primary context, TensorRT's too, is retained once and pushed around
+every use; `pycuda.autoinit` makes another one and is never imported. Kernels are compiled by nvcc.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refinenet_edge.errors import CudaError, MissingExtra, RefineNetEdgeError
+from refinenet_edge.runtime.cuda import Dim
+
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
+NVCC = ("nvcc", "/usr/local/cuda/bin/nvcc")  # JetPack does not put it on the path
+
+logger = logging.getLogger(__name__)
+
+
+def load() -> Callable[[], PyCuda]:
+    """The provider's class, when pycuda imports. Raises `MissingExtra`."""
+    _driver()
+    return PyCuda
+
+
+def _driver() -> Any:
+    try:
+        return importlib.import_module("pycuda.driver")
+    except Exception as exc:  # a broken installation may raise anything
+        raise MissingExtra(
+            f"pycuda does not import ({exc}): CPATH=/usr/local/cuda/include pip install pycuda builds it where the "
+            "CUDA toolkit is; pip install 'refinenet-edge[device]' needs no building"
+        ) from exc
+
+
+@contextmanager
+def _named(call: str) -> Iterator[None]:
+    """Make pycuda's errors ours. Their text ends in CUDA's name in words: "cuMemAlloc failed: out of memory"."""
+    cuda = _driver()
+    try:
+        yield
+    except cuda.Error as exc:
+        words = str(exc).rpartition(": ")[2].partition(" - ")[0]
+        code = f"CUDA_ERROR_{words.upper().replace(' ', '_')}"
+        raise CudaError(f"{call} failed: {code}", code) from exc
+
+
+class PyCuda:
+    """Device 0's primary context."""
+
+    name = "pycuda"
+    graphs = None
+
+    def __init__(self) -> None:
+        self._cuda = _driver()
+        with _named("cuDevicePrimaryCtxRetain"):
+            self._cuda.init()
+            self._device = self._cuda.Device(0)
+            self._context = self._device.retain_primary_context()
+        self.compiler = Nvcc()
+        self._owned: dict[int, Any] = {}  # handle or address -> pycuda's object, which frees it when it goes
+        logger.info("pycuda has no CUDA graphs: each step is launched by itself; cuda-bindings has them")
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """`Provider.current`."""
+        with _named("cuCtxPushCurrent"):
+            self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()
+
+    def capability(self) -> str:
+        """`Provider.capability`."""
+        major, minor = self._device.compute_capability()
+        return f"sm_{major}{minor}"
+
+    def integrated(self) -> bool:
+        """`Provider.integrated`."""
+        return bool(self._device.get_attribute(self._cuda.device_attribute.INTEGRATED))
+
+    def memory(self) -> tuple[int, int]:
+        """`Provider.memory`."""
+        with _named("cuMemGetInfo"):
+            free, total = self._cuda.mem_get_info()
+        return int(free), int(total)
+
+    def allocate(self, size: int) -> int:
+        with _named(f"cuMemAlloc of {size} bytes"):
+            return self._keep(self._cuda.mem_alloc(size))
+
+    def free(self, address: int) -> None:
+        with _named(f"cuMemFree of {address:#x}"):
+            self._owned.pop(address).free()
+
+    def allocate_host(self, size: int) -> tuple[int, int]:
+        """`Provider.allocate_host`."""
+        flags = self._cuda.host_alloc_flags.DEVICEMAP | self._cuda.host_alloc_flags.PORTABLE
+        with _named(f"cuMemHostAlloc of {size} bytes"):
+            array = self._cuda.pagelocked_empty(size, np.uint8, mem_flags=flags)
+            device = int(array.base.get_device_pointer())
+        self._owned[array.ctypes.data] = array.base
+        return array.ctypes.data, device
+
+    def free_host(self, host: int) -> None:
+        with _named(f"cuMemFreeHost of {host:#x}"):
+            self._owned.pop(host).free()
+
+    def upload(self, address: int, array: npt.NDArray[Any], stream: int) -> None:
+        """`Provider.upload`."""
+        with _named(f"cuMemcpyHtoDAsync of {array.nbytes} bytes"):
+            self._cuda.memcpy_htod_async(address, array, self._owned[stream])
+
+    def download(self, array: npt.NDArray[Any], address: int, stream: int) -> None:
+        """`Provider.download`."""
+        with _named(f"cuMemcpyDtoHAsync of {array.nbytes} bytes"):
+            self._cuda.memcpy_dtoh_async(array, address, self._owned[stream])
+
+    def make_stream(self) -> int:
+        """`Provider.make_stream`."""
+        with _named("cuStreamCreate"):
+            stream = self._cuda.Stream(NON_BLOCKING)
+        self._owned[stream.handle] = stream
+        return int(stream.handle)
+
+    def destroy_stream(self, stream: int) -> None:
+        del self._owned[stream]
+
+    def synchronize(self, stream: int) -> None:
+        """`Provider.synchronize`."""
+        with _named("cuStreamSynchronize"):
+            self._owned[stream].synchronize()
+
+    def make_event(self) -> int:
+        with _named("cuEventCreate"):
+            event = self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
+        self._owned[id(event)] = event
+        return id(event)
+
+    def destroy_event(self, event: int) -> None:
+        del self._owned[event]
+
+    def record(self, event: int, stream: int) -> None:
+        with _named("cuEventRecord"):
+            self._owned[event].record(self._owned[stream])
+
+    def wait(self, stream: int, event: int) -> None:
+        """`Provider.wait`."""
+        with _named("cuStreamWaitEvent"):
+            self._owned[stream].wait_for_event(self._owned[event])
+
+    def wait_host(self, event: int) -> None:
+        """`Provider.wait_host`."""
+        with _named("cuEventSynchronize"):
+            self._owned[event].synchronize()
+
+    def follow(self, stream: int, foreign: int) -> None:
+        """`Provider.follow`; pycuda cannot take another library's stream, so the host waits for all of them."""
+        with _named("cuCtxSynchronize"):
+            self._cuda.Context.synchronize()
+
+    def load(self, image: bytes) -> int:
+        """`Provider.load`."""
+        with _named(f"cuModuleLoadDataEx of {len(image)} bytes"):
+            module = self._cuda.module_from_buffer(image)
+        self._owned[id(module)] = module
+        return id(module)
+
+    def launch(self, module: Any, kernel: str, grid: Dim, block: Dim, args: tuple[Any, ...], stream: int) -> None:
+        """`Provider.launch`."""
+        packed = bytearray()
+        for arg in args:  # as the kernel's parameters lie: each aligned to its type
+            packed += bytes(-len(packed) % ctypes.alignment(arg)) + bytes(arg)
+        with _named(f"cuLaunchKernel of {kernel}, grid {grid}"):
+            function = self._owned[module].get_function(kernel)
+            values = np.frombuffer(bytes(packed), f"V{len(packed)}")[0]
+            function(values, block=block, grid=grid, stream=self._owned[stream])
+
+    def unload(self, module: Any) -> None:
+        del self._owned[module]
+
+    def reset(self) -> None:
+        """`Provider.reset`."""
+        logger.error("pycuda cannot reset a lost GPU: start the program again, or use cuda-bindings")
+
+    def _keep(self, thing: Any) -> int:
+        self._owned[int(thing)] = thing
+        return int(thing)
+
+
+class Nvcc:
+    """`Compiler`, by the CUDA toolkit's nvcc."""
+
+    def version(self) -> str:
+        """`Compiler.version`."""
+        return self._run("--version").stdout
+
+    def compile(self, name: str, source: str, headers: dict[str, str], options: list[str]) -> tuple[bytes, str]:
+        """`Compiler.compile`."""
+        with tempfile.TemporaryDirectory() as folder:
+            for file, text in {**headers, name: source}.items():
+                Path(folder, file).write_text(text, "utf-8")
+            result = Path(folder, "kernels.cubin")
+            done = self._run("-cubin", *options, "-o", str(result), str(Path(folder, name)))
+            if done.returncode:
+                raise RefineNetEdgeError(f"{name} does not compile: {done.stderr}")
+            return result.read_bytes(), done.stderr
+
+    def _run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        for nvcc in NVCC:
+            try:
+                return subprocess.run([nvcc, *args], capture_output=True, text=True)
+            except FileNotFoundError:
+                continue
+        raise MissingExtra("the CUDA kernels need nvcc: it comes with the CUDA toolkit; or use cuda-bindings")

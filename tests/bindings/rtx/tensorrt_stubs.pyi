@@ -1,0 +1,1 @@
+from tensorrt_rtx_stubs import TensorRt as TensorRt

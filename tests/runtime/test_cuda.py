@@ -1,0 +1,336 @@
+"""Who owns what on the GPU, on both providers of the CUDA calls, over a GPU on the host."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refinenet_edge.errors import CudaError, InputError, MissingExtra
+from refinenet_edge.runtime.cuda import Buffer, Cuda, load_cuda
+from tests.runtime.gpu import ILLEGAL_ADDRESS, Gpu
+
+MakeGpu = Callable[..., Gpu]
+PROVIDERS = ("cuda-bindings", "pycuda")
+
+
+@pytest.fixture(params=PROVIDERS)
+def provider(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def gpu(make_gpu: MakeGpu, provider: str) -> Gpu:
+    return make_gpu(provider)
+
+
+@pytest.fixture
+def cuda(gpu: Gpu) -> Iterator[Cuda]:
+    opened = Cuda()
+    yield opened
+    opened.close()
+
+
+def test_the_device_is_described(cuda: Cuda, provider: str) -> None:
+    assert (cuda.provider.name, cuda.capability, cuda.integrated) == (provider, "sm_87", False)
+
+
+def test_everything_is_counted_and_given_back_last_first(cuda: Cuda, gpu: Gpu) -> None:
+    with cuda.use():
+        scope = cuda.scope()
+        scope.memory(100)
+        scope.memory(28)
+        scope.host(64)
+        scope.stream()
+        scope.event()
+        assert dict(scope.held) == {"device": 128, "host": 64, "streams": 1, "events": 1}
+        assert cuda.held["streams"] == 2  # with the compute stream
+        assert gpu.held() == {"device": 2, "host": 1, "streams": 2, "events": 1}
+        gpu.calls.clear()
+        scope.close()
+        scope.close()
+        frees = [call for call in gpu.calls if "Free" in call]
+        assert len(frees) == 3
+        assert "Host" in frees[0]
+        assert not +scope.held
+        assert gpu.held() == {"streams": 1}
+
+
+def test_closing_gives_back_what_scopes_still_hold(gpu: Gpu) -> None:
+    cuda = Cuda()
+    with cuda.use():
+        cuda.scope().memory(10)
+        cuda.scratch(100)
+    cuda.close()
+    assert not gpu.held()
+
+
+def test_it_closes_with_the_last_who_shares_it(gpu: Gpu) -> None:
+    cuda = Cuda()
+    assert cuda.share() is cuda
+    cuda.close()
+    assert gpu.held() == {"streams": 1}
+    cuda.close()
+    assert not gpu.held()
+    cuda.close()
+
+
+def test_bytes_go_there_and_back(cuda: Cuda) -> None:
+    with cuda.use():
+        scope = cuda.scope()
+        sent = np.arange(100, dtype=np.uint8)
+        address = scope.put(sent)
+        back = np.zeros_like(sent)
+        cuda.provider.download(back, address, cuda.stream)
+        cuda.provider.synchronize(cuda.stream)
+        assert np.array_equal(back, sent)
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_a_buffer_is_copied_only_where_there_are_two_memories(
+    make_gpu: MakeGpu, provider: str, integrated: bool
+) -> None:
+    gpu = make_gpu(provider, integrated=integrated)
+    cuda = Cuda()
+    with cuda.use():
+        buffer = Buffer(cuda.scope(), 16)
+        buffer.host[:] = 7
+        buffer.upload(cuda.stream, 16)
+        cuda.provider.synchronize(cuda.stream)
+        assert (gpu.view(buffer.address, (16,)) == 7).all()
+        gpu.view(buffer.address, (16,))[:] = 9
+        buffer.download(cuda.stream, 16)
+        cuda.provider.synchronize(cuda.stream)
+        assert (buffer.host == 9).all()
+        assert gpu.moved == ({} if integrated else {"up": 16, "down": 16})
+        assert gpu.held()["host"] == 1
+        assert gpu.held().get("device", 0) == (not integrated)
+    cuda.close()
+
+
+def test_scratch_memory_is_one_and_grows(cuda: Cuda, gpu: Gpu) -> None:
+    with cuda.use():
+        first = cuda.scratch(100)
+        assert cuda.scratch(50) == first
+        assert cuda.held["device"] == 100
+        cuda.scratch(200)
+        assert cuda.held["device"] == 200
+        assert gpu.held()["device"] == 1
+
+
+def test_a_full_device_says_how_much_was_asked_and_is_left(cuda: Cuda, gpu: Gpu, provider: str) -> None:
+    gpu.total = 100 << 20
+    name = {"cuda-bindings": "cudaErrorMemoryAllocation", "pycuda": "CUDA_ERROR_OUT_OF_MEMORY"}[provider]
+    with cuda.use():
+        scope = cuda.scope()
+        scope.memory(30 << 20)
+        said = rf"(cudaMalloc|cuMemAlloc) of {200 << 20} bytes failed: {name}; \d+ of 100 MiB are free, .* holds 30"
+        with pytest.raises(CudaError, match=said) as caught:
+            scope.memory(200 << 20)
+        assert caught.value.code == name
+        with pytest.raises(CudaError, match=rf"HostAlloc of {200 << 20} bytes failed"):
+            scope.host(200 << 20)
+        assert gpu.held() == {"device": 1, "streams": 1}
+
+
+def test_what_fails_while_giving_back_does_not_keep_the_rest(
+    gpu: Gpu, provider: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuda = Cuda()
+    with cuda.use():
+        scope = cuda.scope()
+        addresses = [scope.memory(10) for _ in range(3)]
+    gpu.fail({"cuda-bindings": "cudaFree", "pycuda": "cuMemFree"}[provider], code=1, after=2)
+    cuda.close()
+    assert set(gpu.blocks) == {addresses[0]}
+    assert any("failed" in record.message for record in caplog.records)
+    gpu.blocks.clear()
+
+
+@pytest.mark.parametrize("graphs", ["captured", "not there"])
+def test_graphs(make_gpu: MakeGpu, graphs: str, caplog: pytest.LogCaptureFixture) -> None:
+    gpu = make_gpu("cuda-bindings" if graphs == "captured" else "pycuda")
+    with caplog.at_level("INFO"):
+        cuda = Cuda()
+    if graphs == "not there":
+        assert cuda.provider.graphs is None
+        assert [record.message for record in caplog.records] == [
+            "pycuda has no CUDA graphs: each step is launched by itself; cuda-bindings has them"
+        ]
+        cuda.close()
+        return
+    assert not caplog.records
+    found: list[int] = []
+    with cuda.use():
+        scope = cuda.scope()
+        assert cuda.provider.graphs is not None
+        graph = scope.graph(lambda: gpu.queue(cuda.stream, lambda: found.append(1)))
+        assert (found, gpu.held()["graphs"]) == ([], 1)
+        for _ in range(2):
+            cuda.provider.graphs.launch(graph, cuda.stream)
+        cuda.provider.synchronize(cuda.stream)
+        assert found == [1, 1]
+    cuda.close()
+
+
+@pytest.mark.parametrize("how", ["ours", "allocates", "begin", "end", "instantiate"])
+def test_a_capture_that_fails_leaves_the_stream_usable(make_gpu: MakeGpu, how: str) -> None:
+    gpu = make_gpu()
+    cuda = Cuda()
+    calls = {"begin": "cudaStreamBeginCapture", "end": "cudaStreamEndCapture", "instantiate": "cudaGraphInstantiate"}
+    with cuda.use():
+        scope = cuda.scope()
+
+        def queue() -> None:
+            if how == "ours":
+                raise ZeroDivisionError
+            if how == "allocates":
+                scope.memory(8)
+
+        if how in calls:
+            gpu.fail(calls[how])
+        with pytest.raises(ZeroDivisionError if how == "ours" else CudaError):
+            scope.graph(queue)
+        assert not gpu.capturing
+        assert gpu.held() == {"streams": 1}
+        cuda.provider.synchronize(cuda.stream)
+    cuda.close()
+
+
+def test_a_thread_of_its_own_finds_the_device(cuda: Cuda, gpu: Gpu) -> None:
+    found: list[Any] = []
+
+    def work() -> None:
+        try:
+            with cuda.use():
+                found.append(cuda.scope().memory(10))
+        except BaseException as exc:
+            found.append(exc)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == list(gpu.blocks)
+
+
+def test_the_applications_own_device_stays_current(make_gpu: MakeGpu) -> None:
+    gpu = make_gpu()
+    cuda = Cuda()
+    gpu.here.device = 0
+    with cuda.use():
+        cuda.scope().memory(10)
+    assert gpu.here.device == 0
+    cuda.close()
+    assert gpu.here.device == 0
+
+
+def test_pycudas_context_is_current_only_in_use(make_gpu: MakeGpu) -> None:
+    gpu = make_gpu("pycuda")
+    cuda = Cuda()
+    assert gpu.here.stack == 0
+    with cuda.use():
+        assert gpu.here.stack == 1
+    with pytest.raises(CudaError, match="CUDA_ERROR_INVALID_CONTEXT"):
+        cuda.scope().memory(10)
+    cuda.close()
+    assert gpu.here.stack == 0
+
+
+def test_one_thread_at_a_time(cuda: Cuda) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(20):
+            with cuda.use(), cuda.use():
+                inside.append(number)
+                most.append(len(inside))
+                cuda.scope().memory(8)
+                inside.remove(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(most), max(most)) == (80, 1)
+
+
+def test_a_lost_device_is_reset_by_its_last_user_and_opens_again(
+    make_gpu: MakeGpu, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu = make_gpu()
+    first, second = Cuda(), Cuda()
+    with first.use():
+        first.scope().memory(10)
+    gpu.fail("cudaStreamSynchronize", ILLEGAL_ADDRESS)
+    with pytest.raises(CudaError, match="cudaStreamSynchronize failed: cudaErrorIllegalAddress"), first.use():
+        first.provider.synchronize(first.stream)
+    assert first.lost
+    first.close()
+    assert gpu.lost
+    second.close()
+    assert not gpu.lost
+    assert "reset" in caplog.text
+    again = Cuda()
+    with again.use():
+        again.scope().memory(10)
+    again.close()
+
+
+def test_pycuda_says_that_it_cannot_reset(make_gpu: MakeGpu, caplog: pytest.LogCaptureFixture) -> None:
+    gpu = make_gpu("pycuda")
+    cuda = Cuda()
+    gpu.fail("cuStreamSynchronize", ILLEGAL_ADDRESS)
+    with pytest.raises(CudaError, match="CUDA_ERROR_ILLEGAL_ADDRESS"), cuda.use():
+        cuda.provider.synchronize(cuda.stream)
+    gpu.lost, gpu.failing = False, lambda _: 0
+    cuda.close()
+    assert "start the program again" in caplog.text
+
+
+class TestTheChoice:
+    def test_cuda_bindings_come_first(self, make_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+        make_gpu("pycuda")
+        make_gpu("cuda-bindings")
+        monkeypatch.delenv("REFINENET_EDGE_CUDA")
+        cuda = Cuda()
+        assert cuda.provider.name == "cuda-bindings"
+        cuda.close()
+
+    def test_pycuda_where_it_is_alone(self, make_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+        make_gpu("pycuda")
+        monkeypatch.delenv("REFINENET_EDGE_CUDA")
+        for name in ("cuda.bindings.runtime", "cuda.cudart"):
+            monkeypatch.setitem(sys.modules, name, None)
+        cuda = Cuda()
+        assert cuda.provider.name == "pycuda"
+        cuda.close()
+
+    def test_an_unknown_name_lists_the_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("REFINENET_EDGE_CUDA", "cupy")
+        with pytest.raises(InputError, match="REFINENET_EDGE_CUDA=cupy: known are cuda-bindings and pycuda"):
+            load_cuda()
+
+    def test_a_named_provider_is_not_replaced(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("REFINENET_EDGE_CUDA", "pycuda")
+        monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+        with pytest.raises(MissingExtra, match=r"pycuda does not import .*CPATH=\S+ pip install pycuda"):
+            load_cuda()
+
+    def test_without_any_both_reasons_are_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("REFINENET_EDGE_CUDA", raising=False)
+        for name in ("cuda.bindings.runtime", "cuda.cudart", "pycuda.driver"):
+            monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(MissingExtra, match=r"pip install 'refinenet-edge\[device\]'.*; or pycuda does not import"):
+            load_cuda()
+
+    def test_autoinit_is_never_imported(self, make_gpu: MakeGpu) -> None:
+        make_gpu("pycuda")
+        Cuda().close()
+        assert "pycuda.autoinit" not in sys.modules
