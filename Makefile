@@ -1,6 +1,8 @@
 PYTHON ?= python3
-# on a Jetson TensorRT and OpenCV are the system's: make gpu VENV=--system-site-packages
+# on a Jetson TensorRT and OpenCV are the system's: VENV=--system-site-packages; the pins are for Python 3.11 and later,
+# so with JetPack 6's Python 3.10 also PINS=
 VENV ?=
+PINS ?= --constraint constraints.txt
 BIN := .venv/bin
 
 RELEASES := 10.3 10.13 10.16 11.4 rtx
@@ -18,7 +20,7 @@ setup: .venv/ready  ## everything into .venv, pinned by constraints.txt
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet $(PINS) --editable '.[dev]'
 	touch $@
 
 bindings: build/bindings/tried  ## the TensorRT bindings on PyPI, to compare with

@@ -212,6 +212,7 @@ class Cuda:
         self._lock = threading.RLock()
         self._scopes: list[Scope] = []
         self._scratch: Scope | None = None
+        self._scratch_address = 0
         self._users = 1
         with _opening:
             _open.add(id(self))

@@ -1,11 +1,13 @@
 """The TensorRT bindings of each release, as far as this package calls them, as one stub file for each.
 
-    python -m tests.bindings.generate tensorrt_rtx 1.7.1.116           from the bindings that import here
+    python -m tests.bindings.generate tensorrt_rtx "RTX 1.7.1.116"     from the bindings that import here
     python -m tests.bindings.generate v10.3.0 10.3 CLONE 10.16         from NVIDIA's sources at a tag
 
-Releases that PyPI has are described by their bindings' own signatures. 10.3 and 10.13 are not to be had without a
-device: which members they have and what the parameters are called is read in NVIDIA/TensorRT at their tags, and the
-types are those of 10.16. `TensorRt` in a stub is the module: `trt: type[TensorRt]`.
+It prints the stub. The others of PyPI import, as tensorrt_bindings and tensorrt_lean_bindings, with
+build/bindings/<release> on PYTHONPATH and its libs on LD_LIBRARY_PATH. Releases that PyPI has are described by their
+bindings' own signatures. 10.3 and 10.13 are not to be had without a device: which members they have and what the
+parameters are called is read in NVIDIA/TensorRT at their tags, and the types are those of 10.16. `TensorRt` in a stub
+is the module: `trt: type[TensorRt]`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from refinenet_edge.runtime import rtx, trt
 from tests.bindings.generate import HERE, STUB, USED, stub_of
 from tests.bindings.install import RELEASES as INSTALLED
 from tests.bindings.install import ROOT
+from tests.runtime import fake_pycuda
 from tests.runtime import gpu as fake_gpu
 from tests.runtime.fake_tensorrt import RELEASES, Limited, surface, tensorrt
 from tests.runtime.gpu import Gpu
@@ -140,7 +141,7 @@ def test_the_cuda_bindings_have_the_fakes_calls_and_parameters(name: str, tmp_pa
 
 def test_pycuda_has_the_fakes_names(tmp_path: Path) -> None:
     real: Any = pytest.importorskip("pycuda.driver", exc_type=ImportError)
-    fake = fake_gpu.pycuda_driver(Gpu(), tmp_path)
+    fake = fake_pycuda.driver(Gpu(), tmp_path)
     for key, value in vars(fake).items():
         if key[0] == "_":
             continue

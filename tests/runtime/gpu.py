@@ -153,6 +153,10 @@ class Gpu:
             assert (block.data == GONE).all(), "something wrote to memory that was given back"
         return {kind: count for kind, count in counts.items() if count}
 
+    def on_device(self) -> None:
+        """The runtime's calls act on the device that is current in their thread."""
+        assert getattr(self.here, "device", 0) == self.device, "another device is current in this thread"
+
     # --- memory
 
     def allocate(self, size: int, kind: str) -> int:
@@ -297,7 +301,12 @@ class Gpu:
         """Put it in the place of `provider`'s bindings; `folder` keeps the kernels compiled for the CPU."""
         monkeypatch.setenv("REFINENET_EDGE_CUDA", provider)
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        modules = bindings(self, folder) if provider == "cuda-bindings" else pycuda(self, folder, monkeypatch)
+        if provider == "cuda-bindings":
+            modules = bindings(self, folder)
+        else:
+            from tests.runtime import fake_pycuda
+
+            modules = fake_pycuda.bindings(self, folder, monkeypatch)
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, name, module)
 
@@ -368,36 +377,42 @@ def _module(gpu: Gpu, name: str, status: Callable[[int], Any], functions: dict[s
     return module
 
 
-def runtime_bindings(gpu: Gpu) -> Any:
-    here = gpu.here
+Calls = dict[str, Callable[..., Any]]
 
-    def on_device() -> None:
-        assert getattr(here, "device", 0) == gpu.device, "another device is current in this thread"
 
+def device_calls(gpu: Gpu) -> Calls:
     def cudaGetDevice() -> int:
-        return getattr(here, "device", 0)
+        return getattr(gpu.here, "device", 0)
 
     def cudaSetDevice(device: int) -> None:
-        here.device, here.ready = device, True
+        gpu.here.device, gpu.here.ready = device, True
 
     def cudaDeviceGetAttribute(attr: Any, device: int) -> int:
         assert device == gpu.device
         return {75: 8, 76: 7, 18: int(gpu.integrated)}[int(attr)]
 
     def cudaMemGetInfo() -> tuple[int, int]:
-        on_device()
+        gpu.on_device()
         return gpu.total - sum(block.size for block in gpu.blocks.values()), gpu.total
 
+    def cudaDeviceReset() -> None:
+        gpu.on_device()
+        gpu.reset()
+
+    return {name: value for name, value in locals().items() if name.startswith("cuda")}
+
+
+def memory_calls(gpu: Gpu) -> Calls:
     def cudaMalloc(size: int) -> int:
-        on_device()
+        gpu.on_device()
         return gpu.allocate(size, "device")
 
     def cudaFree(devPtr: int) -> None:
-        on_device()
+        gpu.on_device()
         gpu.free(devPtr, "device")
 
     def cudaHostAlloc(size: int, flags: int) -> int:
-        on_device()
+        gpu.on_device()
         assert flags == 1 | 2  # portable, mapped
         return gpu.allocate(size, "host")
 
@@ -406,59 +421,67 @@ def runtime_bindings(gpu: Gpu) -> Any:
         return gpu.check(pHost, 1).address
 
     def cudaFreeHost(ptr: int) -> None:
-        on_device()
+        gpu.on_device()
         gpu.free(ptr, "host")
 
     def cudaMemcpyAsync(dst: int, src: int, count: int, kind: Any, stream: int) -> None:
-        on_device()
+        gpu.on_device()
         (gpu.upload if int(kind) == 1 else gpu.download)(dst, src, count, stream)
 
+    return {name: value for name, value in locals().items() if name.startswith("cuda")}
+
+
+def stream_calls(gpu: Gpu) -> Calls:
     def cudaStreamCreateWithFlags(flags: int) -> int:
-        on_device()
+        gpu.on_device()
         assert flags == 1  # non-blocking
         return gpu.make(gpu.streams, deque())
 
     def cudaStreamDestroy(stream: int) -> None:
-        on_device()
+        gpu.on_device()
         gpu.drain(stream)
         gpu.drop(gpu.streams, stream)
 
     def cudaStreamSynchronize(stream: int) -> None:
-        on_device()
+        gpu.on_device()
         gpu.synchronize(stream)
 
     def cudaStreamWaitEvent(stream: int, event: int, flags: int) -> None:
-        on_device()
+        gpu.on_device()
         assert flags == 0
         gpu.wait(stream, event)
 
     def cudaEventCreateWithFlags(flags: int) -> int:
-        on_device()
+        gpu.on_device()
         assert flags == 2  # no timing
         return gpu.make(gpu.events, None)
 
     def cudaEventDestroy(event: int) -> None:
-        on_device()
+        gpu.on_device()
         gpu.drop(gpu.events, event)
 
     def cudaEventRecord(event: int, stream: int) -> None:
-        on_device()
+        gpu.on_device()
         gpu.record(event, stream)
 
     def cudaEventSynchronize(event: int) -> None:
-        on_device()
+        gpu.on_device()
         gpu.wait_host(event)
 
+    return {name: value for name, value in locals().items() if name.startswith("cuda")}
+
+
+def graph_calls(gpu: Gpu) -> Calls:
     def cudaStreamBeginCapture(stream: int, mode: Any) -> None:
-        on_device()
+        gpu.on_device()
         assert int(mode) == 1  # this thread only
         assert stream in gpu.streams
         assert stream not in gpu.capturing
         gpu.capturing[stream] = []
-        here.captures = 1
+        gpu.here.captures = 1
 
     def cudaStreamEndCapture(stream: int) -> int:
-        here.captures = 0
+        gpu.here.captures = 0
         return gpu.make(gpu.graphs, gpu.capturing.pop(stream))
 
     def cudaGraphInstantiate(graph: int, flags: int) -> int:
@@ -469,7 +492,7 @@ def runtime_bindings(gpu: Gpu) -> Any:
         gpu.drop(gpu.graphs, graph)
 
     def cudaGraphLaunch(graphExec: int, stream: int) -> None:
-        on_device()
+        gpu.on_device()
         for step in gpu.graphs[graphExec]:
             assert step.run is not None, "only work was captured"
             gpu.queue(stream, step.run)
@@ -477,11 +500,11 @@ def runtime_bindings(gpu: Gpu) -> Any:
     def cudaGraphExecDestroy(graphExec: int) -> None:
         gpu.drop(gpu.graphs, graphExec)
 
-    def cudaDeviceReset() -> None:
-        on_device()
-        gpu.reset()
+    return {name: value for name, value in locals().items() if name.startswith("cuda")}
 
-    functions = {name: value for name, value in locals().items() if name.startswith("cuda")}
+
+def runtime_bindings(gpu: Gpu) -> Any:
+    functions = {**device_calls(gpu), **memory_calls(gpu), **stream_calls(gpu), **graph_calls(gpu)}
     module = _module(gpu, "cuda.bindings.runtime", CUDA_ERROR, functions)
     # a capture that a failed call has invalidated ends too
     end = module.cudaStreamEndCapture
@@ -489,10 +512,10 @@ def runtime_bindings(gpu: Gpu) -> Any:
     def end_capture(stream: int) -> tuple[Any, ...]:
         result: tuple[Any, ...] = end(stream)
         gpu.capturing.pop(stream, None)
-        here.captures = 0
+        gpu.here.captures = 0
         return result
 
-    end_capture.__wrapped__ = cudaStreamEndCapture  # type: ignore[attr-defined]
+    end_capture.__wrapped__ = functions["cudaStreamEndCapture"]  # type: ignore[attr-defined]
     module.cudaStreamEndCapture = end_capture
     vars(module).update(
         cudaError_t=CUDA_ERROR,
@@ -590,186 +613,4 @@ def nvrtc_bindings(gpu: Gpu) -> Any:
         return (0,)
 
     vars(module).update({name: value for name, value in locals().items() if name.startswith("nvrtc")})
-    return module
-
-
-# --- pycuda
-
-
-def pycuda(gpu: Gpu, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, types.ModuleType]:
-    """pycuda.driver, and nvcc; pycuda opens device 0."""
-    from refinenet_edge.runtime import pycuda as provider
-
-    gpu.device = 0
-
-    def run(self: Any, *args: str) -> subprocess.CompletedProcess[str]:
-        if args != ("--version",):
-            Path(args[-2]).write_bytes(image_of(Path(args[-1]).name, list(args)))
-        return subprocess.CompletedProcess(args, 0, "release 13.0", "")
-
-    monkeypatch.setattr(provider.Nvcc, "_run", run)
-    package = types.ModuleType("pycuda")
-    package.driver = module = pycuda_driver(gpu, folder)  # type: ignore[attr-defined]
-    return {"pycuda": package, "pycuda.driver": module}
-
-
-def pycuda_driver(gpu: Gpu, folder: Path) -> Any:
-    module: Any = types.ModuleType("pycuda.driver")
-
-    class Error(Exception): ...
-
-    def call(name: str, act: Callable[[], Any], current: bool = True) -> Any:
-        try:
-            gpu.call(name)
-            if current and not getattr(gpu.here, "stack", 0):
-                raise Failure(NO_CONTEXT)
-            return act()
-        except Failure as exc:
-            raise Error(f"{name} failed: {WORDS[exc.code]}") from exc
-
-    class Context:
-        def push(self) -> None:
-            call("cuCtxPushCurrent", lambda: None, current=False)
-            gpu.here.stack = getattr(gpu.here, "stack", 0) + 1
-
-        @staticmethod
-        def pop() -> None:
-            assert gpu.here.stack
-            gpu.here.stack -= 1
-
-        @staticmethod
-        def synchronize() -> None:
-            call("cuCtxSynchronize", lambda: [gpu.drain(stream) for stream in list(gpu.streams)])
-
-    class Device:
-        def __init__(self, number: int) -> None:
-            assert number == gpu.device
-
-        def retain_primary_context(self) -> Context:
-            return call("cuDevicePrimaryCtxRetain", Context, current=False)  # type: ignore[no-any-return]
-
-        def compute_capability(self) -> tuple[int, int]:
-            return 8, 7
-
-        def get_attribute(self, attribute: Any) -> int:
-            assert attribute == module.device_attribute.INTEGRATED
-            return int(gpu.integrated)
-
-    class DeviceAllocation:
-        def __init__(self, size: int) -> None:
-            self.address = call("cuMemAlloc", lambda: gpu.allocate(size, "device"))
-
-        def __int__(self) -> int:
-            return int(self.address)
-
-        def free(self) -> None:
-            call("cuMemFree", lambda: gpu.free(self.address, "device"))
-
-    class PagelockedHostAllocation:
-        def __init__(self, size: int) -> None:
-            self.address = call("cuMemHostAlloc", lambda: gpu.allocate(size, "host"))
-
-        def get_device_pointer(self) -> int:
-            return int(self.address)
-
-        def free(self) -> None:
-            call("cuMemFreeHost", lambda: gpu.free(self.address, "host"))
-
-    class Pinned(np.ndarray):
-        owner: Any = None
-
-        @property
-        def base(self) -> Any:  # type: ignore[override]
-            return self.owner
-
-    def pagelocked_empty(shape: int, dtype: Any, order: str = "C", mem_flags: int = 0) -> np.ndarray:
-        assert mem_flags == 1 | 2
-        owner = PagelockedHostAllocation(shape)
-        array = gpu.view(owner.address, (shape,), dtype).view(Pinned)
-        array.owner = owner
-        return array
-
-    class Stream:
-        def __init__(self, flags: int = 0) -> None:
-            assert flags == 1
-            self.handle = call("cuStreamCreate", lambda: gpu.make(gpu.streams, deque()))
-
-        def synchronize(self) -> None:
-            call("cuStreamSynchronize", lambda: gpu.synchronize(self.handle))
-
-        def wait_for_event(self, event: Event) -> None:
-            call("cuStreamWaitEvent", lambda: gpu.wait(self.handle, event.handle))
-
-        def __del__(self) -> None:
-            if getattr(self, "handle", None) in gpu.streams:
-                gpu.drain(self.handle)
-                gpu.drop(gpu.streams, self.handle)
-
-    class Event:
-        def __init__(self, flags: int = 0) -> None:
-            assert flags == 2
-            self.handle = call("cuEventCreate", lambda: gpu.make(gpu.events, None))
-
-        def record(self, stream: Stream) -> None:
-            call("cuEventRecord", lambda: gpu.record(self.handle, stream.handle))
-
-        def synchronize(self) -> None:
-            call("cuEventSynchronize", lambda: gpu.wait_host(self.handle))
-
-        def __del__(self) -> None:
-            if getattr(self, "handle", None) in gpu.events:
-                gpu.drop(gpu.events, self.handle)
-
-    class Function:
-        def __init__(self, kernel: tuple[ctypes.CDLL, str]) -> None:
-            self.kernel = kernel
-
-        def __call__(self, *args: Any, grid: Any, block: Any, stream: Stream) -> None:
-            (packed,) = args
-            assert isinstance(packed, np.void)
-            data, values, place = packed.tobytes(), [], 0
-            for size, alignment in sizes(self.kernel):
-                place = -(-place // alignment) * alignment
-                values.append(data[place : place + size])
-                place += size
-            assert place == len(data), "the kernel takes other parameters"
-            call("cuLaunchKernel", lambda: gpu.launch(self.kernel, grid, block, values, stream.handle))
-
-    class Module:
-        def __init__(self, image: bytes) -> None:
-            self.handle = call("cuModuleLoadDataEx", lambda: gpu.make(gpu.modules, load_image(image, folder)))
-
-        def get_function(self, name: str) -> Function:
-            return Function((gpu.modules[self.handle], name))
-
-        def __del__(self) -> None:
-            if getattr(self, "handle", None) in gpu.modules:
-                gpu.drop(gpu.modules, self.handle)
-
-    def init(flags: int = 0) -> None: ...
-
-    def mem_get_info() -> tuple[int, int]:
-        return call("cuMemGetInfo", lambda: (gpu.total, gpu.total))  # type: ignore[no-any-return]
-
-    def mem_alloc(bytes: int) -> DeviceAllocation:
-        return DeviceAllocation(bytes)
-
-    def module_from_buffer(buffer: bytes) -> Module:
-        return Module(buffer)
-
-    def memcpy_htod_async(dest: int, src: np.ndarray, stream: Stream) -> None:
-        call("cuMemcpyHtoDAsync", lambda: gpu.upload(dest, src.ctypes.data, src.nbytes, stream.handle))
-
-    def memcpy_dtoh_async(dest: np.ndarray, src: int, stream: Stream) -> None:
-        call("cuMemcpyDtoHAsync", lambda: gpu.download(dest.ctypes.data, src, dest.nbytes, stream.handle))
-
-    public = {
-        name: value for name, value in locals().items() if name not in ("gpu", "folder", "module", "call", "Pinned")
-    }
-    vars(module).update(
-        public,
-        device_attribute=types.SimpleNamespace(INTEGRATED=object()),
-        host_alloc_flags=types.SimpleNamespace(PORTABLE=1, DEVICEMAP=2),
-        event_flags=types.SimpleNamespace(DISABLE_TIMING=2),
-    )
     return module
