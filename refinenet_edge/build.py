@@ -26,7 +26,7 @@ from refinenet_edge.engine import EngineOptions, Progress, build_plan, profile_f
 from refinenet_edge.errors import CheckpointError, GraphError, InputError, MissingExtra
 from refinenet_edge.evaluation import open_dataset
 from refinenet_edge.files import sha256
-from refinenet_edge.fusion import REWRITES, Firing, fuse, parity
+from refinenet_edge.fusion import REWRITES, Firing, Rewrite, fuse, parity
 from refinenet_edge.images import read_image
 from refinenet_edge.labels import LABEL_SETS, resolve
 from refinenet_edge.model import SHIPPED, create, load_checkpoint, locate
@@ -46,8 +46,8 @@ from refinenet_edge.records import (
     Speed,
     TensorSpec,
 )
+from refinenet_edge.refusals import refuse, refuse_graph
 from refinenet_edge.runtime import available, open_session
-from refinenet_edge.runtime.cuda import gpu_capability
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.trace import copy_of, num_classes, read_onnx, to_bytes, trace
 
@@ -57,10 +57,6 @@ RANDOM = "random"
 PHOTO = "astronaut.jpg"  # the real frame of the proof
 DEFAULT_CLASSES = 21  # of random weights: VOC's
 PREFERRED: tuple[Backend, ...] = ("tensorrt", "openvino", "onnxruntime")  # what `auto` takes, first that works
-IN_RTX = {  # measured: benchmarks/rtx_int8.py
-    "int8": "hardly fewer bytes, or more (rf_lw_mbv2 431 against 441 MB, rf_lw50 688 against 638)",
-    "fp8": "more bytes (rf_lw_mbv2 635 against 440 MB, rf_lw50 1282 against 638)",
-}
 SPEED_SECONDS = 3.0  # of each of the two whose speeds are compared
 
 Step = Callable[[str], None]
@@ -89,8 +85,8 @@ class Source:
 def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None = None) -> Built:
     """Build the bundle of `recipe` at `recipe.output`. `step` hears what is done, `progress` the engine builder."""
     backend = recipe.backend if recipe.backend != "auto" else _preferred()
-    _refuse(recipe, backend)
-    rewrites = [rewrite for rewrite in REWRITES if rewrite.name not in recipe.without]
+    refuse(recipe, backend)
+    rewrites = _rewrites(recipe)
 
     step("load and trace the model")
     source = _from_onnx(recipe, Path(recipe.onnx)) if recipe.onnx else _from_module(recipe)
@@ -110,7 +106,7 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     expected = parity.logits(traced, inputs)
     proof = parity.prove(traced, expected, model, rewrites, inputs)
 
-    _refuse_graph(recipe, backend, model)
+    refuse_graph(recipe, backend, model)
     ranges = _ranges(recipe, model, frame, step) if recipe.calib else None
     budget = _budget(recipe, backend, model, ranges, frame, labels, step) if ranges and recipe.budgeted else None
 
@@ -150,54 +146,10 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     return Built(path, write_bundle(path, manifest, files), tuple(firings))
 
 
-def _refuse(recipe: Recipe, backend: Backend) -> None:
-    """Raise `InputError` for what would only fail, or disappoint, after minutes."""
+def _rewrites(recipe: Recipe) -> list[Rewrite]:
     if unknown := set(recipe.without) - {rewrite.name for rewrite in REWRITES}:
         raise InputError(f"no rewrite {', '.join(sorted(unknown))}; there are {', '.join(r.name for r in REWRITES)}")
-    if recipe.precision not in precision.QUANTISED:
-        for asked, option in ((recipe.calib is not None, "--calib"), (recipe.budgeted, "an accuracy budget")):
-            if asked:
-                raise InputError(f"{option} is for --precision int8 or fp8, this is {recipe.precision}")
-        return
-    if recipe.calib is None and recipe.onnx is None:
-        raise InputError(precision.uncalibrated(recipe.precision))
-    if recipe.budgeted and recipe.judge is None and (recipe.calib or ".json").endswith(".json"):
-        raise InputError("a budget is judged on frames: give --judge scenes:SEED:COUNT, a folder or a data set")
-    if recipe.max_miou_drop is not None and recipe.judge is None and not str(recipe.calib).startswith("scenes"):
-        raise InputError("points of mIoU need labelled samples: give --judge scenes:SEED:COUNT or a data set")
-    if recipe.precision == "fp8":
-        _refuse_fp8(recipe, backend)
-    if backend == "tensorrt-rtx" and not recipe.force:
-        raise InputError(
-            f"in TensorRT-RTX's plans {recipe.precision} has more kernels than fp16 and {IN_RTX[recipe.precision]}: "
-            "build with --precision fp16, or with --force all the same"
-        )
-
-
-def _refuse_fp8(recipe: Recipe, backend: Backend) -> None:
-    if backend not in precision.ON_GPU:
-        raise InputError(f"{backend} has no FP8: build with --precision int8, or for tensorrt or tensorrt-rtx")
-    here = gpu_capability() if backend == "tensorrt" else None
-    old = [target for target in (*recipe.target, *([here] if here else [])) if int(target.partition("_")[2] or 0) < 89]
-    if old:
-        raise InputError(f"{', '.join(old)} has no FP8, sm_89 and later have: build with --precision int8")
-
-
-def _refuse_graph(recipe: Recipe, backend: Backend, model: ir.Model) -> None:
-    """Raise `InputError` unless the graph has Q/DQ where the recipe says so, as the backend takes it."""
-    if not precision.is_quantised(model):
-        if recipe.precision in precision.QUANTISED and recipe.calib is None:
-            raise InputError(f"{recipe.onnx} has no Q/DQ, and {precision.uncalibrated(recipe.precision)}")
-        return
-    if recipe.precision not in precision.QUANTISED:
-        raise InputError(f"{recipe.onnx} is quantised (it has Q/DQ): build it with --precision int8")
-    if recipe.calib is not None or recipe.budgeted:
-        raise InputError(f"{recipe.onnx} is quantised already (it has Q/DQ): leave --calib and budgets out")
-    if backend in precision.ON_GPU and (odd := precision.asymmetric(model)):
-        raise InputError(
-            f"{recipe.onnx} has zero points that are not zero or not INT8 ({', '.join(odd[:3])} ...), {backend} takes "
-            "symmetric INT8 only: quantise it with signed, symmetric activations, or build it for openvino"
-        )
+    return [rewrite for rewrite in REWRITES if rewrite.name not in recipe.without]
 
 
 def _files(

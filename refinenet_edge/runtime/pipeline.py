@@ -1,8 +1,8 @@
 """Frame -> labels without leaving the GPU: upload, frame kernel, engine, head kernel, download.
 
-On an integrated GPU (Jetson) frames and labels lie in mapped memory: nothing is uploaded or downloaded. On a discrete
-one they go through page-locked memory on two streams of their own, so that the upload of a frame, the computation of
-the one before and the download of the one before that overlap:
+On an integrated GPU (Jetson) frames and labels lie in mapped memory: nothing is uploaded or downloaded, and a frame in
+memory of `new_frame` is read where it is. On a discrete one they go through page-locked memory on two streams of their
+own, so that the upload of a frame, the computation of the one before and the download of the one before that overlap:
 
     upload     frame 1 | frame 2 | frame 3
     compute              frame 1 | frame 2 | frame 3
@@ -54,6 +54,18 @@ class DeviceSegmenter:
     def __init__(self, session: TrtSession, spec: FrameSpec, classes: int) -> None:
         self._session, self._spec, self._classes = session, spec, classes
         self._steps: _Steps | None = None
+        self._own: Scope | None = None  # of the frames' memory
+        self._places: dict[int, int] = {}  # its address on the host -> on the device
+
+    def new_frame(self, size: Size) -> Frame:
+        """Page-locked memory for frames of `size` (height, width); it ends with `close`."""
+        self._session.check_open()
+        cuda = self._session.cuda
+        with cuda.use():
+            self._own = self._own or cuda.scope()
+            pixels, address = self._own.host(3 * size[0] * size[1])
+        self._places[pixels.ctypes.data] = address
+        return pixels.reshape(*size, 3)
 
     def labels(self, frame: Frame | DeviceImage) -> LabelMap:
         """The label map of `frame`, a new HxW array."""
@@ -86,10 +98,16 @@ class DeviceSegmenter:
             if self._steps is None or self._steps.size != size:
                 self._drop()
                 self._steps = _Steps(self._session, self._spec, self._classes, size)
-            return self._steps.queue(frame)
+            return self._steps.queue(frame, self._place(frame))
         except BaseException:
             self._drop()
             raise
+
+    def _place(self, frame: Frame | DeviceImage) -> int | None:
+        """Where the device sees a frame in memory of `new_frame`."""
+        if isinstance(frame, DeviceImage) or not frame.flags.c_contiguous:
+            return None
+        return self._places.get(frame.ctypes.data)
 
     def _drop(self) -> None:
         steps, self._steps = self._steps, None
@@ -98,7 +116,13 @@ class DeviceSegmenter:
 
     def close(self) -> None:
         """Give back the device memory; a second call does nothing. Frames on their way are finished first."""
-        self._session.cuda.finish(self._drop)
+        self._session.cuda.finish(self._give_back)
+
+    def _give_back(self) -> None:
+        self._drop()
+        own, self._own, self._places = self._own, None, {}
+        if own is not None:
+            own.close()
 
 
 class _Slot:
@@ -184,18 +208,23 @@ class _Steps:
         self._addresses = {image.name: self._frame.address, logits.name: self._logits}
         self._input = {image.name: shapes[image.name]}
 
-    def queue(self, frame: Frame | DeviceImage) -> _Job:
-        """Queue `frame`'s way from here and back."""
+    def queue(self, frame: Frame | DeviceImage, mapped: int | None) -> _Job:
+        """Queue `frame`'s way from here and back; `mapped`: where the device sees it, in page-locked memory."""
         provider, compute = self.cuda.provider, self.cuda.stream
         slot = self._slots.pop() if self._slots else _Slot(self._scope, self.size)
         if isinstance(frame, DeviceImage):
             if frame.stream is not None:
                 provider.follow(compute, frame.stream)
             place, pitch = frame.address, frame.pitch
+        elif mapped is not None and self.cuda.integrated:
+            place, pitch = mapped, frame.shape[1] * 3
         else:
             place, pitch = slot.pixels.address, frame.shape[1] * 3
-            np.copyto(slot.pixels.host.reshape(frame.shape), frame)
-            slot.pixels.upload(self._upload, frame.nbytes)
+            if mapped is not None:
+                provider.upload(place, frame, self._upload)
+            else:
+                np.copyto(slot.pixels.host.reshape(frame.shape), frame)
+                slot.pixels.upload(self._upload, frame.nbytes)
             provider.record(slot.uploaded, self._upload)
             provider.wait(compute, slot.uploaded)
         self._compute(place, pitch, slot.result.address)

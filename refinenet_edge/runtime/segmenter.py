@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.bundle import Bundle, open_bundle
@@ -102,6 +103,16 @@ class Segmenter:
         else:
             for labels in self._device.stream(map(self._usable, frames), depth):
                 yield Mask(labels, self.labels)
+
+    def new_frame(self, height: int, width: int) -> Frame:
+        """Memory to read frames of this size into, again and again: `camera.read(frame)`.
+
+        It is taken without a copy on the host, on an integrated GPU without any. It ends with the segmenter, and must
+        stay as it is until the mask of its frame has come.
+        """
+        if self._device is None:
+            return np.zeros((height, width, 3), np.uint8)
+        return self._device.new_frame((height, width))
 
     def _usable(self, frame: Frame | Any) -> Frame | DeviceImage:
         """`frame` as it can be run here."""

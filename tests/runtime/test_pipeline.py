@@ -39,6 +39,11 @@ def expected(frame: np.ndarray, spec: FrameSpec, channel_last: bool = True, dtyp
     return upsample_argmax(logits[0, :CLASSES], frame.shape[:2], spec.upsample)
 
 
+def filled(target: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    np.copyto(target, frame)
+    return target
+
+
 class Running:
     """A device segmenter and what it runs on."""
 
@@ -114,6 +119,25 @@ class TestStreams:
         for frame, labels in zip(shot, run.device.stream(shot, depth), strict=True):
             assert np.array_equal(labels, expected(frame, run.spec))
         assert run.gpu.moved == ({} if integrated else {"up": 7 * 61 * 47 * 3, "down": 7 * 61 * 47})
+
+    def test_a_frame_in_our_memory_is_not_copied_on_the_host(
+        self, running: Callable[..., Running], provider: str, integrated: bool, order: Any
+    ) -> None:
+        run = running(provider=provider, integrated=integrated, order=order)
+        ours = [run.device.new_frame((61, 47)) for _ in range(2)]
+        run.device.labels(np.zeros_like(FRAME))  # its tables are uploaded once
+        run.gpu.moved.clear()
+        for number, frame in enumerate(frames(6)):  # the later ones by a graph
+            np.copyto(ours[number % 2], frame)
+            assert np.array_equal(run.device.labels(ours[number % 2]), expected(frame, run.spec))
+        for frame, labels in zip(frames(2), run.device.stream(map(filled, ours, frames(2)), 2), strict=True):
+            assert np.array_equal(labels, expected(frame, run.spec))
+        assert run.gpu.moved == ({} if integrated else {"up": 8 * 61 * 47 * 3, "down": 8 * 61 * 47})
+        assert run.device._steps is not None
+        staged = [slot.pixels.host for slot in run.device._steps._slots]
+        assert staged and not any(np.array_equal(host, frame.ravel()) for host in staged for frame in frames(6))
+        run.device.close()
+        assert "host" not in run.gpu.held()
 
     def test_sizes_may_change_on_the_way(
         self, running: Callable[..., Running], provider: str, integrated: bool, order: Any
