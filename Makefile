@@ -37,6 +37,7 @@ check: setup  ## what CI checks before the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	for release in $(RELEASES); do MYPYPATH=tests/bindings/$$release $(BIN)/mypy $(TYPED) || exit 1; done
+	MYPYPATH=tests/bindings/lean $(BIN)/mypy refinenet_edge/runtime/trt.py
 	$(BIN)/lint-imports --no-cache
 
 format: setup

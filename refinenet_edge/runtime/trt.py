@@ -128,11 +128,11 @@ class TrtSession(CheckedSession):
     def _is_channel_last(self, name: str) -> bool:
         """Whether a tensor is HWC8: with channels in multiples of eight that is plain NHWC."""
         assert self._engine is not None
-        formats = getattr(self._trt, "TensorFormat", None)
-        if formats is None:  # the lean and dispatch runtimes have words for it
+        formats, format_of = getattr(self._trt, "TensorFormat", None), getattr(self._engine, "get_tensor_format", None)
+        if formats is None or format_of is None:  # the lean and dispatch runtimes have words for it
             words = self._engine.get_tensor_format_desc(name)
             return words.startswith("Channel major") and "C % 8 == 0" in words
-        return bool(self._engine.get_tensor_format(name) == formats.HWC8)
+        return bool(format_of(name) == formats.HWC8)
 
     def _run(self, feeds: Feeds) -> Outputs:
         with self.cuda.use():
@@ -244,9 +244,10 @@ class TrtSession(CheckedSession):
         """What TensorRT's engine inspector says, as it says it: the layers, their types, formats and tactics."""
         self.check_open()
         assert self._engine is not None
-        if not hasattr(self._trt, "EngineInspector"):
+        make_inspector = getattr(self._engine, "create_engine_inspector", None)
+        if make_inspector is None:
             raise InputError(f"{self.name} has no engine inspector: TensorRT itself has")
-        inspector = self._engine.create_engine_inspector()
+        inspector = make_inspector()
         found: dict[str, Any] = json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
         return found
 
