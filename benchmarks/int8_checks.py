@@ -32,8 +32,7 @@ DAMAGED = "encoder.layer5.0.output.2.0/Conv"  # the layer whose scale is shrunk
 SHRUNK = 100
 JUDGE, DROP = "scenes:3:40", 0.3  # points of mIoU
 
-RF50_SIZE, RF50_JUDGE, RF50_TEST, RF50_AGREEMENT = (256, 256), "scenes:3:4", "scenes:4:8", 98.0
-MARGIN = 0.5  # percent that the budget asks beyond what is tested, on other scenes
+RF50_SIZE, RF50_FRAMES, RF50_AGREEMENT = (256, 256), "scenes:4:8", 98.0
 
 # MB: the least of any precision in what was measured before, a plain export on the same TensorRT-RTX
 LEAST_ACTIVATIONS = {"rf_lw50": 50.1, "rf_lw_mbv2": 55.1}
@@ -90,33 +89,25 @@ def damaged_layer(exact: Path, ranges: Path, folder: Path) -> tuple[Budget, list
 
 
 def rf50(calib: str, folder: Path) -> tuple[dict[str, Any], list[Criterion]]:
-    """INT8 of rf50 with random weights that keep activations sane, held to float32's labels on other scenes."""
+    """INT8 of rf50 with random weights that keep activations sane, held to float32's labels on other scenes.
+
+    Without a budget: with one, most of its time would go into ranking 186 layers of a network of 470 MB.
+    """
     save_checkpoint(_sane("rf50"), folder / "rf50.safetensors")
-    recipe = Recipe(
-        str(folder / "rf50"),
-        checkpoint=str(folder / "rf50.safetensors"),
-        size=RF50_SIZE,
-        precision="int8",
-        calib=calib,
-        backend="openvino",
-        min_agreement=RF50_AGREEMENT + MARGIN,
-        judge=RF50_JUDGE,
-    )
-    manifest = build(recipe).manifest
-    float32 = dataclasses.replace(
-        recipe, output=str(folder / "rf50_fp32"), precision="fp32", calib=None, min_agreement=None, judge=None
-    )
+    weights = str(folder / "rf50.safetensors")
+    float32 = Recipe(str(folder / "rf50_fp32"), checkpoint=weights, size=RF50_SIZE, backend="openvino")
+    int8 = dataclasses.replace(float32, output=str(folder / "rf50"), precision="int8", calib=calib)
     build(float32)
-    frames = open_frames(RF50_TEST)
-    with Segmenter(float32.output) as exact, Segmenter(recipe.output) as rounded:
+    speed = build(int8).manifest.speed
+    frames = open_frames(RF50_FRAMES)
+    with Segmenter(float32.output) as exact, Segmenter(int8.output) as rounded:
         same = [
             float((exact.segment(frame).labels == rounded.segment(frame).labels).mean())
             for frame in map(frames.read, range(len(frames)))
         ]
     agreement = 100 * float(np.mean(same))
-    record = {"agreement": agreement, "frames": RF50_TEST, "size": RF50_SIZE}
-    assert manifest.budget is not None and manifest.speed is not None
-    record |= {"budget": dataclasses.asdict(manifest.budget), "speed": dataclasses.asdict(manifest.speed)}
+    assert speed is not None
+    record = {"agreement": agreement, "frames": RF50_FRAMES, "size": RF50_SIZE, "speed": dataclasses.asdict(speed)}
     return record, [criterion("% of rf50's labels that stay", agreement, RF50_AGREEMENT)]
 
 
