@@ -18,8 +18,8 @@ from typing import Any
 import click
 import numpy as np
 from machine import cpu, gpu, save
-from timing import take_turns, timed
 
+from refinenet_edge.bench import take_turns, timed
 from refinenet_edge.build import build
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.recipe import Recipe
