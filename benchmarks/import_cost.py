@@ -24,7 +24,8 @@ from device_environment import clean, make_environment
 from machine import cpu, save
 from rich.console import Console
 from rich.table import Table
-from timing import WARM_UPS, Stages, take_turns
+
+from refinenet_edge.bench.measure import WARM_UPS, Stages, take_turns
 
 SECONDS, MEMORY = 0.3, 100e6  # what refinenet_edge.runtime may cost
 IMPORTS = {

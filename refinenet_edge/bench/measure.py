@@ -76,8 +76,8 @@ def bounds(resampled: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def take_turns(contenders: Mapping[str, Contender], rounds: int | None = None, seconds: float = MAX_SECONDS) -> Timing:
-    """Run them for `rounds`, or until a rule ends it, at the latest after `seconds` of each contender."""
+def take_turns(contenders: Mapping[str, Contender], rounds: int | None = None, seconds: float | None = None) -> Timing:
+    """Run them for `rounds`, or until a rule ends it, at the latest after `seconds` (`MAX_SECONDS`) of each."""
     order = np.random.default_rng(0)
     for _ in range(WARM_UPS):
         for run in contenders.values():
@@ -89,7 +89,7 @@ def take_turns(contenders: Mapping[str, Contender], rounds: int | None = None, s
             timing.runs[who].append(contenders[who]())
         totals = [timing.samples(who) for who in contenders]
         deviations.append(max(map(_deviation, totals)))
-        if rounds is None and (ended := _ended(totals, deviations, seconds)):
+        if rounds is None and (ended := _ended(totals, deviations, seconds or MAX_SECONDS)):
             return Timing(timing.runs, ended)
         if len(deviations) == rounds:
             return timing

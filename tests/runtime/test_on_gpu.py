@@ -8,9 +8,9 @@ import machine
 import numpy as np
 import on_gpu
 import pytest
-import timing
 from click.testing import CliRunner
 
+from refinenet_edge.bench import measure
 from refinenet_edge.bundle import Bundle
 from refinenet_edge.runtime import backends
 from tests.runtime.gpu import Gpu
@@ -20,7 +20,7 @@ def test_a_record(
     make_gpu: Callable[..., Gpu], make_plan: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backends, "gpu_problem", lambda: "")
-    monkeypatch.setattr(timing, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(measure, "MAX_SECONDS", 0.1)
     monkeypatch.setattr(on_gpu, "STREAM", 5)
     bundle = make_plan(make_gpu(), "10.16")
     frames = [np.full((40, 48, 3), value, np.uint8) for value in (10, 200)]
