@@ -11,8 +11,8 @@ from refinenet_edge.records import Backend
 from refinenet_edge.runtime.cuda import gpu_capability
 
 IN_RTX = {  # measured: benchmarks/rtx_int8.py
-    "int8": "hardly fewer bytes, or more (rf_lw_mbv2 431 against 441 MB, rf_lw50 688 against 638)",
-    "fp8": "more bytes (rf_lw_mbv2 635 against 440 MB, rf_lw50 1282 against 638)",
+    "int8": "hardly fewer bytes, or more (rf_lw_mbv2 430 against 440 MB, rf_lw50 688 against 638)",
+    "fp8": "more bytes (rf_lw_mbv2 636 against 440 MB, rf_lw50 1288 against 638)",
 }
 
 

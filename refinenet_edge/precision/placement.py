@@ -1,9 +1,9 @@
 """Where INT8 pays, per target: the rules as data.
 
-OpenVINO, measured with the shipped model at 512x512 on two cores of an AMD EPYC that other work shared, all in turn
-(how many times as fast as float32, mIoU on 40 unseen scenes, float32 .8020): everything 3.2 and .8016; all but what has
-fewer than 16 channels or not a multiple of 8 2.5 and .8021; that without depthwise 2.3 and .8017, without sums 2.3 and
-.8020; convolutions only 1.8 and .8021. So everything pays.
+OpenVINO, measured with earlier weights of the shipped model (float32 .8020), signed, at 512x512 on two cores of an AMD
+EPYC that other work shared, all in turn (how many times as fast as float32, mIoU on 40 unseen scenes): everything 3.2
+and .8016; all but what has fewer than 16 channels or not a multiple of 8 2.5 and .8021; that without depthwise 2.3 and
+.8017, without sums 2.3 and .8020; convolutions only 1.8 and .8021. So everything pays.
 
 There, what is never negative is UINT8: 4 to 5 % less CPU time on one thread, and right. Signed after a ReLU, OpenVINO
 2026.4 computes other numbers than are written: rf50 at 256x256 (random weights, each convolution's output brought to
