@@ -99,10 +99,10 @@ class TestSpend:
     def test_a_damaged_layer_is_found_first_and_put_back(self, shipped: Candidates) -> None:
         spent = spend(shipped, LostLabels(frames(3)), allowed=4.0)
         # what reads the damaged tensor: the sum itself, and a convolution through its pool
-        assert spent.harms[0].layers == ("refine2.crp/Add",)
+        readers = {"refine2.crp/Add", "refine2.crp.convs.0/Conv"}
+        assert spent.harms[0].layers in {(name,) for name in readers}
         assert spent.harms[0].kept
-        kept = {name for harm in spent.harms if harm.kept for name in harm.layers}
-        assert kept <= {"refine2.crp/Add", "refine2.crp.convs.0/Conv"}
+        assert {name for harm in spent.harms if harm.kept for name in harm.layers} <= readers
         assert spent.full > 10 > spent.reached
         assert spent.reached <= spent.allowed
         assert len([harm for harm in spent.harms if len(harm.layers) == 1]) >= SHOWN
