@@ -29,7 +29,7 @@ SCHEMA = 1
 MAX_RUN = 64 << 20  # bytes of a file
 
 # stages of a frame, in order; a subject has those that its path has
-STAGES = ("read", "prepare", "upload", "engine", "head", "download", "draw")
+STAGES = ("read", "upload", "prepare", "engine", "head", "download", "draw")
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,9 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Start:
-    """A subject in a fresh process, the file cache warm. `load_ms`: until it can run; imports are not in it."""
+    """A subject in a process of its own, files cached. `load_ms`: until it can run, its library's import included."""
 
     subject: str
-    import_ms: float
     load_ms: float
     first_frame_ms: float
     peak_process_bytes: int | None
@@ -161,6 +160,9 @@ class Run:
         for measurement in self.measurements:
             if not measurement.ms or not all(0 < ms < float("inf") for ms in measurement.ms):
                 raise BundleError(f"{measurement.subject} at {measurement.case}: times must be positive and finite")
+        for case in self.cases():
+            if len({len(measurement.ms) for measurement in self.of(case).values()}) > 1:
+                raise BundleError(f"{case}: not every subject ran as often as the others")
 
     def cases(self) -> tuple[Case, ...]:
         """The cases in the order in which they were measured."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -28,7 +29,7 @@ import numpy as np
 
 from refinenet_edge.errors import CudaError, RefineNetEdgeError
 from refinenet_edge.records import Bilinear, Frame, FrameSpec, LabelMap, Size
-from refinenet_edge.runtime.cuda import Buffer, Scope
+from refinenet_edge.runtime.cuda import Buffer, Cuda, Scope
 from refinenet_edge.runtime.frame import DeviceImage
 from refinenet_edge.runtime.kernels.device import DeviceFrame, DeviceHead
 from refinenet_edge.runtime.trt import TrtSession
@@ -72,6 +73,14 @@ class DeviceSegmenter:
         with self._session.cuda.use():
             return self._queue(frame).labels()
 
+    def staged(self, frame: Frame | DeviceImage) -> tuple[LabelMap, dict[str, float]]:
+        """`labels`, and the ms of each stage: each is launched by itself and waited for."""
+        with self._session.cuda.use():
+            job = self._queue(frame, clock := _Clock(self._session.cuda))
+            labels = job.labels()
+            clock.done("download")
+        return labels, clock.ms
+
     def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[LabelMap]:
         """The label maps of `frames`, in order; up to `depth` frames are on their way at once."""
         cuda = self._session.cuda
@@ -91,14 +100,14 @@ class DeviceSegmenter:
             # nobody takes their labels, but the frames must not be read any more
             cuda.finish(lambda: _finish(waiting))
 
-    def _queue(self, frame: Frame | DeviceImage) -> _Job:
+    def _queue(self, frame: Frame | DeviceImage, clock: _Clock | None = None) -> _Job:
         self._session.check_open()
         size = (frame.shape[0], frame.shape[1])
         try:
             if self._steps is None or self._steps.size != size:
                 self._drop()
                 self._steps = _Steps(self._session, self._spec, self._classes, size)
-            return self._steps.queue(frame, self._place(frame))
+            return self._steps.queue(frame, self._place(frame), clock)
         except BaseException:
             self._drop()
             raise
@@ -123,6 +132,22 @@ class DeviceSegmenter:
         own, self._own, self._places = self._own, None, {}
         if own is not None:
             own.close()
+
+
+class _Clock:
+    """How long each stage takes when it is waited for, ms by the host's clock."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self._last = time.perf_counter()
+        self.ms: dict[str, float] = {}
+
+    def done(self, stage: str) -> None:
+        """`stage`, the last on the session's stream, was queued."""
+        self._cuda.provider.synchronize(self._cuda.stream)
+        now = time.perf_counter()
+        self.ms[stage] = 1000 * (now - self._last)
+        self._last = now
 
 
 class _Slot:
@@ -208,8 +233,11 @@ class _Steps:
         self._addresses = {image.name: self._frame.address, logits.name: self._logits}
         self._input = {image.name: shapes[image.name]}
 
-    def queue(self, frame: Frame | DeviceImage, mapped: int | None) -> _Job:
-        """Queue `frame`'s way from here and back; `mapped`: where the device sees it, in page-locked memory."""
+    def queue(self, frame: Frame | DeviceImage, mapped: int | None, clock: _Clock | None) -> _Job:
+        """Queue `frame`'s way from here and back; `mapped`: where the device sees it, in page-locked memory.
+
+        With a `clock` every stage is waited for.
+        """
         provider, compute = self.cuda.provider, self.cuda.stream
         slot = self._slots.pop() if self._slots else _Slot(self._scope, self.size)
         if isinstance(frame, DeviceImage):
@@ -227,7 +255,10 @@ class _Steps:
                 slot.pixels.upload(self._upload, frame.nbytes)
             provider.record(slot.uploaded, self._upload)
             provider.wait(compute, slot.uploaded)
-        self._compute(place, pitch, slot.result.address)
+        if clock is not None:
+            provider.synchronize(self._upload)
+            clock.done("upload")
+        self._compute(place, pitch, slot.result.address, clock)
         provider.record(slot.computed, compute)
         provider.wait(self._download, slot.computed)
         slot.result.download(self._download, slot.result.host.nbytes)
@@ -236,7 +267,7 @@ class _Steps:
         self._jobs.append(job)
         return job
 
-    def _compute(self, place: int, pitch: int, result: int) -> None:
+    def _compute(self, place: int, pitch: int, result: int, clock: _Clock | None) -> None:
         if self._session.shapes != self._input:  # run() on the session has changed them
             self._forget_graphs()
             self._session.set_shapes(self._input)
@@ -245,9 +276,18 @@ class _Steps:
 
         def steps() -> None:
             self._frame.prepare(place, pitch)
+            if clock is not None:
+                clock.done("prepare")
             self._session.queue(self._addresses)
+            if clock is not None:
+                clock.done("engine")
             self._head.label(self._logits, result)
+            if clock is not None:
+                clock.done("head")
 
+        if clock is not None:
+            steps()
+            return
         if key not in self._graphs and self._ran and self._captures:
             self._capture(key, steps)  # only now: TensorRT wants to have run once with these shapes
         if key in self._graphs:

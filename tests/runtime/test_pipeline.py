@@ -227,6 +227,20 @@ def test_timing_layers_leaves_the_shapes_to_be_set_again(running: Callable[..., 
     assert np.array_equal(run.device.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
 
 
+@pytest.mark.parametrize("integrated", [False, True], ids=["discrete", "integrated"])
+def test_stages_are_waited_for_and_give_the_same_labels(running: Callable[..., Running], integrated: bool) -> None:
+    run = running(integrated=integrated)
+    for frame in (FRAME, FRAME[::-1]):
+        labels, stages = run.device.staged(frame)
+        assert np.array_equal(labels, expected(frame, run.spec))
+        assert list(stages) == ["upload", "prepare", "engine", "head", "download"]
+        assert all(ms > 0 for ms in stages.values())
+    assert run.launches() == 0  # step by step
+    for _ in range(2):
+        assert np.array_equal(run.device.labels(FRAME), expected(FRAME, run.spec))
+    assert run.launches() == 1  # the graph is made as if nothing had been timed
+
+
 def test_other_weights_are_captured_again(running: Callable[..., Running]) -> None:
     run = running(plan={"refittable": True})
     for _ in range(2):

@@ -95,6 +95,13 @@ def test_the_halves_of_segment_give_its_mask(make_bundle: MakeBundle) -> None:
         assert np.array_equal(segmenter.mask(logits, (61, 47)).labels, expected.labels)
 
 
+def test_staged_gives_the_same_mask_and_the_ms_of_each_stage(make_bundle: MakeBundle) -> None:
+    with Segmenter(make_bundle(), "openvino") as segmenter:
+        mask, stages = segmenter.staged(FRAME)
+        assert np.array_equal(mask.labels, segmenter.segment(FRAME).labels)
+    assert list(stages) == ["prepare", "engine", "head"] and all(ms > 0 for ms in stages.values())
+
+
 def test_more_classes_than_labels(make_bundle: MakeBundle) -> None:
     bundle = make_bundle(labels=numbered(4))
     with (
