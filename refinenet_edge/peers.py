@@ -1,7 +1,8 @@
 """What people run instead, with the usual code around it: torch, torch.compile, a plain ONNX export, anybody's ONNX.
 
-    torch, compile            the bundle's own network from its checkpoint, float32, channels_last
-    onnxruntime, openvino     that network's plain export, by the library as it is
+    torch, compile            the bundle's own network from its checkpoint, channels_last; float32 on the CPU, float16
+                              on the GPU if that is what runs the bundle
+    onnxruntime, openvino     that network's plain export, on the CPU, by the library as it is
     FILE.onnx                 1x3xHxW float32 -> 1xCxhxw, by OpenVINO where it is installed, else ONNX Runtime
 
 The usual code: cv2.resize to the network's size, normalise and transpose in numpy, cv2.resize of the logits to the
@@ -52,6 +53,7 @@ class Peer:
     kind: Kind
     bundle: Path
     checkpoint: Path | None
+    device: Literal["cpu", "cuda"]
 
     @contextmanager
     def open(self, case: Case) -> Iterator[Runner]:
@@ -60,7 +62,7 @@ class Peer:
         size = manifest.frame.size or case.size
         module = _module(manifest.model, len(manifest.labels.names), self.checkpoint)
         if self.kind in ("torch", "compile"):
-            yield _usual(_torch(module, self.kind == "compile"), manifest.frame, size)
+            yield _usual(_torch(module, self.kind == "compile", self.device), manifest.frame, size)
         else:
             with _exported(module, size, case.batch) as path, _session(path, self.kind) as network:
                 yield _usual(network, manifest.frame, size)
@@ -94,7 +96,7 @@ def peers(against: Sequence[str], entry: BundleEntry, checkpoint: Path | None = 
     found: list[Entry] = []
     for name in against:
         if name in NAMES:
-            found.append(_peer(name, bundle, checkpoint))
+            found.append(_peer(name, bundle, checkpoint, entry.on_gpu))
         elif name.endswith(".onnx"):
             found.append(_onnx_peer(Path(name), bundle))
         else:
@@ -102,8 +104,14 @@ def peers(against: Sequence[str], entry: BundleEntry, checkpoint: Path | None = 
     return found
 
 
-def _peer(kind: str, bundle: Bundle, checkpoint: Path | None) -> Peer:
+def _peer(kind: str, bundle: Bundle, checkpoint: Path | None, on_gpu: bool) -> Peer:
     _require("torch")
+    device: Literal["cpu", "cuda"] = "cuda" if on_gpu and kind in ("torch", "compile") else "cpu"
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError(f"this torch has no CUDA, and {bundle.path} runs on the GPU: leave {kind} out")
     if kind in ("onnxruntime", "openvino"):
         _require(kind)
     manifest = bundle.manifest
@@ -111,8 +119,9 @@ def _peer(kind: str, bundle: Bundle, checkpoint: Path | None) -> Peer:
         raise InputError(f"{bundle.path} was made from an ONNX file: give that file to --against")
     if manifest.checkpoint_sha256 is not None:
         checkpoint = _weights(bundle, checkpoint)
-    subject = Subject(NAMES[kind], "peer", manifest.model, manifest.checkpoint, "fp32", kind)
-    return Peer(subject, kind, bundle.path, checkpoint)  # type: ignore[arg-type]
+    precision, library = "fp16" if device == "cuda" else "fp32", "torch" if kind == "compile" else kind
+    subject = Subject(NAMES[kind], "peer", manifest.model, manifest.checkpoint, precision, f"{library} on {device}")
+    return Peer(subject, kind, bundle.path, checkpoint, device)  # type: ignore[arg-type]
 
 
 def _weights(bundle: Bundle, given: Path | None) -> Path:
@@ -155,16 +164,18 @@ def _module(model: str, classes: int, checkpoint: Path | None) -> Any:
         return create(model, classes).eval()
 
 
-def _torch(module: Any, compiled: bool) -> Network:
+def _torch(module: Any, compiled: bool, device: str) -> Network:
     import torch
 
-    module = module.to(memory_format=torch.channels_last)
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    module = module.to(device, dtype, memory_format=torch.channels_last)
     if compiled:
         module = torch.compile(module)
 
     @torch.inference_mode()
     def network(images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-        logits: npt.NDArray[Any] = module(torch.from_numpy(images).to(memory_format=torch.channels_last)).numpy()
+        fed = torch.from_numpy(images).to(device, dtype, memory_format=torch.channels_last)
+        logits: npt.NDArray[Any] = module(fed).float().cpu().numpy()
         return logits
 
     return network

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 import pytest
-
 import readme
+
 from refinenet_edge.cli import build_engine, main
 
 ROOT = Path(__file__).parents[1]

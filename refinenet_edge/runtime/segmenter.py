@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
-from refinenet_edge.records import Frame, FrameSpec, Labels, Mask, Profile, Size
+from refinenet_edge.records import Frame, FrameSpec, LabelMap, Labels, Mask, Profile, Size
 from refinenet_edge.runtime.backends import open_session
 from refinenet_edge.runtime.frame import DeviceImage, check_frame, on_device, prepare
 from refinenet_edge.runtime.head import labels_of
@@ -77,8 +77,10 @@ class Segmenter:
             except MissingExtra as exc:
                 logger.warning("frame and labels are prepared on the CPU, not on the GPU: %s", exc)
 
-    def segment(self, frame: Frame | Any) -> Mask:
+    def segment(self, frame: Frame | Any, labels: LabelMap | None = None) -> Mask:
         """The segmentation of `frame` (HxWx3 BGR uint8, any size), at its size; the mask is the caller's.
+
+        With `labels`, memory of `new_labels`, the mask's labels are written there and no copy is made.
 
         With TensorRT the frame may lie on the GPU, as a `cv2.cuda.GpuMat` or anything with `__cuda_array_interface__`
         (cupy, torch, pycuda): it is read where it is. Raises `InputError` for something that is not a frame or is
@@ -88,8 +90,14 @@ class Segmenter:
         with self._lock:
             image = self._usable(frame)
             if self._device is not None:
-                return Mask(self._device.labels(image), self.labels)
-            return self.mask(self.logits(frame), (frame.shape[0], frame.shape[1]))
+                return Mask(self._device.labels(image, labels), self.labels)
+            mask = self.mask(self.logits(frame), (frame.shape[0], frame.shape[1]))
+            if labels is None:
+                return mask
+            if labels.shape != mask.labels.shape or labels.dtype != np.uint8:
+                raise InputError("labels are written into memory of new_labels(height, width), of the frame's size")
+            np.copyto(labels, mask.labels)
+            return Mask(labels, self.labels)
 
     def staged(self, frame: Frame) -> tuple[Mask, dict[str, float]]:
         """`segment`, and the ms that each of its stages took, in order: prepare, engine, head; on a GPU also copies.
@@ -133,6 +141,15 @@ class Segmenter:
         if self._device is None:
             return np.zeros((height, width, 3), np.uint8)
         return self._device.new_frame((height, width))
+
+    def new_labels(self, height: int, width: int) -> LabelMap:
+        """Memory to have labels of this size written into, again and again: `segment(frame, labels)`.
+
+        On an integrated GPU the network's head writes there itself. It ends with the segmenter.
+        """
+        if self._device is None:
+            return np.zeros((height, width), np.uint8)
+        return self._device.new_labels((height, width))
 
     def _usable(self, frame: Frame | Any) -> Frame | DeviceImage:
         """`frame` as it can be run here."""

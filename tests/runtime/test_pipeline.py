@@ -228,6 +228,22 @@ def test_timing_layers_leaves_the_shapes_to_be_set_again(running: Callable[..., 
 
 
 @pytest.mark.parametrize("integrated", [False, True], ids=["discrete", "integrated"])
+def test_labels_are_written_where_they_stay(running: Callable[..., Running], integrated: bool) -> None:
+    run = running(integrated=integrated)
+    ours = [run.device.new_labels((61, 47)) for _ in range(2)]
+    for frame, into in zip(frames(6), ours * 3, strict=True):
+        labels = run.device.labels(frame, into)
+        assert labels is into and np.array_equal(into, expected(frame, run.spec))
+    assert run.gpu.moved == ({} if integrated else {"up": 6 * 61 * 47 * 3, "down": 6 * 61 * 47})
+    assert np.array_equal(ours[0], expected(frames(6)[4], run.spec))  # the next frame left it alone
+    for wrong in (np.zeros((61, 47), np.uint8), ours[0][:40], run.device.new_labels((47, 61)), ours[0][:, ::-1]):
+        with pytest.raises(InputError, match=r"memory of new_labels\(height, width\), of the frame's size"):
+            run.device.labels(FRAME, wrong)
+    run.device.close()
+    assert run.gpu.held() == {"streams": 1, "device": 1}
+
+
+@pytest.mark.parametrize("integrated", [False, True], ids=["discrete", "integrated"])
 def test_stages_are_waited_for_and_give_the_same_labels(running: Callable[..., Running], integrated: bool) -> None:
     run = running(integrated=integrated)
     for frame in (FRAME, FRAME[::-1]):
