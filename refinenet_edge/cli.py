@@ -436,6 +436,7 @@ def bench_group() -> None:
 @click.option("--streams", type=click.IntRange(1), multiple=True, help="Threads, each its own. Repeatable. [1]")
 @click.option("--frames", default="scenes", metavar="scenes|DIR", show_default=True)
 @click.option("--judge", metavar="DATASET", help="Measure the bundles' mIoU too, as eval does.")
+@click.option("--source", metavar="SOURCE", help="Measure camera to screen too, on a source of the demo.")
 @click.option("--rounds", type=click.IntRange(2), help="Instead of the rule that ends a measurement.")
 @click.option("--brief", is_flag=True, help="Nothing about start, memory, power and layers.")
 @allow_host_code
@@ -450,6 +451,7 @@ def bench_run(
     streams: tuple[int, ...],
     frames: str,
     judge: str | None,
+    source: str | None,
     rounds: int | None,
     brief: bool,
     allow_host_code: bool,
@@ -474,7 +476,7 @@ def bench_run(
             what = tuple(_built_again(recipe, step) for recipe in suite.bundles.values())
             rivals += suite.against
             sizes, batches, streams = sizes or suite.sizes, batches or suite.batches, streams or suite.streams
-            judge = judge or suite.judge
+            judge, source = judge or suite.judge, source or suite.source
         bundles = [bench.bundle_entry(Path(path), backend, allow_host_code) for path in what]
         entries: list[bench.Entry] = [*bundles]
         if rivals:
@@ -483,7 +485,12 @@ def bench_run(
             entries += peers(rivals, bundles[0], checkpoint)
         points = itertools.product(sizes or (bundles[0].size,), batches or (1,), streams or (1,))
         options = bench.Options(
-            tuple(bench.Case(*point) for point in points), frames, rounds, judge and open_dataset(judge), brief
+            tuple(bench.Case(*point) for point in points),
+            frames,
+            rounds,
+            open_dataset(judge) if judge else None,
+            source,
+            brief,
         )
         _make_folder(result.parent)
         measured = bench.run(entries, options, shlex.join(["refinenet-edge", *sys.argv[1:]]), step)
@@ -520,6 +527,18 @@ def bench_compare(before: Path, after: Path, threshold: float, force: bool) -> N
     if worse:
         err.print(f"{len(worse)} of {len(changes)} take more than {threshold:g} % longer")
         sys.exit(1)
+
+
+@main.command("report")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", "page", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="HTML")
+@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Tables for a README, too.")
+def report(results: tuple[Path, ...], page: Path, markdown: Path | None) -> None:
+    """Write the RESULTS of bench as one page that needs nothing else."""
+    from refinenet_edge.report import write_report
+
+    write_report(results, page, markdown)
+    out.print(f"{_plain(page)}: open it in a browser")
 
 
 @main.command("doctor")

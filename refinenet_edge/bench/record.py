@@ -5,6 +5,7 @@ Run            one `refinenet-edge bench`: where, what, how, and everything that
   Subject      what was timed: a bundle, or a peer
   Measurement  one subject in one case (frame size, batch, streams): ms of every run, in the order in which they ran
   Start        a subject in a process of its own: loading, first frame, memory
+  Screen       a subject on a live source: how old what is shown is
   Power        a subject running alone: watts, joules a frame, temperatures, clocks
   Layer        one layer of a subject's profile, and the block of the model that it belongs to
 
@@ -106,6 +107,21 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Screen:
+    """A subject on a live `source`, the newest frame first. `age_ms`: of each picture, from capture until it is drawn.
+
+    `drops`: frames that were replaced by newer ones before they were segmented.
+    """
+
+    subject: str
+    source: str
+    size: Size
+    age_ms: tuple[float, ...]
+    frames_per_second: float
+    drops: int
+
+
+@dataclass(frozen=True)
 class Power:
     """A subject running alone for `seconds`, `frames` frames. Each mapping: sensor -> figure."""
 
@@ -143,6 +159,7 @@ class Run:
     subjects: tuple[Subject, ...]
     measurements: tuple[Measurement, ...]
     starts: tuple[Start, ...] = ()
+    screens: tuple[Screen, ...] = ()
     power: tuple[Power, ...] = ()
     layers: tuple[Layer, ...] = ()
     notes: tuple[str, ...] = ()  # what was asked and could not be had, and why
@@ -154,7 +171,7 @@ class Run:
         names = [subject.name for subject in self.subjects]
         if not names or len(set(names)) != len(names):
             raise BundleError(f"subjects {names}: at least one, each with a name of its own")
-        for part in (*self.measurements, *self.starts, *self.power, *self.layers):
+        for part in (*self.measurements, *self.starts, *self.screens, *self.power, *self.layers):
             if part.subject not in names:
                 raise BundleError(f"{type(part).__name__} of {part.subject!r}, which is no subject")
         for measurement in self.measurements:

@@ -1,9 +1,9 @@
 """Time entries side by side, and everything else that belongs into a report: a `Run`.
 
-    per entry   start (a process of its own), mIoU, power (running alone), layers
+    per entry   mIoU, start (a process of its own), camera to screen, power (running alone), layers
     per case    all entries in turn, round by round, each on the same frame
 
-Frames are `FRAMES` different ones, drawn scenes or the first of a folder or video, at the case's size.
+Frames are `FRAMES` different ones, drawn scenes or the first of a folder, at the case's size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -27,8 +27,9 @@ from refinenet_edge.bench.entry import WHOLE, BundleEntry, Entry, Runner
 from refinenet_edge.bench.machine import commit, describe
 from refinenet_edge.bench.measure import RULE, WARM_UPS, Contender, Stages, take_turns
 from refinenet_edge.bench.meters import Meters
-from refinenet_edge.bench.record import STAGES, Case, Layer, Measurement, Power, Run, Start, Subject
+from refinenet_edge.bench.record import STAGES, Case, Layer, Measurement, Power, Run, Screen, Start, Subject
 from refinenet_edge.bench.start import measure_start
+from refinenet_edge.demo import Look, draw, live, open_source
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.evaluation import DataSet, evaluate
 from refinenet_edge.images import list_images, read_image
@@ -41,6 +42,7 @@ FRAMES = 8
 BURST = 4  # frames of each stream in a run
 STAGED = 20  # runs of a GPU's stages
 ALONE = 3.0  # seconds for power
+SCREEN = 5.0  # seconds of a live source
 
 Step = Callable[[str], None]
 
@@ -51,13 +53,15 @@ logger = logging.getLogger(__name__)
 class Options:
     """What to measure. `rounds` end a case instead of the rule.
 
-    `judge` is the data set that mIoU is measured on; `brief`: nothing about start, power and layers.
+    `judge` is the data set that mIoU is measured on, `source` what camera to screen is measured with, as of the demo;
+    `brief`: nothing about start, screen, power and layers.
     """
 
     cases: tuple[Case, ...]
     frames: str = SCENES  # or a folder of images
     rounds: int | None = None
     judge: DataSet | None = None
+    source: str | None = None
     brief: bool = False
 
 
@@ -78,6 +82,7 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
         measurements += _measure(entries, case, options, notes, step)
     frames = _frames(options.frames, options.cases[0].size)
     starts: list[Start] = []
+    screens: list[Screen] = []
     power: list[Power] = []
     metered = not options.brief and _has_meters(notes)
     layers: list[Layer] = []
@@ -91,6 +96,9 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
                 step(f"run {name} alone")
                 power += _power(entry, Case(options.cases[0].size), frames, notes)
         if isinstance(entry, BundleEntry):
+            if options.source is not None:
+                step(f"show {options.source} by {name}")
+                screens.append(_screen(entry, options.source))
             with _noted(f"layers of {name}", notes):
                 step(f"profile {name}")
                 layers += _layers(entry, frames[0])
@@ -104,6 +112,7 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
         subjects=subjects,
         measurements=tuple(measurements),
         starts=tuple(starts),
+        screens=tuple(screens),
         power=tuple(power),
         layers=tuple(layers),
         notes=tuple(dict.fromkeys(notes)),
@@ -233,6 +242,26 @@ def _power(entry: Entry, case: Case, frames: Sequence[Frame], notes: list[str]) 
 
 def _on_gpu(entry: Entry) -> bool:
     return isinstance(entry, BundleEntry) and entry.on_gpu
+
+
+def _screen(entry: BundleEntry, source: str) -> Screen:
+    """`entry` in the demo's loop, with its picture; the first frames, which warm up, do not count."""
+    ages: list[float] = []
+    began = drops = 0.0
+    with entry.segmenter() as segmenter, closing(live(open_source(source), segmenter)) as results:
+        for number, result in enumerate(results):
+            draw(result.frame, result.mask, Look(), [], [])
+            now = time.monotonic()
+            if number == WARM_UPS:
+                began, drops = now, result.drops
+            elif number > WARM_UPS and result.signal:
+                ages.append(1000 * (now - result.captured))
+                if now - began > SCREEN:
+                    break
+    if not ages:
+        raise InputError(f"{source} gave fewer than {WARM_UPS + 2} frames: camera to screen needs more")
+    size = (result.frame.shape[0], result.frame.shape[1])
+    return Screen(entry.subject.name, source, size, tuple(ages), len(ages) / (now - began), int(result.drops - drops))
 
 
 def _layers(entry: BundleEntry, frame: Frame) -> list[Layer]:

@@ -3,6 +3,7 @@
     against = ["torch", "compile", "onnxruntime", "openvino"]
     sizes = ["512x512"]             # also: batches = [1, 4], streams = [1, 2]
     judge = "scenes"                # mIoU, where it is asked
+    source = "scenes"               # camera to screen, where it is asked
 
     [bundles.int8]                  # a recipe, as of build-engine; the first is what the rest is compared with
     checkpoint = "scenes"
@@ -34,6 +35,7 @@ class Suite:
     batches: tuple[int, ...] = (1,)
     streams: tuple[int, ...] = (1,)
     judge: str | None = None
+    source: str | None = None
 
 
 def read_suite(path: Path, folder: Path) -> Suite:
@@ -53,4 +55,4 @@ def read_suite(path: Path, folder: Path) -> Suite:
         rest = from_json(Suite, json.dumps({"bundles": {}, **table}, default=str))
     except BundleError as exc:
         raise InputError(f"suite {path}: {str(exc).removeprefix('Suite.')}") from exc
-    return Suite(recipes, rest.against, rest.sizes, rest.batches, rest.streams, rest.judge)
+    return Suite(recipes, rest.against, rest.sizes, rest.batches, rest.streams, rest.judge, rest.source)
