@@ -50,6 +50,12 @@ class RunView:
     pareto: Markup | None  # None: fewer than two have a mIoU, or they were judged on different images
     profiles: dict[int, tuple[Block, ...]]  # key -> blocks
 
+    @property
+    def title(self) -> str:
+        """The device, and the network where it is one."""
+        models = {subject.model for subject in self.run.subjects}
+        return f"{min(models)} on {self.run.machine.device}" if len(models) == 1 else self.run.machine.device
+
     def key(self, name: str) -> int:
         """The number of the subject of that name."""
         return [subject.name for subject in self.run.subjects].index(name) + 1
@@ -58,19 +64,19 @@ class RunView:
     def sections(self) -> list[tuple[str, str]]:
         """What there is something to show of: (id, title)."""
         run, cases = self.run, self.cases
-        shown = {
-            ("ladder", "Accuracy and speed"): cases,
-            ("times", "Time of a frame"): cases,
-            ("sweep", "All cases"): cases[1:],
-            ("stages", "Stages of a frame"): cases and any(row.measurement.stages for row in cases[0].rows),
-            ("blocks", "Blocks of the network"): self.profiles,
-            ("start", "Start and memory"): run.starts,
-            ("power", "Power and heat"): True,  # says so where the machine does not
-            ("environment", "Environment"): True,
-            ("reproduce", "How to reproduce"): True,
-            ("notes", "Notes"): run.notes,
-        }
-        return [section for section, content in shown.items() if content]
+        every = [
+            ("ladder", "Accuracy and speed", cases),
+            ("times", "Time of a frame", cases),
+            ("sweep", "All cases", cases[1:]),
+            ("stages", "Stages of a frame", cases and any(row.measurement.stages for row in cases[0].rows)),
+            ("blocks", "Blocks of the network", self.profiles),
+            ("start", "Start and memory", run.starts),
+            ("power", "Power and heat", True),  # says so where the machine does not
+            ("environment", "Environment", True),
+            ("reproduce", "How to reproduce", True),
+            ("notes", "Notes", run.notes),
+        ]
+        return [(anchor, title) for anchor, title, content in every if content]
 
 
 def page(runs: Sequence[tuple[str, Run]]) -> str:

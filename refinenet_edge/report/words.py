@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from refinenet_edge.bench.measure import Estimate
-from refinenet_edge.bench.record import Case, Run, Subject
+from refinenet_edge.bench.record import Case, Run, Subject, Summary
 from refinenet_edge.report.view import Row, fastest, rows
 
 SAME_POINTS = 0.005  # of mIoU: below, what is printed is the same
@@ -48,13 +48,20 @@ def sentence(run: Run) -> str:
     case = run.cases()[0]
     timed = rows(run, case)
     best = fastest(timed)
-    took = f"{number(best.times.p50)} ms for {frames(case)}, 99 of 100 within {number(best.times.p99)} ms"
+    took = f"{number(best.times.p50)} ms for {frames(case)}, {_tail(best.times)}"
     rate = f"{number(best.measurement.frames_per_second)} frames per second"
     name, accuracy = best.subject.name, _accuracy(best.subject, run)
     if len(timed) == 1:
         return f"On {run.machine.device}, {name} takes {took}: {rate}. {accuracy}"
     lead = _lead(best, timed, run.subjects[0].name)
     return f"On {run.machine.device}, {name} is the fastest of {len(timed)}: {took}, {rate}. {lead} {accuracy}"
+
+
+def _tail(times: Summary) -> str:
+    """How long the slow ones took; of fewer than a hundred runs, 99 of 100 would be a guess."""
+    if times.count < 100:
+        return f"the slowest of {times.count} took {number(times.most)} ms"
+    return f"99 of 100 within {number(times.p99)} ms"
 
 
 def _lead(best: Row, timed: Sequence[Row], reference: str) -> str:

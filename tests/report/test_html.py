@@ -203,11 +203,16 @@ def test_it_needs_nothing_else(full: Page) -> None:
     assert ("html", {"lang": "en"}) in full.tags
 
 
+def test_several_networks_are_not_in_the_title() -> None:
+    others = (subject("fp32", "fp32"), subject("int8", "int8", model="rf50"))
+    assert " Some board 2026-11-24" in Page(page([("a", run(subjects=others))])).text
+
+
 def test_two_runs_are_two_articles_with_contents() -> None:
     text = page([("a.json", full_run()), ("b.json", run(machine=replace(MACHINE, device="Another board")))])
     found = Page(text)
     assert [tag for tag, _ in found.tags].count("article") == 2
-    assert "2 benchmarks Some board a.json" in found.text
+    assert "2 benchmarks rf_lw_mbv2 on Some board a.json" in found.text
     assert "#run-2" in found.values("href")
     assert set(Counter(found.values("id")).values()) == {1}
     assert {href[1:] for href in found.values("href")} <= set(found.values("id"))

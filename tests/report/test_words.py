@@ -11,7 +11,7 @@ from refinenet_edge.bench.measure import Estimate
 from refinenet_edge.report.words import number, sentence
 from tests.report.made_up import measured, run, subject
 
-TOOK = "11.0 ms for a frame of 512x512, 99 of 100 within 12.0 ms, 90.9 frames per second."
+TOOK = "11.0 ms for a frame of 512x512, the slowest of 20 took 12.0 ms, 90.9 frames per second."
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,9 @@ def test_a_reference_that_is_the_fastest_is_compared_with_the_next() -> None:
 
 def test_one_subject_is_compared_with_none() -> None:
     found = sentence(run(measurements=(measured("int8", 0.5),)))
-    assert found.startswith("On Some board, int8 takes 11.0 ms for a frame of 512x512, 99 of 100 within 12.0 ms: 90.9 ")
+    assert found.startswith(
+        "On Some board, int8 takes 11.0 ms for a frame of 512x512, the slowest of 20 took 12.0 ms: 90.9 "
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,3 +89,8 @@ def test_figures_of_different_judges_are_not_subtracted() -> None:
 
 def test_a_run_of_nothing_says_so() -> None:
     assert sentence(run(measurements=())) == "Nothing was timed on Some board."
+
+
+def test_of_a_hundred_runs_the_99th_is_told() -> None:
+    found = sentence(run(measurements=(measured("int8", 0.5, ms=(10.0,) * 98 + (20.0,) * 2),)))
+    assert "10.0 ms for a frame of 512x512, 99 of 100 within 20.0 ms: " in found

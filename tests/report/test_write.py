@@ -51,7 +51,7 @@ def test_half_a_surrogate_pair_is_written_as_a_question_mark(tmp_path: Path) -> 
     write_run(result, run(machine=replace(MACHINE, device="NAME")))
     result.write_text(result.read_text("utf-8").replace("NAME", r"odd \ud800"), "utf-8")
     write_report([result], tmp_path / "report.html")
-    assert '<h1 id="run-1">odd ?</h1>' in (tmp_path / "report.html").read_text("utf-8")
+    assert '<h1 id="run-1">rf_lw_mbv2 on odd ?</h1>' in (tmp_path / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
