@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
-from refinenet_edge.bench.record import STAGES, Case, Run
+from refinenet_edge.bench.record import STAGES, Case, Run, summary
 from refinenet_edge.report import charts
 from refinenet_edge.report.view import Block, Row, blocks, judges, rows, stages, undominated
 from refinenet_edge.report.words import frames, interval, number, percent, sentence, size
@@ -71,6 +71,7 @@ class RunView:
             ("stages", "Stages of a frame", cases and any(row.measurement.stages for row in cases[0].rows)),
             ("blocks", "Blocks of the network", self.profiles),
             ("start", "Start and memory", run.starts),
+            ("screen", "Camera to screen", run.screens),
             ("power", "Power and heat", True),  # says so where the machine does not
             ("environment", "Environment", True),
             ("reproduce", "How to reproduce", True),
@@ -91,7 +92,7 @@ def page(runs: Sequence[tuple[str, Run]]) -> str:
     environment.filters |= {"number": number, "interval": interval, "percent": percent, "bytes": size, "frames": frames}
     views = [_view(f"run-{i}", name, run) for i, (name, run) in enumerate(runs, 1)]
     return environment.get_template("page.html").render(
-        views=views, colours=charts.COLOURS, stages=stages, stage_colours=STAGE_COLOURS
+        views=views, colours=charts.COLOURS, stages=stages, stage_colours=STAGE_COLOURS, summary=summary
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from refinenet_edge.bench.record import Case, Layer, Machine, Measurement, Power, Run, Start, Subject
+from refinenet_edge.bench.record import Case, Layer, Machine, Measurement, Power, Run, Screen, Start, Subject
 
 SMALL, LARGE = Case((512, 512)), Case((1024, 2048), batch=4)
 HASH = "5f" * 32
@@ -59,9 +59,10 @@ def full_run(**changes: Any) -> Run:
             measured("int8", 8.0, LARGE),
         ),
         starts=(
-            Start("fp32", 400.0, 250.0, 40.0, 300 << 20, None),
-            Start("int8", 400.0, 300.0, 30.0, 200 << 20, 64 << 20),
+            Start("fp32", 250.0, 40.0, 300 << 20, None),
+            Start("int8", 300.0, 30.0, 200 << 20, 64 << 20),
         ),
+        screens=(Screen("int8", "scenes", (512, 512), MS, 31.5, 7),),
         power=(
             Power("fp32", 10.0, 450, {"VDD_IN": 7.5}, 0.166, {"gpu": 61.4}, {"gpu": (306.0, 918.0)}, ("power cap",)),
             Power("int8", 10.0, 900, {}, None, {}, {}, None),
