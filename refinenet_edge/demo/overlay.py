@@ -99,7 +99,7 @@ def _stamp(picture: Frame, panel: Panel | None, *, top: bool) -> None:
     if panel is None:
         return
     height, width = picture.shape[:2]
-    margin = height // 64
+    margin = min(height, width) // 64
     rows, columns = min(panel[0].shape[0], height - margin), min(panel[0].shape[1], width - margin)
     added, kept = (part[:rows, :columns] for part in panel)
     first = margin if top else height - margin - rows

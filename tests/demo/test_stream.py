@@ -17,7 +17,8 @@ from tests.demo.fakes import given, grey, segmenter, source, ticking
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "BEAT", 0.05)
-    monkeypatch.setattr(stream, "FIRST_WAIT", 0.2)
+    monkeypatch.setattr(stream, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(stream, "QUIET", 0.5)
 
 
 def threads() -> list[str]:
@@ -109,7 +110,7 @@ def test_a_lost_source_is_opened_again() -> None:
             stuck.wait(20)
 
     with contextlib.closing(live(source(frames, live=False), segmenter())) as open_:
-        results = list(itertools.islice(open_, 12))
+        results = list(itertools.islice(open_, 13))
         stuck.set()
     signal = [result.signal for result in results]
     back = signal.index(True, signal.index(False))
