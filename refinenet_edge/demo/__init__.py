@@ -1,0 +1,34 @@
+"""The real-time demo: frames -> masks while they are fresh -> a window, a recording, a web page.
+
+source.py    cameras, streams, files, drawn streets: what frames come from
+stream.py    live(source, segmenter): reads, infers and hands out at once; the newest frame wins
+overlay.py   mask over frame, figures and legend
+show.py      one picture and one set of figures for all who look, and what can be changed
+record.py, window.py, web.py   where it is looked at
+
+for result in live(open_source("0"), segmenter):
+    print(result.mask.shares(), result.age_ms)
+"""
+
+from refinenet_edge.demo.overlay import Look, blend, draw
+from refinenet_edge.demo.record import Recording
+from refinenet_edge.demo.show import Figures, Model, Show, Summary, View
+from refinenet_edge.demo.source import Captured, Source, open_source
+from refinenet_edge.demo.stream import Result, live
+
+__all__ = [
+    "Captured",
+    "Figures",
+    "Look",
+    "Model",
+    "Recording",
+    "Result",
+    "Show",
+    "Source",
+    "Summary",
+    "View",
+    "blend",
+    "draw",
+    "live",
+    "open_source",
+]

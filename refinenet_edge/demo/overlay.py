@@ -1,0 +1,107 @@
+"""Mask over frame, with figures and legend: the picture that is looked at."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from refinenet_edge.records import RGB, Frame, Mask
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX  # OpenCV 5 draws it with a real font
+DIM = 90  # of 255: how much of the picture is seen through the dark under writing
+WHITE, GREY = (255, 255, 255), (190, 190, 190)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How masks are shown. `hidden` are the classes that the frame is seen through instead."""
+
+    opacity: float = 0.5
+    hidden: frozenset[int] = frozenset()
+    side_by_side: bool = False  # the frame as it came, left of it
+    figures: bool = True  # and the legend
+
+
+def blend(frame: Frame, mask: Mask, look: Look) -> Frame:
+    """`mask` over `frame` (HxWx3 BGR uint8, its own): a new picture of its size."""
+    if frame.shape[:2] != mask.labels.shape:
+        raise ValueError(f"frame {frame.shape} is not the segmented frame {(*mask.labels.shape, 3)}")
+    colours: Any = cv2.applyColorMap(mask.labels, mask.classes.bgr()[:, None])
+    picture: Any = cv2.addWeighted(frame, 1 - look.opacity, colours, look.opacity, 0)
+    if look.hidden:
+        table = np.zeros(256, np.uint8)
+        table[list(look.hidden)] = 255
+        cv2.copyTo(frame, cv2.LUT(mask.labels, table), picture)
+    return np.asarray(picture, np.uint8)
+
+
+def draw(
+    frame: Frame, mask: Mask, look: Look, lines: Sequence[str] = (), legend: Sequence[tuple[str, RGB]] = ()
+) -> Frame:
+    """The whole picture, new: `lines` of figures top left, `legend` (class, colour) bottom left."""
+    picture = blend(frame, mask, look)
+    if look.figures:
+        height = picture.shape[0]
+        _stamp(picture, _panel(tuple(lines), (), height), top=True)
+        _stamp(picture, _panel((), tuple(legend), height), top=False)
+    return np.hstack([frame, picture]) if look.side_by_side else picture
+
+
+def no_signal(picture: Frame, said: str = "NO SIGNAL") -> Frame:
+    """`picture` grey and dark with `said` across it: what is seen is the past."""
+    grey: Any = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    dark: Any = cv2.convertScaleAbs(grey, alpha=0.4)
+    height, width = picture.shape[:2]
+    scale = min(2.0 * height / 512, width / (24.0 * max(len(said), 1)))
+    (wide, tall), _ = cv2.getTextSize(said, FONT, scale, 2)
+    cv2.putText(dark, said, ((width - wide) // 2, (height + tall) // 2), FONT, scale, WHITE, 2, cv2.LINE_AA)
+    return np.asarray(dark, np.uint8)
+
+
+Panel = tuple[Frame, Frame]  # what is added to the picture, and how much of the picture stays under it (of 255)
+
+
+@functools.lru_cache(maxsize=32)
+def _panel(lines: tuple[str, ...], legend: tuple[tuple[str, RGB], ...], height: int) -> Panel | None:
+    """Writing for a picture of `height` pixels; kept, because it changes less often than the picture."""
+    if not lines and not legend:
+        return None
+    scale = min(max(height / 1024, 0.35), 1.5)
+    thick = 2 if scale > 0.9 else 1
+    line, pad = round(32 * scale), round(14 * scale)
+    swatch = round(20 * scale) if legend else 0
+    indent = pad + (swatch + pad if legend else 0)
+    texts = [*lines, *(name for name, _ in legend)]
+    wide = max(cv2.getTextSize(text, FONT, scale, thick)[0][0] for text in texts)
+    added = np.zeros((line * len(texts) + pad, indent + wide + pad, 3), np.uint8)
+    kept = np.full_like(added, DIM)
+    for row, text in enumerate(texts):
+        base = pad // 2 + line * row + round(23 * scale)
+        where, colour = (indent, base), GREY if lines and row else WHITE
+        cv2.putText(added, text, where, FONT, scale, colour, thick, cv2.LINE_AA)
+        ink = np.zeros(added.shape[:2], np.uint8)
+        cv2.putText(ink, text, where, FONT, scale, 255, thick, cv2.LINE_AA)
+        kept = np.minimum(kept, (DIM - ink.astype(np.int16) * DIM // 255).astype(np.uint8)[..., None])
+    for row, (_, (red, green, blue)) in enumerate(legend):
+        top = pad // 2 + line * row + (line - swatch) // 2
+        box = np.s_[top : top + swatch, pad : pad + swatch]
+        added[box], kept[box] = (blue, green, red), 0
+    return added, kept
+
+
+def _stamp(picture: Frame, panel: Panel | None, *, top: bool) -> None:
+    """Put `panel` into the upper or lower left corner, as much of it as there is place for."""
+    if panel is None:
+        return
+    height, width = picture.shape[:2]
+    margin = min(height, width) // 64
+    rows, columns = min(panel[0].shape[0], height - margin), min(panel[0].shape[1], width - margin)
+    added, kept = (part[:rows, :columns] for part in panel)
+    first = margin if top else height - margin - rows
+    under = picture[max(first, 0) :][:rows, margin : margin + columns]
+    under[:] = cv2.add(cv2.multiply(under, kept, scale=1 / 255), added)

@@ -1,0 +1,231 @@
+"""Frames -> masks while they are fresh: `for result in live(source, segmenter)`.
+
+    reader thread       source ──> one frame, the newest ──> inference thread ──> one result ──> the caller
+                        (read, decode)                       (prepare, infer, labels)            (draw, encode ...)
+
+The three work at once, on successive frames, as far as the backend lets go of Python's lock while it computes; ours all
+do. Nothing queues up anywhere, so a mask is at most two inferences old however long it runs: a live source's frame that
+is not taken in time is replaced by the next and counted, any other source waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from refinenet_edge.demo.source import Captured, Source
+from refinenet_edge.errors import InputError
+from refinenet_edge.evaluation.confusion import Truth
+from refinenet_edge.records import Frame, Mask
+
+BEAT = 0.5  # seconds between repeated results while there is no signal
+QUIET = 2.0  # seconds that a live source may take for a frame
+FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0  # seconds before a lost source is opened again; each wait doubles
+LEAVE = 1.0  # seconds that a thread gets to end: one that hangs in a driver is left behind
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A frame and its mask. Times are `time.monotonic()` seconds, durations ms.
+
+    `age_ms`: from capture to mask. `stages_ms`: "read" from capture to frame, "wait" for the network to be free,
+    "segment" from frame to labels. `drops`: live frames that were replaced unseen, until now. `signal`: False: the
+    source gives nothing at present, and this is the last result again, as old as it is by now.
+    """
+
+    frame: Frame
+    mask: Mask
+    truth: Truth | None
+    index: int  # of the captured frame, counting those that were dropped
+    captured: float
+    age_ms: float
+    stages_ms: dict[str, float]
+    drops: int
+    signal: bool = True
+
+
+class Segments(Protocol):
+    """A `Segmenter`, or what stands for one."""
+
+    def segment(self, frame: Frame) -> Mask: ...
+
+
+def live(source: Source, segmenter: Segments) -> Generator[Result, None, None]:
+    """The results of `source` as they come, the newest frame first; closing the iterator ends its threads.
+
+    A lost camera or stream is opened again and again, less often as time goes by (every two seconds at last); meanwhile
+    the last result is repeated twice a second with `signal=False`. Raises what `segmenter.segment` raises, and
+    `InputError` when the source does not open at the start.
+    """
+    frames: Slot[_Read] = Slot()
+    results: Slot[Result] = Slot()
+    reader = _Reader(source, frames)
+    inference = threading.Thread(target=_infer, args=(frames, segmenter, results), name="inference", daemon=True)
+    reader.start()
+    inference.start()
+    last: Result | None = None
+    try:
+        while True:
+            try:
+                last = results.take(BEAT)
+            except TimeoutError:
+                if last is not None and not reader.signal:
+                    age = 1000 * (time.monotonic() - last.captured)
+                    yield dataclasses.replace(last, age_ms=age, signal=False)
+                continue
+            except Ended:
+                return
+            yield last
+    finally:
+        frames.end()
+        results.end()
+        reader.stop.set()
+        reader.join(LEAVE)
+        # the segmenter is the caller's to close afterwards, so its frame has to be finished
+        inference.join()
+
+
+class Ended(Exception):
+    """Nothing comes through a slot any more."""
+
+
+class Slot(Generic[Item]):
+    """The one place between two threads: what is put there, another takes."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._items: list[Item] = []  # one or none
+        self._ended = False
+        self._failure: BaseException | None = None
+
+    def put(self, item: Item, replace: bool = False) -> None:
+        """Put `item` there: in the place of what is there, or once the place is free. Raises `Ended` after the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or replace or not self._items)
+            if self._ended:
+                raise Ended
+            self._items[:] = [item]
+            self._changed.notify_all()
+
+    def take(self, timeout: float | None = None) -> Item:
+        """The item, once there is one. Raises `TimeoutError`; after the last one `end`'s failure, or `Ended`."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._ended or self._items, timeout):
+                raise TimeoutError
+            if self._items:
+                item = self._items.pop()
+                self._changed.notify_all()
+                return item
+            if self._failure is not None:
+                raise self._failure
+            raise Ended
+
+    def end(self, failure: BaseException | None = None) -> None:
+        """Take nothing more; who waits is woken. What is there can still be taken, then `failure` is raised."""
+        with self._changed:
+            if not self._ended:
+                self._ended, self._failure = True, failure
+                self._changed.notify_all()
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    captured: Captured
+    index: int
+    ready: float
+
+
+class _Reader(threading.Thread):
+    """Reads `source` into `frames` until `stop`, and opens it again when it is lost."""
+
+    def __init__(self, source: Source, frames: Slot[_Read]) -> None:
+        super().__init__(name="reader", daemon=True)
+        self.stop = threading.Event()
+        self._source, self._frames = source, frames
+        self._lost = False
+        self._index = 0
+        self._waiting_since: float | None = None  # for a frame
+
+    @property
+    def signal(self) -> bool:
+        """Whether frames come: False while the source is lost, or hangs."""
+        since = self._waiting_since
+        return not self._lost and (since is None or time.monotonic() - since < QUIET)
+
+    def run(self) -> None:
+        wait = FIRST_WAIT
+        while not self.stop.is_set():
+            before, reason = self._index, "it ended"
+            try:
+                self._read()
+            except Ended:
+                return
+            except InputError as exc:
+                if not self._index:
+                    self._frames.end(exc)
+                    return
+                reason = str(exc)
+            except BaseException as exc:
+                self._frames.end(exc)
+                return
+            if not self._source.lasting:
+                self._frames.end()
+                return
+            if self._index > before:
+                wait = FIRST_WAIT
+                logger.warning("no signal from %s: %s; trying again", self._source.name, reason)
+            self._lost = True
+            self.stop.wait(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    def _read(self) -> None:
+        with contextlib.closing(self._source.frames()) as frames:
+            while not self.stop.is_set():
+                self._waiting_since = time.monotonic()
+                captured = next(frames, None)
+                self._waiting_since = None
+                if captured is None:
+                    return
+                if self._lost:
+                    logger.warning("%s is back", self._source.name)
+                self._lost = False
+                read = _Read(captured, self._index, time.monotonic())
+                self._index += 1
+                self._frames.put(read, replace=self._source.live)
+
+
+def _infer(frames: Slot[_Read], segmenter: Segments, results: Slot[Result]) -> None:
+    try:
+        for taken in itertools.count():
+            read = frames.take()
+            started = time.monotonic()
+            mask = segmenter.segment(read.captured.frame)
+            done = time.monotonic()
+            captured = read.captured
+            stages = {"read": read.ready - captured.at, "wait": started - read.ready, "segment": done - started}
+            result = Result(
+                frame=captured.frame,
+                mask=mask,
+                truth=captured.truth,
+                index=read.index,
+                captured=captured.at,
+                age_ms=1000 * (done - captured.at),
+                stages_ms={stage: 1000 * seconds for stage, seconds in stages.items()},
+                drops=read.index - taken,
+            )
+            results.put(result)
+    except Ended:
+        results.end()
+    except BaseException as exc:
+        results.end(exc)

@@ -1,0 +1,76 @@
+"""The show in a window of the desktop, with the web page's keys."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+import cv2
+
+from refinenet_edge.demo.show import Figures, Show
+from refinenet_edge.errors import InputError
+from refinenet_edge.records import Frame
+
+TITLE = "refinenet-edge"
+STEP = 0.1  # of opacity
+KEYS = "space pause, + - opacity, b both side by side, f figures, m model, n source, q end"
+
+
+def has_display() -> bool:
+    """Whether there is a desktop to open windows on."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def has_windows() -> bool:
+    """Whether OpenCV can open one here."""
+    return has_display() and not re.search(r"GUI:\s+NONE", cv2.getBuildInformation())
+
+
+class Window:
+    """A `View` on the desktop; for the main thread. Closing it ends the show."""
+
+    def __init__(self, show: Show) -> None:
+        """Raises `InputError` where there is no desktop, or OpenCV was built without windows."""
+        if not has_display():  # there OpenCV would end the whole process
+            raise InputError("there is no display to open a window on: use --view web")
+        if not has_windows():
+            raise InputError(
+                "this OpenCV was built without windows (opencv-python-headless): install opencv-python in its place, "
+                "or use --view web"
+            )
+        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        self._show = show
+
+    def wanted(self) -> bool:
+        return True
+
+    def show(self, picture: Frame | None, figures: Figures) -> None:
+        if picture is None:
+            return
+        cv2.imshow(TITLE, picture)
+        self._press(chr(cv2.waitKey(1) & 0xFF), figures)
+        if cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1:
+            self._show.stop()
+
+    def _press(self, key: str, figures: Figures) -> None:
+        wishes = self._show.wishes
+        look = wishes.look
+        if key in ("q", "\x1b"):
+            self._show.stop()
+        elif key == " ":
+            self._show.change({"paused": not wishes.paused})
+        elif key in ("+", "-"):
+            opacity = round(look.opacity + (STEP if key == "+" else -STEP), 2)
+            self._show.change({"opacity": min(max(opacity, 0.0), 1.0)})
+        elif key == "b":
+            self._show.change({"side_by_side": not look.side_by_side})
+        elif key == "f":
+            self._show.change({"figures": not look.figures})
+        elif key == "m":
+            self._show.change({"model": (wishes.model + 1) % len(figures.models)})
+        elif key == "n":
+            self._show.change({"source": (wishes.source + 1) % len(figures.sources)})
+
+    def close(self) -> None:
+        cv2.destroyWindow(TITLE)

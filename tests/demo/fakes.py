@@ -1,0 +1,115 @@
+"""Sources and networks that need no camera and no model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from refinenet_edge.demo import Captured, Figures, Source
+from refinenet_edge.demo.source import Frames
+from refinenet_edge.records import Frame, FrameSpec, Labels, TensorSpec
+from refinenet_edge.runtime import FakeSession, Segmenter
+from refinenet_edge.runtime.session import Feeds, Outputs
+
+THREE = Labels("three", ("dark", "grey", "light"), ((10, 20, 30), (40, 200, 60), (250, 80, 90)))
+
+
+def segmenter(seconds: float = 0.0, labels: Labels = THREE, before: Callable[[], None] = lambda: None) -> Segmenter:
+    """Takes so long for a frame, and calls the k-th part of all brightness class k."""
+    count = len(labels.names)
+
+    def handler(feeds: Feeds) -> Outputs:
+        before()
+        time.sleep(seconds)
+        brightness = 0.225 * feeds["image"][0].mean(0).reshape(8, 4, 8, 4).mean((1, 3)) + 0.449
+        middles = (np.arange(count) + 0.5) / count
+        return {"logits": -np.abs(middles[:, None, None] - brightness).astype(np.float32)[None]}
+
+    ends = (TensorSpec("image", "float32", (1, 3, 32, 32)),), (TensorSpec("logits", "float32", (1, count, 8, 8)),)
+    return Segmenter.from_session(FakeSession(handler, *ends), FrameSpec((32, 32)), labels)
+
+
+def grey(level: int, size: tuple[int, int] = (48, 64)) -> Frame:
+    return np.full((*size, 3), level, np.uint8)
+
+
+def source(
+    frames: Callable[[], Frames], *, live: bool = True, lasting: bool = True, labels: Labels | None = None
+) -> Source:
+    return Source("fake", frames, live, lasting, labels)
+
+
+def ticking(seconds: float = 0.005, count: int | None = None, size: tuple[int, int] = (48, 64)) -> Callable[[], Frames]:
+    """A camera: a frame every so often; its brightness goes round."""
+
+    def frames() -> Frames:
+        number = 0
+        while count is None or number < count:
+            time.sleep(seconds)
+            yield Captured(grey(number % 256, size), time.monotonic())
+            number += 1
+
+    return frames
+
+
+def given(frames: Sequence[Frame]) -> Callable[[], Frames]:
+    """These frames, at once."""
+
+    def all_of_them() -> Frames:
+        for frame in frames:
+            yield Captured(frame, time.monotonic())
+
+    return all_of_them
+
+
+def write_video(path: Path, levels: Sequence[int], rate: float = 20.0, size: tuple[int, int] = (48, 64)) -> Path:
+    """Grey frames as Motion JPEG in AVI: each stands for itself."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, size[::-1])
+    assert writer.isOpened()
+    for level in levels:
+        writer.write(grey(level, size))
+    writer.release()
+    return path
+
+
+def read_video(path: Path) -> list[Frame]:
+    video = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        found, frame = video.read()
+        if not found:
+            return frames
+        frames.append(np.asarray(frame, np.uint8))
+
+
+class Audience:
+    """A `View` that keeps what it is shown."""
+
+    def __init__(self, looks: bool = True) -> None:
+        self.looks, self.closed = looks, False
+        self.pictures: list[Frame] = []
+        self.figures: list[Figures] = []
+        self._changed = threading.Condition()
+
+    def wanted(self) -> bool:
+        return self.looks
+
+    def show(self, picture: Frame | None, figures: Figures) -> None:
+        with self._changed:
+            self.figures.append(figures)
+            if picture is not None:
+                self.pictures.append(picture)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def wait(self, until: Callable[[], object], seconds: float = 10.0) -> None:
+        """Until `until` holds; what is shown next is looked at each time."""
+        with self._changed:
+            assert self._changed.wait_for(until, seconds), self.figures[-1:]

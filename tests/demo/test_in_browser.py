@@ -1,0 +1,298 @@
+"""The demo's page in a real browser: the picture moves, the figures change, every control does what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refinenet_edge.demo import Captured, Look, Model, Show, Source
+from refinenet_edge.demo.source import Frames
+from refinenet_edge.demo.web import Web
+from refinenet_edge.errors import InputError
+from refinenet_edge.labels import VOC
+from tests.browser import DESKTOP, PHONE, browser, complaints, resize
+from tests.demo.fakes import THREE, segmenter, ticking
+from tests.demo.test_show import running
+
+# the picture that is on the page now, as a number: 0 while there is none
+PICTURE = """
+const picture = document.getElementById("picture");
+if (!picture.naturalWidth) return 0;
+const canvas = new OffscreenCanvas(picture.naturalWidth, picture.naturalHeight);
+const context = canvas.getContext("2d", {willReadFrequently: true});
+context.drawImage(picture, 0, 0);
+return context.getImageData(0, 0, canvas.width, canvas.height).data.reduce((sum, byte) => (31 * sum + byte) % 1e9, 1);
+"""
+SIZE = "const picture = document.getElementById('picture'); return [picture.naturalWidth, picture.naturalHeight];"
+TEXT = "return document.getElementById(arguments[0]).textContent"
+# what sticks out of the page
+WIDE = """
+return [...document.querySelectorAll("body *")].filter((part) =>
+    part.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+).map((part) => part.outerHTML.slice(0, 80))
+"""
+# controls that a keyboard cannot reach, or that have no name
+UNREACHABLE = """
+return [...document.querySelectorAll("button, select, input, a[href], summary")].filter((part) =>
+    part.tabIndex < 0 || !(part.textContent.trim() || part.closest("label")?.textContent.trim())
+).map((part) => part.outerHTML)
+"""
+
+
+class Camera:
+    """A fast camera that can be unplugged; its frames know their truth."""
+
+    def __init__(self) -> None:
+        self.unplugged = False
+
+    def frames(self) -> Frames:
+        for item in ticking(0.01, size=(240, 320))():
+            if self.unplugged:
+                raise InputError("it is unplugged")
+            yield Captured(item.frame, item.at, np.zeros(item.frame.shape[:2], np.uint8))
+
+
+def missing() -> Frames:
+    raise InputError("camera 9 does not open")
+    yield
+
+
+@dataclass
+class Page:
+    driver: Any
+    show: Show
+    web: Web
+    camera: Camera
+
+
+@contextlib.contextmanager
+def served(driver: Any = None, **options: Any) -> Iterator[Page]:
+    camera = Camera()
+    models = [Model("street", "fp32", segmenter(0.01)), Model("street", "int8", segmenter(0.01))]
+    models.append(Model("objects", "fp32", segmenter(0.01, VOC)))
+    sources = [
+        Source("camera", camera.frames, live=True, lasting=True, labels=THREE),
+        Source("small", ticking(0.01, size=(120, 160)), live=True, lasting=True),
+        Source("camera 9", missing, live=True, lasting=True),
+    ]
+    show = Show(sources, models, Look())
+    web = Web(show, **options)
+    show.views.append(web)
+    with running(show):
+        yield Page(driver, show, web, camera)
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Any]:
+    with browser(*DESKTOP) as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(opened: Any) -> Iterator[Page]:
+    with served(opened) as page:
+        opened.get(page.web.address)
+        until(lambda: opened.execute_script(PICTURE))
+        until(lambda: text(opened, "state") == "live")
+        yield page
+        assert complaints(opened) == []
+        opened.get("about:blank")
+
+
+def until(holds: Callable[[], object], seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.03)
+
+
+def text(driver: Any, name: str) -> str:
+    return str(driver.execute_script(TEXT, name))
+
+
+def click(driver: Any, name: str) -> None:
+    driver.find_element("id", name).click()
+
+
+def press(driver: Any, keys: str) -> None:
+    driver.find_element("css selector", "body").send_keys(keys)
+
+
+def moves(driver: Any) -> bool:
+    return len({driver.execute_script(PICTURE) for _ in range(12) if not time.sleep(0.05)}) > 2
+
+
+def test_the_picture_moves_and_the_figures_change(page: Page) -> None:
+    driver = page.driver
+    assert moves(driver)
+    drops = text(driver, "drops")
+    until(lambda: text(driver, "drops") != drops)
+    until(lambda: float(text(driver, "fps")) > 5)
+    assert "street (fp32) on fake, camera" in text(driver, "running")
+    assert float(text(driver, "p50")) >= 10 and float(text(driver, "miou")) > 0
+    assert driver.execute_script("return document.querySelectorAll('#list label').length") == 3
+    assert len(driver.find_elements("css selector", "#bar div")) == 5
+    until(lambda: len(driver.find_element("id", "line").get_attribute("points").split()) > 3)
+
+
+@pytest.mark.parametrize("by_key", [False, True], ids=["mouse", "keyboard"])
+def test_buttons(page: Page, by_key: bool) -> None:
+    driver, show = page.driver, page.show
+
+    def use(name: str, key: str) -> None:
+        if by_key:
+            press(driver, key)
+        else:
+            click(driver, name)
+
+    use("paused", " ")
+    until(lambda: text(driver, "state") == "paused" and text(driver, "paused") == "Go on")
+    time.sleep(0.3)
+    assert not moves(driver)
+    use("side_by_side", "b")
+    until(lambda: driver.execute_script(SIZE) == [640, 240])  # while it is paused
+    use("paused", " ")
+    until(lambda: text(driver, "state") == "live")
+    assert moves(driver)
+    use("figures", "f")
+    until(lambda: not show.wishes.look.figures)
+    until(lambda: driver.find_element("id", "figures").get_attribute("aria-pressed") == "false")
+    use("side_by_side", "b")
+    until(lambda: driver.execute_script(SIZE) == [320, 240])
+
+
+def test_opacity(page: Page) -> None:
+    driver, show = page.driver, page.show
+    driver.find_element("id", "opacity").send_keys("\ue012" * 3)  # three times to the left
+    until(lambda: show.wishes.look.opacity == pytest.approx(0.35))
+    until(lambda: text(driver, "opacity-value") == "35 %")
+    driver.execute_script("document.activeElement.blur()")
+    press(driver, "+")
+    until(lambda: show.wishes.look.opacity == pytest.approx(0.45))
+    press(driver, "-")
+    until(lambda: show.wishes.look.opacity == pytest.approx(0.35))
+
+
+def test_classes(page: Page) -> None:
+    driver, show = page.driver, page.show
+    boxes = driver.find_elements("css selector", "#list input")
+    boxes[1].click()
+    until(lambda: show.wishes.look.hidden == {1})
+    click(driver, "none")
+    until(lambda: show.wishes.look.hidden == {0, 1, 2} and not any(box.is_selected() for box in boxes))
+    click(driver, "all")
+    until(lambda: not show.wishes.look.hidden and all(box.is_selected() for box in boxes))
+    press(driver, "3")
+    until(lambda: show.wishes.look.hidden == {2} and not boxes[2].is_selected())
+
+
+def test_models(page: Page) -> None:
+    driver, show = page.driver, page.show
+    driver.find_element("css selector", "#model option:nth-child(2)").click()
+    until(lambda: "street (int8)" in text(driver, "running") and show.wishes.model == 1)
+    driver.execute_script("document.activeElement.blur()")
+    press(driver, "m")
+    until(lambda: "objects (fp32)" in text(driver, "running"))
+    until(lambda: driver.execute_script("return document.querySelectorAll('#list label').length") == len(VOC.names))
+    assert driver.execute_script("return document.getElementById('model').selectedIndex") == 2
+    until(lambda: driver.find_element("id", "miou-tile").get_attribute("hidden"))  # the truth is of other classes
+
+
+def test_sources(page: Page) -> None:
+    driver, show = page.driver, page.show
+    driver.find_element("css selector", "#source option:nth-child(2)").click()
+    until(lambda: driver.execute_script(SIZE) == [160, 120])
+    driver.execute_script("document.activeElement.blur()")
+    press(driver, "n")  # the one that does not open
+    until(lambda: driver.find_element("id", "message").text == "camera 9 does not open")
+    until(lambda: text(driver, "state") == "live" and show.wishes.source == 1)
+    assert driver.execute_script("return document.getElementById('source').selectedIndex") == 1
+
+
+def test_a_snapshot_is_downloaded(page: Page, tmp_path: Path) -> None:
+    driver = page.driver
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    click(driver, "snapshot")
+    until(lambda: list(tmp_path.glob("*.png")))
+    press(driver, "s")
+    until(lambda: len(list(tmp_path.glob("*.png"))) == 2)
+
+
+def test_an_unplugged_camera_is_said(page: Page) -> None:
+    driver, camera = page.driver, page.camera
+    camera.unplugged = True
+    until(lambda: text(driver, "state") == "no signal")
+    camera.unplugged = False
+    until(lambda: text(driver, "state") == "live")
+    assert moves(driver)
+
+
+def test_two_viewers_and_one_that_stops_reading(page: Page) -> None:
+    driver, web = page.driver, page.web
+    with socket.create_connection(("127.0.0.1", web.port)) as stopped:
+        stopped.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        first = driver.current_window_handle
+        driver.switch_to.new_window("window")
+        driver.get(web.address)
+        until(lambda: driver.execute_script(PICTURE))
+        assert moves(driver)
+        press(driver, "b")
+        until(lambda: driver.execute_script(SIZE) == [640, 240])
+        assert complaints(driver) == []
+        driver.close()
+        driver.switch_to.window(first)
+        until(lambda: driver.find_element("id", "side_by_side").get_attribute("aria-pressed") == "true")
+        assert moves(driver)
+
+
+def test_a_server_that_ends_and_comes_back(opened: Any) -> None:
+    with served() as first:
+        opened.get(first.web.address)
+        until(lambda: text(opened, "state") == "live")
+    until(lambda: text(opened, "state") == "connection lost")
+    with served(port=first.web.port):
+        until(lambda: text(opened, "state") == "live")
+        until(lambda: moves(opened))
+    opened.get("about:blank")
+    complaints(opened)  # of the lost connection
+
+
+def test_a_token_is_asked_for_once(opened: Any) -> None:
+    with served(token="a-token-of-some-length") as page:
+        opened.get(page.web.address.partition("?")[0])
+        assert "?token=" in opened.find_element("css selector", "body").text
+        complaints(opened)
+        opened.get(page.web.address)
+        until(lambda: opened.execute_script(PICTURE))
+        assert "token" not in opened.current_url
+        click(opened, "paused")
+        until(lambda: text(opened, "state") == "paused")
+        assert complaints(opened) == []
+        opened.get("about:blank")
+
+
+@pytest.mark.parametrize("screen", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_sticks_out_and_all_is_reachable(page: Page, screen: tuple[int, int], scheme: str) -> None:
+    driver = page.driver
+    emulated = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", emulated)
+    resize(driver, *screen)
+    try:
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= screen[0]
+        assert driver.execute_script(WIDE) == []
+        assert driver.execute_script(UNREACHABLE) == []
+        ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", ground)[:3])) > 3 * 128) == (scheme == "light")
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        resize(driver, *DESKTOP)

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refinenet_edge.demo import Captured, Look, Model, Recording, Show, Source, stream
+from refinenet_edge.demo.source import Frames
+from refinenet_edge.errors import InputError
+from refinenet_edge.labels import VOC
+from refinenet_edge.records import Labels
+from tests.demo.fakes import THREE, Audience, given, grey, read_video, segmenter, source, ticking
+
+
+def model(labels: Labels = THREE, name: str = "small", seconds: float = 0.0) -> Model:
+    return Model(name, "fp32", segmenter(seconds, labels))
+
+
+@contextlib.contextmanager
+def running(show: Show) -> Iterator[None]:
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            show.run()
+        except BaseException as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        show.stop()
+        thread.join(5)
+        assert not thread.is_alive()
+    assert not failures, failures
+
+
+def show_of(*sources: Source, models: list[Model] | None = None, look: Look | None = None) -> tuple[Show, Audience]:
+    show, audience = Show(sources or (source(ticking()),), models or [model()], look or Look()), Audience()
+    show.views.append(audience)
+    return show, audience
+
+
+def test_a_file_is_shown_to_its_end() -> None:
+    show, audience = show_of(source(given([grey(level) for level in (0, 90, 250)]), live=False, lasting=False))
+    show.run()
+    assert len(audience.pictures) == 3 and audience.closed
+    assert show.summary().frames == 3
+    assert audience.figures[0].state == "opening" and audience.figures[-1].state == "live"
+
+
+def test_it_stops_after_so_many_frames() -> None:
+    show, audience = show_of()
+    show.run(frames=4)
+    assert len(audience.pictures) == show.summary().frames == 4
+
+
+def test_what_is_shown_is_recorded(tmp_path: Path) -> None:
+    frames = [grey(level) for level in (0, 90, 250)]
+    recording = Recording(tmp_path / "out.mp4", rate=5)
+    Show([source(given(frames), live=False, lasting=False)], [model()], Look(0.0, figures=False), recording).run()
+    assert [round(frame.mean() / 10) for frame in read_video(tmp_path / "out.mp4")] == [0, 9, 25]
+
+
+def test_nothing_is_drawn_that_nobody_looks_at() -> None:
+    show, audience = show_of()
+    audience.looks = False
+    show.run(frames=3)
+    assert audience.pictures == [] and audience.figures[-1].frames > 0
+
+
+def test_figures_are_of_what_was_shown() -> None:
+    half = grey(0)
+    half[:, 32:] = 250
+    show, audience = show_of(source(given([half] * 40), live=False, lasting=False), models=[model(seconds=0.03)])
+    show.run()
+    figures = audience.figures[-1]
+    shares = {item.name: item.share for item in figures.classes}
+    assert shares["dark"] == pytest.approx(0.5, abs=0.1) and shares["light"] == pytest.approx(0.5, abs=0.1)
+    assert figures.size == (48, 64)
+    assert (figures.precision, figures.backend, figures.models) == ("fp32", "fake", ("small (fp32)",))
+    assert figures.p99_ms >= figures.p50_ms >= 30
+    assert 0 < figures.fps <= 1000 / 30
+    assert figures.age_ms >= 30
+    assert set(figures.stages_ms) == {"read", "wait", "segment", "draw", "encode"}
+    assert figures.miou is None and figures.power_w is None
+    assert figures.legend()[0] == ("dark", THREE.palette[0]) and "fp32, fake" in figures.lines()
+
+
+def test_miou_is_of_the_truth() -> None:
+    def frames() -> Frames:
+        for _ in range(60):
+            truth = np.zeros((48, 64), np.uint8)
+            truth[:24] = 1  # half of it is dark in truth, all of it is found dark
+            yield Captured(grey(0), time.monotonic(), truth)
+            time.sleep(0.01)
+
+    show, audience = show_of(source(frames, live=False, lasting=False, labels=THREE))
+    show.run()
+    assert audience.figures[-1].miou == pytest.approx((0.5 + 0) / 2)
+    assert "mIoU 25.0 %" in audience.figures[-1].lines()
+    assert 1 <= audience.figures[-1].judged <= 60
+
+
+def test_the_truth_of_other_classes_is_no_truth() -> None:
+    def frames() -> Frames:
+        yield Captured(grey(0), time.monotonic(), np.zeros((48, 64), np.uint8))
+
+    show, audience = show_of(source(frames, live=False, lasting=False, labels=VOC))
+    show.run()
+    assert audience.figures[-1].miou is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"opacity": 1.5},
+        {"opacity": "0.5"},
+        {"opacity": float("nan")},
+        {"opacity": True},
+        {"hidden": [3]},
+        {"hidden": "all"},
+        {"hidden": [True]},
+        {"paused": 1},
+        {"side_by_side": None},
+        {"figures": "no"},
+        {"source": 1},
+        {"source": -1},
+        {"model": 1.0},
+        {"look": {}},
+        {"opacity": 0.1, "anything": 1},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_changed(asked: dict[str, object]) -> None:
+    show, _ = show_of()
+    before = show.wishes
+    with pytest.raises(InputError):
+        show.change(asked)
+    assert show.wishes == before
+
+
+def test_the_look_can_be_changed() -> None:
+    show, audience = show_of(source(given([grey(0)] * 10_000), live=False), look=Look(0.0, figures=False))
+    with running(show):
+        audience.wait(lambda: audience.pictures)
+        assert not audience.pictures[-1].any()
+        show.change({"opacity": 1.0})
+        audience.wait(lambda: np.all(audience.pictures[-1] == (30, 20, 10)))
+        show.change({"hidden": [0]})
+        audience.wait(lambda: not audience.pictures[-1].any() and audience.figures[-1].classes[0].hidden)
+        show.change({"side_by_side": True})
+        audience.wait(lambda: audience.pictures[-1].shape[1] == 128 and audience.figures[-1].side_by_side)
+        show.change({"figures": True, "hidden": [], "opacity": 0.3})
+        audience.wait(lambda: audience.pictures[-1].max() > 150 and audience.figures[-1].opacity == 0.3)
+
+
+def test_a_pause_holds_the_picture_which_can_still_be_changed() -> None:
+    show, audience = show_of()
+    with running(show):
+        audience.wait(lambda: audience.pictures)
+        show.change({"paused": True})
+        audience.wait(lambda: audience.figures[-1].state == "paused")
+        held = audience.figures[-1].frames
+        show.change({"opacity": 0.9})
+        audience.wait(lambda: audience.figures[-1].opacity == 0.9)
+        time.sleep(0.3)
+        assert audience.figures[-1].frames == held
+        resumed = time.monotonic()
+        show.change({"paused": False})
+        audience.wait(lambda: audience.figures[-1].frames > held + 5 and audience.figures[-1].state == "live")
+        # what was segmented before is not shown
+        assert audience.figures[-1].age_ms < 1000 * (time.monotonic() - resumed)
+
+
+def test_models_can_be_changed() -> None:
+    show, audience = show_of(models=[model(), model(VOC, "other")], look=Look(hidden=frozenset({1})))
+    with running(show):
+        audience.wait(lambda: audience.pictures)
+        show.change({"model": 1})
+        audience.wait(lambda: audience.figures[-1].model == 1 and audience.figures[-1].fps > 0)
+        # their numbers mean other classes
+        assert [item.name for item in audience.figures[-1].classes] == list(VOC.names)
+        assert not any(item.hidden for item in audience.figures[-1].classes)
+
+
+def test_sources_can_be_changed() -> None:
+    show, audience = show_of(source(ticking(size=(20, 30))), source(ticking(size=(40, 50))))
+    with running(show):
+        audience.wait(lambda: audience.figures[-1].size == (20, 30))
+        show.change({"source": 1})
+        audience.wait(lambda: audience.figures[-1].size == (40, 50) and audience.figures[-1].state == "live")
+        show.change({"paused": True})
+        audience.wait(lambda: audience.figures[-1].state == "paused")
+        show.change({"source": 0})
+        audience.wait(lambda: audience.figures[-1].size == (20, 30) and audience.figures[-1].state == "paused")
+
+
+def missing() -> Frames:
+    raise InputError("no camera there")
+    yield
+
+
+def test_a_source_that_does_not_open_is_a_message() -> None:
+    show, audience = show_of(source(ticking()), source(missing))
+    with running(show):
+        audience.wait(lambda: audience.pictures)
+        show.change({"source": 1})
+        audience.wait(lambda: audience.figures[-1].message == "no camera there")
+        audience.wait(lambda: audience.figures[-1].state == "live" and audience.figures[-1].source == 0)
+
+
+def test_a_first_source_that_does_not_open_is_an_error() -> None:
+    show, audience = show_of(source(missing))
+    with pytest.raises(InputError, match="no camera there"):
+        show.run()
+    assert audience.closed
+
+
+def test_a_lost_source_is_said_to_have_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "BEAT", 0.05)
+    opened: list[int] = []
+
+    def frames() -> Frames:
+        opened.append(1)
+        if len(opened) > 1:
+            raise InputError("it is unplugged")
+        yield from given([grey(100)] * 3)()
+
+    show, audience = show_of(source(frames), look=Look(figures=False))
+    with running(show):
+        audience.wait(lambda: audience.figures[-1].state == "no signal" and audience.figures[-1].fps == 0)
+        audience.wait(lambda: np.ptp(audience.pictures[-1], axis=2).max() == 0)
+        age = audience.figures[-1].age_ms
+        audience.wait(lambda: audience.figures[-1].age_ms > age + 300)
+        assert audience.figures[-1].frames <= 3

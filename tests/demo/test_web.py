@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from refinenet_edge.demo import Look, Show
+from refinenet_edge.demo.web import HEADERS, Web
+from refinenet_edge.errors import InputError
+from tests.demo.fakes import segmenter, source, ticking
+from tests.demo.test_show import model, running
+
+TOKEN = "a-token-of-some-length"
+
+
+@dataclass
+class Page:
+    """A running show and its web page."""
+
+    show: Show
+    web: Web
+
+    def ask(self, path: str, method: str = "GET", body: str | None = None, **headers: str) -> tuple[Any, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.web.port, timeout=10)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, named)
+        answer = connection.getresponse()
+        data = answer.read()
+        connection.close()
+        return answer, data
+
+    def change(self, asked: object, **headers: str) -> tuple[int, bytes]:
+        own = {"Origin": f"http://127.0.0.1:{self.web.port}", "Content_Type": "application/json"}
+        body = asked if isinstance(asked, str) else json.dumps(asked)
+        answer, data = self.ask("/controls", "POST", body, **{**own, **headers})
+        return answer.status, data
+
+    def open(self, path: str) -> http.client.HTTPResponse:
+        """An answer that has no end."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.web.port, timeout=10)
+        connection.request("GET", path, headers={"Connection": "close"})  # the socket is then the answer's
+        return connection.getresponse()
+
+
+@contextlib.contextmanager
+def served(size: tuple[int, int] = (48, 64), **options: Any) -> Iterator[Page]:
+    show = Show([source(ticking(size=size))], [model()], Look())
+    web = Web(show, **options)
+    show.views.append(web)
+    with running(show):
+        yield Page(show, web)
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with served() as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Page]:
+    with served(token=TOKEN) as page:
+        yield page
+
+
+def pictures(answer: http.client.HTTPResponse) -> Iterator[np.ndarray]:
+    """The pictures of a stream, read by its own framing."""
+    assert answer.readline() == b"--picture\r\n"
+    while True:
+        assert answer.readline() == b"Content-Type: image/jpeg\r\n"
+        length = int(answer.readline().split(b":")[1])
+        assert answer.readline() == b"\r\n"
+        yield np.asarray(cv2.imdecode(np.frombuffer(answer.read(length), np.uint8), cv2.IMREAD_COLOR))
+        assert answer.readline() == b"\r\n" and answer.readline() == b"--picture\r\n"
+
+
+def events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    while line := answer.readline():
+        if line.startswith(b"data: "):
+            yield json.loads(line.removeprefix(b"data: "))
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/", "text/html"), ("/app.js", "text/javascript"), ("/style.css", "text/css"), ("/icon.svg", "image/svg+xml")],
+)
+def test_the_page_is_there(page: Page, path: str, kind: str) -> None:
+    answer, data = page.ask(path)
+    assert answer.status == 200 and answer.headers["Content-Type"].startswith(kind) and data
+    for name, value in HEADERS.items():
+        assert answer.headers[name] == value
+    assert "Server" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "path", ["/index.html", "/web.py", "/../web.py", "/%2e%2e/web.py", "/assets/app.js", "//etc/passwd", "/favicon.ico"]
+)
+def test_nothing_else_is(page: Page, path: str) -> None:
+    answer, _ = page.ask(path)
+    assert answer.status == 404 and answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_picture_moves(page: Page) -> None:
+    with page.open("/stream") as answer:
+        assert answer.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=picture"
+        found = [picture for picture, _ in zip(pictures(answer), range(8), strict=False)]
+    assert {picture.shape for picture in found} == {(48, 64, 3)}
+    assert len({picture.tobytes() for picture in found}) > 3
+
+
+def test_nobody_looks_when_the_last_has_gone(page: Page) -> None:
+    with page.open("/stream") as answer:
+        next(pictures(answer))
+        assert page.web.wanted()
+    until = time.monotonic() + 10
+    while page.web.wanted() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not page.web.wanted()
+
+
+def test_figures_come_and_are_new(page: Page) -> None:
+    with page.open("/figures") as answer:
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        first, second = (figures for figures, _ in zip(events(answer), range(2), strict=False))
+    assert second["frames"] > first["frames"]
+    assert first["sources"] == ["fake"] and first["models"] == ["small (fp32)"]
+    assert [item["name"] for item in first["classes"]] == ["dark", "grey", "light"]
+
+
+def test_controls_change_the_show(page: Page) -> None:
+    assert page.change({"opacity": 0.25, "side_by_side": True, "hidden": [2]}) == (204, b"")
+    assert page.show.wishes.look == Look(0.25, frozenset({2}), True)
+    with page.open("/stream") as answer:
+        assert any(picture.shape == (48, 128, 3) for picture, _ in zip(pictures(answer), range(50), strict=False))
+    assert page.change({"opacity": 0.5, "side_by_side": False, "hidden": []})[0] == 204
+
+
+@pytest.mark.parametrize("body", ["", "{", "[]", "1e999", '{"opacity": 7}', '{"unknown": 1}', "[" * 3000])
+def test_controls_that_mean_nothing(page: Page, body: str) -> None:
+    before = page.show.wishes
+    status, said = page.change(body)
+    assert status == 400 and said
+    assert page.show.wishes == before
+
+
+def test_a_body_is_small(page: Page) -> None:
+    assert page.change(json.dumps({"opacity": 0.1}) + " " * 5000)[0] == 413
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Content_Type": "text/plain"},
+    ],
+    ids=str,
+)
+def test_other_pages_change_nothing(page: Page, headers: dict[str, str]) -> None:
+    before = page.show.wishes
+    assert page.change({"opacity": 0.9}, **headers)[0] == 403
+    assert page.show.wishes == before
+
+
+def test_only_post_changes(page: Page) -> None:
+    assert page.ask("/controls?opacity=1")[0].status == 405
+    assert page.change({})[0] == 204
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "localhost.evil.example", "", "127.0.0.1.nip.io"])
+def test_a_strangers_name_for_this_machine_is_refused(page: Page, host: str) -> None:
+    assert page.ask("/", Host=host)[0].status == 421
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:99", "127.0.0.1", "[::1]:80", socket.gethostname()])
+def test_its_own_names_are_not(page: Page, host: str) -> None:
+    assert page.ask("/", Host=host)[0].status == 200
+
+
+def test_a_snapshot_is_the_whole_picture(page: Page) -> None:
+    answer, data = page.ask("/snapshot.png")
+    assert answer.status == 200 and "attachment" in answer.headers["Content-Disposition"]
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None and picture.shape == (48, 64, 3)
+
+
+def test_without_the_token_nothing_is_seen(guarded: Page) -> None:
+    for path in ("/", "/app.js", "/stream", "/figures", "/snapshot.png", "/stream?token=" + TOKEN, "/?token=wrong"):
+        answer, data = guarded.ask(path)
+        assert answer.status == 401 and TOKEN.encode() not in data
+    assert guarded.change({"opacity": 0.9})[0] == 401
+    assert guarded.ask("/", Cookie="refinenet_edge=" + TOKEN)[0].status == 401
+
+
+def test_the_token_is_given_once(guarded: Page) -> None:
+    assert guarded.web.address.endswith("/?token=" + TOKEN)
+    answer, _ = guarded.ask("/?token=" + TOKEN)
+    assert (answer.status, answer.headers["Location"]) == (303, "/")
+    cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie and "SameSite=lax" in cookie and TOKEN not in cookie
+    own = cookie.partition(";")[0]
+    assert guarded.ask("/", Cookie=own)[0].status == 200
+    assert guarded.change({"opacity": 0.4}, Cookie=own)[0] == 204
+    assert guarded.change({"opacity": 0.4}, Cookie=own, Origin="http://evil.example")[0] == 403
+
+
+def test_others_need_a_token() -> None:
+    with served(host="0.0.0.0") as first, served(host="0.0.0.0") as second:
+        tokens = {page.web.address.partition("token=")[2] for page in (first, second)}
+        assert len(tokens) == 2 and all(len(token) >= 24 for token in tokens)
+        assert first.ask("/")[0].status == 401
+
+
+@pytest.mark.parametrize("token", ["", "short", "ümlaute-und-mehr", "with\nnew-lines-in-it"])
+def test_a_token_is_long_and_plain(token: str) -> None:
+    show = Show([source(ticking())], [model()], Look())
+    with pytest.raises(InputError, match="token"):
+        Web(show, token=token)
+
+
+def test_a_port_that_is_taken() -> None:
+    show = Show([source(ticking())], [model()], Look())
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="--port"):
+        Web(show, port=taken.getsockname()[1])
+
+
+def test_a_viewer_that_stops_reading_holds_nobody_up() -> None:
+    # pictures of 100 kB: what the sockets hold is soon full
+    with served(size=(600, 800)) as page:
+        page.show.change({"opacity": 0.0})
+        stopped, reading = page.open("/stream"), page.open("/stream")
+        slow, fast = pictures(stopped), pictures(reading)
+        next(slow)
+        with page.open("/figures") as answer:
+            news = events(answer)
+            before = next(news)["frames"]
+            for _ in range(60):
+                next(fast)
+            # the show went on for who reads, and for nobody else was it slower
+            after = next(figures for figures in news if figures["frames"] >= before + 50)
+        assert after["state"] == "live"
+        next(slow)
+        stopped.close()
+        reading.close()
+
+
+def test_closing_ends_all_connections_at_once() -> None:
+    with served() as page:
+        streams = [page.open("/stream") for _ in range(3)]
+        next(pictures(streams[0]))
+        events_ = page.open("/figures")
+        next(events(events_))
+        page.show.stop()
+        begun = time.monotonic()
+        page.web._thread.join(5)
+        assert not page.web._thread.is_alive() and time.monotonic() - begun < 2
+    for answer in streams:
+        answer.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "web"]
+
+
+def test_two_viewers_see_one_inference() -> None:
+    frames: list[int] = []
+    show = Show([source(ticking(0.01))], [model()], Look())
+    show._models = [type(model())("m", "fp32", segmenter(before=lambda: frames.append(1)))]
+    web = Web(show)
+    show.views.append(web)
+    with running(show):
+        page = Page(show, web)
+        with page.open("/stream") as one, page.open("/stream") as other:
+            for _ in zip(pictures(one), pictures(other), range(10), strict=False):
+                pass
+            shown = web._number
+        assert len(frames) <= shown + 10
