@@ -248,7 +248,7 @@ def _screen(entry: BundleEntry, source: str) -> Screen:
     """`entry` in the demo's loop, with its picture; the first frames, which warm up, do not count."""
     ages: list[float] = []
     began = drops = 0.0
-    with entry.segmenter() as segmenter, closing(live(open_source(source), segmenter)) as results:
+    with entry.segmenter() as segmenter, closing(live(open_source(source, repeat=True), segmenter)) as results:
         for number, result in enumerate(results):
             draw(result.frame, result.mask, Look(), [], [])
             now = time.monotonic()
