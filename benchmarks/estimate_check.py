@@ -14,6 +14,7 @@ the last table is of the Nano, as its neighbours are, it is faster than that chi
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -277,20 +278,29 @@ def cases() -> list[Case]:
     return found
 
 
-def fit(found: list[Case]) -> tuple[float, int, tuple[float, float]]:
-    """BOUND_FACTOR, KERNEL_CYCLES and SPREAD of forecast.py: the least mean of |log measured / expected|."""
+def fit(found: list[Case]) -> tuple[float, int]:
+    """BOUND_FACTOR and KERNEL_CYCLES of forecast.py: the least mean of |log measured / expected|."""
+    tried = [(round(0.1 * tenths, 1), 1000 * thousands) for tenths in range(10, 41) for thousands in range(51)]
+    return min(tried, key=lambda these: float(np.abs(np.log(_off(found, *these))).mean()))
+
+
+def spread(found: list[Case]) -> tuple[float, float]:
+    """SPREAD of forecast.py: nine of ten measured / expected, each expected from what the other devices gave."""
+    off: list[float] = []
+    for device in {case.device for case in found}:
+        constants = fit([case for case in found if case.device != device])
+        off += _off([case for case in found if case.device == device], *constants).tolist()
+    low, high = np.percentile(off, [5, 95])
+    return round(float(low), 2), round(float(high), 2)
+
+
+def _off(found: list[Case], factor: float, cycles: int) -> npt.NDArray[np.float64]:
     bounds, measured, clocks, kernels = (
         np.array([getattr(case, field) for case in found], float)
         for field in ("bound_ms", "measured_ms", "gpu_mhz", "kernels")
     )
-
-    def off(factor: float, cycles: int) -> npt.NDArray[np.float64]:
-        return measured / (factor * bounds + kernels * cycles / (clocks * 1e3))
-
-    tried = [(round(0.1 * tenths, 1), 1000 * thousands) for tenths in range(10, 41) for thousands in range(51)]
-    factor, cycles = min(tried, key=lambda these: float(np.abs(np.log(off(*these))).mean()))
-    low, high = np.percentile(off(factor, cycles), [5, 95])
-    return factor, cycles, (round(float(low), 2), round(float(high), 2))
+    off: npt.NDArray[np.float64] = measured / (factor * bounds + kernels * cycles / (clocks * 1e3))
+    return off
 
 
 @click.command()
@@ -304,16 +314,18 @@ def main(out: Path | None) -> None:
         table.add_row(case.device, case.network, case.precision, size, *figures)
     console = Console()
     console.print(table)
-    factor, cycles, spread = fit(found)
-    console.print(
-        f"{len(found)} cases: expected = {factor} bound + kernels · {cycles} / clock, nine of ten {spread} times"
-    )
+    factor, cycles = fit(found)
+    low, high = spread(found)
+    long = [case.factor for case in found if case.bound_ms >= 1]
+    console.print(f"{len(found)} cases: expected = {factor} bound + kernels · {cycles} / clock, {low} to {high} times")
+    console.print(f"measured / bound where that is 1 ms or more: {min(long):.2f} to {max(long):.2f}")
     if wrong := [case for case in found if case.factor < 1]:
         raise click.ClickException(f"measured below the bound: {wrong}")
     record = {
         "bound_factor": factor,
         "kernel_cycles": cycles,
-        "spread": spread,
+        "spread": [low, high],
+        "factor_from_1_ms": [min(long), statistics.median(long), max(long)],
         "cases": [dataclasses.asdict(case) for case in found],
     }
     console.print(f"written to {save(record, 'published.json', out, 'estimate')}")
