@@ -24,7 +24,8 @@ from refinenet_edge.precision import QUANTISED, placement_of
 from refinenet_edge.precision.qdq import chosen
 from refinenet_edge.records import Size
 
-ALIASES = (*FREE, "Concat", "Cast")
+QDQ = ("QuantizeLinear", "DequantizeLinear")
+ALIASES = (*FREE, *QDQ, "Concat", "Cast")  # what stays of Q/DQ rounds the logits, in the kernel that makes them
 FLOATS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 WIDTH = {"fp32": 4, "fp16": 2, "int8": 1, "fp8": 1}  # bytes
 
@@ -77,16 +78,14 @@ def frame_size(model: ir.Model) -> Size:
 def _to_float(graph: ir.Graph) -> None:
     """Take Q/DQ out, and call every map float32: widths come from the precision that is asked for."""
     for node in list(graph):
-        if node.op_type == "DequantizeLinear":
-            source = node.inputs[0]
-            assert source is not None
+        result, source = node.outputs[0], node.inputs[0] if node.inputs else None
+        if node.op_type == "DequantizeLinear" and source is not None and not result.is_graph_output():
             quantiser = source.producer()
-            value = quantiser.inputs[0] if quantiser is not None else source
+            value = quantiser.inputs[0] if quantiser and quantiser.op_type == "QuantizeLinear" else source
             assert value is not None
-            node.outputs[0].replace_all_uses_with(value)
-            graph.remove(node, safe=True)
-    for node in list(graph):
-        if node.op_type == "QuantizeLinear":
+            result.replace_all_uses_with(value)
+    for node in reversed(list(graph)):
+        if node.op_type in QDQ and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
             graph.remove(node, safe=True)
         for value in node.outputs:
             if value.dtype in FLOATS:

@@ -127,6 +127,12 @@ def test_quantised_and_float16_graphs_are_seen_as_float() -> None:
         assert kernels(quantised, precision) == kernels(half, precision) == kernels(plain, precision)
 
 
+def test_rounded_logits_are_no_kernel() -> None:
+    body = "c = Conv(x, w) q = QuantizeLinear(c, s, z) y = DequantizeLinear(q, s, z)"
+    rounded = network(body, X, "float[1,4,5,7] y", w=W, s=np.float32(0.1), z=np.int8(0))
+    assert rounded == network("y = Conv(x, w)", X, "float[1,4,5,7] y", w=W)
+
+
 def test_free_sizes_are_refused() -> None:
     with pytest.raises(GraphError, match="has no fixed size: estimate a bundle of one frame size"):
         kernels(graph("y = Conv(x, w)", "float[1,3,h,v] x", "float[1,4,h,v] y", w=W), "fp16")
