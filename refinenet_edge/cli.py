@@ -614,6 +614,43 @@ def report(results: tuple[Path, ...], page: Path, markdown: Path | None) -> None
     out.print(f"{_plain(page)}: open it in a browser")
 
 
+@main.command("estimate")
+@click.argument("model", metavar="MODEL|BUNDLE")
+@click.option("--device", required=True, metavar="NAME|FILE", help="orin-nano, orin-nx, agx-orin, thor, rtx4090, ...")
+@click.option("--size", type=SizeType(), help="Of the network's input. [512x512, a bundle's own]")
+@click.option("--classes", type=click.IntRange(1, 255), help="[21, a bundle's own]")
+@click.option("--out", "result", type=click.Path(dir_okay=False, path_type=Path), help="The same as JSON.")
+def estimate(model: str, device: str, size: tuple[int, int] | None, classes: int | None, result: Path | None) -> None:
+    """Say how fast MODEL can be at best on a board, by its published peak rates, and what binds each block.
+
+    A floor, for choosing a board before owning it; and what to expect, from published measurements of other networks.
+    """
+    with _heavy(EXPORT):
+        from refinenet_edge import estimate as estimates
+
+        bounds = estimates.estimate(model, device, size, classes)
+    height, width = bounds.size
+    title = f"{model} at {height}x{width} on {bounds.device.title}, {bounds.device.mode}"
+    table = Table("", "at best, ms", "frames/s", "expect, ms", title=_plain(title))
+    for bound in bounds.bounds:
+        low, middle, high = (f"{ms:.2f}" for ms in bound.expected_ms)
+        table.add_row(
+            bound.precision, f"{bound.ms:.2f}", f"{bound.frames_per_second:.0f}", f"{middle} ({low} to {high})"
+        )
+    out.print(table)
+    blocks = Table("block", *(f"{bound.precision}, ms" for bound in bounds.bounds), title="at best, and bound by")
+    for parts in zip(*(bound.blocks for bound in bounds.bounds), strict=True):
+        blocks.add_row(_plain(parts[0].block), *(f"{part.ms:.3f} {part.bound_by}" for part in parts))
+    out.print(blocks)
+    for source in bounds.device.source:
+        out.print(_plain(f"from: {source}"), soft_wrap=True)
+    if result is not None:
+        from refinenet_edge.files import write_atomically
+        from refinenet_edge.records import to_json
+
+        write_atomically(result, to_json(bounds).encode(), InputError)
+
+
 @main.command("doctor")
 def doctor() -> None:
     """Say which backends work here, what does not fit together, and the fix for each.

@@ -20,7 +20,7 @@ EPILOGUE = ("Relu", "Clip", "Add")  # what a kernel can do with its result befor
 def graph_cost(model: ir.Model) -> GraphCost | None:
     """The cost of a graph with fixed shapes; None when a shape is free or unknown."""
     macs = moved = nodes = 0
-    inside = _inside_kernels(model.graph)
+    inside = inside_kernels(model.graph)
     for node in model.graph:
         if node.op_type in FREE:
             continue
@@ -39,7 +39,7 @@ def graph_cost(model: ir.Model) -> GraphCost | None:
     return GraphCost(macs, moved, nodes)
 
 
-def _inside_kernels(graph: ir.Graph) -> set[ir.Value]:
+def inside_kernels(graph: ir.Graph) -> set[ir.Value]:
     """The values that a kernel hands on unwritten: to a convolution's epilogue, or along elementwise nodes."""
     inside: set[ir.Value] = set()
     step: dict[ir.Node, int] = {}  # convolutions and elementwise nodes -> place in the order

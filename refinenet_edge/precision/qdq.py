@@ -36,7 +36,7 @@ def quantise(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collec
         raise InputError(f"the graph has no node {', '.join(sorted(unknown))} to keep in float")
     pairs = _Pairs(model.graph, ranges, placement)
     # all is chosen before anything is changed
-    for node, inputs in _chosen(nodes, placement, keep).items():
+    for node, inputs in chosen(nodes, placement, keep).items():
         for index in inputs:
             value = node.inputs[index]
             assert value is not None
@@ -72,10 +72,10 @@ def _is_symmetric(node: ir.Node) -> bool:
 
 def layers(model: ir.Model, placement: Placement) -> tuple[str, ...]:
     """The nodes of a fused float32 graph that `placement` quantises, in the order of the graph."""
-    return tuple(str(node.name) for node in _chosen(list(model.graph), placement, ()))
+    return tuple(str(node.name) for node in chosen(list(model.graph), placement, ()))
 
 
-def _chosen(nodes: list[ir.Node], placement: Placement, keep: Collection[str]) -> dict[ir.Node, tuple[int, ...]]:
+def chosen(nodes: list[ir.Node], placement: Placement, keep: Collection[str]) -> dict[ir.Node, tuple[int, ...]]:
     """Node -> its inputs to quantise, in the order of the graph."""
     chosen = {node: inputs for node in nodes if node.name not in keep and (inputs := placement.inputs_of(node))}
     for node in reversed(nodes):

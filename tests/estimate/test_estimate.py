@@ -1,0 +1,57 @@
+"""From a model's name, or a bundle, and a device to bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from refinenet_edge.bench.blocks import OTHER
+from refinenet_edge.bundle import MODEL, open_bundle, write_bundle
+from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.estimate import Bounds, estimate
+from refinenet_edge.records import from_json, to_json
+from tests.conftest import SIZE
+
+
+def test_a_name_and_its_bundle_agree(mobile_bundle: Path) -> None:
+    of_name = estimate("rf_lw_mbv2", "agx-orin", SIZE)
+    of_bundle = estimate(str(mobile_bundle), "agx-orin")
+    assert dataclasses.replace(of_bundle, model="rf_lw_mbv2") == of_name
+    assert [bound.precision for bound in of_name.bounds] == ["fp32", "fp16", "int8"]
+    fp32, fp16, int8 = of_name.bounds
+    assert fp32.ms > fp16.ms > int8.ms
+    blocks = [block.block for block in fp16.blocks]
+    assert blocks[:2] == ["frame", "encoder.layer1"]
+    assert blocks[-3:] == ["refine1.crp", "classifier", "head"]
+    assert OTHER not in blocks
+    fused = open_bundle(mobile_bundle).manifest.fused_cost
+    assert fused is not None
+    assert sum(block.macs for block in fp16.blocks) == fused.macs
+    assert from_json(Bounds, to_json(of_name)) == of_name
+
+
+def test_a_bundle_keeps_its_own_size(mobile_bundle: Path) -> None:
+    assert estimate(str(mobile_bundle), "thor", SIZE).size == SIZE
+    with pytest.raises(InputError, match="is fixed to 64x96 and its classes: leave --size and --classes out"):
+        estimate(str(mobile_bundle), "thor", (64, 64))
+    with pytest.raises(InputError, match="is fixed to 64x96 and its classes"):
+        estimate(str(mobile_bundle), "thor", classes=5)
+
+
+def test_a_bundle_for_any_size_is_refused(mobile_bundle: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(mobile_bundle)
+    free = dataclasses.replace(bundle.manifest, frame=dataclasses.replace(bundle.manifest.frame, size=None))
+    write_bundle(tmp_path / "free", free, {MODEL: bundle.path_of(MODEL).read_bytes()})
+    with pytest.raises(InputError, match="takes frames of any size: name its model instead"):
+        estimate(str(tmp_path / "free"), "thor")
+
+
+def test_what_is_neither_a_model_nor_a_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no model named 'rf_lw_mbv3'; there are rf50"):
+        estimate("rf_lw_mbv3", "thor", SIZE)
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        estimate(str(tmp_path), "thor")
+    with pytest.raises(InputError, match="no device 'tx2'"):
+        estimate("rf_lw_mbv2", "tx2", SIZE)
