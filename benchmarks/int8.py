@@ -17,8 +17,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,21 +28,22 @@ import numpy as np
 import onnxruntime as ort
 import openvino
 import rtx_int8
-from frame_to_labels import ours, usual_openvino
 from int8_checks import Criterion, criterion, damaged_layer, memory_of_plans, rf50
 from int8_peers import Quantised, Quantiser, modelopt, node_counts, onnxruntime, quantise
 from machine import cpu, save
 from rich.console import Console
 from rich.table import Table
 
-from refinenet_edge.bench.measure import RESAMPLES, Estimate, Timing, bounds, take_turns
+from refinenet_edge.bench.measure import RESAMPLES, Contender, Estimate, Timing, bounds, take_turns
+from refinenet_edge.bench.record import Case, Subject
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, open_bundle
 from refinenet_edge.calibration import calibrate, open_frames, write_ranges
 from refinenet_edge.evaluation import Confusion, open_dataset
 from refinenet_edge.model import load_checkpoint
+from refinenet_edge.peers import OnnxPeer
 from refinenet_edge.recipe import Recipe
-from refinenet_edge.records import Ranges
+from refinenet_edge.records import FrameSpec, Ranges
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.head import implementation
@@ -116,7 +117,7 @@ def show(
     for who, row in accuracy.items():
         counts = map(str, nodes[who].values())
         first.add_row(who, *counts, f"{row.miou:.2f}", str(row.lost), f"{100 * row.agreement:.2f}")
-    second = Table("", "ms", "prepare", "network", "head", "times ours INT8", title="frame to labels, 512x512")
+    second = Table("", "ms", "prepare", "engine", "head", "times ours INT8", title="frame to labels, 512x512")
     for who in sorted(timing.runs, key=timing.ms):
         stages = (f"{ms:.1f}" for ms in timing.stages(who).values())
         second.add_row(who, f"{timing.ms(who):.1f}", *stages, str(timing.ratio(who, INT8)))
@@ -124,6 +125,18 @@ def show(
     for check in checks:
         third.add_row(check.what, str(check.measured), check.bound, check.verdict)
     return [first, second, third]
+
+
+def _staged(segmenter: Segmenter, frame: np.ndarray) -> Contender:
+    return lambda: segmenter.staged(frame)[1]
+
+
+@contextmanager
+def _usual(graph: Path, frame: np.ndarray) -> Iterator[Contender]:
+    """`graph` with the usual code around it."""
+    peer = OnnxPeer(Subject(graph.stem, "peer", NAME, CHECKPOINT, "", "openvino"), graph, FrameSpec(SIZE))
+    with peer.open(Case(SIZE)) as run:
+        yield lambda: run([frame])
 
 
 def timed_record(timing: Timing) -> dict[str, object]:
@@ -196,8 +209,8 @@ def main(calib: str, count: int, names: tuple[str, ...], rounds: int | None, qui
         frame = scene(VALIDATION, 0, SIZE)[0]
         usual = {"plain fp32": quantised.plain, **quantised.graphs}
         timing = take_turns(
-            {who: ours(segmenter, frame) for who, segmenter in segmenters.items()}
-            | {who + USUAL: usual_openvino(graph, frame) for who, graph in usual.items()},
+            {who: _staged(segmenter, frame) for who, segmenter in segmenters.items()}
+            | {who + USUAL: stack.enter_context(_usual(graph, frame)) for who, graph in usual.items()},
             rounds,
         )
         graphs = {who: path / MODEL for who, path in bundles.items()} | quantised.graphs

@@ -19,7 +19,6 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from frame_to_labels import CLASSES, WEIGHTS
 from int8_peers import Quantiser, modelopt, onnxruntime, quantise
 from machine import RESULTS, save
 from rich.console import Console
@@ -37,6 +36,8 @@ from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import EngineInfo, FrameSpec
 from refinenet_edge.runtime.frame import prepare
 
+WEIGHTS = {"rf_lw_mbv2": "scenes", "rf_lw50": None}
+CLASSES = 21  # of random weights
 PLANS = RESULTS / "tensorrt-rtx" / "int8.json"
 SIZE = (512, 512)
 QUANTISERS: dict[str, Quantiser] = {

@@ -11,7 +11,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import MAX_SIDE, Backend, Size, from_json
@@ -97,21 +97,29 @@ def parse_size(text: str) -> Size:
 
 def read_recipe(path: Path) -> Recipe:
     """The recipe of a TOML file; its keys are the option names, `size` is "HEIGHTxWIDTH"."""
+    # the name of the recipe is the name of its bundle
+    return recipe_of({"output": str(path.with_suffix("")), **read_table(path, "recipe")}, f"recipe {path}")
+
+
+def recipe_of(table: dict[str, Any], origin: str) -> Recipe:
+    """The recipe in a TOML table; `origin` is what an error names."""
+    if isinstance(table.get("size"), str):
+        table = {**table, "size": parse_size(table["size"])}
+    try:
+        return from_json(Recipe, json.dumps(table, default=str))
+    except (BundleError, InputError) as exc:
+        raise InputError(f"{origin}: {str(exc).removeprefix('Recipe.')}") from exc
+
+
+def read_table(path: Path, kind: str) -> dict[str, Any]:
+    """What is in a small TOML file, a `kind`."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:  # only here: a device builds nothing from recipes, and has no tomli
         import tomli as tomllib
     try:
         if path.stat().st_size > MAX_RECIPE:
-            raise InputError(f"recipe {path} is larger than {MAX_RECIPE} bytes")
-        table = tomllib.loads(path.read_text("utf-8"))
+            raise InputError(f"{kind} {path} is larger than {MAX_RECIPE} bytes")
+        return tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as exc:
-        raise InputError(f"recipe {path} cannot be read: {exc}") from exc
-    if isinstance(table.get("size"), str):
-        table["size"] = parse_size(table["size"])
-    # the name of the recipe is the name of its bundle
-    table.setdefault("output", str(path.with_suffix("")))
-    try:
-        return from_json(Recipe, json.dumps(table, default=str))
-    except (BundleError, InputError) as exc:
-        raise InputError(f"recipe {path}: {str(exc).removeprefix('Recipe.')}") from exc
+        raise InputError(f"{kind} {path} cannot be read: {exc}") from exc

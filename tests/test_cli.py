@@ -18,11 +18,13 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from refinenet_edge import __version__, cli, doctor
+from refinenet_edge.bench import read_run, write_run
 from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, open_bundle, write_bundle
 from refinenet_edge.doctor import Finding
 from refinenet_edge.images import write_png
 from refinenet_edge.model import MODELS
 from refinenet_edge.records import Profile
+from tests.bench import runs
 from tests.conftest import onnx_model, weights
 
 ROOT = Path(cli.__file__).parents[1]
@@ -397,6 +399,54 @@ class TestCompare:
         assert "no backend 'x'" in refused(run("compare", mobile_bundle, mobile_bundle, photos, "--backend", "x"))
 
 
+class TestBench:
+    def test_a_result_is_written_shown_and_compared(
+        self, run: Run, bundle: Path, mobile_bundle: Path, tmp_path: Path
+    ) -> None:
+        result = tmp_path / "new" / "r.json"
+        said = ok(run("bench", bundle, mobile_bundle, "-o", result, "--rounds", 3, "--brief", "--size", "64x96"))
+        assert "frame to labels, 64x96" in said and f"next: refinenet-edge report {result}" in said
+        assert [subject.name for subject in read_run(result).subjects] == [bundle.name, mobile_bundle.name]
+        assert "same" in ok(run("bench", "compare", result, result))
+
+    def test_a_regression_is_exit_1(self, run: Run, tmp_path: Path) -> None:
+        for name, ms in (("before", 10.0), ("after", 10.7)):
+            write_run(tmp_path / name, runs.run(runs.measurement("ours", ms, ms)))
+        words = "bench", "compare", tmp_path / "before", tmp_path / "after"
+        slower = run(*words)
+        assert slower.exit_code == 1 and "1 of 1 take more than 5 % longer" in slower.stderr and "1.07" in slower.stdout
+        assert "slower" in ok(run(*words, "--threshold", 8))
+
+    def test_a_suite_is_built_and_measured(self, run: Run, theirs: Path, tmp_path: Path, monkeypatch: Any) -> None:
+        monkeypatch.chdir(tmp_path)
+        bundles = f'[bundles.one]\nonnx = "{theirs}"\nsize = "64x96"\nbackend = "openvino"'
+        Path("small.toml").write_text(f'against = ["{theirs}"]\nsizes = ["64x96"]\njudge = "scenes:3:2"\n{bundles}')
+        refused(run("bench", "small.toml", "-o", "r.json", "--rounds", 2, "--brief"))  # scenes have 8 classes
+        Path("small.toml").write_text(f'against = ["{theirs}"]\nsizes = ["64x96"]\n{bundles}')
+        ok(run("bench", "small.toml", "-o", "r.json", "--rounds", 2, "--brief"))
+        assert [subject.name for subject in read_run(Path("r.json")).subjects] == ["one", "theirs"]
+        assert Path("build", "suites", "small", "one", "manifest.json").exists()
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (["MISSING"], "no bundle at MISSING"),
+            (["BUNDLE", "--against", "tvm"], "--against tvm"),
+            (["BUNDLE", "--frames", "none"], "none"),
+            (["BUNDLE", "--backend", "coreml"], "no backend 'coreml'"),
+            (["none.toml"], "suite none.toml cannot be read"),
+        ],
+    )
+    def test_what_cannot_be_measured_is_one_line_and_the_result_stays(
+        self, run: Run, bundle: Path, tmp_path: Path, words: list[str], says: str
+    ) -> None:
+        result = tmp_path / "r.json"
+        result.write_text("as it was")
+        words = [str(bundle) if word == "BUNDLE" else word for word in words]
+        assert says in refused(run("bench", *words, "-o", result, "--rounds", 2))
+        assert result.read_text() == "as it was"
+
+
 class TestDoctor:
     @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("absent", 0), ("limited", 0), ("wrong", 1)])
     def test_only_what_is_wrong_fails(self, run: Run, monkeypatch: pytest.MonkeyPatch, state: Any, code: int) -> None:
@@ -423,8 +473,9 @@ class TestUsage:
     def test_every_command_has_help_and_debug(self, run: Run) -> None:
         commands = ("build", "plan", "run", "inspect", "compare", "doctor", "models")
         assert set(commands) <= set(cli.main.commands)
-        for command in cli.main.commands:
-            assert "--debug" in ok(run(command, "--help"))
+        for name, command in cli.main.commands.items():
+            for words in [(name, inner) for inner in getattr(command, "commands", ())] or [(name,)]:
+                assert "--debug" in ok(run(*words, "--help"))
         assert "--explain" in ok(run("--help", command=cli.build_engine))
 
     @pytest.mark.parametrize(

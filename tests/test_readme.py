@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+import readme
 
 from refinenet_edge.cli import build_engine, main
 
@@ -52,3 +53,8 @@ def test_the_links_lead_somewhere() -> None:
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 def test_the_python_compiles(block: str) -> None:
     compile(block, "README.md", "exec")
+
+
+def test_the_results_are_those_of_the_files() -> None:
+    assert readme.filled(README) == README
+    assert readme.BLOCK.search(README)

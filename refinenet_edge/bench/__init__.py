@@ -1,5 +1,45 @@
-"""How long things take: contenders in turn, medians and intervals, with the rule that ended it."""
+"""Bundles and peers timed side by side: a frozen `Run` that can be read, checked and compared.
 
+measure.py    contenders in turn -> Timing: medians, intervals, the rule that ended it
+entry.py      a bundle as something to time; peers.py, beside this package, has the others
+run.py        entries + options -> Run
+start.py      an entry in a process of its own: loading, first frame, memory
+meters.py     power, heat, clocks; nvml.py asks the GPU's driver
+machine.py    where it ran
+blocks.py     a layer's name -> the block of the model
+record.py     Run, to JSON and back
+compare.py    ratios and verdicts, in one run and between two
+suite.py      TOML -> what to build and to measure
+"""
+
+from refinenet_edge.bench.compare import Change, Verdict, compare, ratios
+from refinenet_edge.bench.entry import BundleEntry, Entry, bundle_entry
 from refinenet_edge.bench.measure import Contender, Estimate, Stages, Timing, take_turns, timed
+from refinenet_edge.bench.record import Case, Run, read_run, summary, write_run
+from refinenet_edge.bench.run import Options, run
+from refinenet_edge.bench.suite import Suite, read_suite
 
-__all__ = ["Contender", "Estimate", "Stages", "Timing", "take_turns", "timed"]
+__all__ = [
+    "BundleEntry",
+    "Case",
+    "Change",
+    "Contender",
+    "Entry",
+    "Estimate",
+    "Options",
+    "Run",
+    "Stages",
+    "Suite",
+    "Timing",
+    "Verdict",
+    "bundle_entry",
+    "compare",
+    "ratios",
+    "read_run",
+    "read_suite",
+    "run",
+    "summary",
+    "take_turns",
+    "timed",
+    "write_run",
+]

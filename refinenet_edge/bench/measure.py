@@ -1,6 +1,6 @@
 """Time contenders side by side: all of them once a round, in a new order every round, so that drift meets them alike.
 
-A contender is a call that says how long each of its stages took. The first two rounds warm up and are not counted. It
+A contender is a call that says how long each of its stages took. The first two rounds warm up: they are kept apart. It
 ends after so many rounds, or by one of the rules of `_ended`, and the result says which. Figures are medians; how many
 times longer than another a contender took is the median over the rounds, with a bootstrap interval.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,11 @@ MIN_SECONDS, MAX_SECONDS = 0.5, 15.0  # of each contender
 STEADY = 0.005  # relative deviation
 WINDOW = 10  # rounds in which the deviation has to improve, by a twentieth
 RESAMPLES, CONFIDENCE = 2000, 0.95
+RULE = (
+    f"{WARM_UPS} warm-ups; then at least {MIN_ROUNDS} runs and {MIN_SECONDS:g} s each, until the relative deviation "
+    f"(1.4826 MAD / median) is below {100 * STEADY:g} % or has not improved by a twentieth in {WINDOW} runs, or "
+    f"{MAX_SECONDS:g} s each"
+)
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Timing:
-    """`runs[who][round]` are the stages of one run; `ended` is the rule that ended it."""
+    """`runs[who][round]` are the stages of one run, `warm_ups` those before; `ended` is the rule that ended it."""
 
     runs: Mapping[str, list[Stages]]
     ended: str
+    warm_ups: Mapping[str, list[Stages]] = field(default_factory=dict)
 
     def samples(self, who: str) -> list[float]:
         return [sum(run.values()) for run in self.runs[who]]
@@ -79,10 +85,8 @@ def bounds(resampled: np.ndarray) -> tuple[float, float]:
 def take_turns(contenders: Mapping[str, Contender], rounds: int | None = None, seconds: float | None = None) -> Timing:
     """Run them for `rounds`, or until a rule ends it, at the latest after `seconds` (`MAX_SECONDS`) of each."""
     order = np.random.default_rng(0)
-    for _ in range(WARM_UPS):
-        for run in contenders.values():
-            run()
-    timing = Timing({who: [] for who in contenders}, f"{rounds} rounds")
+    warm_ups = {who: [run() for _ in range(WARM_UPS)] for who, run in contenders.items()}
+    timing = Timing({who: [] for who in contenders}, f"{rounds} rounds", warm_ups)
     deviations: list[float] = []
     while True:
         for who in order.permutation(list(contenders)):
@@ -90,7 +94,7 @@ def take_turns(contenders: Mapping[str, Contender], rounds: int | None = None, s
         totals = [timing.samples(who) for who in contenders]
         deviations.append(max(map(_deviation, totals)))
         if rounds is None and (ended := _ended(totals, deviations, seconds or MAX_SECONDS)):
-            return Timing(timing.runs, ended)
+            return Timing(timing.runs, ended, warm_ups)
         if len(deviations) == rounds:
             return timing
 

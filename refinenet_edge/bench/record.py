@@ -5,6 +5,7 @@ Run            one `refinenet-edge bench`: where, what, how, and everything that
   Subject      what was timed: a bundle, or a peer
   Measurement  one subject in one case (frame size, batch, streams): ms of every run, in the order in which they ran
   Start        a subject in a process of its own: loading, first frame, memory
+  Screen       a subject on a live source: how old what is shown is
   Power        a subject running alone: watts, joules a frame, temperatures, clocks
   Layer        one layer of a subject's profile, and the block of the model that it belongs to
 
@@ -29,7 +30,7 @@ SCHEMA = 1
 MAX_RUN = 64 << 20  # bytes of a file
 
 # stages of a frame, in order; a subject has those that its path has
-STAGES = ("read", "prepare", "upload", "engine", "head", "download", "draw")
+STAGES = ("read", "upload", "prepare", "engine", "head", "download", "draw")
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,28 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Start:
-    """A subject in a fresh process, the file cache warm. `load_ms`: until it can run; imports are not in it."""
+    """A subject in a process of its own, files cached. `load_ms`: until it can run, its library's import included."""
 
     subject: str
-    import_ms: float
     load_ms: float
     first_frame_ms: float
     peak_process_bytes: int | None
     peak_device_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A subject on a live `source`, the newest frame first. `age_ms`: of each picture, from capture until it is drawn.
+
+    `drops`: frames that were replaced by newer ones before they were segmented.
+    """
+
+    subject: str
+    source: str
+    size: Size
+    age_ms: tuple[float, ...]
+    frames_per_second: float
+    drops: int
 
 
 @dataclass(frozen=True)
@@ -144,6 +159,7 @@ class Run:
     subjects: tuple[Subject, ...]
     measurements: tuple[Measurement, ...]
     starts: tuple[Start, ...] = ()
+    screens: tuple[Screen, ...] = ()
     power: tuple[Power, ...] = ()
     layers: tuple[Layer, ...] = ()
     notes: tuple[str, ...] = ()  # what was asked and could not be had, and why
@@ -155,12 +171,15 @@ class Run:
         names = [subject.name for subject in self.subjects]
         if not names or len(set(names)) != len(names):
             raise BundleError(f"subjects {names}: at least one, each with a name of its own")
-        for part in (*self.measurements, *self.starts, *self.power, *self.layers):
+        for part in (*self.measurements, *self.starts, *self.screens, *self.power, *self.layers):
             if part.subject not in names:
                 raise BundleError(f"{type(part).__name__} of {part.subject!r}, which is no subject")
         for measurement in self.measurements:
             if not measurement.ms or not all(0 < ms < float("inf") for ms in measurement.ms):
                 raise BundleError(f"{measurement.subject} at {measurement.case}: times must be positive and finite")
+        for case in self.cases():
+            if len({len(measurement.ms) for measurement in self.of(case).values()}) > 1:
+                raise BundleError(f"{case}: not every subject ran as often as the others")
 
     def cases(self) -> tuple[Case, ...]:
         """The cases in the order in which they were measured."""

@@ -50,14 +50,7 @@ def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool
     plan was made for another TensorRT or GPU, `BundleError` when the bundle lacks what the backend needs, `CudaError`
     when the GPU refuses.
     """
-    if backend == "auto":
-        backend = _choose(bundle)
-    elif backend not in BACKENDS:
-        raise InputError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
-    else:
-        problem = _problem(backend)
-        if problem:
-            raise problem
+    backend = choose(bundle, backend)
     if backend == "openvino":
         return OpenVinoSession(bundle.path_of(MODEL))
     if backend == "onnxruntime":
@@ -65,7 +58,19 @@ def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool
     return TrtSession(bundle, backend, allow_host_code=allow_host_code)
 
 
-def _choose(bundle: Bundle) -> str:
+def choose(bundle: Bundle, backend: str = "auto") -> str:
+    """Which of `BACKENDS` runs `bundle` here; what is asked for, if it can. Raises as `open_session`."""
+    if backend == "auto":
+        return _preferred(bundle)
+    if backend not in BACKENDS:
+        raise InputError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
+    problem = _problem(backend)
+    if problem:
+        raise problem
+    return backend
+
+
+def _preferred(bundle: Bundle) -> str:
     manifest = bundle.manifest
     own = manifest.backend
     problem = _problem(own)

@@ -8,7 +8,7 @@ from typing import Any
 
 from refinenet_edge.errors import BundleError, RefineNetEdgeError
 from refinenet_edge.records import TensorSpec
-from refinenet_edge.runtime.session import CheckedSession, Feeds, Outputs
+from refinenet_edge.runtime.session import PROFILED_RUNS, CheckedSession, Feeds, LayerTime, Outputs
 
 # one frame at a time; float32 arithmetic, so that a CPU with half-precision units gives the same labels as one without
 CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -21,9 +21,9 @@ class OpenVinoSession(CheckedSession):
     """
 
     def __init__(self, model: Path | bytes) -> None:
-        openvino = importlib.import_module("openvino")
+        self._model = model
         try:
-            self._compiled: Any = openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", CONFIG)
+            self._compiled = _compiled(model)
             self._request: Any = self._compiled.create_infer_request()
         except RuntimeError as exc:
             what = model if isinstance(model, Path) else "the model"
@@ -37,8 +37,22 @@ class OpenVinoSession(CheckedSession):
             raise RefineNetEdgeError(f"OpenVINO failed on {[array.shape for array in feeds.values()]}: {exc}") from exc
         return {spec.name: values[i] for i, spec in enumerate(self.outputs)}
 
+    def _profiled_runs(self, feeds: Feeds) -> list[list[LayerTime]]:
+        request = _compiled(self._model, PERF_COUNT="YES").create_infer_request()
+        runs = []
+        for _ in range(1 + PROFILED_RUNS):
+            request.infer(dict(feeds), share_inputs=True)
+            layers = [info for info in request.get_profiling_info() if info.real_time]
+            runs.append([LayerTime(i.node_name, i.exec_type, i.real_time.total_seconds() * 1000) for i in layers])
+        return runs[1:]
+
     def _release(self) -> None:
         self._request = self._compiled = None
+
+
+def _compiled(model: Path | bytes, **more: str) -> Any:
+    openvino = importlib.import_module("openvino")
+    return openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", {**CONFIG, **more})
 
 
 def _specs(ports: Any) -> tuple[TensorSpec, ...]:

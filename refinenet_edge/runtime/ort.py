@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from refinenet_edge.errors import BundleError, RefineNetEdgeError
 from refinenet_edge.records import TensorSpec
-from refinenet_edge.runtime.session import CheckedSession, Feeds, Outputs
+from refinenet_edge.runtime.session import PROFILED_RUNS, CheckedSession, Feeds, LayerTime, Outputs
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -19,6 +21,7 @@ DTYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
+KERNEL = "_kernel_time"  # how the profile ends the name of a node's computation
 ERRORS_ONLY = 3  # log severity: the default prints optimiser warnings that nobody can act on
 
 
@@ -30,18 +33,18 @@ class OrtSession(CheckedSession):
     """
 
     def __init__(self, model: Path | bytes, as_written: bool = False) -> None:
-        onnxruntime = importlib.import_module("onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
-        if as_written:
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-        source = str(model) if isinstance(model, Path) else model
+        self._model, self._as_written = model, as_written
         try:
-            self._session: Any = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self._session = self._open(_options(as_written))
         except Exception as exc:  # its error classes are private and have no base of their own
             what = model if isinstance(model, Path) else "the model"
             raise BundleError(f"ONNX Runtime cannot load {what}: {exc}") from exc
         super().__init__("onnxruntime", _specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
+
+    def _open(self, options: Any) -> Any:
+        source = str(self._model) if isinstance(self._model, Path) else self._model
+        onnxruntime = importlib.import_module("onnxruntime")
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
     def _run(self, feeds: Feeds) -> Outputs:
         try:
@@ -51,8 +54,33 @@ class OrtSession(CheckedSession):
             raise RefineNetEdgeError(f"ONNX Runtime failed on {shapes}: {exc}") from exc
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
+    def _profiled_runs(self, feeds: Feeds) -> list[list[LayerTime]]:
+        options = _options(self._as_written)
+        options.enable_profiling = True
+        with tempfile.TemporaryDirectory() as folder:
+            options.profile_file_prefix = str(Path(folder, "profile"))
+            session = self._open(options)
+            for _ in range(1 + PROFILED_RUNS):
+                session.run(None, dict(feeds))
+            events = json.loads(Path(session.end_profiling()).read_text())
+        kernels = [
+            LayerTime(event["name"].removesuffix(KERNEL), event["args"]["op_name"], event["dur"] / 1000)
+            for event in events
+            if event["name"].endswith(KERNEL)
+        ]
+        each = len(kernels) // (1 + PROFILED_RUNS)
+        return [kernels[start : start + each] for start in range(each, len(kernels), each)]
+
     def _release(self) -> None:
         self._session = None
+
+
+def _options(as_written: bool) -> Any:
+    options = importlib.import_module("onnxruntime").SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    if as_written:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
 
 
 def _specs(tensors: Any) -> tuple[TensorSpec, ...]:

@@ -1,8 +1,9 @@
 """Frame -> labels without leaving the GPU: upload, frame kernel, engine, head kernel, download.
 
-On an integrated GPU (Jetson) frames and labels lie in mapped memory: nothing is uploaded or downloaded, and a frame in
-memory of `new_frame` is read where it is. On a discrete one they go through page-locked memory on two streams of their
-own, so that the upload of a frame, the computation of the one before and the download of the one before that overlap:
+On an integrated GPU (Jetson) frames and labels lie in mapped memory: nothing is uploaded or downloaded, a frame in
+memory of `new_frame` is read where it is, and labels are written into memory of `new_labels` and stay there. On a
+discrete one they go through page-locked memory on two streams of their own, so that the upload of a frame, the
+computation of the one before and the download of the one before that overlap:
 
     upload     frame 1 | frame 2 | frame 3
     compute              frame 1 | frame 2 | frame 3
@@ -20,15 +21,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from refinenet_edge.errors import CudaError, RefineNetEdgeError
+from refinenet_edge.errors import CudaError, InputError, RefineNetEdgeError
 from refinenet_edge.records import Bilinear, Frame, FrameSpec, LabelMap, Size
-from refinenet_edge.runtime.cuda import Buffer, Scope
+from refinenet_edge.runtime.cuda import Buffer, Cuda, Scope
 from refinenet_edge.runtime.frame import DeviceImage
 from refinenet_edge.runtime.kernels.device import DeviceFrame, DeviceHead
 from refinenet_edge.runtime.trt import TrtSession
@@ -54,8 +56,9 @@ class DeviceSegmenter:
     def __init__(self, session: TrtSession, spec: FrameSpec, classes: int) -> None:
         self._session, self._spec, self._classes = session, spec, classes
         self._steps: _Steps | None = None
-        self._own: Scope | None = None  # of the frames' memory
-        self._places: dict[int, int] = {}  # its address on the host -> on the device
+        self._own: Scope | None = None  # of the memory for frames and labels
+        self._places: dict[int, int] = {}  # a frame's address on the host -> on the device
+        self._results: dict[int, Buffer] = {}  # by the labels' address on the host
 
     def new_frame(self, size: Size) -> Frame:
         """Page-locked memory for frames of `size` (height, width); it ends with `close`."""
@@ -67,10 +70,32 @@ class DeviceSegmenter:
         self._places[pixels.ctypes.data] = address
         return pixels.reshape(*size, 3)
 
-    def labels(self, frame: Frame | DeviceImage) -> LabelMap:
-        """The label map of `frame`, a new HxW array."""
+    def new_labels(self, size: Size) -> LabelMap:
+        """Page-locked memory for label maps of `size` (height, width); it ends with `close`."""
+        self._session.check_open()
+        cuda = self._session.cuda
+        with cuda.use():
+            self._own = self._own or cuda.scope()
+            result = Buffer(self._own, size[0] * size[1])
+        self._results[result.host.ctypes.data] = result
+        return result.host[: size[0] * size[1]].reshape(size)
+
+    def labels(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> LabelMap:
+        """The label map of `frame`, a new HxW array, or `into`, which is memory of `new_labels`."""
+        result = None if into is None else self._results.get(into.ctypes.data)
+        if into is not None and (result is None or into.shape != frame.shape[:2] or not into.flags.c_contiguous):
+            raise InputError("labels are written into memory of new_labels(height, width), of the frame's size")
         with self._session.cuda.use():
-            return self._queue(frame).labels()
+            copied = self._queue(frame, result=result).labels()
+        return copied if into is None else into
+
+    def staged(self, frame: Frame | DeviceImage) -> tuple[LabelMap, dict[str, float]]:
+        """`labels`, and the ms of each stage: each is launched by itself and waited for."""
+        with self._session.cuda.use():
+            job = self._queue(frame, clock := _Clock(self._session.cuda))
+            labels = job.labels()
+            clock.done("download")
+        return labels, clock.ms
 
     def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[LabelMap]:
         """The label maps of `frames`, in order; up to `depth` frames are on their way at once."""
@@ -91,14 +116,14 @@ class DeviceSegmenter:
             # nobody takes their labels, but the frames must not be read any more
             cuda.finish(lambda: _finish(waiting))
 
-    def _queue(self, frame: Frame | DeviceImage) -> _Job:
+    def _queue(self, frame: Frame | DeviceImage, clock: _Clock | None = None, result: Buffer | None = None) -> _Job:
         self._session.check_open()
         size = (frame.shape[0], frame.shape[1])
         try:
             if self._steps is None or self._steps.size != size:
                 self._drop()
                 self._steps = _Steps(self._session, self._spec, self._classes, size)
-            return self._steps.queue(frame, self._place(frame))
+            return self._steps.queue(frame, self._place(frame), clock, result)
         except BaseException:
             self._drop()
             raise
@@ -120,9 +145,25 @@ class DeviceSegmenter:
 
     def _give_back(self) -> None:
         self._drop()
-        own, self._own, self._places = self._own, None, {}
+        own, self._own, self._places, self._results = self._own, None, {}, {}
         if own is not None:
             own.close()
+
+
+class _Clock:
+    """How long each stage takes when it is waited for, ms by the host's clock."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self._last = time.perf_counter()
+        self.ms: dict[str, float] = {}
+
+    def done(self, stage: str) -> None:
+        """`stage`, the last on the session's stream, was queued."""
+        self._cuda.provider.synchronize(self._cuda.stream)
+        now = time.perf_counter()
+        self.ms[stage] = 1000 * (now - self._last)
+        self._last = now
 
 
 class _Slot:
@@ -137,8 +178,8 @@ class _Slot:
 class _Job:
     """A frame on its way."""
 
-    def __init__(self, steps: _Steps, slot: _Slot, frame: Frame | DeviceImage) -> None:
-        self._steps, self._slot = steps, slot
+    def __init__(self, steps: _Steps, slot: _Slot, frame: Frame | DeviceImage, result: Buffer | None) -> None:
+        self._steps, self._slot, self._result = steps, slot, result
         self._frame: Frame | DeviceImage | None = frame  # the GPU may read it until then
         self._labels: LabelMap | None = None
         self._error: CudaError | None = None
@@ -150,7 +191,8 @@ class _Job:
         self._frame = None
         try:
             self._steps.cuda.provider.wait_host(self._slot.downloaded)
-            self._labels = self._slot.result.host.reshape(self._steps.size).copy()
+            labels = (self._result or self._slot.result).host.reshape(self._steps.size)
+            self._labels = labels if self._result else labels.copy()  # a slot's are the next frame's too
         except CudaError as exc:
             self._error = exc
         self._steps.give_back(self, self._slot)
@@ -208,8 +250,13 @@ class _Steps:
         self._addresses = {image.name: self._frame.address, logits.name: self._logits}
         self._input = {image.name: shapes[image.name]}
 
-    def queue(self, frame: Frame | DeviceImage, mapped: int | None) -> _Job:
-        """Queue `frame`'s way from here and back; `mapped`: where the device sees it, in page-locked memory."""
+    def queue(
+        self, frame: Frame | DeviceImage, mapped: int | None, clock: _Clock | None, result: Buffer | None
+    ) -> _Job:
+        """Queue `frame`'s way from here and back; `mapped`: where the device sees it, in page-locked memory.
+
+        With a `clock` every stage is waited for. The labels go into `result`, if one is given.
+        """
         provider, compute = self.cuda.provider, self.cuda.stream
         slot = self._slots.pop() if self._slots else _Slot(self._scope, self.size)
         if isinstance(frame, DeviceImage):
@@ -227,16 +274,20 @@ class _Steps:
                 slot.pixels.upload(self._upload, frame.nbytes)
             provider.record(slot.uploaded, self._upload)
             provider.wait(compute, slot.uploaded)
-        self._compute(place, pitch, slot.result.address)
+        if clock is not None:
+            provider.synchronize(self._upload)
+            clock.done("upload")
+        target = result or slot.result
+        self._compute(place, pitch, target.address, clock)
         provider.record(slot.computed, compute)
         provider.wait(self._download, slot.computed)
-        slot.result.download(self._download, slot.result.host.nbytes)
+        target.download(self._download, target.host.nbytes)
         provider.record(slot.downloaded, self._download)
-        job = _Job(self, slot, frame)
+        job = _Job(self, slot, frame, result)
         self._jobs.append(job)
         return job
 
-    def _compute(self, place: int, pitch: int, result: int) -> None:
+    def _compute(self, place: int, pitch: int, result: int, clock: _Clock | None) -> None:
         if self._session.shapes != self._input:  # run() on the session has changed them
             self._forget_graphs()
             self._session.set_shapes(self._input)
@@ -245,9 +296,18 @@ class _Steps:
 
         def steps() -> None:
             self._frame.prepare(place, pitch)
+            if clock is not None:
+                clock.done("prepare")
             self._session.queue(self._addresses)
+            if clock is not None:
+                clock.done("engine")
             self._head.label(self._logits, result)
+            if clock is not None:
+                clock.done("head")
 
+        if clock is not None:
+            steps()
+            return
         if key not in self._graphs and self._ran and self._captures:
             self._capture(key, steps)  # only now: TensorRT wants to have run once with these shapes
         if key in self._graphs:

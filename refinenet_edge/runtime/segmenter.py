@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
-from refinenet_edge.records import Frame, FrameSpec, Labels, Mask, Profile, Size
+from refinenet_edge.records import Frame, FrameSpec, LabelMap, Labels, Mask, Profile, Size
 from refinenet_edge.runtime.backends import open_session
 from refinenet_edge.runtime.frame import DeviceImage, check_frame, on_device, prepare
 from refinenet_edge.runtime.head import labels_of
@@ -76,8 +77,10 @@ class Segmenter:
             except MissingExtra as exc:
                 logger.warning("frame and labels are prepared on the CPU, not on the GPU: %s", exc)
 
-    def segment(self, frame: Frame | Any) -> Mask:
+    def segment(self, frame: Frame | Any, labels: LabelMap | None = None) -> Mask:
         """The segmentation of `frame` (HxWx3 BGR uint8, any size), at its size; the mask is the caller's.
+
+        With `labels`, memory of `new_labels`, the mask's labels are written there and no copy is made.
 
         With TensorRT the frame may lie on the GPU, as a `cv2.cuda.GpuMat` or anything with `__cuda_array_interface__`
         (cupy, torch, pycuda): it is read where it is. Raises `InputError` for something that is not a frame or is
@@ -87,8 +90,33 @@ class Segmenter:
         with self._lock:
             image = self._usable(frame)
             if self._device is not None:
-                return Mask(self._device.labels(image), self.labels)
-            return self.mask(self.logits(frame), (frame.shape[0], frame.shape[1]))
+                return Mask(self._device.labels(image, labels), self.labels)
+            mask = self.mask(self.logits(frame), (frame.shape[0], frame.shape[1]))
+            if labels is None:
+                return mask
+            if labels.shape != mask.labels.shape or labels.dtype != np.uint8:
+                raise InputError("labels are written into memory of new_labels(height, width), of the frame's size")
+            np.copyto(labels, mask.labels)
+            return Mask(labels, self.labels)
+
+    def staged(self, frame: Frame) -> tuple[Mask, dict[str, float]]:
+        """`segment`, and the ms that each of its stages took, in order: prepare, engine, head; on a GPU also copies.
+
+        On a GPU every stage is waited for: nothing overlaps and nothing is one CUDA graph, so a frame takes longer.
+        """
+        with self._lock:
+            if self._device is not None:
+                labels, taken = self._device.staged(self._usable(frame))
+                return Mask(labels, self.labels), taken
+            times = [time.perf_counter()]
+            image = self.image(frame)
+            times.append(time.perf_counter())
+            logits = self._logits(image)
+            times.append(time.perf_counter())
+            mask = self.mask(logits, (frame.shape[0], frame.shape[1]))
+            times.append(time.perf_counter())
+            stages = zip(("prepare", "engine", "head"), times, times[1:], strict=False)
+            return mask, {stage: 1000 * (end - start) for stage, start, end in stages}
 
     def segment_stream(self, frames: Iterable[Frame | Any], depth: int = 2) -> Iterator[Mask]:
         """`segment` for each of `frames`, in their order, with up to `depth` of them on their way at once.
@@ -114,6 +142,15 @@ class Segmenter:
             return np.zeros((height, width, 3), np.uint8)
         return self._device.new_frame((height, width))
 
+    def new_labels(self, height: int, width: int) -> LabelMap:
+        """Memory to have labels of this size written into, again and again: `segment(frame, labels)`.
+
+        On an integrated GPU the network's head writes there itself. It ends with the segmenter.
+        """
+        if self._device is None:
+            return np.zeros((height, width), np.uint8)
+        return self._device.new_labels((height, width))
+
     def _usable(self, frame: Frame | Any) -> Frame | DeviceImage:
         """`frame` as it can be run here."""
         image = on_device(frame)
@@ -128,11 +165,16 @@ class Segmenter:
 
     def logits(self, frame: Frame) -> npt.NDArray[Any]:
         """The first half of `segment`: 1xCxhxw in the network's dtype, memory that the next frame may overwrite."""
+        return self._logits(self.image(frame))
+
+    def image(self, frame: Frame) -> npt.NDArray[Any]:
+        """What the network is fed for `frame`."""
         check_frame(frame)
         self._check_range(frame)
-        source, target = self.session.inputs[0], self.session.outputs[0]
-        image = prepare(frame, self.frame, source.dtype, self._channels)
-        found = self.session.run({source.name: image})[target.name]
+        return prepare(frame, self.frame, self.session.inputs[0].dtype, self._channels)
+
+    def _logits(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        found = self.session.run({self.session.inputs[0].name: image})[self.session.outputs[0].name]
         return found[:, : len(self.labels.names)] if self._channels > 3 and found.ndim == 4 else found
 
     def mask(self, logits: npt.NDArray[Any], size: Size) -> Mask:

@@ -10,7 +10,9 @@ on every backend and never a crash inside one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +27,27 @@ if TYPE_CHECKING:
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 Outputs = dict[str, npt.NDArray[Any]]
+
+
+PROFILED_RUNS = 10
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One layer as the backend runs it: its name, what the backend calls it, and median ms of a run."""
+
+    name: str
+    kind: str
+    ms: float
+
+
+def medians(runs: Iterable[Iterable[LayerTime]]) -> list[LayerTime]:
+    """The median of each layer over `runs`, in the order of the first of them."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for run in runs:
+        for layer in run:
+            found.setdefault((layer.name, layer.kind), []).append(layer.ms)
+    return [LayerTime(name, kind, statistics.median(ms)) for (name, kind), ms in found.items()]
 
 
 class Session(Protocol):
@@ -46,6 +69,12 @@ class Session(Protocol):
         """Run the network once. The outputs belong to the session and may be overwritten by its next run: copy to keep.
 
         Raises `InputError` when `feeds` does not fit `inputs`, or after close().
+        """
+
+    def layer_times(self, feeds: Feeds) -> list[LayerTime]:
+        """Every layer's time, in order: medians of `PROFILED_RUNS` runs of a copy of the network that is timed.
+
+        Raises `InputError` where the backend does not say.
         """
 
     def close(self) -> None:
@@ -73,6 +102,12 @@ class CheckedSession:
         check_feeds(self.inputs, feeds)
         return self._run({name: np.ascontiguousarray(array) for name, array in feeds.items()})
 
+    def layer_times(self, feeds: Feeds) -> list[LayerTime]:
+        """`Session.layer_times`."""
+        self.check_open()
+        check_feeds(self.inputs, feeds)
+        return medians(self._profiled_runs(feeds))
+
     def check_open(self) -> None:
         """Raise `InputError` after close()."""
         if self._closed:
@@ -95,6 +130,10 @@ class CheckedSession:
     def _run(self, feeds: Feeds) -> Outputs:
         """Run checked, C-contiguous feeds."""
         raise NotImplementedError
+
+    def _profiled_runs(self, feeds: Feeds) -> list[list[LayerTime]]:
+        """The layers of each of `PROFILED_RUNS` runs, those before them not counted."""
+        raise InputError(f"{self.name} does not say how long its layers take")
 
     def _release(self) -> None:
         """Give back what the session holds; called once."""

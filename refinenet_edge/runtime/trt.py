@@ -28,7 +28,7 @@ from refinenet_edge.errors import BundleError, EngineMismatch, InputError, Refin
 from refinenet_edge.records import EngineInfo, TensorSpec
 from refinenet_edge.runtime import rtx
 from refinenet_edge.runtime.cuda import Buffer, Cuda
-from refinenet_edge.runtime.session import CheckedSession, Feeds, Outputs, check_feeds
+from refinenet_edge.runtime.session import PROFILED_RUNS, CheckedSession, Feeds, LayerTime, Outputs
 
 if TYPE_CHECKING:
     from tensorrt_stubs import TensorRt  # the bindings' types: tests/bindings
@@ -251,11 +251,9 @@ class TrtSession(CheckedSession):
         found: dict[str, Any] = json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
         return found
 
-    def layer_times(self, feeds: Feeds) -> list[tuple[str, float]]:
-        """Each layer and its milliseconds in one run, in order; the second of two, on a context of its own."""
-        self.check_open()
-        check_feeds(self.inputs, feeds)
+    def _profiled_runs(self, feeds: Feeds) -> list[list[LayerTime]]:
         assert self._engine is not None
+        runs = []
         with self.cuda.use():
             context = self._engine.create_execution_context()
             if context is None:
@@ -264,16 +262,16 @@ class TrtSession(CheckedSession):
             try:
                 profiler = context.profiler = _profiler(self._trt)
                 shapes = self.set_shapes({name: feed.shape for name, feed in feeds.items()})
-                for _ in range(2):
+                for _ in range(1 + PROFILED_RUNS):
                     profiler.times.clear()
                     self._feed(feeds, shapes)
                     self.queue(self._addresses())
                     self._fetch(shapes)
+                    runs.append([LayerTime(name, "", ms) for name, ms in profiler.times])
             finally:
                 self._context, self._profile = ours
                 self.shapes = {}
-        times: list[tuple[str, float]] = profiler.times
-        return times
+        return runs[1:]
 
     def refit(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put `weights` in the place of those of their names, which are the initialisers' of model.onnx.

@@ -227,6 +227,36 @@ def test_timing_layers_leaves_the_shapes_to_be_set_again(running: Callable[..., 
     assert np.array_equal(run.device.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
 
 
+@pytest.mark.parametrize("integrated", [False, True], ids=["discrete", "integrated"])
+def test_labels_are_written_where_they_stay(running: Callable[..., Running], integrated: bool) -> None:
+    run = running(integrated=integrated)
+    ours = [run.device.new_labels((61, 47)) for _ in range(2)]
+    for frame, into in zip(frames(6), ours * 3, strict=True):
+        labels = run.device.labels(frame, into)
+        assert labels is into and np.array_equal(into, expected(frame, run.spec))
+    assert run.gpu.moved == ({} if integrated else {"up": 6 * 61 * 47 * 3, "down": 6 * 61 * 47})
+    assert np.array_equal(ours[0], expected(frames(6)[4], run.spec))  # the next frame left it alone
+    for wrong in (np.zeros((61, 47), np.uint8), ours[0][:40], run.device.new_labels((47, 61)), ours[0][:, ::-1]):
+        with pytest.raises(InputError, match=r"memory of new_labels\(height, width\), of the frame's size"):
+            run.device.labels(FRAME, wrong)
+    run.device.close()
+    assert run.gpu.held() == {"streams": 1, "device": 1}
+
+
+@pytest.mark.parametrize("integrated", [False, True], ids=["discrete", "integrated"])
+def test_stages_are_waited_for_and_give_the_same_labels(running: Callable[..., Running], integrated: bool) -> None:
+    run = running(integrated=integrated)
+    for frame in (FRAME, FRAME[::-1]):
+        labels, stages = run.device.staged(frame)
+        assert np.array_equal(labels, expected(frame, run.spec))
+        assert list(stages) == ["upload", "prepare", "engine", "head", "download"]
+        assert all(ms > 0 for ms in stages.values())
+    assert run.launches() == 0  # step by step
+    for _ in range(2):
+        assert np.array_equal(run.device.labels(FRAME), expected(FRAME, run.spec))
+    assert run.launches() == 1  # the graph is made as if nothing had been timed
+
+
 def test_other_weights_are_captured_again(running: Callable[..., Running]) -> None:
     run = running(plan={"refittable": True})
     for _ in range(2):

@@ -95,6 +95,22 @@ def test_the_halves_of_segment_give_its_mask(make_bundle: MakeBundle) -> None:
         assert np.array_equal(segmenter.mask(logits, (61, 47)).labels, expected.labels)
 
 
+def test_labels_are_written_into_the_memory_that_is_given(make_bundle: MakeBundle) -> None:
+    with Segmenter(make_bundle(), "openvino") as segmenter:
+        labels = segmenter.new_labels(61, 47)
+        assert segmenter.segment(FRAME, labels).labels is labels
+        assert np.array_equal(labels, segmenter.segment(FRAME).labels)
+        with pytest.raises(InputError, match="of the frame's size"):
+            segmenter.segment(FRAME, segmenter.new_labels(47, 61))
+
+
+def test_staged_gives_the_same_mask_and_the_ms_of_each_stage(make_bundle: MakeBundle) -> None:
+    with Segmenter(make_bundle(), "openvino") as segmenter:
+        mask, stages = segmenter.staged(FRAME)
+        assert np.array_equal(mask.labels, segmenter.segment(FRAME).labels)
+    assert list(stages) == ["prepare", "engine", "head"] and all(ms > 0 for ms in stages.values())
+
+
 def test_more_classes_than_labels(make_bundle: MakeBundle) -> None:
     bundle = make_bundle(labels=numbered(4))
     with (

@@ -18,6 +18,7 @@ from refinenet_edge.records import EngineInfo, TensorSpec
 from refinenet_edge.runtime import FakeSession, Session, available
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
+from refinenet_edge.runtime.session import LayerTime, medians
 from refinenet_edge.runtime.trt import MODULES, TrtSession
 from tests.runtime.tinynet import CLASSES, build_plan, convolve, tiny
 
@@ -135,6 +136,20 @@ class TestEverySession:
             session.run({"image": image("float64")})
         session.run({"image": image()})
 
+    def test_it_says_how_long_its_layers_take_or_that_it_does_not(self, opened: Open) -> None:
+        session = opened("float32", (32, 48))
+        expected = session.run({"image": image()})["logits"].copy()
+        if session.name == "fake":
+            with pytest.raises(InputError, match="fake does not say how long its layers take"):
+                session.layer_times({"image": image()})
+        else:
+            layers = session.layer_times({"image": image()})
+            assert all(layer.ms >= 0 for layer in layers) and any("conv" in layer.name.lower() for layer in layers)
+            assert len({(layer.name, layer.kind) for layer in layers}) == len(layers)
+        with pytest.raises(InputError, match="takes float32"):
+            session.layer_times({"image": image("float64")})
+        assert np.array_equal(session.run({"image": image()})["logits"], expected)
+
     def test_closing_twice_does_nothing(self, opened: Open) -> None:
         session = opened("float32", (32, 48))
         session.close()
@@ -177,6 +192,11 @@ class TestOnTheCpu:
             pytest.raises(RefineNetEdgeError, match=r"failed on \[\(1, 3, 4, 4\)\]"),
         ):
             session.run({"image": image(size=(4, 4))})
+
+
+def test_layer_times_are_medians_in_the_order_of_the_layers() -> None:
+    runs = [[LayerTime("a", "Conv", ms), LayerTime("b", "Add", 1.0)] for ms in (3.0, 9.0, 4.0)]
+    assert medians(runs) == [LayerTime("a", "Conv", 4.0), LayerTime("b", "Add", 1.0)]
 
 
 def test_what_a_fake_raises_comes_through() -> None:

@@ -18,6 +18,7 @@ from refinenet_edge.errors import BundleError, CudaError, EngineMismatch, InputE
 from refinenet_edge.records import EngineInfo
 from refinenet_edge.runtime import cache
 from refinenet_edge.runtime import trt as trt_module
+from refinenet_edge.runtime.session import LayerTime
 from refinenet_edge.runtime.trt import TrtSession, check_engine
 from tests.runtime.fake_tensorrt import BACKENDS, MODES, network, plan, tensorrt
 from tests.runtime.gpu import Gpu
@@ -224,7 +225,7 @@ def test_the_inspector_is_passed_on(opened: Opened) -> None:
 def test_layer_times(opened: Opened) -> None:
     session = opened(**PLAIN)
     expected = session.run({"image": image()})["logits"]
-    assert session.layer_times({"image": image(16)}) == [("mix", 0.5), ("reformat", 0.25)]
+    assert session.layer_times({"image": image(16)}) == [LayerTime("mix", "", 0.5), LayerTime("reformat", "", 0.25)]
     assert np.array_equal(session.run({"image": image()})["logits"], expected)
     opened.gpu.fail("create_execution_context")
     with pytest.raises(RefineNetEdgeError, match="cannot make an execution context"):

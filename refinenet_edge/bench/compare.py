@@ -1,0 +1,111 @@
+"""What is faster: verdicts on the subjects of one run, and on two runs, for people and for CI.
+
+In one run, subjects took turns: the ratio is the median over the rounds. Between two runs there are no pairs: it is the
+ratio of the medians. Both have a 95 % bootstrap interval, and the words mean
+
+    slower    the whole interval is above 1 + `CLEARLY`
+    faster    the whole interval is below 1 - `CLEARLY`
+    same      the whole interval is within 1 ± `ALIKE`
+    unclear   none of these: measure longer, or on a quieter machine
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from refinenet_edge.bench.machine import comparable
+from refinenet_edge.bench.measure import RESAMPLES, Estimate, Timing, bounds
+from refinenet_edge.bench.record import Case, Run
+from refinenet_edge.errors import InputError
+
+Word = Literal["same", "faster", "slower", "unclear"]
+
+CLEARLY = 0.01
+ALIKE = 0.02
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`times` as long as what it is compared with."""
+
+    times: Estimate
+    word: Word
+
+
+@dataclass(frozen=True)
+class Change:
+    """A subject in a case, before and after. `miou` is the difference in points, None unless both runs have it."""
+
+    subject: str
+    case: Case
+    before_ms: float
+    after_ms: float
+    verdict: Verdict
+    miou: float | None
+
+    def regressed(self, threshold: float) -> bool:
+        """Whether it certainly takes more than `threshold` (0.05: 5 %) longer."""
+        return self.verdict.times.low > 1 + threshold
+
+
+def word(times: Estimate) -> Word:
+    """The verdict on an interval."""
+    if times.low > 1 + CLEARLY:
+        return "slower"
+    if times.high < 1 - CLEARLY:
+        return "faster"
+    return "same" if times.low > 1 - ALIKE and times.high < 1 + ALIKE else "unclear"
+
+
+def ratios(run: Run, case: Case) -> dict[str, Verdict]:
+    """Subject -> how many times as long as the run's first subject a frame takes; without the first itself."""
+    found = run.of(case)
+    first = run.subjects[0].name
+    if first not in found:
+        return {}
+    timing = Timing({who: [{"frame": ms} for ms in m.ms] for who, m in found.items()}, "")
+    estimates = {who: timing.ratio(who, first) for who in found if who != first}
+    return {who: Verdict(times, word(times)) for who, times in estimates.items()}
+
+
+def compare(before: Run, after: Run, force: bool = False) -> tuple[Change, ...]:
+    """What changed, for every subject and case that both runs have.
+
+    Raises `InputError` for runs of different devices or power modes, unless `force`, and for runs with nothing in
+    common.
+    """
+    reason = comparable(before.machine, after.machine)
+    if reason is not None and not force:
+        raise InputError(f"the runs cannot be compared: {reason}; measure both on one machine, or give --force")
+    earlier = {(m.subject, m.case): m for m in before.measurements}
+    changes = []
+    for m in after.measurements:
+        old = earlier.get((m.subject, m.case))
+        if old is not None:
+            times = _unpaired(m.ms, old.ms)
+            medians = float(np.median(old.ms)), float(np.median(m.ms))
+            verdict = Verdict(times, word(times))
+            changes.append(Change(m.subject, m.case, *medians, verdict, _miou(before, after, m.subject)))
+    if not changes:
+        names = " and ".join(", ".join(subject.name for subject in run.subjects) for run in (before, after))
+        raise InputError(f"the runs have no subject and case in common: {names}")
+    return tuple(changes)
+
+
+def _unpaired(samples: tuple[float, ...], to: tuple[float, ...]) -> Estimate:
+    dice = np.random.default_rng(0)
+    medians = [
+        np.median(np.array(values)[dice.integers(len(values), size=(RESAMPLES, len(values)))], axis=1)
+        for values in (samples, to)
+    ]
+    return Estimate(float(np.median(samples) / np.median(to)), *bounds(medians[0] / medians[1]))
+
+
+def _miou(before: Run, after: Run, name: str) -> float | None:
+    old, new = before.subject(name), after.subject(name)
+    if old.miou is None or new.miou is None or old.judge != new.judge:
+        return None
+    return 100 * (new.miou - old.miou)

@@ -1,0 +1,85 @@
+"""What can be timed: a bundle, through the Segmenter that people use; peers.py has the others.
+
+An entry is a value that can be sent to another process: what it needs is opened by `open`, for one case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from refinenet_edge.bench.measure import Stages, timed
+from refinenet_edge.bench.record import Case, Subject
+from refinenet_edge.bundle import MANIFEST, open_bundle
+from refinenet_edge.errors import InputError
+from refinenet_edge.files import sha256
+from refinenet_edge.records import Frame, Size
+from refinenet_edge.runtime import Segmenter
+from refinenet_edge.runtime.backends import choose
+from refinenet_edge.runtime.trt import MODULES
+
+DEFAULT_SIZE = (512, 512)
+WHOLE = "frame"  # the one stage of a run that is not divided
+Runner = Callable[[Sequence[Frame]], Stages]  # frames (one, or a batch) to labels -> ms of each stage, or of `WHOLE`
+
+
+class Entry(Protocol):
+    """One thing to time."""
+
+    @property
+    def subject(self) -> Subject:
+        """What it is."""
+
+    def open(self, case: Case) -> AbstractContextManager[Runner]:
+        """Load what `case` needs. Raises `RefineNetEdgeError` for what cannot be had here."""
+
+
+@dataclass(frozen=True)
+class BundleEntry:
+    """A bundle on one backend. It takes one frame at a time: a batch runs in a row."""
+
+    subject: Subject
+    path: Path
+    size: Size  # of its frames, where nobody says another
+    allow_host_code: bool = False
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU runs it."""
+        return self.subject.backend in MODULES
+
+    @contextmanager
+    def open(self, case: Case) -> Iterator[Runner]:
+        """`Entry.open`."""
+        with self.segmenter() as segmenter:
+
+            def run(frames: Sequence[Frame]) -> Stages:
+                stages: Stages = {}
+                for frame in frames:
+                    if self.on_gpu:  # between waits its stages would not be what people run
+                        own: Stages = {}
+                        timed(own, WHOLE, segmenter.segment, frame)
+                    else:
+                        own = segmenter.staged(frame)[1]
+                    stages = {stage: stages.get(stage, 0.0) + ms for stage, ms in own.items()}
+                return stages
+
+            yield run
+
+    def segmenter(self) -> Segmenter:
+        """It, opened."""
+        return Segmenter(self.path, self.subject.backend, allow_host_code=self.allow_host_code)
+
+
+def bundle_entry(path: Path, backend: str = "auto", allow_host_code: bool = False) -> BundleEntry:
+    """The bundle at `path`, named after its folder. Raises `BundleError` or `InputError` where it cannot run here."""
+    bundle = open_bundle(path)
+    manifest, backend = bundle.manifest, choose(bundle, backend)
+    digest = sha256(path / MANIFEST, InputError)
+    name = path.resolve().name
+    subject = Subject(name, "bundle", manifest.model, manifest.checkpoint, manifest.precision, backend, digest)
+    usual = manifest.engine.profile.opt if manifest.engine and manifest.engine.profile else DEFAULT_SIZE
+    return BundleEntry(subject, path, manifest.frame.size or usual, allow_host_code)

@@ -1,0 +1,283 @@
+"""Time entries side by side, and everything else that belongs into a report: a `Run`.
+
+    per entry   mIoU, start (a process of its own), camera to screen, power (running alone), layers
+    per case    all entries in turn, round by round, each on the same frame
+
+Frames are `FRAMES` different ones, drawn scenes or the first of a folder, at the case's size.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from refinenet_edge.bench.blocks import block_of
+from refinenet_edge.bench.entry import WHOLE, BundleEntry, Entry, Runner
+from refinenet_edge.bench.machine import commit, describe
+from refinenet_edge.bench.measure import RULE, WARM_UPS, Contender, Stages, take_turns
+from refinenet_edge.bench.meters import Meters
+from refinenet_edge.bench.record import STAGES, Case, Layer, Measurement, Power, Run, Screen, Start, Subject
+from refinenet_edge.bench.start import measure_start
+from refinenet_edge.demo import Look, draw, live, open_source
+from refinenet_edge.errors import InputError, RefineNetEdgeError
+from refinenet_edge.evaluation import DataSet, evaluate
+from refinenet_edge.images import list_images, read_image
+from refinenet_edge.records import Frame, Size
+from refinenet_edge.runtime.cuda import gpu_bus_id, gpu_name
+from refinenet_edge.scenes import VALIDATION, scene
+
+SCENES = "scenes"
+FRAMES = 8
+BURST = 4  # frames of each stream in a run
+STAGED = 20  # runs of a GPU's stages
+ALONE = 3.0  # seconds for power
+SCREEN = 5.0  # seconds of a live source
+
+Step = Callable[[str], None]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure. `rounds` end a case instead of the rule.
+
+    `judge` is the data set that mIoU is measured on, `source` what camera to screen is measured with, as of the demo;
+    `brief`: nothing about start, screen, power and layers.
+    """
+
+    cases: tuple[Case, ...]
+    frames: str = SCENES  # or a folder of images
+    rounds: int | None = None
+    judge: DataSet | None = None
+    source: str | None = None
+    brief: bool = False
+
+
+def run(entries: Sequence[Entry], options: Options, command: str, step: Step = lambda _: None) -> Run:
+    """Measure `entries`; the first is what the others are compared with. Nothing is written.
+
+    Raises `InputError` for names that are not unique or frames that cannot be read; what an entry cannot do in one case
+    is left out there and noted, unless it is the first.
+    """
+    names = [entry.subject.name for entry in entries]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"two subjects are named {twice}: rename a bundle's folder, or leave one out")
+    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    notes: list[str] = []
+    subjects = tuple(_judged(entry, options.judge, step) for entry in entries)  # first: it may not fit the classes
+    measurements: list[Measurement] = []
+    for case in options.cases:
+        measurements += _measure(entries, case, options, notes, step)
+    frames = _frames(options.frames, options.cases[0].size)
+    starts: list[Start] = []
+    screens: list[Screen] = []
+    power: list[Power] = []
+    metered = not options.brief and _has_meters(notes)
+    layers: list[Layer] = []
+    for entry in () if options.brief else entries:
+        name = entry.subject.name
+        with _noted(f"start of {name}", notes):
+            step(f"start {name} by itself")
+            starts.append(measure_start(entry, Case(options.cases[0].size), frames))
+        with _noted(f"power of {name}", notes):
+            if metered:
+                step(f"run {name} alone")
+                power += _power(entry, Case(options.cases[0].size), frames, notes)
+        if isinstance(entry, BundleEntry):
+            if options.source is not None:
+                step(f"show {options.source} by {name}")
+                screens.append(_screen(entry, options.source))
+            with _noted(f"layers of {name}", notes):
+                step(f"profile {name}")
+                layers += _layers(entry, frames[0])
+    return Run(
+        started=started,
+        command=command,
+        commit=commit(Path(__file__).parent),
+        machine=describe(device=gpu_name(), gpu=gpu_bus_id()) if any(map(_on_gpu, entries)) else describe(),
+        rule=RULE if options.rounds is None else f"{WARM_UPS} warm-ups, then {options.rounds} rounds",
+        frames=f"{options.frames}, {len(frames)} different ones in turn",
+        subjects=subjects,
+        measurements=tuple(measurements),
+        starts=tuple(starts),
+        screens=tuple(screens),
+        power=tuple(power),
+        layers=tuple(layers),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _measure(
+    entries: Sequence[Entry], case: Case, options: Options, notes: list[str], step: Step
+) -> Iterator[Measurement]:
+    frames = _frames(options.frames, case.size)
+    with ExitStack() as stack:
+        runners: dict[str, Runner] = {}
+        for entry in entries:
+            step(f"load {entry.subject.name} for {case}")
+            try:
+                runners[entry.subject.name] = stack.enter_context(_opened(entry, case))
+            except RefineNetEdgeError as exc:
+                if entry is entries[0]:  # nothing can be compared without it
+                    raise
+                notes.append(f"{entry.subject.name} at {case}: {exc}")
+        step(f"time {case}")
+        contenders = {name: _in_turn(runner, frames, case.batch) for name, runner in runners.items()}
+        timing = take_turns(contenders, options.rounds)
+    for entry in entries:
+        name = entry.subject.name
+        if name not in runners:
+            continue
+        if isinstance(entry, BundleEntry) and case.batch > 1:
+            notes.append("a bundle takes one frame at a time: a batch of them runs in a row")
+        ms = tuple(timing.samples(name))
+        yield Measurement(
+            subject=name,
+            case=case,
+            ms=ms,
+            stages=_stages(entry, case, timing.runs[name], frames),
+            warm_ups=tuple(sum(stages.values()) for stages in timing.warm_ups[name]),
+            frames_per_second=1000 * case.batch * case.streams / statistics.median(ms),
+            ended=timing.ended,
+        )
+
+
+@contextmanager
+def _opened(entry: Entry, case: Case) -> Iterator[Runner]:
+    """`entry`; with several streams each has its own and a run is `BURST` frames of every one, ms a frame."""
+    if case.streams == 1:
+        with entry.open(case) as run:
+            yield run
+        return
+    with ExitStack() as stack:
+        runs = [stack.enter_context(entry.open(case)) for _ in range(case.streams)]
+        pool = stack.enter_context(ThreadPoolExecutor(case.streams))
+
+        def run_all(frames: Sequence[Frame]) -> Stages:
+            def burst(run: Runner) -> None:
+                for _ in range(BURST):
+                    run(frames)
+
+            started = time.perf_counter()
+            for _ in pool.map(burst, runs):
+                pass
+            return {WHOLE: 1000 * (time.perf_counter() - started) / BURST}
+
+        yield run_all
+
+
+def _in_turn(run: Runner, frames: Sequence[Frame], batch: int) -> Contender:
+    """A contender that takes the next `batch` of `frames` every time."""
+    place = count(step=batch)
+
+    def contender() -> Stages:
+        start = next(place)
+        return run([frames[(start + index) % len(frames)] for index in range(batch)])
+
+    return contender
+
+
+def _stages(entry: Entry, case: Case, runs: Sequence[Stages], frames: Sequence[Frame]) -> dict[str, tuple[float, ...]]:
+    """The stages of `runs`; where they are one, on a GPU, of runs of their own."""
+    if WHOLE in runs[0]:
+        if not isinstance(entry, BundleEntry) or (case.batch, case.streams) != (1, 1):
+            return {}
+        with entry.segmenter() as segmenter:
+            segmenter.segment(frames[0])
+            runs = [segmenter.staged(frames[index % len(frames)])[1] for index in range(1 + STAGED)][1:]
+    return {stage: tuple(run[stage] for run in runs) for stage in STAGES if stage in runs[0]}
+
+
+def _frames(source: str, size: Size) -> list[Frame]:
+    """`FRAMES` frames of `size`: drawn ones, or images of a folder, resized."""
+    if source == SCENES:
+        return [scene(VALIDATION, index, size)[0] for index in range(FRAMES)]
+    found = [read_image(path) for path in list_images(source)[:FRAMES]]
+    return [np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), np.uint8) for frame in found]
+
+
+def _judged(entry: Entry, judge: DataSet | None, step: Step) -> Subject:
+    """Its subject, with the mIoU of a bundle."""
+    if judge is None or not isinstance(entry, BundleEntry):
+        return entry.subject
+    step(f"segment {judge.name} with {entry.subject.name}")
+    with entry.segmenter() as segmenter:
+        return replace(entry.subject, miou=evaluate(segmenter, judge).miou, judge=judge.name)
+
+
+def _has_meters(notes: list[str]) -> bool:
+    with Meters(gpu=gpu_bus_id()) as meters:
+        pass
+    if meters.reading("", 1) is not None:
+        return True
+    notes += meters.notes
+    return False
+
+
+def _power(entry: Entry, case: Case, frames: Sequence[Frame], notes: list[str]) -> list[Power]:
+    with entry.open(case) as run:
+        run(frames[:1])
+        done = 0
+        with Meters(gpu=gpu_bus_id() if _on_gpu(entry) else None) as meters:
+            started = time.perf_counter()
+            while time.perf_counter() - started < ALONE:
+                run([frames[done % len(frames)]])
+                done += 1
+    notes += meters.notes
+    reading = meters.reading(entry.subject.name, done)
+    return [reading] if reading else []
+
+
+def _on_gpu(entry: Entry) -> bool:
+    return isinstance(entry, BundleEntry) and entry.on_gpu
+
+
+def _screen(entry: BundleEntry, source: str) -> Screen:
+    """`entry` in the demo's loop, with its picture; the first frames, which warm up, do not count."""
+    ages: list[float] = []
+    began = drops = 0.0
+    with entry.segmenter() as segmenter, closing(live(open_source(source, repeat=True), segmenter)) as results:
+        for number, result in enumerate(results):
+            draw(result.frame, result.mask, Look(), [], [])
+            now = time.monotonic()
+            if number == WARM_UPS:
+                began, drops = now, result.drops
+            elif number > WARM_UPS and result.signal:
+                ages.append(1000 * (now - result.captured))
+                if now - began > SCREEN:
+                    break
+    if not ages:
+        raise InputError(f"{source} gave fewer than {WARM_UPS + 2} frames: camera to screen needs more")
+    size = (result.frame.shape[0], result.frame.shape[1])
+    return Screen(entry.subject.name, source, size, tuple(ages), len(ages) / (now - began), int(result.drops - drops))
+
+
+def _layers(entry: BundleEntry, frame: Frame) -> list[Layer]:
+    """Its layers, the most expensive first."""
+    with entry.segmenter() as segmenter:
+        session = segmenter.session
+        times = session.layer_times({session.inputs[0].name: segmenter.image(frame)})
+    times.sort(key=lambda layer: -layer.ms)
+    return [Layer(entry.subject.name, layer.name, layer.kind, block_of(layer.name), layer.ms) for layer in times]
+
+
+@contextmanager
+def _noted(what: str, notes: list[str]) -> Iterator[None]:
+    """What cannot be had is said, and the rest goes on."""
+    try:
+        yield
+    except RefineNetEdgeError as exc:
+        logger.info("%s: %s", what, exc)
+        notes.append(f"{what}: {exc}")

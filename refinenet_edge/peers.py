@@ -1,0 +1,230 @@
+"""What people run instead, with the usual code around it: torch, torch.compile, a plain ONNX export, anybody's ONNX.
+
+    torch, compile            the bundle's own network from its checkpoint, channels_last; float32 on the CPU, float16
+                              on the GPU if that is what runs the bundle
+    onnxruntime, openvino     that network's plain export, on the CPU, by the library as it is
+    FILE.onnx                 1x3xHxW float32 -> 1xCxhxw, by OpenVINO where it is installed, else ONNX Runtime
+
+The usual code: cv2.resize to the network's size, normalise and transpose in numpy, cv2.resize of the logits to the
+frame's size, numpy.argmax. With several frames they are one batch for the network.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from refinenet_edge.bench.entry import BundleEntry, Entry, Runner
+from refinenet_edge.bench.measure import Stages, timed
+from refinenet_edge.bench.record import Case, Subject
+from refinenet_edge.bundle import Bundle, open_bundle
+from refinenet_edge.errors import BundleError, InputError, MissingExtra
+from refinenet_edge.files import sha256
+from refinenet_edge.records import Frame, FrameSpec, Size
+from refinenet_edge.runtime.openvino import OpenVinoSession
+from refinenet_edge.runtime.ort import OrtSession
+
+Network = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]  # Nx3xhxw -> NxCxhxw
+Kind = Literal["torch", "compile", "onnxruntime", "openvino"]
+
+NAMES: dict[str, str] = {
+    "torch": "torch eager",
+    "compile": "torch.compile",
+    "onnxruntime": "ONNX Runtime, plain export",
+    "openvino": "OpenVINO, plain export",
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One of `NAMES` with the network of `bundle`, whose `checkpoint` is None for random weights."""
+
+    subject: Subject
+    kind: Kind
+    bundle: Path
+    checkpoint: Path | None
+    device: Literal["cpu", "cuda"]
+
+    @contextmanager
+    def open(self, case: Case) -> Iterator[Runner]:
+        """`Entry.open`."""
+        manifest = open_bundle(self.bundle).manifest
+        size = manifest.frame.size or case.size
+        module = _module(manifest.model, len(manifest.labels.names), self.checkpoint)
+        if self.kind in ("torch", "compile"):
+            yield _usual(_torch(module, self.kind == "compile", self.device), manifest.frame, size)
+        else:
+            with _exported(module, size, case.batch) as path, _session(path, self.kind) as network:
+                yield _usual(network, manifest.frame, size)
+
+
+@dataclass(frozen=True)
+class OnnxPeer:
+    """Anybody's network, fed as `frame` says."""
+
+    subject: Subject
+    path: Path
+    frame: FrameSpec
+
+    @contextmanager
+    def open(self, case: Case) -> Iterator[Runner]:
+        """`Entry.open`. One frame at a time: a batch runs in a row."""
+        with _session(self.path, self.subject.backend) as network:
+            yield _usual(
+                lambda images: np.concatenate([network(image[None]).copy() for image in images]),
+                self.frame,
+                self.frame.size or case.size,
+            )
+
+
+def peers(against: Sequence[str], entry: BundleEntry, checkpoint: Path | None = None) -> list[Entry]:
+    """The peers named in `against` for the bundle of `entry`; `checkpoint`: its weights, where they have moved.
+
+    Raises `InputError` for a name that is none, or weights that are not the bundle's, `MissingExtra` without torch.
+    """
+    bundle = open_bundle(entry.path)
+    found: list[Entry] = []
+    for name in against:
+        if name in NAMES:
+            found.append(_peer(name, bundle, checkpoint, entry.on_gpu))
+        elif name.endswith(".onnx"):
+            found.append(_onnx_peer(Path(name), bundle))
+        else:
+            raise InputError(f"--against {name}: {', '.join(NAMES)} or FILE.onnx is meant")
+    return found
+
+
+def _peer(kind: str, bundle: Bundle, checkpoint: Path | None, on_gpu: bool) -> Peer:
+    _require("torch")
+    device: Literal["cpu", "cuda"] = "cuda" if on_gpu and kind in ("torch", "compile") else "cpu"
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError(f"this torch has no CUDA, and {bundle.path} runs on the GPU: leave {kind} out")
+    if kind in ("onnxruntime", "openvino"):
+        _require(kind)
+    manifest = bundle.manifest
+    if "--onnx" in shlex.split(manifest.command):
+        raise InputError(f"{bundle.path} was made from an ONNX file: give that file to --against")
+    if manifest.checkpoint_sha256 is not None:
+        checkpoint = _weights(bundle, checkpoint)
+    precision, library = "fp16" if device == "cuda" else "fp32", "torch" if kind == "compile" else kind
+    subject = Subject(NAMES[kind], "peer", manifest.model, manifest.checkpoint, precision, f"{library} on {device}")
+    return Peer(subject, kind, bundle.path, checkpoint, device)  # type: ignore[arg-type]
+
+
+def _weights(bundle: Bundle, given: Path | None) -> Path:
+    """The file of the bundle's weights, compared by SHA-256."""
+    from refinenet_edge.model import locate
+
+    words = shlex.split(bundle.manifest.command)
+    named = words[words.index("--checkpoint") + 1] if "--checkpoint" in words[:-1] else bundle.manifest.checkpoint
+    path = locate(given or named)
+    if not path.exists():
+        raise InputError(f"the weights of {bundle.path}, {path}, are not here: give --checkpoint FILE")
+    if sha256(path, InputError) != bundle.manifest.checkpoint_sha256:
+        raise InputError(f"{path} is not what {bundle.path} was built from: give --checkpoint FILE, or build it again")
+    return path
+
+
+def _onnx_peer(path: Path, bundle: Bundle) -> OnnxPeer:
+    if not path.is_file():
+        raise InputError(f"there is no {path} to compare with")
+    backend = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
+    _require(backend)
+    subject = Subject(path.stem, "peer", path.name, path.name, "as in the file", backend)
+    return OnnxPeer(subject, path, bundle.manifest.frame)
+
+
+def _require(library: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        raise MissingExtra(f"{library} is not installed: pip install 'refinenet-edge[cpu,export]', or leave it out")
+
+
+def _module(model: str, classes: int, checkpoint: Path | None) -> Any:
+    import torch
+
+    from refinenet_edge.model import create, load_checkpoint
+
+    if checkpoint is not None:
+        return load_checkpoint(checkpoint)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return create(model, classes).eval()
+
+
+def _torch(module: Any, compiled: bool, device: str) -> Network:
+    import torch
+
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    module = module.to(device, dtype, memory_format=torch.channels_last)
+    if compiled:
+        module = torch.compile(module)
+
+    @torch.inference_mode()
+    def network(images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        fed = torch.from_numpy(images).to(device, dtype, memory_format=torch.channels_last)
+        logits: npt.NDArray[Any] = module(fed).float().cpu().numpy()
+        return logits
+
+    return network
+
+
+@contextmanager
+def _exported(module: Any, size: Size, batch: int) -> Iterator[Path]:
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "plain.onnx")
+        torch.onnx.export(module, (torch.zeros(batch, 3, *size),), path, dynamo=True, verbose=False)
+        yield path
+
+
+@contextmanager
+def _session(path: Path, backend: str) -> Iterator[Network]:
+    session = OpenVinoSession(path) if backend == "openvino" else OrtSession(path)
+    with session:
+        if len(session.inputs) != 1 or len(session.outputs) != 1 or session.inputs[0].dtype != "float32":
+            raise BundleError(f"{path.name}: one float32 input and one output are meant")
+        source, target = session.inputs[0].name, session.outputs[0].name
+        yield lambda images: session.run({source: images})[target]
+
+
+def _usual(network: Network, spec: FrameSpec, size: Size) -> Runner:
+    mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+
+    def prepare(frames: Sequence[Frame]) -> npt.NDArray[np.float32]:
+        images = []
+        for frame in frames:
+            if frame.shape[:2] != size:
+                frame = np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+            image = (frame[:, :, ::-1].astype(np.float32) / 255 - mean) / std
+            images.append(image.transpose(2, 0, 1))
+        return np.ascontiguousarray(images)
+
+    def labels(logits: npt.NDArray[Any], frames: Sequence[Frame]) -> list[npt.NDArray[np.uint8]]:
+        found = []
+        for scores, frame in zip(logits, frames, strict=True):
+            large = cv2.resize(scores.transpose(1, 2, 0), frame.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            found.append(large.argmax(2).astype(np.uint8))
+        return found
+
+    def run(frames: Sequence[Frame]) -> Stages:
+        stages: Stages = {}
+        images = timed(stages, "prepare", prepare, frames)
+        logits = timed(stages, "engine", network, images)
+        timed(stages, "head", labels, logits, frames)
+        return stages
+
+    return run

@@ -1,0 +1,131 @@
+"""Runs as one HTML page that needs nothing else: no script, no font, no picture from anywhere.
+
+What a record says is untrusted: jinja2 escapes it, and the page's own policy forbids whatever would load or run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jinja2
+from markupsafe import Markup
+
+from refinenet_edge.bench.record import STAGES, Case, Run, summary
+from refinenet_edge.report import charts
+from refinenet_edge.report.view import Block, Row, blocks, judges, rows, stages, undominated
+from refinenet_edge.report.words import frames, interval, number, percent, sentence, size
+
+STAGE_COLOURS = dict(
+    zip(STAGES, ("#7d8794", "#2f9490", "#789a42", "#3a6fb5", "#8a63b8", "#bd8336", "#c0607a"), strict=True)
+)
+
+
+@dataclass(frozen=True)
+class CaseView:
+    """A case with its plots."""
+
+    case: Case
+    rows: tuple[Row, ...]
+    percentiles: Markup
+    histogram: Markup
+
+    def row(self, key: int) -> Row | None:
+        """The row of a subject, None where it was not measured in this case."""
+        return next((row for row in self.rows if row.key == key), None)
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as the template shows it; `anchor` starts every id of its section."""
+
+    anchor: str
+    name: str
+    run: Run
+    summary: str
+    cases: tuple[CaseView, ...]
+    ladder: tuple[Row, ...]  # of the first case, the fastest first
+    best: frozenset[int]  # keys of those that none beats in time and mIoU
+    judges: tuple[str, ...]
+    pareto: Markup | None  # None: fewer than two have a mIoU, or they were judged on different images
+    profiles: dict[int, tuple[Block, ...]]  # key -> blocks
+
+    @property
+    def title(self) -> str:
+        """The device, and the network where it is one."""
+        models = {subject.model for subject in self.run.subjects}
+        return f"{min(models)} on {self.run.machine.device}" if len(models) == 1 else self.run.machine.device
+
+    def key(self, name: str) -> int:
+        """The number of the subject of that name."""
+        return [subject.name for subject in self.run.subjects].index(name) + 1
+
+    @property
+    def sections(self) -> list[tuple[str, str]]:
+        """What there is something to show of: (id, title)."""
+        run, cases = self.run, self.cases
+        every = [
+            ("ladder", "Accuracy and speed", cases),
+            ("times", "Time of a frame", cases),
+            ("sweep", "All cases", cases[1:]),
+            ("stages", "Stages of a frame", cases and any(row.measurement.stages for row in cases[0].rows)),
+            ("blocks", "Blocks of the network", self.profiles),
+            ("start", "Start and memory", run.starts),
+            ("screen", "Camera to screen", run.screens),
+            ("power", "Power and heat", True),  # says so where the machine does not
+            ("environment", "Environment", True),
+            ("reproduce", "How to reproduce", True),
+            ("notes", "Notes", run.notes),
+        ]
+        return [(anchor, title) for anchor, title, content in every if content]
+
+
+def page(runs: Sequence[tuple[str, Run]]) -> str:
+    """The page of `runs` (name, run), a section each in that order."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("refinenet_edge.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "interval": interval, "percent": percent, "bytes": size, "frames": frames}
+    views = [_view(f"run-{i}", name, run) for i, (name, run) in enumerate(runs, 1)]
+    return environment.get_template("page.html").render(
+        views=views, colours=charts.COLOURS, stages=stages, stage_colours=STAGE_COLOURS, summary=summary
+    )
+
+
+def _view(anchor: str, name: str, run: Run) -> RunView:
+    cases = tuple(_case(f"{anchor}-case-{i}", run, case) for i, case in enumerate(run.cases(), 1))
+    ladder = tuple(sorted(cases[0].rows, key=lambda row: row.times.p50)) if cases else ()
+    judged, best = judges(ladder), frozenset[int]()
+    points = {row.key: (row.times.p50, 100 * row.subject.miou) for row in ladder if row.subject.miou is not None}
+    pareto = None
+    if len(judged) == 1 and len(points) > 1:  # of different images a mIoU says nothing about another
+        best = undominated(ladder)
+        pareto = charts.pareto(f"{anchor}-pareto", points, best)
+    profiles = {key: blocks(run, subject) for key, subject in enumerate(run.subjects, 1)}
+    return RunView(
+        anchor=anchor,
+        name=name,
+        run=run,
+        summary=sentence(run),
+        cases=cases,
+        ladder=ladder,
+        best=best,
+        judges=judged,
+        pareto=pareto,
+        profiles={key: found for key, found in profiles.items() if found},
+    )
+
+
+def _case(anchor: str, run: Run, case: Case) -> CaseView:
+    measured = rows(run, case)
+    samples = {row.key: row.measurement.ms for row in measured}
+    return CaseView(
+        case,
+        measured,
+        charts.percentiles(f"{anchor}-percentiles", samples),
+        charts.histogram(f"{anchor}-histogram", samples),
+    )

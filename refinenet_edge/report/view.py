@@ -1,0 +1,80 @@
+"""What a report shows of a run: the rows of a case, which of them are worth having, stages, blocks."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from refinenet_edge.bench.compare import Verdict, ratios
+from refinenet_edge.bench.record import STAGES, Case, Layer, Measurement, Run, Subject, Summary, summary
+
+
+@dataclass(frozen=True)
+class Row:
+    """A subject in a case. `key` is its number in the run, from 1: figures name it by that."""
+
+    key: int
+    subject: Subject
+    measurement: Measurement
+    times: Summary
+    verdict: Verdict | None  # None: the reference, or not run in turn with it
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of the model as the backend ran it: its layers, the most costly first, `ms` together."""
+
+    name: str
+    ms: float
+    layers: tuple[Layer, ...]
+
+
+def rows(run: Run, case: Case) -> tuple[Row, ...]:
+    """What was measured in `case`, in the order of the subjects."""
+    measured, verdicts = run.of(case), ratios(run, case)
+    return tuple(
+        Row(key, subject, measured[subject.name], summary(measured[subject.name].ms), verdicts.get(subject.name))
+        for key, subject in enumerate(run.subjects, 1)
+        if subject.name in measured
+    )
+
+
+def fastest(rows: Sequence[Row]) -> Row:
+    """The row with the lowest median."""
+    return min(rows, key=lambda row: row.times.p50)
+
+
+def judges(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What mIoU was judged on, each once; () where it was not asked."""
+    return tuple(dict.fromkeys(row.subject.judge or "" for row in rows if row.subject.miou is not None))
+
+
+def undominated(rows: Sequence[Row]) -> frozenset[int]:
+    """Keys of the rows that no other row beats: none is as fast and as accurate, and better in one of the two."""
+    points = {row.key: (-row.times.p50, row.subject.miou) for row in rows if row.subject.miou is not None}
+    return frozenset(
+        key
+        for key, (speed, miou) in points.items()
+        if not any(s >= speed and m >= miou and (s, m) != (speed, miou) for s, m in points.values())
+    )
+
+
+def stages(measurement: Measurement) -> dict[str, float]:
+    """Stage -> median ms, in the order in which a frame passes them."""
+    known = [stage for stage in STAGES if stage in measurement.stages]
+    order = [*known, *(stage for stage in measurement.stages if stage not in STAGES)]
+    return {stage: statistics.median(measurement.stages[stage]) for stage in order if measurement.stages[stage]}
+
+
+def blocks(run: Run, subject: Subject) -> tuple[Block, ...]:
+    """Blocks of `subject`, the most costly first; () where it has no profile."""
+    found: dict[str, list[Layer]] = {}
+    for layer in run.layers:
+        if layer.subject == subject.name:
+            found.setdefault(layer.block, []).append(layer)
+    made = [
+        Block(name, sum(layer.ms for layer in layers), tuple(sorted(layers, key=lambda layer: -layer.ms)))
+        for name, layers in found.items()
+    ]
+    return tuple(sorted(made, key=lambda block: -block.ms))

@@ -1,0 +1,30 @@
+"""Made-up runs with figures written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from refinenet_edge.bench.record import Case, Machine, Measurement, Run, Subject
+
+MACHINE = Machine("Board", "Board's CPU", 6, 8 << 30, "Linux", "3.10.12", "15W", {"refinenet_edge": "0.1"})
+CASE = Case((512, 512))
+
+
+def measurement(subject: str, *ms: float, case: Case = CASE) -> Measurement:
+    return Measurement(subject, case, ms, {"engine": ms}, (ms[0],), 1000 / ms[0], "by hand")
+
+
+def run(*measurements: Measurement, machine: Machine = MACHINE, miou: float | None = None, **more: Any) -> Run:
+    names = dict.fromkeys(m.subject for m in measurements)
+    model = "rf_lw_mbv2", "scenes", "fp32", "openvino", "0" * 64
+    whole = {
+        "started": "2026-11-24T10:00:00+00:00",
+        "command": "refinenet-edge bench",
+        "commit": None,
+        "machine": machine,
+        "rule": "by hand",
+        "frames": "none",
+        "subjects": tuple(Subject(name, "bundle", *model, miou, "scenes") for name in names),
+        "measurements": measurements,
+    }
+    return Run(**{**whole, **more})

@@ -1,0 +1,128 @@
+"""What is measured of which entry, and what is noted; times are made up by the entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refinenet_edge import bench
+from refinenet_edge.bench.entry import Runner
+from refinenet_edge.bench.record import Subject
+from refinenet_edge.bench.start import measure_start
+from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
+from refinenet_edge.records import Frame
+
+SMALL = bench.Case((64, 96))
+
+
+@dataclass(frozen=True)
+class Made:
+    """Says how long it took; `fails` in cases with a batch. Adds up the first pixels of the frames it was given."""
+
+    name: str
+    stages: tuple[tuple[str, float], ...] = (("prepare", 1.0), ("engine", 8.0), ("head", 1.0))
+    fails: bool = False
+    breaks: bool = False
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(self.name, "peer", "made", "none", "fp32", "made")
+
+    @contextmanager
+    def open(self, case: bench.Case) -> Iterator[Runner]:
+        if self.fails and case.batch > 1:
+            raise MissingExtra("no batches here")
+
+        def run(frames: Sequence[Frame]) -> bench.Stages:
+            assert all(frame.shape == (*case.size, 3) for frame in frames) and len(frames) == case.batch
+            if self.breaks:
+                raise SystemExit(3)
+            return {stage: ms * len(frames) for stage, ms in self.stages}
+
+        yield run
+
+
+def test_every_case_of_every_entry() -> None:
+    cases = (SMALL, bench.Case((64, 64)), bench.Case((64, 96), 4))
+    options = bench.Options(cases, rounds=3, brief=True)
+    run = bench.run([Made("ours"), Made("theirs", (("engine", 20.0),), fails=True)], options, "the command")
+    assert run.cases() == cases and run.command == "the command" and run.layers == run.starts == run.power == ()
+    first = run.of(SMALL)
+    assert first["ours"].ms == (10.0,) * 3 and first["ours"].warm_ups == (10.0,) * 2
+    assert dict(first["ours"].stages) == {"prepare": (1.0,) * 3, "engine": (8.0,) * 3, "head": (1.0,) * 3}
+    assert first["ours"].frames_per_second == 100.0 and first["ours"].ended == "3 rounds"
+    assert bench.ratios(run, SMALL)["theirs"].times == bench.Estimate(2.0, 2.0, 2.0)
+    batch = run.of(cases[2])
+    assert list(batch) == ["ours"] and batch["ours"].ms == (40.0,) * 3 and batch["ours"].frames_per_second == 100.0
+    assert run.notes == ("theirs at 64x96, batch 4: no batches here",)
+
+
+def test_streams_run_beside_each_other_and_their_frames_add_up() -> None:
+    run = bench.run([Made("ours")], bench.Options((bench.Case((64, 96), 1, 3),), rounds=2, brief=True), "")
+    (measurement,) = run.measurements
+    assert measurement.stages == {} and len(measurement.ms) == 2
+    assert measurement.frames_per_second == pytest.approx(3000 / np.median(measurement.ms))
+
+
+def test_without_the_first_there_is_nothing_to_compare() -> None:
+    with pytest.raises(MissingExtra, match="no batches here"):
+        bench.run([Made("ours", fails=True)], bench.Options((bench.Case((64, 64), 2),), rounds=2, brief=True), "")
+
+
+def test_two_of_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="two subjects are named ours"):
+        bench.run([Made("ours"), Made("ours")], bench.Options((SMALL,), rounds=2, brief=True), "")
+
+
+def test_frames_are_images_of_a_folder(tmp_path: Path, photos: Path) -> None:
+    seen: list[int] = []
+
+    @dataclass(frozen=True)
+    class Sees(Made):
+        @contextmanager
+        def open(self, case: bench.Case) -> Iterator[Runner]:
+            def run(frames: Sequence[Frame]) -> bench.Stages:
+                seen.append(int(frames[0].sum()))
+                return {"engine": 1.0}
+
+            yield run
+
+    bench.run([Sees("ours")], bench.Options((SMALL,), frames=str(photos), rounds=6, brief=True), "")
+    assert len(seen) == 2 + 6 and len(set(seen)) == len(list(photos.iterdir()))
+
+
+class TestOfABundle:
+    def test_everything_is_there(self, mobile_bundle: Path) -> None:
+        entry = bench.bundle_entry(mobile_bundle, "openvino")
+        assert entry.size == (64, 96) and entry.subject.manifest_sha256 is not None
+        run = bench.run([entry], bench.Options((SMALL,), rounds=2), "")
+        (measurement,), (start,) = run.measurements, run.starts
+        assert list(measurement.stages) == ["prepare", "engine", "head"]
+        sums = [sum(stages) for stages in zip(*measurement.stages.values(), strict=True)]
+        assert measurement.ms == pytest.approx(sums)
+        assert start.load_ms > 0 and start.first_frame_ms > 0 and (start.peak_process_bytes or 1 << 30) > 40 << 20
+        blocks = {layer.block for layer in run.layers}
+        assert {"encoder.layer1", "refine1.crp", "classifier"} <= blocks
+        assert [layer.ms for layer in run.layers] == sorted((layer.ms for layer in run.layers), reverse=True)
+
+    def test_onnxruntime_has_layers_too(self, mobile_bundle: Path) -> None:
+        with bench.bundle_entry(mobile_bundle, "onnxruntime").segmenter() as segmenter:
+            layers = segmenter.session.layer_times({"image": np.zeros((1, 3, 64, 96), np.float32)})
+        assert {"Conv", "MaxPool", "Resize"} <= {layer.kind.removeprefix("Fused") for layer in layers}
+
+    def test_a_batch_runs_in_a_row_and_that_is_said(self, mobile_bundle: Path) -> None:
+        options = bench.Options((bench.Case((64, 96), 2),), rounds=2, brief=True)
+        run = bench.run([bench.bundle_entry(mobile_bundle, "openvino")], options, "")
+        assert run.notes == ("a bundle takes one frame at a time: a batch of them runs in a row",)
+
+
+def test_an_entry_that_ends_its_process_is_an_error() -> None:
+    with pytest.raises(RefineNetEdgeError, match="ours cannot be started by itself: its process ended with 3"):
+        measure_start(Made("ours", breaks=True), SMALL, [np.zeros((64, 96, 3), np.uint8)])
+    with pytest.raises(RefineNetEdgeError, match="MissingExtra: no batches here"):
+        measure_start(Made("ours", fails=True), bench.Case((64, 96), 2), [np.zeros((64, 96, 3), np.uint8)])

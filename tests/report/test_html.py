@@ -1,0 +1,253 @@
+"""The page as a parser sees it: the figures, what is absent, and that nothing of a record becomes markup."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import fields, is_dataclass, replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from refinenet_edge.bench.record import Case, Run
+from refinenet_edge.report import page
+from tests.report.made_up import MACHINE, full_run, measured, run, subject
+
+VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use"}
+SILENT = "this machine does not say"
+
+
+class Page(HTMLParser):
+    """`tags` with their attributes, the text, and the tables `found`: caption, rows of cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.found: list[tuple[str, list[list[str]]]] = []
+        self._open: list[str] = []
+        self._caption = ""
+        self.feed(text)
+        assert self._open == []
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "figcaption":
+            self._caption = ""
+        if tag == "table":
+            self.found.append((" ".join(self._caption.split()), []))
+        if tag == "tr":
+            self.found[-1][1].append([])
+        if tag in ("th", "td"):
+            self.found[-1][1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._open:
+            return
+        self.words.append(data)
+        if "figcaption" in self._open:
+            self._caption += data
+        if {"th", "td"} & set(self._open):
+            row = self.found[-1][1][-1]
+            row[-1] = " ".join(f"{row[-1]} {data}".split())
+
+    def table(self, start: str) -> list[list[str]]:
+        """The table whose caption starts so."""
+        return next(rows for caption, rows in self.found if caption.startswith(start))
+
+    def values(self, name: str) -> list[str]:
+        return [attrs[name] or "" for _, attrs in self.tags if name in attrs]
+
+
+@pytest.fixture(scope="module")
+def full() -> Page:
+    return Page(page([("result.json", full_run())]))
+
+
+def test_the_summary_is_of_the_data(full: Page) -> None:
+    assert "On Some board, int8 is the fastest of 2: 11.0 ms for a frame of 512x512" in full.text
+    assert "It is 2.00 (2.00 to 2.00) times as fast as fp32. It costs 0.30 points of mIoU" in full.text
+
+
+def test_every_subject_has_its_times_and_its_ratio(full: Page) -> None:
+    assert full.table("ms from frame to labels for a frame of 512x512.") == [
+        ["subject", "min", "p50", "p90", "p99", "max", "jitter", "frames/s", "ratio", "verdict", "runs"],
+        ["1 fp32", "20.0", "22.0", "24.0", "24.0", "24.0", "2.00", "45.5", "reference", "", "20"],
+        ["2 int8", "10.0", "11.0", "12.0", "12.0", "12.0", "1.00", "90.9", "0.500 (0.500 to 0.500)", "faster", "20"],
+    ]
+
+
+def test_few_runs_are_said_to_be_few() -> None:
+    few, many = (Page(page([("a", run(measurements=(measured("fp32", 1.0, ms=(20.0, 21.0) * n),)))])) for n in (10, 50))
+    assert "Fewer than 100 runs" in few.text
+    assert "Fewer than 100 runs" not in many.text
+
+
+def test_the_ladder_starts_with_the_fastest(full: Page) -> None:
+    assert full.table("From the fastest to the slowest, judged on scenes:1:20. ★ none")[1:] == [
+        ["2 int8 ★", "rf_lw_mbv2, scenes", "int8", "openvino", "61.20 %", "11.0", "90.9", "faster"],
+        ["1 fp32 ★", "rf_lw_mbv2, scenes", "fp32", "openvino", "61.50 %", "22.0", "45.5", "reference"],
+    ]
+    assert "Accuracy beside time" in full.values("aria-label")
+
+
+def test_a_subject_that_is_beaten_has_no_star() -> None:
+    found = Page(page([("a", run(subjects=(subject("fp32", "fp32", 0.6), subject("int8", "int8", 0.6))))]))
+    assert [row[0] for row in found.table("From the fastest")[1:]] == ["2 int8 ★", "1 fp32"]
+
+
+def test_without_miou_there_is_no_plot_of_it() -> None:
+    found = Page(page([("a", run(subjects=(subject("fp32", "fp32"), subject("int8", "int8"))))]))
+    assert found.table("From the fastest to the slowest. mIoU was not asked.")[1][4:] == ["11.0", "90.9", "faster"]
+    assert "Accuracy beside time" not in found.values("aria-label")
+
+
+def test_miou_of_different_images_is_not_compared() -> None:
+    others = (subject("fp32", "fp32", 0.6), replace(subject("int8", "int8", 0.7), judge="voc"))
+    found = Page(page([("a", run(subjects=others))]))
+    assert "mIoU was judged on different images (voc; scenes:1:20): it says nothing about which is better" in found.text
+    assert "★" not in found.text
+    assert "Accuracy beside time" not in found.values("aria-label")
+
+
+def test_stages_are_medians_in_the_order_of_a_frame(full: Page) -> None:
+    shown = [rows for caption, rows in full.found if caption == "The same in figures, ms."]
+    assert shown == [
+        [["subject", "engine", "head"], ["1 fp32", "235", "117"], ["2 int8", "117", "58.7"]],
+        [["subject", "engine", "head"], ["1 fp32", "14.7", "7.33"], ["2 int8", "7.33", "3.67"]],
+    ]
+
+
+def test_all_cases_are_in_one_table(full: Page) -> None:
+    assert full.table("Median ms of each case") == [
+        ["case", "1 fp32", "2 int8"],
+        ["512x512", "22.0 45.5/s", "11.0 90.9/s"],
+        ["1024x2048, batch 4", "352 2.84/s", "176 5.68/s"],
+    ]
+    assert "ms from frame to labels for 4 frames of 1024x2048 at once." in full.text
+
+
+def test_blocks_come_with_their_layers_the_most_costly_first(full: Page) -> None:
+    assert re.search(r"2 int8 12\.0 ms refine1\.crp 9\.00 ms 75 %", full.text)
+    assert full.table("Layers of encoder.layer1")[1:] == [
+        ["conv2", "Convolution_I8", "2.00"],
+        ["conv1", "Convolution_I8", "1.00"],
+    ]
+
+
+def test_starts_and_memory(full: Page) -> None:
+    assert full.table("Each in a process of its own")[1:] == [
+        ["1 fp32", "400", "250", "40.0", "300 MiB", SILENT],
+        ["2 int8", "400", "300", "30.0", "200 MiB", "64.0 MiB"],
+    ]
+
+
+def test_what_a_machine_does_not_say_is_said(full: Page) -> None:
+    assert full.table("Each running alone.")[1:] == [
+        ["1 fp32", "0.166 J", "VDD_IN 7.50 W", "gpu 61 °C", "gpu 306 to 918 MHz", "power cap", "450 frames in 10.0 s"],
+        ["2 int8", *[SILENT] * 5, "900 frames in 10.0 s"],
+    ]
+    bare = Page(page([("a", run(machine=replace(MACHINE, power_mode=None, memory_bytes=None), commit=None))]))
+    assert f"Power, energy, temperature, clocks and throttling: {SILENT} , or it was not asked." in bare.text
+    assert f"memory {SILENT} power mode {SILENT}" in bare.text
+    assert "commit of the toolkit not from a checkout" in bare.text
+
+
+def test_no_reason_to_throttle_is_none() -> None:
+    given = full_run()
+    found = Page(page([("a", replace(given, power=(replace(given.power[0], throttled=()),)))]))
+    assert found.table("Each running alone.")[1][5] == "none"
+
+
+def test_what_was_not_measured_has_no_section() -> None:
+    found = Page(page([("a", run(measurements=(measured("fp32", 1.0, stages={}),)))]))
+    titles = {"Stages of a frame", "Blocks of the network", "Start and memory", "All cases", "Notes"}
+    assert not [title for title in titles if title in found.text]
+    assert "Power and heat" in found.text
+
+
+def test_a_run_of_nothing_is_a_page() -> None:
+    assert "Nothing was timed on Some board." in Page(page([("a", run(measurements=()))])).text
+
+
+def test_it_can_be_reproduced(full: Page) -> None:
+    for said in (full_run().command, "c0ffee", "5f" * 32, "measured until 20 rounds", "refinenet_edge 0.1", "15W"):
+        assert said in full.text
+    assert full.table("Warm-ups ran first")[1] == ["1 fp32", "2", "90.0", "30.0", "20 rounds"]
+    assert "fp16 was asked for and this CPU has none" in full.text
+
+
+def test_it_needs_nothing_else(full: Page) -> None:
+    text = page([("result.json", full_run())])
+    assert not {"link", "script", "img", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in full.tags}
+    assert not full.values("src")
+    assert "default-src 'none'" in " ".join(full.values("content"))
+    references = [*full.values("href"), *full.values("xlink:href"), *re.findall(r"url\(([^)]*)\)", text)]
+    ids = Counter(full.values("id"))
+    assert references
+    assert {reference[0] for reference in references} == {"#"}
+    assert {reference[1:] for reference in references} <= set(ids)
+    assert set(ids.values()) == {1}
+    assert "@import" not in text
+    assert ("html", {"lang": "en"}) in full.tags
+
+
+def test_several_networks_are_not_in_the_title() -> None:
+    others = (subject("fp32", "fp32"), subject("int8", "int8", model="rf50"))
+    assert " Some board 2026-11-24" in Page(page([("a", run(subjects=others))])).text
+
+
+def test_two_runs_are_two_articles_with_contents() -> None:
+    text = page([("a.json", full_run()), ("b.json", run(machine=replace(MACHINE, device="Another board")))])
+    found = Page(text)
+    assert [tag for tag, _ in found.tags].count("article") == 2
+    assert "2 benchmarks rf_lw_mbv2 on Some board a.json" in found.text
+    assert "#run-2" in found.values("href")
+    assert set(Counter(found.values("id")).values()) == {1}
+    assert {href[1:] for href in found.values("href")} <= set(found.values("id"))
+
+
+def test_the_same_runs_make_the_same_page() -> None:
+    assert page([("a", full_run())]) == page([("a", full_run())])
+
+
+HOSTILE = "</style><script>alert(1)</script>\"'> onload=x $\\frac{ {{ 7 * 7 }} é漢\n"
+
+
+def poisoned(value: Any) -> Any:
+    """`value` with something hostile behind every text in it."""
+    if isinstance(value, str):
+        return value + HOSTILE
+    if isinstance(value, tuple):
+        return tuple(map(poisoned, value))
+    if isinstance(value, dict):
+        return {poisoned(name): poisoned(item) for name, item in value.items()}
+    if is_dataclass(value):
+        return replace(value, **{f.name: poisoned(getattr(value, f.name)) for f in fields(value)})  # type: ignore[type-var]
+    return value
+
+
+def test_nothing_in_a_record_becomes_markup(full: Page) -> None:
+    given: Run = poisoned(full_run())
+    found = Page(page([("result.json" + HOSTILE, given)]))
+    assert Counter(tag for tag, _ in found.tags) == Counter(tag for tag, _ in full.tags)
+    names = {name for _, attrs in full.tags for name in attrs}
+    assert {name for _, attrs in found.tags for name in attrs} == names
+    assert "int8</style><script>alert(1)</script>" in found.text
+    assert "{{ 7 * 7 }}" in found.text
+
+
+def test_a_case_without_the_reference_has_no_ratios() -> None:
+    found = Page(page([("a", run(measurements=(measured("int8", 0.5), measured("int8", 4.0, Case((8, 8))))))]))
+    assert found.table("Median ms of each case")[1:] == [["512x512", "–", "11.0 90.9/s"], ["8x8", "–", "88.0 11.4/s"]]

@@ -1,0 +1,109 @@
+"""The page in a real browser: on a phone, on a desktop, in the dark and on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from refinenet_edge.report import page
+from tests.browser import DESKTOP, PHONE, browser, complaints, resize
+from tests.report.made_up import MACHINE, full_run, run
+
+TARGETS = """
+return [...document.querySelectorAll('a[href]')].filter(a => !document.querySelector(a.getAttribute('href'))).length
+"""
+SHOWN = """
+return [...document.querySelectorAll('details > :not(summary)')].map(part => part.checkVisibility())
+"""
+# what sticks out of the page without a box of its own to scroll in
+WIDE = """
+return [...document.querySelectorAll('body *')].filter(part =>
+    !part.closest('.scroll table') && part.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+).map(part => part.outerHTML.slice(0, 80))
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    long = "a_board_with_a_name_that_has_no_place_to_break_" * 3
+    odd = run(machine=replace(MACHINE, device=long))
+    path.write_text(page([("result.json", full_run()), (f"{long}.json", odd)]), "utf-8")
+    with browser(*DESKTOP) as opened:
+        opened.get(path.as_uri())
+        yield opened
+
+
+def emulate(driver: Any, media: str = "", **features: str) -> None:
+    asked = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": asked})
+
+
+@pytest.mark.parametrize("screen", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_nothing_sticks_out(driver: Any, screen: tuple[int, int]) -> None:
+    resize(driver, *screen)
+    assert driver.execute_script("return document.documentElement.clientWidth") == screen[0]
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= screen[0]
+    assert driver.execute_script(WIDE) == []
+
+
+def test_no_complaint_in_the_console(driver: Any) -> None:
+    driver.refresh()
+    assert complaints(driver) == []
+
+
+def test_the_plots_are_drawn(driver: Any) -> None:
+    sizes = driver.execute_script(
+        "return [...document.querySelectorAll('svg')].map(svg => [svg.clientWidth, svg.clientHeight])"
+    )
+    open_ones = [(width, height) for width, height in sizes if width]
+    assert len(open_ones) == 6  # two a case and one of mIoU, in two runs; those of the folded case wait
+    assert all(height > 50 for _, height in open_ones)
+
+
+def test_every_link_leads_somewhere(driver: Any) -> None:
+    assert driver.execute_script(TARGETS) == 0
+    driver.find_element("css selector", "a[href='#run-2-reproduce']").click()
+    assert driver.current_url.endswith("#run-2-reproduce")
+    top = driver.execute_script("return document.querySelector('#run-2-reproduce').getBoundingClientRect().top")
+    assert 0 <= top < DESKTOP[1]
+
+
+def test_what_is_folded_opens_and_closes_at_a_click(driver: Any) -> None:
+    driver.refresh()
+    assert not any(driver.execute_script(SHOWN))
+    for details in driver.find_elements("css selector", "article:first-child details"):
+        if details.is_displayed():
+            summary, content = details.find_elements("css selector", "summary, :scope > :not(summary)")[:2]
+            summary.click()
+            assert content.is_displayed()
+            summary.click()
+            assert not content.is_displayed()
+
+
+def test_it_is_dark_where_the_reader_likes_it_dark(driver: Any) -> None:
+    script = "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
+    emulate(driver, prefers_color_scheme="dark")
+    dark = driver.execute_script(script)
+    emulate(driver, prefers_color_scheme="light")
+    assert driver.execute_script(script) == ["rgb(255, 255, 255)", "rgb(27, 32, 39)"]
+    assert dark == ["rgb(20, 23, 27)", "rgb(231, 234, 238)"]
+    label = "return getComputedStyle(document.querySelector('.chart text:not([style*=fill])')).fill"
+    assert driver.execute_script(label) == "rgb(27, 32, 39)"
+    emulate(driver, prefers_color_scheme="dark")
+    assert driver.execute_script(label) == "rgb(231, 234, 238)"
+    emulate(driver)
+
+
+def test_on_paper_everything_is_open_and_light(driver: Any) -> None:
+    driver.refresh()
+    emulate(driver, "print", prefers_color_scheme="dark")
+    assert all(driver.execute_script(SHOWN))
+    heights = driver.execute_script("return [...document.querySelectorAll('details table')].map(t => t.clientHeight)")
+    assert min(heights) > 20
+    assert driver.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert driver.execute_script("return getComputedStyle(document.querySelector('nav')).display") == "none"
+    emulate(driver)

@@ -1,0 +1,103 @@
+"""Peers compute what the bundle computes, and are refused where they would not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refinenet_edge import bench
+from refinenet_edge import peers as peers_module
+from refinenet_edge.bench import Case, Entry, bundle_entry
+from refinenet_edge.errors import InputError
+from refinenet_edge.peers import peers
+from refinenet_edge.records import Frame
+from refinenet_edge.scenes import scene
+
+SMALL = Case((64, 96))
+
+
+def results_of(peer: Entry, monkeypatch: pytest.MonkeyPatch, frame: Frame) -> dict[str, Any]:
+    """What each stage of a peer gave."""
+    results = {}
+
+    def kept(stages: bench.Stages, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        results[name] = bench.timed(stages, name, function, *args)
+        return results[name]
+
+    monkeypatch.setattr(peers_module, "timed", kept)
+    with peer.open(SMALL) as run:
+        assert list(run([frame])) == ["prepare", "engine", "head"]
+    return results
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
+def test_a_peer_computes_the_bundles_logits(name: str, mobile_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = bundle_entry(mobile_bundle, "openvino")
+    (peer,) = peers([name], ours)
+    assert peer.subject.kind == "peer" and peer.subject.model == "rf_lw_mbv2"
+    frame = scene(5, 0, (64, 96))[0]
+    found = results_of(peer, monkeypatch, frame)
+    with ours.segmenter() as segmenter:
+        expected = segmenter.logits(frame)
+        np.testing.assert_allclose(found["engine"], expected, atol=1e-4 * float(np.abs(expected).max()))
+    assert found["head"][0].shape == (64, 96) and found["head"][0].dtype == np.uint8
+
+
+def test_torch_compile_is_torch_compile(mobile_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr("torch.compile", lambda module: compiled.append(module) or module)
+    (peer,) = peers(["compile"], bundle_entry(mobile_bundle, "openvino"))
+    with peer.open(SMALL) as run:
+        run([scene(5, 0, (64, 96))[0]] * 2)
+    assert len(compiled) == 1
+
+
+class TestAnOnnxFile:
+    def test_a_batch_runs_in_a_row(self, mobile_bundle: Path) -> None:
+        (peer,) = peers([str(mobile_bundle / "model.onnx")], bundle_entry(mobile_bundle, "openvino"))
+        assert peer.subject.name == "model" and peer.subject.precision == "as in the file"
+        with peer.open(Case((64, 96), 2)) as run:
+            assert list(run([scene(5, index, (64, 96))[0] for index in range(2)])) == ["prepare", "engine", "head"]
+
+    def test_a_missing_one(self, mobile_bundle: Path) -> None:
+        with pytest.raises(InputError, match=r"there is no none\.onnx"):
+            peers(["none.onnx"], bundle_entry(mobile_bundle, "openvino"))
+
+
+def test_an_unknown_name(mobile_bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"--against tvm: torch, compile, onnxruntime, openvino or FILE\.onnx"):
+        peers(["tvm"], bundle_entry(mobile_bundle, "openvino"))
+
+
+@pytest.fixture
+def changed(mobile_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
+    """changed(field=value): a copy of the bundle whose manifest says so."""
+
+    def change(**fields: str) -> Path:
+        shutil.copytree(mobile_bundle, tmp_path / "copied")
+        path = tmp_path / "copied" / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+        return path.parent
+
+    return change
+
+
+def test_other_weights_are_refused(changed: Callable[..., Path]) -> None:
+    command = "refinenet-edge build --checkpoint scenes"
+    entry = bundle_entry(changed(checkpoint="scenes", checkpoint_sha256="0" * 64, command=command), "openvino")
+    with pytest.raises(InputError, match=r"is not what .* was built from"):
+        peers(["torch"], entry)
+    with pytest.raises(InputError, match=r"gone\.pth, are not here: give --checkpoint FILE"):
+        peers(["torch"], entry, Path("gone.pth"))
+
+
+def test_a_bundle_from_onnx_has_no_torch(changed: Callable[..., Path]) -> None:
+    entry = bundle_entry(changed(command="refinenet-edge build --onnx theirs.onnx"), "openvino")
+    with pytest.raises(InputError, match="was made from an ONNX file: give that file to --against"):
+        peers(["torch"], entry)
