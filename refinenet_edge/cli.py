@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -446,6 +447,9 @@ def demo(
     Sources: 0 or /dev/video0, csi (Jetson), rtsp:// and http:// streams, video files, image folders, drawn scenes.
     Without BUNDLE it is the shipped model on drawn scenes, with its mIoU. Several bundles or sources: switch there.
     """
+    # what OpenCV and FFmpeg say of a camera that is away, we say; they read this when they are imported
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from refinenet_edge.bundle import open_bundle
     from refinenet_edge.demo import Look, Model, Recording, Show, open_source
     from refinenet_edge.demo.window import KEYS, Window, has_display, has_windows

@@ -179,8 +179,8 @@ class _Reader(threading.Thread):
             except BaseException as exc:
                 self._frames.end(exc)
                 return
-            if not self._source.lasting:
-                self._frames.end()
+            if not self._source.lasting or not self._index:
+                self._frames.end(InputError(f"{self._source.name} gives no frames") if not self._index else None)
                 return
             if self._index > before:
                 wait = FIRST_WAIT

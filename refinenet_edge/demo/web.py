@@ -199,7 +199,6 @@ class Web:
 
     async def _events(self) -> AsyncIterator[bytes]:
         news = 0
-        yield b"retry: 1000\n\n"
         while not self._closed:
             if news == self._news:
                 await self._changed.wait()

@@ -154,6 +154,11 @@ def test_a_source_that_never_opens_is_an_error() -> None:
     assert all_end()
 
 
+def test_a_source_that_opens_and_gives_nothing_is_an_error() -> None:
+    with pytest.raises(InputError, match="fake gives no frames"):
+        next(live(source(given([])), segmenter()))
+
+
 @pytest.mark.parametrize("error", [InputError("outside the engine's range"), ZeroDivisionError("a bug")])
 def test_what_the_segmenter_raises_comes_through(error: Exception) -> None:
     calls = itertools.count()

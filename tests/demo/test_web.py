@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import socket
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import Look, Show
+from refinenet_edge.demo import Captured, Look, Model, Show
+from refinenet_edge.demo.source import Frames
 from refinenet_edge.demo.web import HEADERS, Web
 from refinenet_edge.errors import InputError
 from tests.demo.fakes import segmenter, source, ticking
@@ -45,16 +46,22 @@ class Page:
         answer, data = self.ask("/controls", "POST", body, **{**own, **headers})
         return answer.status, data
 
-    def open(self, path: str) -> http.client.HTTPResponse:
-        """An answer that has no end."""
+    def open(self, path: str, buffer: int | None = None) -> http.client.HTTPResponse:
+        """An answer that has no end; so many bytes of it are received before they are read."""
         connection = http.client.HTTPConnection("127.0.0.1", self.web.port, timeout=10)
+        if buffer is not None:
+            connection.sock = socket.socket()
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            connection.sock.connect(("127.0.0.1", self.web.port))
         connection.request("GET", path, headers={"Connection": "close"})  # the socket is then the answer's
         return connection.getresponse()
 
 
 @contextlib.contextmanager
-def served(size: tuple[int, int] = (48, 64), **options: Any) -> Iterator[Page]:
-    show = Show([source(ticking(size=size))], [model()], Look())
+def served(
+    frames: Callable[[], Frames] | None = None, models: Sequence[Model] | None = None, **options: Any
+) -> Iterator[Page]:
+    show = Show([source(frames or ticking())], models or [model()], Look())
     web = Web(show, **options)
     show.views.append(web)
     with running(show):
@@ -237,51 +244,54 @@ def test_a_port_that_is_taken() -> None:
         Web(show, port=taken.getsockname()[1])
 
 
-def test_a_viewer_that_stops_reading_holds_nobody_up() -> None:
-    # pictures of 100 kB: what the sockets hold is soon full
-    with served(size=(600, 800)) as page:
-        page.show.change({"opacity": 0.0})
-        stopped, reading = page.open("/stream"), page.open("/stream")
+def numbered() -> Frames:
+    """Noise, which makes a JPEG of 300 kB, with its number in black and white along the top."""
+    noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
+    for number in itertools.count():
+        frame = noise.copy()
+        frame[:16, :256] = 255 * np.repeat([number >> bit & 1 for bit in range(16)], 16)[None, :, None]
+        yield Captured(frame, time.monotonic())
+        time.sleep(0.01)
+
+
+def number_of(picture: np.ndarray) -> int:
+    return sum(int(picture[4:12, 16 * bit + 4 : 16 * bit + 12].mean() > 128) << bit for bit in range(16))
+
+
+def test_a_viewer_that_stops_reading_loses_pictures_and_holds_nobody_up() -> None:
+    with served(frames=numbered) as page:
+        page.show.change({"opacity": 0.0, "figures": False})
+        stopped, reading = page.open("/stream", buffer=65536), page.open("/stream")
         slow, fast = pictures(stopped), pictures(reading)
-        next(slow)
-        with page.open("/figures") as answer:
-            news = events(answer)
-            before = next(news)["frames"]
-            for _ in range(60):
-                next(fast)
-            # the show went on for who reads, and for nobody else was it slower
-            after = next(figures for figures in news if figures["frames"] >= before + 50)
-        assert after["state"] == "live"
-        next(slow)
+        first = number_of(next(slow))
+        seen = [number_of(next(fast)) for _ in range(60)]
+        assert seen == sorted(set(seen)) and seen[-1] >= first + 59
+        later = [number_of(next(slow)) for _ in range(10)]
+        # after the few that were on their way already it is sent the newest
+        assert later == sorted(set(later)) and later[-1] > seen[-1]
         stopped.close()
         reading.close()
 
 
 def test_closing_ends_all_connections_at_once() -> None:
     with served() as page:
-        streams = [page.open("/stream") for _ in range(3)]
-        next(pictures(streams[0]))
-        events_ = page.open("/figures")
-        next(events(events_))
-        page.show.stop()
+        answers = [page.open("/stream"), page.open("/stream"), page.open("/figures")]
+        next(pictures(answers[0]))
+        next(events(answers[2]))
         begun = time.monotonic()
+        page.show.stop()
+        for answer in answers:
+            answer.read()  # to its end
+            answer.close()
         page.web._thread.join(5)
         assert not page.web._thread.is_alive() and time.monotonic() - begun < 2
-    for answer in streams:
-        answer.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "web"]
 
 
 def test_two_viewers_see_one_inference() -> None:
-    frames: list[int] = []
-    show = Show([source(ticking(0.01))], [model()], Look())
-    show._models = [type(model())("m", "fp32", segmenter(before=lambda: frames.append(1)))]
-    web = Web(show)
-    show.views.append(web)
-    with running(show):
-        page = Page(show, web)
-        with page.open("/stream") as one, page.open("/stream") as other:
-            for _ in zip(pictures(one), pictures(other), range(10), strict=False):
-                pass
-            shown = web._number
-        assert len(frames) <= shown + 10
+    inferences: list[int] = []
+    own = Model("m", "fp32", segmenter(before=lambda: inferences.append(1)))
+    with served(models=[own]) as page, page.open("/stream") as one, page.open("/stream") as other:
+        for _ in zip(pictures(one), pictures(other), range(10), strict=False):
+            pass
+        shown = page.web._number
+        assert len(inferences) >= 10 and shown <= len(inferences) + 1

@@ -31,22 +31,28 @@ function state(text) {
   by("state").dataset.state = text;
 }
 
-// --- the picture
+// --- what comes from the demo
 
+let events = null;
+
+// a page that nobody sees asks for nothing: a browser has six connections to a host, for all its tabs
 function look() {
+  events?.close();
+  events = null;
+  if (document.hidden) {
+    by("picture").removeAttribute("src");
+    return;
+  }
   by("picture").src = `stream?${Date.now()}`;
+  events = new EventSource("figures");
+  events.addEventListener("message", (event) => show(JSON.parse(event.data)));
+  events.addEventListener("error", () => {
+    state("connection lost");
+    events.close();
+    setTimeout(look, 1000);
+  });
 }
-
-// a page that nobody sees takes no pictures
-function lookIfSeen() {
-  if (document.hidden) by("picture").removeAttribute("src");
-  else look();
-}
-
-by("picture").addEventListener("error", () => {
-  if (by("picture").hasAttribute("src")) setTimeout(lookIfSeen, 1000);
-});
-document.addEventListener("visibilitychange", lookIfSeen);
+document.addEventListener("visibilitychange", look);
 
 // --- the figures
 
@@ -239,17 +245,4 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// --- begin
-
-const events = new EventSource("figures");
-let lost = false;
-events.addEventListener("message", (event) => {
-  if (lost) lookIfSeen();
-  lost = false;
-  show(JSON.parse(event.data));
-});
-events.addEventListener("error", () => {
-  lost = true;
-  state("connection lost");
-});
-lookIfSeen();
+look();
