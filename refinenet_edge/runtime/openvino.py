@@ -17,13 +17,15 @@ CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 class OpenVinoSession(CheckedSession):
     """`model` (an ONNX file or its bytes) on the CPU; its tensors keep their dtypes, float16 included.
 
-    Outputs are views of OpenVINO's memory, overwritten by the next run(). Raises `BundleError` for an unusable model.
+    `threads` 0: as many as there are cores. Outputs are views of OpenVINO's memory, overwritten by the next run().
+    Raises `BundleError` for an unusable model.
     """
 
-    def __init__(self, model: Path | bytes) -> None:
+    def __init__(self, model: Path | bytes, threads: int = 0) -> None:
         openvino = importlib.import_module("openvino")
+        config = {**CONFIG, **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
         try:
-            self._compiled: Any = openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", CONFIG)
+            self._compiled: Any = openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", config)
             self._request: Any = self._compiled.create_infer_request()
         except RuntimeError as exc:
             what = model if isinstance(model, Path) else "the model"

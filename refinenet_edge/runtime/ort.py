@@ -25,13 +25,14 @@ ERRORS_ONLY = 3  # log severity: the default prints optimiser warnings that nobo
 class OrtSession(CheckedSession):
     """`model` (an ONNX file or its bytes) on the CPU; outputs are new arrays.
 
-    `as_written`: Q/DQ stay nodes of their own and convolutions float, as FP8 must. Raises `BundleError` for an unusable
-    model.
+    `as_written`: Q/DQ stay nodes of their own and convolutions float, as FP8 must. `threads` 0: as many as there are
+    cores. Raises `BundleError` for an unusable model.
     """
 
-    def __init__(self, model: Path | bytes, as_written: bool = False) -> None:
+    def __init__(self, model: Path | bytes, as_written: bool = False, threads: int = 0) -> None:
         onnxruntime = importlib.import_module("onnxruntime")
         options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         options.log_severity_level = ERRORS_ONLY
         if as_written:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
