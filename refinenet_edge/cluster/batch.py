@@ -31,7 +31,7 @@ from refinenet_edge import __version__
 from refinenet_edge.bundle import MANIFEST, Bundle
 from refinenet_edge.cluster.bundles import Opening, gpus_of, opening, resolve
 from refinenet_edge.cluster.pool import Pool, open_pool
-from refinenet_edge.cluster.storage import CLUSTER, Storage, is_remote, open_storage
+from refinenet_edge.cluster.storage import CLUSTER, Storage, is_remote, open_storage, shown
 from refinenet_edge.cluster.work import Item, Piece, Reader, find
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.files import sha256
@@ -120,12 +120,12 @@ def label(
     _refuse_inside(source, out)
     wanted = resolve(bundle, backend, ray)
     digest = sha256(bundle.path / MANIFEST, BundleError)
-    manifest = bundle.manifest
-    run = Run(digest, manifest.model, manifest.checkpoint, wanted, form, manifest.labels, _absolute(source))
+    manifest, where = bundle.manifest, _absolute(source)
+    run = Run(digest, manifest.model, manifest.checkpoint, wanted, form, manifest.labels, shown(where))
     storage = open_storage(out)
     if form == "parquet":
         _parquet()  # that it is not installed is found out now
-    pieces = find(run.source)
+    pieces = find(where)
     names = storage.names()
     _begin(storage, run, out, names)
     there = _done(storage, form, names)
@@ -141,7 +141,7 @@ def label(
 
     tell()
     with open_pool(ray, gpus=gpus_of(wanted), size=workers) as pool:
-        job = Job(opening(bundle, wanted, pool, allow_host_code, None), run, _absolute(out))
+        job = Job(opening(bundle, wanted, pool, allow_host_code, None), run, where, _absolute(out))
         try:
             for report in _reports(pool, job, left):
                 labelled += report.labelled
@@ -150,7 +150,7 @@ def label(
         finally:
             _note(storage, problems, names)
     if not before + labelled and problems:
-        raise InputError(f"no frame of {source} can be labelled; {problems[0].id}: {problems[0].reason}")
+        raise InputError(f"no frame of {shown(source)} can be labelled; {problems[0].id}: {problems[0].reason}")
     return Summary(frames, before, labelled, tuple(problems), time.monotonic() - started, wanted)
 
 
@@ -160,6 +160,7 @@ class Job:
 
     opening: Opening
     run: Run
+    source: str
     out: str
 
 
@@ -169,14 +170,15 @@ class Labeller:
     def __init__(self, job: Job) -> None:
         self._run = job.run
         self._segmenter = job.opening.segmenter()
-        self._reader = Reader(job.run.source)
+        self._reader = Reader(job.source)
         self._out = open_storage(job.out)
         try:
             here = from_json(Run, self._out.read(RUN).decode())
         except InputError as exc:
-            raise InputError(f"{exc} on {platform.node()}: name an --out that all machines share") from exc
+            raise InputError(f"on {platform.node()} {exc}; name an --out that all machines share") from exc
         if here != job.run:
-            raise InputError(f"{job.out} is another folder on {platform.node()}: name one that all machines share")
+            place = shown(job.out)
+            raise InputError(f"on {platform.node()} {place} is another folder; name one that all machines share")
 
     def __call__(self, piece: Piece) -> Report:
         problems: list[Problem] = []
@@ -225,11 +227,13 @@ def _reports(pool: Pool, job: Job, pieces: Sequence[Piece]) -> Iterator[Report]:
 
 def _refuse_inside(source: str, out: str) -> None:
     if is_remote(source) or is_remote(out):
-        inside = f"{out.rstrip('/')}/".startswith(f"{source.rstrip('/')}/")
+        inside = f"{shown(out).rstrip('/')}/".startswith(f"{shown(source).rstrip('/')}/")
     else:
         inside = Path(source).is_dir() and Path(out).resolve().is_relative_to(Path(source).resolve())
     if inside:
-        raise InputError(f"{out} is in {source}: its labels would be taken for images; name another --out")
+        raise InputError(
+            f"{shown(out)} is in {shown(source)}: its labels would be taken for images; name another --out"
+        )
 
 
 def _absolute(source: str) -> str:
@@ -243,16 +247,16 @@ def _begin(storage: Storage, run: Run, out: str, names: Sequence[str]) -> None:
     """Write down what makes the labels, or see that it is what made those that are there."""
     if RUN not in names:
         if names:
-            raise InputError(f"{out} has files and no {RUN}, it is not a folder of labels: name another --out")
+            raise InputError(f"{shown(out)} has files and no {RUN}, it is not a folder of labels: name another --out")
         storage.write(RUN, to_json(run).encode())
         return
     try:
         there = from_json(Run, storage.read(RUN).decode())
     except (BundleError, UnicodeDecodeError) as exc:
-        raise InputError(f"{out}: {RUN} cannot be read: {exc}; name another --out") from exc
+        raise InputError(f"{shown(out)}: {RUN} cannot be read: {exc}; name another --out") from exc
     fields = [field.name for field in dataclasses.fields(Run)]
     if other := [name for name in fields if getattr(there, name) != getattr(run, name)]:
-        raise InputError(f"{out} holds labels of another {' and another '.join(other)}: name another --out")
+        raise InputError(f"{shown(out)} holds labels of another {' and another '.join(other)}: name another --out")
 
 
 def _done(storage: Storage, form: Format, names: Sequence[str]) -> set[str]:

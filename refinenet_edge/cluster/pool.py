@@ -8,6 +8,7 @@ piece whose worker dies every time (`RETRIES`) comes back without a result, and 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import pickle
@@ -34,10 +35,15 @@ class Worker(Protocol[Piece, Result]):  # type: ignore[misc]  # Piece only goes 
 
 
 class Pool(Protocol):
-    """Where work is done. `threads` of each worker, 0: all; `remote`: the workers may be on other machines."""
+    """Where work is done."""
 
-    threads: int
-    remote: bool
+    @property
+    def threads(self) -> int:
+        """Of each worker; 0: as many as there are cores."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether the workers may be on other machines."""
 
     def run(self, make: Callable[[], Worker[Piece, Result]], pieces: Sequence[Piece]) -> Iterator[Result | None]:
         """The result of every piece, in order; None: its worker died each time. What a worker raises is raised here."""
@@ -118,8 +124,8 @@ def open_pool(ray: str, *, gpus: int = 0, size: int | None = None) -> Iterator[P
         yield Here()
         return
     try:
-        import ray as library
-        import ray.data  # it needs more than ray does
+        library = importlib.import_module("ray")
+        importlib.import_module("ray.data")  # it needs more than ray does
     except ModuleNotFoundError as exc:
         if ray != "auto":
             raise MissingExtra(f"--ray {ray}: {exc.name} is not installed: {CLUSTER}") from exc

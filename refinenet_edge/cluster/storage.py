@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -48,6 +49,11 @@ class Storage(Protocol):
 def is_remote(where: str) -> bool:
     """Whether `where` is a URL, not a path."""
     return "://" in where
+
+
+def shown(where: str) -> str:
+    """`where` as it may be read by others: a URL without the secret of `s3://key:secret@bucket`, nor its options."""
+    return re.sub(r"//[^/@]*@", "//", where).partition("?")[0] if is_remote(where) else where
 
 
 def open_storage(where: str) -> Storage:
@@ -95,6 +101,8 @@ class Local:
     def read(self, name: str) -> bytes:
         path = self.folder / name
         try:
+            if not path.is_file():
+                raise InputError(f"there is no file {path}")
             if path.stat().st_size > MAX_BYTES:
                 raise InputError(f"{path} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read")
             return path.read_bytes()
@@ -121,18 +129,18 @@ class Remote:
     """A folder behind a URL: pyarrow's own filesystems first, then fsspec's."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = shown(url)
         try:
             from pyarrow import fs
         except ModuleNotFoundError as exc:
-            raise MissingExtra(f"{url} needs pyarrow: {CLUSTER}") from exc
+            raise MissingExtra(f"{self.url} needs pyarrow: {CLUSTER}") from exc
         self._fs = fs
         try:
             self._files, self._root = _open(fs, url)
         except ImportError as exc:  # fsspec names the package that a scheme needs
-            raise MissingExtra(f"{url}: {exc}") from exc
+            raise MissingExtra(f"{self.url}: {exc}") from exc
         except (OSError, ValueError) as exc:
-            raise InputError(f"{url} cannot be opened: {exc}") from exc
+            raise InputError(f"{self.url} cannot be opened: {exc}") from exc
 
     def enter_parent(self) -> str:
         """Where the URL is a file's, become its folder; the file's name, or ""."""

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from refinenet_edge.cluster.storage import Storage, folder_of, is_remote, locate
+from refinenet_edge.cluster.storage import Storage, folder_of, is_remote, locate, shown
 from refinenet_edge.errors import InputError
 from refinenet_edge.images import SUFFIXES, decode_image
 from refinenet_edge.records import Frame
@@ -53,7 +53,7 @@ def find(source: str) -> list[Piece]:
     storage, names = locate(source)
     for name in names:
         if not name.isprintable():  # a lone surrogate, which no other filesystem or table takes, is not
-            raise InputError(f"{source} has a file named {name!r}: rename it")
+            raise InputError(f"{shown(source)} has a file named {name!r}: rename it")
     images = [Item(name, name) for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]
     videos = [name for name in names if PurePosixPath(name).suffix.lower() in VIDEOS]
     pieces = list(_pieces(iter(images)))
@@ -61,7 +61,7 @@ def find(source: str) -> list[Piece]:
         frames = (Item(f"{name}/{place:06d}", name, place) for place in range(_length(storage, name)))
         pieces += _pieces(frames)
     if not pieces:
-        raise InputError(f"no image or video in {source}: {', '.join(SUFFIXES + VIDEOS)} files are meant")
+        raise InputError(f"no image or video in {shown(source)}: {', '.join(SUFFIXES + VIDEOS)} files are meant")
     return pieces
 
 

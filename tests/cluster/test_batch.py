@@ -173,11 +173,11 @@ def test_a_machine_that_has_another_folder_there_says_so(bundle: Path, source: P
     opened, out = open_bundle(bundle), tmp_path / "out"
     made = Run("0" * 64, "tiny", "random", "openvino", "png", opened.manifest.labels, str(source))
     how = opening(opened, "openvino", Many(1), False, None)
-    with pytest.raises(InputError, match=r"batch\.json cannot be read.* that all machines share"):
-        Labeller(Job(how, made, str(out)))
+    with pytest.raises(InputError, match=r"that all machines share"):
+        Labeller(Job(how, made, str(source), str(out)))
     label(opened, str(source), str(out))
-    with pytest.raises(InputError, match="is another folder on"):
-        Labeller(Job(how, made, str(out)))
+    with pytest.raises(InputError, match="is another folder"):
+        Labeller(Job(how, made, str(source), str(out)))
 
 
 @pytest.mark.parametrize("other", ["bundle", "input", "format"])

@@ -14,7 +14,7 @@ import pytest
 
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.cluster.batch import PROBLEMS, label
-from refinenet_edge.cluster.storage import Remote, locate, open_storage
+from refinenet_edge.cluster.storage import Remote, locate, open_storage, shown
 from refinenet_edge.errors import InputError
 from tests.cluster.inputs import contents, pictures, video
 from tests.evaluation.test_cli_eval import bundle as tiny_bundle
@@ -72,6 +72,12 @@ def test_a_file_behind_a_url() -> None:
     storage, names = locate("memory://one/sub/a.png")
     assert names == ["a.png"]
     assert storage.read("a.png") == b"a"
+
+
+def test_secrets_are_not_shown() -> None:
+    assert shown("s3://key:secret@bucket/a?region=x") == "s3://bucket/a"
+    assert shown("s3://bucket/a@b.png") == "s3://bucket/a@b.png"
+    assert shown("./a?b") == "./a?b"
 
 
 def test_a_scheme_that_nobody_has() -> None:
