@@ -8,7 +8,7 @@ BIN := .venv/bin
 RELEASES := 10.3 10.13 10.16 11.4 rtx
 TYPED := refinenet_edge/engine.py refinenet_edge/runtime/trt.py refinenet_edge/runtime/rtx.py
 
-.PHONY: demo setup bindings test check format gpu
+.PHONY: demo setup bindings test check format gpu cluster triton
 
 demo: setup  ## build the shipped model and segment drawn streets and photos: look into demo-out/
 	$(BIN)/build-engine engines/demo.toml --explain
@@ -30,7 +30,7 @@ build/bindings/tried: tests/bindings/install.py .venv/ready
 	touch $@
 
 test: setup bindings  ## everything that needs no GPU
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not cluster and not triton"
 
 check: setup  ## what CI checks before the tests
 	$(BIN)/ruff check .
@@ -47,3 +47,19 @@ format: setup
 gpu: setup  ## the same contracts on real hardware, then benchmarks/results/<device>/
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python benchmarks/on_gpu.py
+
+CLUSTER := build/cluster/bin
+
+cluster: build/cluster/ready  ## labels, evaluation and calibration on a Ray cluster of two nodes in this machine
+	PYTHONPATH=. $(CLUSTER)/python -m pytest -m cluster
+
+triton: build/cluster/ready  ## the exported repository in a real tritonserver
+	PYTHONPATH=. $(CLUSTER)/python -m pytest -m triton
+
+# beside .venv, whose packages it sees: what these need does not agree with its pins
+build/cluster/ready: tests/cluster/requirements.txt .venv/ready
+	$(PYTHON) -m venv build/cluster
+	$(CLUSTER)/pip install --quiet -r tests/cluster/requirements.txt
+	$(CLUSTER)/pip install --quiet --no-deps nvidia-pytriton==0.7.0  # for its tritonserver; it wants an old numpy
+	$(CLUSTER)/python tests/cluster/share.py .venv
+	touch $@

@@ -93,6 +93,15 @@ allow_host_code = click.option(
 )
 
 
+with_ray = click.option(
+    "--ray",
+    default="off",
+    show_default=True,
+    metavar="off|auto|ADDRESS",
+    help="On a Ray cluster; auto: the one that runs, else one on this machine. The result is the same.",
+)
+
+
 class SizeType(click.ParamType[Any]):
     """HEIGHTxWIDTH in pixels."""
 
@@ -227,8 +236,9 @@ def plan(
 @click.option("--method", help="minmax, percentile:99.99, entropy or mse. [percentile:99.99]")
 @click.option("--method-for", "special", multiple=True, metavar="GLOB=METHOD", help="For some tensors. Repeatable.")
 @click.option("--trt-cache", "cache", type=click.Path(path_type=Path), help="TensorRT's calibration cache, too.")
+@with_ray
 def calibrate(
-    bundle: Path, source: str, path: Path, method: str | None, special: tuple[str, ...], cache: Path | None
+    bundle: Path, source: str, path: Path, method: str | None, special: tuple[str, ...], cache: Path | None, ray: str
 ) -> None:
     """Observe the activations of a fp32 BUNDLE on frames: the ranges that INT8 needs.
 
@@ -253,16 +263,24 @@ def calibrate(
     overrides = {glob: calibration.parse_method(text) for glob, _, text in pairs}
     _make_folder(path.parent)
     state = path.with_name(f".{path.name}.partial.npz")
-    with _bar() as bar:
+    model, frames = read_onnx(opened.path_of(MODEL), None), calibration.open_frames(source)
+    with _bar() as bar, contextlib.ExitStack() as stack:
         task = bar.add_task("observe", total=None)
+        by = None
+        if ray != "off":
+            from refinenet_edge.cluster.calibrate import Spread
+            from refinenet_edge.cluster.pool import open_pool
+
+            by = Spread(model, manifest.frame, source, len(frames), stack.enter_context(open_pool(ray)))
         ranges = calibration.calibrate(
-            read_onnx(opened.path_of(MODEL), None),
+            model,
             manifest.frame,
-            calibration.open_frames(source),
+            frames,
             calibration.parse_method(method) if method else calibration.DEFAULT,
             overrides,
             state,
-            lambda done, frames: bar.update(task, completed=done, total=frames),
+            lambda done, count: bar.update(task, completed=done, total=count),
+            by,
         )
     calibration.write_ranges(path, ranges)
     state.unlink(missing_ok=True)
@@ -366,6 +384,7 @@ def compare(first: Path, second: Path, images: Path, backend: str, second_backen
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--upsample", type=click.Choice(list(UPSAMPLINGS)), help="How logits reach the frame's size. [as built]")
 @click.option("--strict", is_flag=True, help="Stop at the first sample that cannot be used.")
+@with_ray
 @allow_host_code
 def evaluate(
     bundle: Path,
@@ -374,6 +393,7 @@ def evaluate(
     backend: str,
     upsample: str | None,
     strict: bool,
+    ray: str,
     allow_host_code: bool,
 ) -> None:
     """Measure mIoU on DATASET: scenes, scenes:SEED:COUNT, or a folder.
@@ -385,16 +405,29 @@ def evaluate(
     """
     from refinenet_edge import evaluation
     from refinenet_edge.bundle import open_bundle
+    from refinenet_edge.evaluation.score import Comparing, Here
     from refinenet_edge.runtime import Segmenter
 
     opened, data = open_bundle(bundle), evaluation.open_dataset(dataset)
-    with Segmenter(opened, backend, allow_host_code=allow_host_code) as segmenter, _bar() as bar:
+    way = UPSAMPLINGS[upsample] if upsample else None
+    with contextlib.ExitStack() as stack, _bar() as bar:
+        by: Comparing
+        if ray == "off":
+            segmenter = stack.enter_context(Segmenter(opened, backend, allow_host_code=allow_host_code))
+            by = Here(segmenter, way)
+        else:
+            from refinenet_edge.cluster.bundles import gpus_of, resolve
+            from refinenet_edge.cluster.evaluate import Spread
+            from refinenet_edge.cluster.pool import open_pool
+
+            wanted = resolve(opened, backend, ray)
+            pool = stack.enter_context(open_pool(ray, gpus=gpus_of(wanted)))
+            by = Spread(opened, wanted, pool, way, allow_host_code)
         task = bar.add_task("evaluate", total=len(data.samples))
         result = evaluation.evaluate(
-            segmenter,
+            by,
             data,
             subject=evaluation.subject_of(opened),
-            upsample=UPSAMPLINGS[upsample] if upsample else None,
             out=result_path,
             strict=strict,
             progress=lambda done, samples: bar.update(task, completed=done, total=samples),
@@ -411,6 +444,65 @@ def evaluate(
         err.print(f"[yellow]{len(result.problems)} not used:[/] {counts}")
         for problem in result.problems[:5]:
             err.print(_plain(f"  {problem.sample}: {problem.detail}"), soft_wrap=True)
+
+
+@main.command("batch")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("source", metavar="INPUT")
+@click.option(
+    "--out", "folder", required=True, metavar="DIR", help="Where the labels go: a folder, or a URL such as s3://..."
+)
+@click.option("--format", "form", type=click.Choice(["png", "parquet"]), default="png", show_default=True)
+@click.option("--backend", default="auto", show_default=True)
+@with_ray
+@allow_host_code
+def batch(bundle: Path, source: str, folder: str, form: Any, backend: str, ray: str, allow_host_code: bool) -> None:
+    """Label every frame of INPUT: images, videos, a folder of them (or its URL), or scenes:SEED:COUNT.
+
+    A run that was stopped does what is missing when it is started again. A frame that cannot be labelled is written
+    down in DIR/problems.json, and the rest goes on.
+    """
+    from refinenet_edge.bundle import open_bundle
+    from refinenet_edge.cluster.batch import PROBLEMS, label
+
+    with _bar() as bar:
+        task = bar.add_task("label", total=None)
+        done = label(
+            open_bundle(bundle),
+            source,
+            folder,
+            form=form,
+            backend=backend,
+            ray=ray,
+            allow_host_code=allow_host_code,
+            progress=lambda finished, frames: bar.update(task, completed=finished, total=frames),
+        )
+    rate = f", {done.labelled / done.seconds:.1f} a second" if done.labelled else ""
+    before = f", {done.before} were there" if done.before else ""
+    said = f"{done.labelled} of {done.frames} frames labelled on {done.backend}{rate}{before}"
+    out.print(f"{said}: {_plain(folder)}", soft_wrap=True)
+    if done.problems:
+        err.print(f"[yellow]{len(done.problems)} not labelled, see {PROBLEMS}:[/]", soft_wrap=True)
+        for problem in done.problems[:5]:
+            err.print(_plain(f"  {problem.id}: {problem.reason}"), soft_wrap=True)
+
+
+@main.command("export-triton")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--repository", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="DIR")
+@click.option("--name", help="Of the model that takes frames. [the bundle's]")
+def export_triton(bundle: Path, repository: Path, name: str | None) -> None:
+    """Put BUNDLE into a model repository of Triton Inference Server: NAME, frames to labels, and NAME_network.
+
+    A model that is there gets a new version, which Triton then serves.
+    """
+    from refinenet_edge.bundle import open_bundle
+
+    with _heavy("'refinenet-edge[triton]'"):
+        from refinenet_edge.cluster.triton import export
+
+    for exported in export(open_bundle(bundle), repository, name):
+        out.print(f"{_plain(exported)}", soft_wrap=True)
 
 
 @main.command("demo")

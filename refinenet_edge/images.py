@@ -6,6 +6,7 @@ other formats are refused, which keeps OpenCV's less used decoders away from fil
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from pathlib import Path
 from typing import Any
@@ -38,20 +39,30 @@ def read_image(path: str | Path) -> Frame:
         data = path.read_bytes()
     except (OSError, ValueError) as exc:
         raise InputError(f"image {path} cannot be read: {exc}") from exc
+    return decode_image(data, str(path))
+
+
+def decode_image(data: bytes, name: str) -> Frame:
+    """`read_image` of the bytes of an image file; errors call it `name`."""
     claimed = image_size(data)
     if claimed is None:
-        raise InputError(f"image {path} is not a whole PNG, JPEG, BMP or WebP file: convert it to PNG")
+        raise InputError(f"image {name} is not a whole PNG, JPEG, BMP or WebP file: convert it to PNG")
     if not all(1 <= side <= MAX_SIDE for side in claimed):
         raise InputError(
-            f"image {path} is {claimed[1]}x{claimed[0]} pixels, the limit is {MAX_SIDE} a side: scale it down"
+            f"image {name} is {claimed[1]}x{claimed[0]} pixels, the limit is {MAX_SIDE} a side: scale it down"
         )
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as exc:
-        raise InputError(f"image {path} cannot be decoded: {exc}") from exc
+        raise InputError(f"image {name} cannot be decoded: {exc}") from exc
     if image is None:
-        raise InputError(f"image {path} cannot be decoded: it is damaged or cut short")
+        raise InputError(f"image {name} cannot be decoded: it is damaged or cut short")
     return np.asarray(image, np.uint8)
+
+
+def digest_of(frame: Frame) -> str:
+    """sha256 of size and pixels."""
+    return hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest()
 
 
 def image_size(data: bytes) -> Size | None:
@@ -137,13 +148,22 @@ def list_images(path: str | Path) -> list[Path]:
     return found
 
 
+def encode_png(image: npt.NDArray[Any], name: str) -> bytes:
+    """HxW or HxWx3 BGR uint8 as the bytes of a PNG file; errors call it `name`."""
+    return _encode(name, ".png", image)
+
+
 def _write(path: Path, suffix: str, image: npt.NDArray[Any]) -> None:
+    write_atomically(path, _encode(str(path), suffix, image), InputError)
+
+
+def _encode(name: str, suffix: str, image: npt.NDArray[Any]) -> bytes:
     if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or not image.size:
-        raise InputError(f"{path}: HxW or HxWx3 uint8 is written, not {image.dtype} {image.shape}")
+        raise InputError(f"{name}: HxW or HxWx3 uint8 is written, not {image.dtype} {image.shape}")
     try:
         encoded, data = cv2.imencode(suffix, image)
     except cv2.error as exc:
-        raise InputError(f"{path} cannot be encoded: {exc}") from exc
+        raise InputError(f"{name} cannot be encoded: {exc}") from exc
     if not encoded:
-        raise InputError(f"{path} cannot be encoded as {suffix}")
-    write_atomically(path, data.tobytes(), InputError)
+        raise InputError(f"{name} cannot be encoded as {suffix}")
+    return data.tobytes()

@@ -17,19 +17,21 @@ import time
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
 from refinenet_edge import __version__
-from refinenet_edge.calibration.frames import Frames, digest_of
+from refinenet_edge.calibration.frames import Frames
 from refinenet_edge.calibration.histogram import BINS, Histogram
 from refinenet_edge.calibration.methods import Method, Percentile, name_of
-from refinenet_edge.calibration.observe import observable, observer_of
+from refinenet_edge.calibration.observe import Observer, observable, observer_of
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.files import write_atomically
+from refinenet_edge.images import digest_of
 from refinenet_edge.records import Bilinear, Frame, FrameSpec, Range, Ranges, RangesKey, to_json
 from refinenet_edge.runtime.frame import prepare
 
@@ -44,6 +46,37 @@ BLANK = 2.0  # standard deviation of a frame's bytes, below which it shows nothi
 NOISE = 0.2  # correlation of neighbouring pixels, below which a frame is noise
 
 Progress = Callable[[int, int], None]  # frames done, frames
+Look = tuple[str, str]  # a frame's digest, and what is wrong with the picture, "" for nothing
+Counted = tuple[int, Mapping[str, Histogram]]  # frames in a row, and their histograms by tensor
+
+
+class Observing(Protocol):
+    """What looks at frames and counts their activations: `Here`, or many machines (cluster/calibrate.py)."""
+
+    def looks(self) -> Iterator[Look]:
+        """Of every frame, in order."""
+
+    def counts(self, first: int) -> Iterator[Counted]:
+        """Of the frames from `first` on, in order."""
+
+
+class Here:
+    """Everything in one process."""
+
+    def __init__(self, model: ir.Model, spec: FrameSpec, frames: Frames) -> None:
+        self._model, self._spec, self._frames = model, spec, frames
+        self._observer: Observer | None = None
+
+    def looks(self) -> Iterator[Look]:
+        return (look(self._frames.read(index)) for index in range(len(self._frames)))
+
+    def counts(self, first: int) -> Iterator[Counted]:
+        return ((1, self.count(index)) for index in range(first, len(self._frames)))
+
+    def count(self, index: int) -> Mapping[str, Histogram]:
+        """Of one frame."""
+        self._observer = self._observer or observer_of(self._model)
+        return self._observer.count(prepare(self._frames.read(index), self._spec), self._frames.names[index])
 
 
 def calibrate(
@@ -54,8 +87,9 @@ def calibrate(
     overrides: Mapping[str, Method] | None = None,
     state: Path | None = None,
     progress: Progress | None = None,
+    by: Observing | None = None,
 ) -> Ranges:
-    """The ranges of every observable tensor of the fused float32 `model`.
+    """The ranges of every observable tensor of the fused float32 `model`; `by` None: all in this process.
 
     `overrides`: glob of tensor names -> method, the first that matches. `state`: where an interrupted run is kept; the
     finished one stays there too, so that nothing is lost before the ranges are written: remove it then.
@@ -66,27 +100,28 @@ def calibrate(
     for glob in overrides:
         if not fnmatch.filter(tensors, glob):
             raise InputError(f"no tensor fits {glob!r}; there are {', '.join(tensors[:5])} ...")
-    digests, warnings = _looked_at(frames)
+    by = by or Here(model, spec, frames)
+    digests, warnings = _looked_at(frames.names, by.looks())
     for warning in warnings:
         logger.warning("calibration: %s", warning)
     key = key_of(model, spec, digests, method, overrides)
     seen = dataclasses.replace(key, method="")  # histograms serve every method
     done, histograms = _resume(state, seen, tensors, len(frames))
-    observer = observer_of(model)
     if state:
         # a place that cannot be written is found out now, not after the last frame
         _save(state, seen, done, histograms)
     saved = time.monotonic()
     try:
-        for index in range(done, len(frames)):
-            if progress:
-                progress(index, len(frames))
-            counted = observer.count(prepare(frames.read(index), spec), frames.names[index])
+        if progress:
+            progress(done, len(frames))
+        for more, counted in by.counts(done):
             # replaced as a whole: an interrupt leaves count and histograms in agreement
-            done, histograms = index + 1, {name: histograms[name] + counted[name] for name in tensors}
+            done, histograms = done + more, {name: histograms[name] + counted[name] for name in tensors}
             if state and time.monotonic() - saved > SAVE_SECONDS:
                 _save(state, seen, done, histograms)
                 saved = time.monotonic()
+            if progress:
+                progress(done, len(frames))
     except BaseException:
         if state and done:
             _save(state, seen, done, histograms)
@@ -95,8 +130,6 @@ def calibrate(
         raise
     if state:
         _save(state, seen, done, histograms)
-    if progress:
-        progress(len(frames), len(frames))
     zeros = [f"{name} was always zero" for name in tensors if histograms[name].amax == 0]
     for warning in zeros:
         logger.warning("calibration: %s", warning)
@@ -170,22 +203,29 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _looked_at(frames: Frames) -> tuple[list[str], list[str]]:
+def _looked_at(names: Sequence[str], looks: Iterator[Look]) -> tuple[list[str], list[str]]:
     """The digest of every frame, and what is wrong with them in words. Reads each once, before the network runs."""
-    said = [f"{len(frames)} frames are few: {FEW} and more are meant"] if len(frames) < FEW else []
+    said = [f"{len(names)} frames are few: {FEW} and more are meant"] if len(names) < FEW else []
     seen: dict[str, str] = {}
     digests = []
-    for index, name in enumerate(frames.names):
-        frame = frames.read(index)
-        digests.append(digest_of(frame))
-        if digests[-1] in seen:
-            said.append(f"{name} is the same picture as {seen[digests[-1]]}")
-        seen.setdefault(digests[-1], name)
-        if frame.std() < BLANK:
-            said.append(f"{name} is blank")
-        elif _correlation(frame) < NOISE:
-            said.append(f"{name} looks like noise, not like a picture")
+    for name, (digest, wrong) in zip(names, looks, strict=True):
+        digests.append(digest)
+        if digest in seen:
+            said.append(f"{name} is the same picture as {seen[digest]}")
+        seen.setdefault(digest, name)
+        if wrong:
+            said.append(f"{name} {wrong}")
     return digests, said
+
+
+def look(frame: Frame) -> Look:
+    """What there is to know of a frame before the network runs."""
+    wrong = ""
+    if frame.std() < BLANK:
+        wrong = "is blank"
+    elif _correlation(frame) < NOISE:
+        wrong = "looks like noise, not like a picture"
+    return digest_of(frame), wrong
 
 
 def _correlation(frame: Frame) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +30,6 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.names)
-
-
-def digest_of(frame: Frame) -> str:
-    """sha256 of size and pixels."""
-    return hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest()
 
 
 def open_frames(source: str) -> Frames:

@@ -16,9 +16,10 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from refinenet_edge.evaluation.confusion import IGNORE, Confusion
 from refinenet_edge.evaluation.datasets import DataSet
 from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
 from refinenet_edge.files import sha256, write_atomically
-from refinenet_edge.records import FrameSpec, Interpolation, from_json, to_json
+from refinenet_edge.records import FrameSpec, Interpolation, Labels, from_json, to_json
 from refinenet_edge.runtime import Segmenter
 
 SCHEMA = 1
@@ -99,6 +100,44 @@ class _Partial:
     seconds: float
 
 
+Compared = tuple[Sample, str, Confusion | Unusable]  # the stamp is from before the sample was read
+
+
+class Comparing(Protocol):
+    """What segments samples and compares: `Here`, or many machines (cluster/evaluate.py)."""
+
+    @property
+    def labels(self) -> Labels: ...
+
+    @property
+    def frame(self) -> FrameSpec: ...
+
+    @property
+    def backend(self) -> str: ...
+
+    def compare(self, samples: Sequence[Sample]) -> Iterator[Compared]:
+        """Every one of `samples`, in order."""
+
+
+class Here:
+    """A segmenter in this process; `upsample` replaces its way from logits to the frame's size."""
+
+    def __init__(self, segmenter: Segmenter, upsample: Interpolation | None = None) -> None:
+        if upsample is not None:
+            segmenter = copy.copy(segmenter)  # the caller's keeps its own; the session is shared
+            segmenter.frame = dataclasses.replace(segmenter.frame, upsample=upsample)
+        self.segmenter = segmenter
+        self.labels, self.frame, self.backend = segmenter.labels, segmenter.frame, segmenter.session.name
+
+    def compare(self, samples: Sequence[Sample]) -> Iterator[Compared]:
+        for sample in samples:
+            stamp = sample.stamp()
+            try:
+                yield sample, stamp, compare(self.segmenter, sample)
+            except Unusable as exc:
+                yield sample, stamp, exc
+
+
 @dataclass(frozen=True)
 class _Held:
     """Replaced as a whole after each sample: an interrupt at any moment leaves matrix and list in agreement."""
@@ -115,7 +154,7 @@ def subject_of(bundle: Bundle) -> Subject:
 
 
 def evaluate(
-    segmenter: Segmenter,
+    segmenter: Segmenter | Comparing,
     dataset: DataSet,
     *,
     subject: Subject | None = None,
@@ -126,20 +165,19 @@ def evaluate(
 ) -> Result:
     """Segment every sample and compare; `out` receives the result as JSON, whole or not at all.
 
-    `upsample` replaces the bundle's way from logits to the frame's size. `progress(used or not, of how many)` is called
-    at the start and after each sample. A sample that cannot be used becomes a `Problem`; with `strict` it raises.
+    `upsample` replaces a segmenter's way from logits to the frame's size. `progress(used or not, of how many)` is
+    called at the start and after each sample. A sample that cannot be used becomes a `Problem`; with `strict` it
+    raises.
 
     Raises `InputError` when the classes are not the data set's, no sample can be used, `out` cannot be written, or
     `OUT.partial` is of another run; `BundleError` when the network's output is not usable logits.
     """
-    if upsample is not None:
-        segmenter = copy.copy(segmenter)  # the caller's keeps its own; the session is shared
-        segmenter.frame = dataclasses.replace(segmenter.frame, upsample=upsample)
-    _require_same_classes(segmenter, dataset)
-    key = _key(segmenter, dataset, subject)
+    by = Here(segmenter, upsample) if isinstance(segmenter, Segmenter) else segmenter
+    _require_same_classes(by, dataset)
+    key = _key(by, dataset, subject)
     partial = out.with_name(f"{out.name}.partial") if out else None
-    before = _read_partial(partial, key, dataset, len(segmenter.labels.names)) if partial else None
-    zero = Confusion.zero(len(segmenter.labels.names))
+    before = _read_partial(partial, key, dataset, len(by.labels.names)) if partial else None
+    zero = Confusion.zero(len(by.labels.names))
     held = _Held(Confusion(np.array(before.confusion, np.int64)), before.done) if before else _Held(zero, {})
     earlier = before.seconds if before else 0.0
     started = saved = time.monotonic()
@@ -155,19 +193,14 @@ def evaluate(
     try:
         if progress:
             progress(len(held.done), len(dataset.samples))
-        for sample in dataset.samples:
-            if sample.id in held.done:
-                continue
-            stamp = sample.stamp()
-            try:
-                counted = _compare(segmenter, sample)
-            except Unusable as exc:
+        for sample, stamp, found in by.compare([s for s in dataset.samples if s.id not in held.done]):
+            if isinstance(found, Unusable):
                 if strict:
-                    raise Unusable(exc.kind, f"{sample.id}: {exc}") from exc
-                problems.append(Problem(sample.id, exc.kind, str(exc)))
-                logger.info("%s: %s", sample.id, exc)
+                    raise Unusable(found.kind, f"{sample.id}: {found}") from found
+                problems.append(Problem(sample.id, found.kind, str(found)))
+                logger.info("%s: %s", sample.id, found)
             else:
-                held = _Held(held.confusion + counted, {**held.done, sample.id: stamp})
+                held = _Held(held.confusion + found, {**held.done, sample.id: stamp})
             if progress:
                 progress(len(held.done) + len(problems), len(dataset.samples))
             if time.monotonic() - saved > SAVE_SECONDS:
@@ -176,7 +209,7 @@ def evaluate(
         if not held.done:
             raise InputError(f"no sample of {dataset.name} can be used; {problems[0].sample}: {problems[0].detail}")
         seconds = earlier + time.monotonic() - started
-        result = _result(segmenter, dataset, subject, held, tuple(problems), seconds)
+        result = _result(by, dataset, subject, held, tuple(problems), seconds)
         if out:
             write_atomically(out, to_json(result).encode(), InputError)
     except BaseException:
@@ -190,7 +223,7 @@ def evaluate(
     return result
 
 
-def _compare(segmenter: Segmenter, sample: Sample) -> Confusion:
+def compare(segmenter: Segmenter, sample: Sample) -> Confusion:
     """One sample's matrix. Raises `Unusable`."""
     frame, truth = sample.read()
     classes = len(segmenter.labels.names)
@@ -208,8 +241,8 @@ def _compare(segmenter: Segmenter, sample: Sample) -> Confusion:
     return Confusion.of(truth, mask.labels, classes)
 
 
-def _require_same_classes(segmenter: Segmenter, dataset: DataSet) -> None:
-    ours, theirs = segmenter.labels, dataset.labels
+def _require_same_classes(by: Comparing, dataset: DataSet) -> None:
+    ours, theirs = by.labels, dataset.labels
     if theirs is None:
         return
     if len(ours.names) != len(theirs.names):
@@ -222,12 +255,12 @@ def _require_same_classes(segmenter: Segmenter, dataset: DataSet) -> None:
         logger.warning("class names differ, %s has %r where %s has %r", ours.name, first[0], theirs.name, first[1])
 
 
-def _key(segmenter: Segmenter, dataset: DataSet, subject: Subject | None) -> dict[str, str]:
+def _key(by: Comparing, dataset: DataSet, subject: Subject | None) -> dict[str, str]:
     ids = "\n".join(sample.id for sample in dataset.samples)
     return {
         "bundle": subject.manifest_sha256 if subject else "",
-        "backend": segmenter.session.name,
-        "frame or upsampling": repr(segmenter.frame),
+        "backend": by.backend,
+        "frame or upsampling": repr(by.frame),
         "data set": dataset.name,
         "samples": hashlib.sha256(ids.encode("utf-8", "surrogateescape")).hexdigest(),
         "toolkit": __version__,
@@ -261,7 +294,7 @@ def _read_partial(path: Path, key: Mapping[str, str], dataset: DataSet, classes:
 
 
 def _result(
-    segmenter: Segmenter,
+    by: Comparing,
     dataset: DataSet,
     subject: Subject | None,
     held: _Held,
@@ -271,12 +304,12 @@ def _result(
     confusion = held.confusion
     return Result(
         subject=subject,
-        backend=segmenter.session.name,
+        backend=by.backend,
         dataset=dataset.name,
         samples=len(dataset.samples),
         counted=len(held.done),
-        frame=segmenter.frame,
-        classes=(dataset.labels or segmenter.labels).names,
+        frame=by.frame,
+        classes=(dataset.labels or by.labels).names,
         miou=_or_none(confusion.miou),
         pixel_accuracy=_or_none(confusion.pixel_accuracy),
         iou=tuple(_or_none(float(iou)) for iou in confusion.iou),

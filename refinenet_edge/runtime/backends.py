@@ -42,19 +42,20 @@ def available() -> dict[str, str]:
     return {backend: str(_problem(backend) or "") for backend in BACKENDS}
 
 
-def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool = False) -> Session:
+def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool = False, threads: int = 0) -> Session:
     """A session that runs `bundle`, by "auto" or one of `BACKENDS` (see the module).
 
-    `allow_host_code` lets the runtime in a version-compatible plan run as a program: for bundles that you trust. Raises
+    `allow_host_code` lets the runtime in a version-compatible plan run as a program: for bundles that you trust.
+    `threads` is for the backends on the CPU, 0: as many as there are cores. Raises
     `MissingExtra` when the backend is not installed, `InputError` when it cannot run here, `EngineMismatch` when the
     plan was made for another TensorRT or GPU, `BundleError` when the bundle lacks what the backend needs, `CudaError`
     when the GPU refuses.
     """
     backend = choose(bundle, backend)
     if backend == "openvino":
-        return OpenVinoSession(bundle.path_of(MODEL))
+        return OpenVinoSession(bundle.path_of(MODEL), threads)
     if backend == "onnxruntime":
-        return OrtSession(bundle.path_of(MODEL))
+        return OrtSession(bundle.path_of(MODEL), threads=threads)
     return TrtSession(bundle, backend, allow_host_code=allow_host_code)
 
 

@@ -17,13 +17,15 @@ CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 class OpenVinoSession(CheckedSession):
     """`model` (an ONNX file or its bytes) on the CPU; its tensors keep their dtypes, float16 included.
 
-    Outputs are views of OpenVINO's memory, overwritten by the next run(). Raises `BundleError` for an unusable model.
+    `threads` 0: as many as there are cores. Outputs are views of OpenVINO's memory, overwritten by the next run().
+    Raises `BundleError` for an unusable model.
     """
 
-    def __init__(self, model: Path | bytes) -> None:
+    def __init__(self, model: Path | bytes, threads: int = 0) -> None:
         self._model = model
+        self._config: dict[str, Any] = {**CONFIG, **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
         try:
-            self._compiled = _compiled(model)
+            self._compiled = _compiled(model, self._config)
             self._request: Any = self._compiled.create_infer_request()
         except RuntimeError as exc:
             what = model if isinstance(model, Path) else "the model"
@@ -38,7 +40,7 @@ class OpenVinoSession(CheckedSession):
         return {spec.name: values[i] for i, spec in enumerate(self.outputs)}
 
     def _profiled_runs(self, feeds: Feeds) -> list[list[LayerTime]]:
-        request = _compiled(self._model, PERF_COUNT="YES").create_infer_request()
+        request = _compiled(self._model, {**self._config, "PERF_COUNT": "YES"}).create_infer_request()
         runs = []
         for _ in range(1 + PROFILED_RUNS):
             request.infer(dict(feeds), share_inputs=True)
@@ -50,9 +52,9 @@ class OpenVinoSession(CheckedSession):
         self._request = self._compiled = None
 
 
-def _compiled(model: Path | bytes, **more: str) -> Any:
+def _compiled(model: Path | bytes, config: dict[str, Any]) -> Any:
     openvino = importlib.import_module("openvino")
-    return openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", {**CONFIG, **more})
+    return openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", config)
 
 
 def _specs(ports: Any) -> tuple[TensorSpec, ...]:

@@ -28,18 +28,26 @@ ERRORS_ONLY = 3  # log severity: the default prints optimiser warnings that nobo
 class OrtSession(CheckedSession):
     """`model` (an ONNX file or its bytes) on the CPU; outputs are new arrays.
 
-    `as_written`: Q/DQ stay nodes of their own and convolutions float, as FP8 must. Raises `BundleError` for an unusable
-    model.
+    `as_written`: Q/DQ stay nodes of their own and convolutions float, as FP8 must. `threads` 0: as many as there are
+    cores. Raises `BundleError` for an unusable model.
     """
 
-    def __init__(self, model: Path | bytes, as_written: bool = False) -> None:
-        self._model, self._as_written = model, as_written
+    def __init__(self, model: Path | bytes, as_written: bool = False, threads: int = 0) -> None:
+        self._model, self._as_written, self._threads = model, as_written, threads
         try:
-            self._session = self._open(_options(as_written))
+            self._session = self._open(self._options())
         except Exception as exc:  # its error classes are private and have no base of their own
             what = model if isinstance(model, Path) else "the model"
             raise BundleError(f"ONNX Runtime cannot load {what}: {exc}") from exc
         super().__init__("onnxruntime", _specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
+
+    def _options(self) -> Any:
+        options = importlib.import_module("onnxruntime").SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = ERRORS_ONLY
+        if self._as_written:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        return options
 
     def _open(self, options: Any) -> Any:
         source = str(self._model) if isinstance(self._model, Path) else self._model
@@ -55,7 +63,7 @@ class OrtSession(CheckedSession):
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def _profiled_runs(self, feeds: Feeds) -> list[list[LayerTime]]:
-        options = _options(self._as_written)
+        options = self._options()
         options.enable_profiling = True
         with tempfile.TemporaryDirectory() as folder:
             options.profile_file_prefix = str(Path(folder, "profile"))
@@ -73,14 +81,6 @@ class OrtSession(CheckedSession):
 
     def _release(self) -> None:
         self._session = None
-
-
-def _options(as_written: bool) -> Any:
-    options = importlib.import_module("onnxruntime").SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
-    if as_written:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return options
 
 
 def _specs(tensors: Any) -> tuple[TensorSpec, ...]:

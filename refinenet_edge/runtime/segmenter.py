@@ -39,12 +39,19 @@ class Segmenter:
     memory of their own. Either way each mask is that of the frame it was asked for.
     """
 
-    def __init__(self, bundle: str | Path | Bundle, backend: str = "auto", *, allow_host_code: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: str | Path | Bundle,
+        backend: str = "auto",
+        *,
+        allow_host_code: bool = False,
+        threads: int = 0,
+    ) -> None:
         """Open and verify `bundle` and its session, as `open_bundle` and `open_session` do, with their errors."""
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         manifest = opened.manifest
         profile = manifest.engine.profile if manifest.engine else None
-        session = open_session(opened, backend, allow_host_code=allow_host_code)
+        session = open_session(opened, backend, allow_host_code=allow_host_code, threads=threads)
         self._set(session, manifest.frame, manifest.labels, profile, f"bundle {opened.path}")
 
     @classmethod

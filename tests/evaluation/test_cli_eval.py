@@ -108,7 +108,7 @@ def test_options_that_are_not(tmp_path: Path, option: tuple[str, str]) -> None:
 
 def test_interrupted_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = bundle(tmp_path / "b"), data.plain(tmp_path / "d", CLASSES), "--out", tmp_path / "r.json"
-    compare, compared = score._compare, []
+    compare, compared = score.compare, []
 
     def until_the_third(*given: Any) -> Any:
         if len(compared) == 2:
@@ -117,7 +117,7 @@ def test_interrupted_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return compare(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(score, "_compare", until_the_third)
+        patch.setattr(score, "compare", until_the_third)
         stopped = run(*arguments)
     assert stopped.exit_code == 130
     assert "interrupted" in stopped.stderr

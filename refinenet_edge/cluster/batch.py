@@ -1,0 +1,315 @@
+"""Bundle + many frames -> a folder of labels: any number of workers, the same bytes; begun again, only what is missing.
+
+    batch.json       what made the labels: bundle, backend, classes, input; nothing else is put beside them
+    NAME.png         --format png: the label map of frame NAME, HxW class numbers
+    part-*.parquet   --format parquet: one row a frame, see `COLUMNS`
+    problems.json    the frames that have no labels, and why; they are tried again when the same run is started again
+
+A part is named after the frames it was to hold, so nothing is ever written over. A frame that cannot be read or
+labelled is a problem of its own; so is one that kills its worker on Ray, where the rest of its piece is done again
+frame by frame. What concerns all frames (a full disk, a lost GPU, a bundle that does not open) stops the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from refinenet_edge import __version__
+from refinenet_edge.bundle import MANIFEST, Bundle
+from refinenet_edge.cluster.bundles import Opening, gpus_of, opening, resolve
+from refinenet_edge.cluster.pool import Pool, open_pool
+from refinenet_edge.cluster.storage import CLUSTER, Storage, is_remote, open_storage, shown
+from refinenet_edge.cluster.work import Item, Piece, Reader, find
+from refinenet_edge.errors import BundleError, InputError, MissingExtra
+from refinenet_edge.files import sha256
+from refinenet_edge.images import digest_of, encode_png
+from refinenet_edge.records import Frame, LabelMap, Labels, from_json, to_json
+
+RUN, PROBLEMS = "batch.json", "problems.json"
+PART = "part-"
+COLUMNS = {
+    "id": "the frame's name",
+    "height": "of the frame, in pixels",
+    "width": "of the frame, in pixels",
+    "labels": "the label map as a PNG file",
+    "shares": "of the frame's pixels, by class; the classes' names are in the file's metadata",
+    "frame_sha256": "of size and pixels",
+    "bundle_sha256": "of the bundle's manifest, which holds the digests of its other files",
+}
+
+Format = Literal["png", "parquet"]
+Progress = Callable[[int, int], None]  # frames that are labelled or problems, frames
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What made the labels of a folder; the same when the run is started again."""
+
+    bundle_sha256: str
+    model: str
+    checkpoint: str
+    backend: str
+    format: Format
+    classes: Labels
+    source: str
+    toolkit: str = __version__
+    schema: int = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A frame without labels."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`before`: labelled by an earlier run; `labelled`: by this one, in `seconds`."""
+
+    frames: int
+    before: int
+    labelled: int
+    problems: tuple[Problem, ...]
+    seconds: float
+    backend: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of one piece."""
+
+    labelled: int
+    problems: tuple[Problem, ...]
+
+
+def label(
+    bundle: Bundle,
+    source: str,
+    out: str,
+    *,
+    form: Format = "png",
+    backend: str = "auto",
+    ray: str = "off",
+    workers: int | None = None,
+    allow_host_code: bool = False,
+    progress: Progress | None = None,
+) -> Summary:
+    """Label every frame of `source` (see work.py) into the folder `out`, a path or a URL.
+
+    `ray`: see `pool.open_pool`; `workers` None: as many as the cluster has room for. With Ray the workers may be on
+    other machines: `source` and `out` must mean the same there. Raises `InputError` when `out` holds another run's
+    labels or no frame can be labelled, and what the bundle raises when it is opened.
+    """
+    _refuse_inside(source, out)
+    wanted = resolve(bundle, backend, ray)
+    digest = sha256(bundle.path / MANIFEST, BundleError)
+    manifest, where = bundle.manifest, _absolute(source)
+    run = Run(digest, manifest.model, manifest.checkpoint, wanted, form, manifest.labels, shown(where))
+    storage = open_storage(out)
+    if form == "parquet":
+        _parquet()  # that it is not installed is found out now
+    pieces = find(where)
+    names = storage.names()
+    _begin(storage, run, out, names)
+    there = _done(storage, form, names)
+    frames, left = _left(pieces, there)
+    before = frames - sum(map(len, left))
+    started = time.monotonic()
+    labelled = 0
+    problems: list[Problem] = []
+
+    def tell() -> None:
+        if progress:
+            progress(before + labelled + len(problems), frames)
+
+    tell()
+    with open_pool(ray, gpus=gpus_of(wanted), size=workers) as pool:
+        job = Job(opening(bundle, wanted, pool, allow_host_code, None), run, where, _absolute(out))
+        try:
+            for report in _reports(pool, job, left):
+                labelled += report.labelled
+                problems += report.problems
+                tell()
+        finally:
+            _note(storage, problems, names)
+    if not before + labelled and problems:
+        raise InputError(f"no frame of {shown(source)} can be labelled; {problems[0].id}: {problems[0].reason}")
+    return Summary(frames, before, labelled, tuple(problems), time.monotonic() - started, wanted)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a run is given."""
+
+    opening: Opening
+    run: Run
+    source: str
+    out: str
+
+
+class Labeller:
+    """A worker: piece -> labels in the folder, and its report."""
+
+    def __init__(self, job: Job) -> None:
+        self._run = job.run
+        self._segmenter = job.opening.segmenter()
+        self._reader = Reader(job.source)
+        self._out = open_storage(job.out)
+        try:
+            here = from_json(Run, self._out.read(RUN).decode())
+        except InputError as exc:
+            raise InputError(f"on {platform.node()} {exc}; name an --out that all machines share") from exc
+        if here != job.run:
+            place = shown(job.out)
+            raise InputError(f"on {platform.node()} {place} is another folder; name one that all machines share")
+
+    def __call__(self, piece: Piece) -> Report:
+        problems: list[Problem] = []
+        labelled = 0
+        rows: list[dict[str, Any]] = []
+        for item, frame in self._reader.frames(piece):
+            try:
+                if isinstance(frame, InputError):
+                    raise frame
+                labels = self._segmenter.segment(frame).labels
+            except (InputError, BundleError) as exc:
+                problems.append(Problem(item.id, str(exc)))
+                continue
+            labelled += 1
+            if self._run.format == "png":
+                self._out.write(f"{item.id}.png", encode_png(labels, item.id))
+            else:
+                rows.append(_row(item, frame, labels, self._run))
+        if rows:
+            self._out.write(part_name(piece), _table(rows, self._run))
+        return Report(labelled, tuple(problems))
+
+    def close(self) -> None:
+        self._segmenter.close()
+
+
+def part_name(piece: Sequence[Item]) -> str:
+    """Of the Parquet file for these frames."""
+    ids = json.dumps([item.id for item in piece])
+    return f"{PART}{hashlib.sha256(ids.encode()).hexdigest()[:16]}.parquet"
+
+
+def _reports(pool: Pool, job: Job, pieces: Sequence[Piece]) -> Iterator[Report]:
+    make = functools.partial(Labeller, job)
+    deadly: list[Piece] = []
+    for piece, report in zip(pieces, pool.run(make, pieces), strict=True):
+        if report is None:
+            deadly.append(piece)
+        else:
+            yield report
+    # which of its frames it was that a worker died of
+    single = [(item,) for piece in deadly for item in piece]
+    for (item,), report in zip(single, pool.run(make, single), strict=True):
+        yield report or Report(0, (Problem(item.id, "its worker died each time it had this frame"),))
+
+
+def _refuse_inside(source: str, out: str) -> None:
+    if is_remote(source) or is_remote(out):
+        inside = f"{shown(out).rstrip('/')}/".startswith(f"{shown(source).rstrip('/')}/")
+    else:
+        inside = Path(source).is_dir() and Path(out).resolve().is_relative_to(Path(source).resolve())
+    if inside:
+        raise InputError(
+            f"{shown(out)} is in {shown(source)}: its labels would be taken for images; name another --out"
+        )
+
+
+def _absolute(source: str) -> str:
+    """The same on every worker, wherever it was started."""
+    if is_remote(source) or (source.startswith("scenes:") and not Path(source).exists()):
+        return source
+    return str(Path(source).resolve())
+
+
+def _begin(storage: Storage, run: Run, out: str, names: Sequence[str]) -> None:
+    """Write down what makes the labels, or see that it is what made those that are there."""
+    if RUN not in names:
+        if names:
+            raise InputError(f"{shown(out)} has files and no {RUN}, it is not a folder of labels: name another --out")
+        storage.write(RUN, to_json(run).encode())
+        return
+    try:
+        there = from_json(Run, storage.read(RUN).decode())
+    except (BundleError, UnicodeDecodeError) as exc:
+        raise InputError(f"{shown(out)}: {RUN} cannot be read: {exc}; name another --out") from exc
+    fields = [field.name for field in dataclasses.fields(Run)]
+    if other := [name for name in fields if getattr(there, name) != getattr(run, name)]:
+        raise InputError(f"{shown(out)} holds labels of another {' and another '.join(other)}: name another --out")
+
+
+def _done(storage: Storage, form: Format, names: Sequence[str]) -> set[str]:
+    """The ids of the frames whose labels are there."""
+    if form == "png":
+        return {name.removesuffix(".png") for name in names if name.endswith(".png")}
+    parquet = _parquet()
+    parts = (storage.read(name) for name in names if name.startswith(PART))
+    return {id_ for part in parts for id_ in parquet.read_table(io.BytesIO(part), columns=["id"])["id"].to_pylist()}
+
+
+def _left(pieces: Sequence[Piece], there: set[str]) -> tuple[int, list[Piece]]:
+    """How many frames there are, and the pieces without what is done."""
+    left = (tuple(item for item in piece if item.id not in there) for piece in pieces)
+    return sum(map(len, pieces)), [piece for piece in left if piece]
+
+
+def _note(storage: Storage, problems: Sequence[Problem], names: Sequence[str]) -> None:
+    if problems:
+        text = json.dumps([dataclasses.asdict(problem) for problem in problems], indent=1)
+        storage.write(PROBLEMS, f"{text}\n".encode())
+    elif PROBLEMS in names:
+        storage.remove(PROBLEMS)
+
+
+def _row(item: Item, frame: Frame, labels: LabelMap, run: Run) -> dict[str, Any]:
+    counts = np.bincount(labels.ravel(), minlength=len(run.classes.names))
+    return {
+        "id": item.id,
+        "height": labels.shape[0],
+        "width": labels.shape[1],
+        "labels": encode_png(labels, item.id),
+        "shares": (counts / labels.size).tolist(),
+        "frame_sha256": digest_of(frame),
+        "bundle_sha256": run.bundle_sha256,
+    }
+
+
+def _table(rows: Sequence[dict[str, Any]], run: Run) -> bytes:
+    import pyarrow as pa
+
+    kinds = {"height": pa.int32(), "width": pa.int32(), "labels": pa.binary(), "shares": pa.list_(pa.float64())}
+    metadata = {RUN: to_json(run), "classes": json.dumps(run.classes.names)}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS], metadata=metadata)
+    file = io.BytesIO()
+    # PNG bytes do not shrink again; ids and digests do
+    _parquet().write_table(pa.Table.from_pylist(list(rows), schema), file, compression="zstd")
+    return file.getvalue()
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as exc:
+        raise MissingExtra(f"--format parquet needs pyarrow: {CLUSTER}") from exc
+    return pyarrow.parquet

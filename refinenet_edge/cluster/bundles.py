@@ -1,0 +1,69 @@
+"""A bundle as workers open it: from its folder in this process, from its bytes on another machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from refinenet_edge.bundle import MANIFEST, Bundle
+from refinenet_edge.cluster.pool import Pool
+from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.records import Interpolation
+from refinenet_edge.runtime import Segmenter
+from refinenet_edge.runtime.backends import BACKENDS, ON_CPU, choose
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Everything a worker needs to open the bundle; picklable. `files` None: it lies where `folder` says."""
+
+    folder: Path
+    files: Mapping[str, bytes] | None
+    backend: str
+    threads: int
+    allow_host_code: bool = False
+    upsample: Interpolation | None = None
+
+    def segmenter(self) -> Segmenter:
+        """A new segmenter. Raises as `Segmenter` does."""
+        if self.files is None:
+            return self._open(self.folder)
+        # what a session needs of the files is in memory when it is open
+        with tempfile.TemporaryDirectory() as text:
+            for name, data in self.files.items():
+                (Path(text) / name).write_bytes(data)
+            return self._open(Path(text))
+
+    def _open(self, folder: Path) -> Segmenter:
+        segmenter = Segmenter(folder, self.backend, allow_host_code=self.allow_host_code, threads=self.threads)
+        if self.upsample is not None:
+            segmenter.frame = dataclasses.replace(segmenter.frame, upsample=self.upsample)
+        return segmenter
+
+
+def resolve(bundle: Bundle, backend: str, ray: str) -> str:
+    """The one backend that all workers use: "auto" is the bundle's own where they may be on other machines."""
+    if backend != "auto" and backend not in BACKENDS:
+        raise InputError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
+    if backend == "auto":
+        return choose(bundle) if ray == "off" else bundle.manifest.backend
+    return backend
+
+
+def gpus_of(backend: str) -> int:
+    """How many GPUs a worker takes."""
+    return 0 if backend in ON_CPU else 1
+
+
+def opening(bundle: Bundle, backend: str, pool: Pool, allow_host_code: bool, upsample: Interpolation | None) -> Opening:
+    """How the workers of `pool` open `bundle`. Raises `BundleError` when it cannot be read."""
+    files = None
+    if pool.remote:
+        try:
+            files = {name: (bundle.path / name).read_bytes() for name in (MANIFEST, *bundle.manifest.files)}
+        except OSError as exc:
+            raise BundleError(f"bundle {bundle.path} cannot be read: {exc}") from exc
+    return Opening(bundle.path, files, backend, pool.threads, allow_host_code, upsample)

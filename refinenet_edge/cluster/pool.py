@@ -1,0 +1,184 @@
+"""The same work in this process or on Ray: pieces in, results out, in the order of the pieces.
+
+A worker is made once and called with a piece at a time, so memory does not grow with the work. On Ray each is an actor
+of a Ray Data pool, with a CPU, and with a GPU where the backend wants one; a lost node's pieces are done elsewhere. A
+piece whose worker dies every time (`RETRIES`) comes back without a result, and the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from refinenet_edge.cluster.storage import CLUSTER
+from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
+
+RETRIES = 3  # of a piece whose worker died, be it of the piece or with its machine
+IN_FLIGHT = 2  # pieces a worker is given: the next one is there when one is done
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result", covariant=True)
+
+logger = logging.getLogger(__name__)
+
+
+class Worker(Protocol[Piece, Result]):  # type: ignore[misc]  # Piece only goes in
+    def __call__(self, piece: Piece) -> Result: ...
+
+    def close(self) -> None: ...
+
+
+class Pool(Protocol):
+    """Where work is done."""
+
+    @property
+    def threads(self) -> int:
+        """Of each worker; 0: as many as there are cores."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether the workers may be on other machines."""
+
+    def run(self, make: Callable[[], Worker[Piece, Result]], pieces: Sequence[Piece]) -> Iterator[Result | None]:
+        """The result of every piece, in order; None: its worker died each time. What a worker raises is raised here."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """One worker, in this process."""
+
+    threads: int = 0
+    remote: bool = False
+
+    def run(self, make: Callable[[], Worker[Piece, Result]], pieces: Sequence[Piece]) -> Iterator[Result | None]:
+        if not pieces:
+            return
+        with contextlib.closing(make()) as worker:
+            for piece in pieces:
+                yield worker(piece)
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """Actors on the Ray cluster that this process is connected to; `size` None: as many as it has room for."""
+
+    gpus: int = 0
+    size: int | None = None
+    threads: int = 1
+    remote: bool = True
+
+    def run(self, make: Callable[[], Worker[Piece, Result]], pieces: Sequence[Piece]) -> Iterator[Result | None]:
+        if not pieces:
+            return
+        from ray.data import ActorPoolStrategy, from_items
+
+        rows = [{"piece": pickle.dumps((index, piece))} for index, piece in enumerate(pieces)]
+        dataset = from_items(rows, override_num_blocks=len(rows))
+        context = dataset.context
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.max_errored_blocks = -1  # only a dead worker leaves a block out: what it raises comes as a result
+        context.execution_options.preserve_order = True
+        room = min(self.size or self._room(), len(rows))
+        results = dataset.map(
+            _Actor,
+            fn_constructor_args=(make, os.getcwd()),
+            compute=ActorPoolStrategy(
+                min_size=1, initial_size=room, max_size=self.size, max_tasks_in_flight_per_actor=IN_FLIGHT
+            ),
+            num_cpus=self.threads,
+            num_gpus=self.gpus,
+            max_task_retries=RETRIES,
+        )
+        due = 0
+        for row in results.iter_rows():
+            index, found = pickle.loads(row["result"])
+            yield from [None] * (index - due)
+            if isinstance(found, _Raised):
+                raise RefineNetEdgeError(found.message)
+            yield found
+            due = index + 1
+        yield from [None] * (len(rows) - due)
+
+    def _room(self) -> int:
+        import ray
+
+        there = ray.cluster_resources()
+        room = int(there.get("CPU", 0)) // self.threads
+        return max(1, min(room, int(there.get("GPU", 0)) // self.gpus) if self.gpus else room)
+
+
+@contextlib.contextmanager
+def open_pool(ray: str, *, gpus: int = 0, size: int | None = None) -> Iterator[Pool]:
+    """The pool that `--ray` means: "off", "auto", or the address of a cluster.
+
+    "auto": the cluster that runs here or that RAY_ADDRESS names, else a new one on this machine; this process where ray
+    is not installed. Workers take a CPU and `gpus` GPUs each. Raises `MissingExtra`, `InputError`.
+    """
+    if ray == "off":
+        yield Here()
+        return
+    try:
+        library = importlib.import_module("ray")
+        importlib.import_module("ray.data")  # it needs more than ray does
+    except ModuleNotFoundError as exc:
+        if ray != "auto":
+            raise MissingExtra(f"--ray {ray}: {exc.name} is not installed: {CLUSTER}") from exc
+        logger.warning("%s is not installed, all is done in this process: %s", exc.name, CLUSTER)
+        yield Here()
+        return
+    ours = not library.is_initialized()
+    try:
+        if ours:
+            _connect(library, ray)
+        if gpus and not library.cluster_resources().get("GPU"):
+            raise InputError("the bundle is for a GPU, and the Ray cluster has none: name --backend openvino")
+        yield OnRay(gpus=gpus, size=size)
+    finally:
+        if ours:
+            library.shutdown()
+
+
+def _connect(library: Any, address: str) -> None:
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        library.init(None if address == "auto" else address, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, ValueError, RuntimeError) as exc:
+        raise InputError(f"there is no Ray cluster at {address} ({exc}): start one with ray start --head") from exc
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """What a worker raised, in words: not every exception survives pickling."""
+
+    message: str
+
+
+class _Actor:
+    """A worker on Ray. It is made with its first piece: what that raises is a result like others, not a dead actor."""
+
+    def __init__(self, make: Callable[[], Worker[Any, Any]], folder: str) -> None:
+        with contextlib.suppress(OSError):  # a relative path means the same wherever this folder is there
+            os.chdir(folder)
+        self._make = make
+        self._worker: Worker[Any, Any] | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        index, piece = pickle.loads(row["piece"])
+        found: Any
+        try:
+            if self._worker is None:
+                self._worker = self._make()
+            found = self._worker(piece)
+        except RefineNetEdgeError as exc:
+            found = _Raised(str(exc))
+        except Exception as exc:  # a mistake of ours: it must not pass for a dead worker
+            logger.exception("a worker failed")
+            found = _Raised(f"a worker failed: {type(exc).__name__}: {exc}")
+        return {"result": pickle.dumps((index, found))}

@@ -1,0 +1,221 @@
+"""Folders of files, on this machine or wherever pyarrow's or fsspec's filesystems reach: s3://, gs://, hdfs://, ...
+
+A name is a path below the folder, "/" between its parts. What is written appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from refinenet_edge.errors import InputError, MissingExtra
+from refinenet_edge.files import write_atomically
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+# a file there appears when it has been uploaded; elsewhere it is renamed when it is whole
+UPLOADED_WHOLE = ("s3", "gcs", "abfs", "py::fsspec+s3", "py::fsspec+gs", "py::fsspec+abfs")
+MAX_BYTES = 256 * 1024 * 1024  # that read() takes into memory
+CLUSTER = "pip install 'refinenet-edge[cluster]'"
+
+
+class Storage(Protocol):
+    """One folder."""
+
+    def names(self) -> list[str]:
+        """Every file below, in order; none where the folder is missing. Hidden files and folders are left out."""
+
+    def read(self, name: str) -> bytes:
+        """A file of at most `MAX_BYTES`. Raises `InputError`."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put `data` there, folders made as needed. Raises `InputError`; then what was there is still there."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+
+    def path(self, name: str) -> AbstractContextManager[Path]:
+        """The file as one on this machine, for a library that opens paths. Raises `InputError`."""
+
+
+def is_remote(where: str) -> bool:
+    """Whether `where` is a URL, not a path."""
+    return "://" in where
+
+
+def shown(where: str) -> str:
+    """`where` as it may be read by others: a URL without the secret of `s3://key:secret@bucket`, nor its options."""
+    return re.sub(r"//[^/@]*@", "//", where).partition("?")[0] if is_remote(where) else where
+
+
+def open_storage(where: str) -> Storage:
+    """The folder `where`, a path or a URL, which need not exist. Raises `InputError`, `MissingExtra`."""
+    return Remote(where) if is_remote(where) else Local(Path(where))
+
+
+def locate(where: str) -> tuple[Storage, list[str]]:
+    """The folder and the names of the files in it that `where` means: one file, or all below a folder."""
+    if not is_remote(where):
+        path = Path(where)
+        if path.is_file():
+            return Local(path.parent), [path.name]
+        if not path.is_dir():
+            raise InputError(f"there is no file or folder {where}")
+        return Local(path), Local(path).names()
+    storage = Remote(where)
+    name = storage.enter_parent()
+    return storage, [name] if name else storage.names()
+
+
+def folder_of(where: str) -> Storage:
+    """The first half of `locate`, without a listing."""
+    if not is_remote(where):
+        return Local(Path(where).parent if Path(where).is_file() else Path(where))
+    storage = Remote(where)
+    storage.enter_parent()
+    return storage
+
+
+class Local:
+    """A folder on this machine, or on one that all machines have mounted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def names(self) -> list[str]:
+        found = []
+        for at, folders, files in os.walk(self.folder):
+            folders[:] = [name for name in folders if name[0] != "."]
+            below = Path(at).relative_to(self.folder)
+            found += [(below / name).as_posix() for name in files if name[0] != "."]
+        return sorted(found)
+
+    def read(self, name: str) -> bytes:
+        path = self.folder / name
+        try:
+            if not path.is_file():
+                raise InputError(f"there is no file {path}")
+            if path.stat().st_size > MAX_BYTES:
+                raise InputError(f"{path} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read")
+            return path.read_bytes()
+        except OSError as exc:
+            raise InputError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self.folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise InputError(f"folder {path.parent} cannot be made: {exc.strerror or exc}") from exc
+        write_atomically(path, data, InputError)
+
+    def remove(self, name: str) -> None:
+        (self.folder / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def path(self, name: str) -> Iterator[Path]:
+        yield self.folder / name
+
+
+class Remote:
+    """A folder behind a URL: pyarrow's own filesystems first, then fsspec's."""
+
+    def __init__(self, url: str) -> None:
+        self.url = shown(url)
+        try:
+            from pyarrow import fs
+        except ModuleNotFoundError as exc:
+            raise MissingExtra(f"{self.url} needs pyarrow: {CLUSTER}") from exc
+        self._fs = fs
+        try:
+            self._files, self._root = _open(fs, url)
+        except ImportError as exc:  # fsspec names the package that a scheme needs
+            raise MissingExtra(f"{self.url}: {exc}") from exc
+        except (OSError, ValueError) as exc:
+            raise InputError(f"{self.url} cannot be opened: {exc}") from exc
+
+    def enter_parent(self) -> str:
+        """Where the URL is a file's, become its folder; the file's name, or ""."""
+        if self._info(self._root).type != self._fs.FileType.File:
+            return ""
+        self._root, _, name = self._root.rpartition("/")
+        return name
+
+    def names(self) -> list[str]:
+        try:
+            infos = self._files.get_file_info(self._fs.FileSelector(self._root, allow_not_found=True, recursive=True))
+        except OSError as exc:
+            raise InputError(f"{self.url} cannot be listed: {exc}") from exc
+        root = self._root.rstrip("/") + "/"
+        files = (info.path for info in infos if info.type == self._fs.FileType.File)
+        names = (path[path.index(root) + len(root) :] for path in files)  # some give the path a leading "/"
+        return sorted(name for name in names if not any(part[0] == "." for part in PurePosixPath(name).parts))
+
+    def read(self, name: str) -> bytes:
+        if (size := self._info(self._at(name)).size or 0) > MAX_BYTES:
+            raise InputError(f"{self.url}: {name} has {size} bytes, at most {MAX_BYTES} are read")
+        try:
+            with self._files.open_input_stream(self._at(name)) as file:
+                return bytes(file.read())
+        except OSError as exc:
+            raise InputError(f"{self.url}: {name} cannot be read: {exc}") from exc
+
+    def write(self, name: str, data: bytes) -> None:
+        whole = self._files.type_name in UPLOADED_WHOLE
+        place = self._at(name)
+        beside = place if whole else f"{place.rpartition('/')[0]}/.{secrets.token_hex(8)}.tmp"
+        try:
+            if not whole:
+                self._files.create_dir(place.rpartition("/")[0], recursive=True)
+            with self._files.open_output_stream(beside) as file:
+                file.write(data)
+            if not whole:
+                self._files.move(beside, place)
+        except OSError as exc:
+            raise InputError(f"{self.url}: {name} cannot be written: {exc}") from exc
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._files.delete_file(self._at(name))
+
+    @contextlib.contextmanager
+    def path(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / PurePosixPath(name).name
+            try:
+                with self._files.open_input_stream(self._at(name)) as source, path.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+            except OSError as exc:
+                raise InputError(f"{self.url}: {name} cannot be read: {exc}") from exc
+            yield path
+
+    def _at(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    def _info(self, path: str) -> Any:
+        try:
+            return self._files.get_file_info(path)
+        except OSError as exc:
+            raise InputError(f"{self.url} cannot be read: {exc}") from exc
+
+
+def _open(fs: Any, url: str) -> tuple[Any, str]:
+    """A pyarrow filesystem and the path in it."""
+    try:
+        files, path = fs.FileSystem.from_uri(url)
+        return files, str(path)
+    except ValueError as unknown:  # pyarrow's ArrowInvalid: a scheme it does not have
+        try:
+            from fsspec.core import url_to_fs
+        except ModuleNotFoundError:
+            raise unknown from None
+        files, path = url_to_fs(url)
+        return fs.PyFileSystem(fs.FSSpecHandler(files)), str(path)

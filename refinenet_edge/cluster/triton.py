@@ -1,0 +1,167 @@
+"""Bundle -> two models in a repository of Triton Inference Server.
+
+    NAME/            frames in, labels out: the Python backend runs triton_model.py, our runtime
+      config.pbtxt
+      labels.txt     class names, line = class
+      1/model.py
+      1/bundle/      the bundle, whole
+    NAME_network/    the bare graph, image in, logits out: model.plan for TensorRT, else model.onnx for ONNX Runtime
+      config.pbtxt
+      labels.txt
+      1/model.plan
+
+Frames of any number of clients are batched for NAME; NAME_network takes one image, as its graph does, and Triton has no
+dynamic batching for that. `config.pbtxt` is written through Triton's own protobuf schema. A model that is there gets
+the next version, if it takes and gives the same; what else was changed in its config.pbtxt stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as schema
+
+from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, Bundle
+from refinenet_edge.errors import BuildError, InputError
+from refinenet_edge.records import TensorSpec
+from refinenet_edge.runtime.backends import ON_CPU
+
+CONFIG, LABELS = "config.pbtxt", "labels.txt"
+MAX_BATCH = 8
+KINDS = {
+    "float32": schema.TYPE_FP32,
+    "float16": schema.TYPE_FP16,
+    "uint8": schema.TYPE_UINT8,
+    "int8": schema.TYPE_INT8,
+}
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
+
+
+def export(bundle: Bundle, repository: Path, name: str | None = None) -> tuple[Path, Path]:
+    """Put both models of `bundle` into `repository`; the folders of their new versions.
+
+    `name` None: the bundle folder's. Raises `InputError` for a name or a model there that does not fit, `BuildError`
+    when the disk refuses; each version appears whole or not at all.
+    """
+    name = bundle.path.resolve().name if name is None else name
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name!r} is no name for a model: give --name of letters, digits, '.', '_' and '-'")
+    plan = PLAN if has_plan(bundle) else MODEL
+    models = (
+        (frames_config(bundle, name), {"model.py": Path(__file__).with_name("triton_model.py"), **_inside(bundle)}),
+        (network_config(bundle, f"{name}_network"), {plan: bundle.path_of(plan)}),
+    )
+    for config, _ in models:
+        _require_fitting(repository / config.name, config, bundle)
+    first, second = (_put(repository, config, bundle, files) for config, files in models)
+    return first, second
+
+
+def has_plan(bundle: Bundle) -> bool:
+    """Whether the bundle has a plan that Triton's TensorRT backend loads; it has none for TensorRT-RTX."""
+    return bundle.manifest.backend == "tensorrt" and PLAN in bundle.manifest.files
+
+
+def frames_config(bundle: Bundle, name: str) -> Any:
+    """The `ModelConfig` of frames to labels: encoded images, or BGR frames of any size, up to `MAX_BATCH` at a time."""
+    config = _config(bundle, name)
+    config.backend = "python"
+    config.max_batch_size = MAX_BATCH
+    config.input.add(name="image", data_type=schema.TYPE_STRING, dims=[1], optional=True)
+    config.input.add(
+        name="frame", data_type=schema.TYPE_UINT8, dims=[-1, -1, 3], optional=True, allow_ragged_batch=True
+    )
+    config.output.add(name="labels", data_type=schema.TYPE_UINT8, dims=[-1, -1], label_filename=LABELS)
+    config.dynamic_batching.SetInParent()
+    config.parameters["backend"].string_value = bundle.manifest.backend
+    return config
+
+
+def network_config(bundle: Bundle, name: str) -> Any:
+    """The `ModelConfig` of the bare graph, its shapes as the manifest has them."""
+    config = _config(bundle, name)
+    plan = has_plan(bundle)
+    config.platform = "tensorrt_plan" if plan else "onnxruntime_onnx"
+    for specs, add in ((bundle.manifest.inputs, config.input.add), (bundle.manifest.outputs, config.output.add)):
+        for spec in specs:
+            tensor = add(
+                name=spec.name, data_type=_kind(spec), dims=[s if isinstance(s, int) else -1 for s in spec.shape]
+            )
+            # as engine.py lets a plan's ends lie: channel-last, in eights
+            channels = spec.shape[1]
+            if plan and spec.dtype == "float16" and isinstance(channels, int) and channels % 8 == 0:
+                tensor.is_non_linear_format_io = True
+    config.output[0].label_filename = LABELS
+    return config
+
+
+def _config(bundle: Bundle, name: str) -> Any:
+    config = schema.ModelConfig(name=name)
+    config.version_policy.latest.num_versions = 1
+    on_cpu = bundle.manifest.backend in ON_CPU
+    group = config.instance_group.add(count=1, kind=schema.ModelInstanceGroup.KIND_CPU)
+    if not on_cpu:
+        group.kind = schema.ModelInstanceGroup.KIND_GPU
+        group.gpus.append(0)  # the runtime takes the first it sees: one server for each GPU
+    return config
+
+
+def _kind(spec: TensorSpec) -> int:
+    if spec.dtype not in KINDS:
+        raise InputError(f"{spec.name} is {spec.dtype}: Triton is given {', '.join(KINDS)}")
+    return int(KINDS[spec.dtype])
+
+
+def _inside(bundle: Bundle) -> dict[str, Path]:
+    return {f"bundle/{name}": bundle.path / name for name in (MANIFEST, *bundle.manifest.files)}
+
+
+def _labels(bundle: Bundle) -> str:
+    return "".join(f"{' '.join(name.split())}\n" for name in bundle.manifest.labels.names)
+
+
+def _require_fitting(folder: Path, config: Any, bundle: Bundle) -> None:
+    """What a client relies on is the same in the model that is there."""
+    if not folder.exists():
+        return
+    other = f"{folder} is there and is another model: remove it, or give another --name"
+    try:
+        there = text_format.Parse((folder / CONFIG).read_text("utf-8"), schema.ModelConfig())
+        labels = (folder / LABELS).read_text("utf-8")
+    except (OSError, ValueError, text_format.ParseError) as exc:
+        raise InputError(other) from exc
+    fields = ("name", "platform", "backend", "input", "output")
+    if labels != _labels(bundle) or any(getattr(there, field) != getattr(config, field) for field in fields):
+        raise InputError(other)
+
+
+def _put(repository: Path, config: Any, bundle: Bundle, files: dict[str, Path]) -> Path:
+    folder = repository / config.name
+    versions = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    version = str(max(versions, default=0) + 1)
+    # not in the repository: a server that watches it would take this for a model
+    beside = Path(os.path.abspath(repository)).with_name(f".{repository.name}.{secrets.token_hex(4)}.new")
+    try:
+        for name, source in files.items():
+            (beside / version / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, beside / version / name)
+        if folder.exists():
+            os.rename(beside / version, folder / version)
+        else:
+            (beside / CONFIG).write_text(text_format.MessageToString(config), "utf-8")
+            (beside / LABELS).write_text(_labels(bundle), "utf-8")
+            repository.mkdir(parents=True, exist_ok=True)
+            os.rename(beside, folder)
+    except OSError as exc:
+        raise BuildError(f"{folder} cannot be written: {exc}; free the space or name another --repository") from exc
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(beside)
+    return folder / version

@@ -1,0 +1,62 @@
+"""Frames in folders, a video of numbers, pools that stand for many workers, and a folder's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from refinenet_edge.images import write_png
+from refinenet_edge.scenes import scene
+
+SIZE = (40, 56)
+
+
+def pictures(folder: Path, count: int = 3) -> Path:
+    """`count` images, every other one in a folder of its own."""
+    for index in range(count):
+        path = folder / (f"street/{index}.png" if index % 2 else f"{index}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(path, scene(5, index, SIZE)[0])
+    return folder
+
+
+def video(path: Path, count: int) -> Path:
+    """Frame n is grey, 3·n + 5: no codec takes one for another (see `number_of`)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, SIZE[::-1])
+    assert writer.isOpened()
+    for number in range(count):
+        writer.write(np.full((*SIZE, 3), 3 * number + 5, np.uint8))
+    writer.release()
+    return path
+
+
+def number_of(frame: np.ndarray) -> int:
+    return round((float(frame.mean()) - 5) / 3)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Many:
+    """`workers` that take the pieces from the last to the first; of the pieces in `deadly` they die."""
+
+    threads, remote = 1, True
+
+    def __init__(self, workers: int, deadly: Callable[[Any], bool] = lambda piece: False) -> None:
+        self.workers, self.deadly = workers, deadly
+
+    def run(self, make: Callable[[], Any], pieces: Sequence[Any]) -> Iterator[Any]:
+        workers = [make() for _ in range(self.workers)]
+        found = {
+            index: None if self.deadly(pieces[index]) else workers[index % self.workers](pieces[index])
+            for index in reversed(range(len(pieces)))
+        }
+        for worker in workers:
+            worker.close()
+        yield from (found[index] for index in range(len(pieces)))

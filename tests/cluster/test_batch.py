@@ -1,0 +1,243 @@
+"""Frames -> labels: what is written, what is not written again, and what a bad frame costs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from refinenet_edge.bundle import open_bundle
+from refinenet_edge.cli import main
+from refinenet_edge.cluster import batch
+from refinenet_edge.cluster.batch import PROBLEMS, RUN, Job, Labeller, Problem, Run, label
+from refinenet_edge.cluster.bundles import opening
+from refinenet_edge.cluster.work import Item
+from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
+from refinenet_edge.images import read_image
+from refinenet_edge.records import from_json
+from refinenet_edge.runtime import Segmenter
+from refinenet_edge.scenes import scene
+from tests.cluster.inputs import Many, contents, pictures, video
+from tests.evaluation.test_cli_eval import bundle as tiny_bundle
+
+COUNT = 5
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return tiny_bundle(tmp_path / "tiny")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return pictures(tmp_path / "in", COUNT)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["batch", *map(str, arguments)])
+
+
+def masks(folder: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for path in folder.rglob("*.png"):
+        found[path.relative_to(folder).as_posix()] = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    return found
+
+
+def test_labels_are_the_segmenters(bundle: Path, source: Path, tmp_path: Path) -> None:
+    video(source / "drive.avi", 3)
+    done = run(bundle, source, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert f"{COUNT + 3} of {COUNT + 3} frames labelled on openvino" in done.output
+    found = masks(tmp_path / "out")
+    with Segmenter(bundle, "openvino") as segmenter:
+        for name in ("0.png", "street/1.png"):
+            assert np.array_equal(found[f"{name}.png"], segmenter.segment(read_image(source / name)).labels)
+    assert [name for name in sorted(found) if "drive" in name] == [f"drive.avi/00000{n}.png" for n in range(3)]
+    made = from_json(Run, (tmp_path / "out" / RUN).read_text())
+    assert (made.backend, made.format, made.source) == ("openvino", "png", str(source.resolve()))
+    assert len(made.bundle_sha256) == 64
+    assert len(contents(tmp_path / "out")) == COUNT + 3 + 1
+
+
+def test_a_second_run_writes_what_is_missing_and_nothing_else(bundle: Path, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    whole = label(open_bundle(bundle), str(source), str(out))
+    assert (whole.frames, whole.before, whole.labelled, whole.problems) == (COUNT, 0, COUNT, ())
+    first = contents(out)
+    (out / "street" / "1.png.png").unlink()
+    untouched = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    again = label(open_bundle(bundle), str(source), str(out))
+    assert (again.before, again.labelled) == (COUNT - 1, 1)
+    assert contents(out) == first
+    assert all(path.stat().st_mtime_ns == then for path, then in untouched.items())
+    assert label(open_bundle(bundle), str(source), str(out)).labelled == 0
+
+
+def test_an_interrupt_leaves_whole_labels_and_the_rest_is_done_next(
+    bundle: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label(open_bundle(bundle), str(source), str(tmp_path / "whole"))
+    segment, calls = Segmenter.segment, []
+
+    def interrupted(self: Segmenter, frame: np.ndarray) -> object:
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return segment(self, frame)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "segment", interrupted)
+        stopped = run(bundle, source, "--out", tmp_path / "out")
+    assert stopped.exit_code == 130
+    assert len(masks(tmp_path / "out")) == 2
+    again = run(bundle, source, "--out", tmp_path / "out")
+    assert f"{COUNT - 2} of {COUNT} frames" in again.output
+    assert ", 2 were there" in again.output
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_bad_frame_is_written_down_and_labelled_when_it_is_mended(bundle: Path, source: Path, tmp_path: Path) -> None:
+    out, good = tmp_path / "out", (source / "2.png").read_bytes()
+    (source / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    done = run(bundle, source, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert f"{COUNT - 1} of {COUNT} frames" in done.output
+    assert "1 not labelled, see problems.json" in done.stderr
+    (problem,) = json.loads((out / PROBLEMS).read_text())
+    assert problem["id"] == "2.png"
+    assert "not a whole PNG" in problem["reason"]
+    assert "2.png.png" not in contents(out)
+    (source / "2.png").write_bytes(good)
+    assert label(open_bundle(bundle), str(source), str(out)).labelled == 1
+    assert PROBLEMS not in contents(out)
+
+
+def test_nothing_but_bad_frames_is_an_error(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"")
+    done = run(bundle, tmp_path / "in", "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "no frame of" in done.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_frame_that_kills_its_worker_costs_only_itself(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    def deadly(piece: Sequence[Item]) -> bool:
+        return any(item.id == "scenes-7/000002" for item in piece)
+
+    monkeypatch.setattr(batch, "find", lambda source: [tuple(items(source)[i : i + 2]) for i in (0, 2, 4)])
+    whole = label(open_bundle(bundle), "scenes:7:6", str(tmp_path / "whole"))
+    assert whole.labelled == 6
+    monkeypatch.setattr(batch, "open_pool", lambda *_, **__: nullcontext(Many(workers, deadly)))
+    done = label(open_bundle(bundle), "scenes:7:6", str(tmp_path / "out"), ray="auto")
+    assert done.labelled == 5
+    assert done.problems == (Problem("scenes-7/000002", "its worker died each time it had this frame"),)
+    expected = contents(tmp_path / "whole")
+    del expected["scenes-7/000002.png"]
+    found = contents(tmp_path / "out")
+    del found[PROBLEMS]
+    assert found == expected
+
+
+def items(source: str) -> list[Item]:
+    return [Item(f"scenes-7/00000{index}", "", index) for index in range(6)]
+
+
+def test_what_concerns_every_frame_stops_the_run(
+    bundle: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "street").write_bytes(b"")  # where a folder is to be
+    with pytest.raises(InputError, match=r"has files and no batch\.json"):
+        label(open_bundle(bundle), str(source), str(out))
+    (out / "street").unlink()
+    label(open_bundle(bundle), str(source), str(out))
+    monkeypatch.setattr(batch, "encode_png", lambda *_: (_ for _ in ()).throw(RefineNetEdgeError("the disk is full")))
+    (out / "0.png.png").unlink()
+    with pytest.raises(RefineNetEdgeError, match="the disk is full"):
+        label(open_bundle(bundle), str(source), str(out))
+
+
+def test_a_machine_that_has_another_folder_there_says_so(bundle: Path, source: Path, tmp_path: Path) -> None:
+    opened, out = open_bundle(bundle), tmp_path / "out"
+    made = Run("0" * 64, "tiny", "random", "openvino", "png", opened.manifest.labels, str(source))
+    how = opening(opened, "openvino", Many(1), False, None)
+    with pytest.raises(InputError, match=r"that all machines share"):
+        Labeller(Job(how, made, str(source), str(out)))
+    label(opened, str(source), str(out))
+    with pytest.raises(InputError, match="is another folder"):
+        Labeller(Job(how, made, str(source), str(out)))
+
+
+@pytest.mark.parametrize("other", ["bundle", "input", "format"])
+def test_a_folder_of_other_labels_is_refused(bundle: Path, source: Path, tmp_path: Path, other: str) -> None:
+    out = tmp_path / "out"
+    assert run(bundle, source, "--out", out).exit_code == 0
+    before = contents(out)
+    if other == "bundle":
+        bundle = tiny_bundle(tmp_path / "second", (16, 16))
+    if other == "input":
+        source = pictures(tmp_path / "second", 2)
+    form = "parquet" if other == "format" else "png"
+    if other == "format":
+        pytest.importorskip("pyarrow")
+    done = run(bundle, source, "--out", out, "--format", form)
+    assert done.exit_code == 2
+    assert (
+        f"another {'bundle_sha256' if other == 'bundle' else 'source' if other == 'input' else 'format'}" in done.stderr
+    )
+    assert contents(out) == before
+
+
+def test_labels_do_not_go_among_the_images(bundle: Path, source: Path) -> None:
+    done = run(bundle, source, "--out", source / "labels")
+    assert done.exit_code == 2
+    assert "would be taken for images" in done.stderr
+    assert not (source / "labels").exists()
+
+
+def test_without_ray_it_is_done_here_or_ray_is_named(
+    bundle: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    label(open_bundle(bundle), str(source), str(tmp_path / "off"))
+    label(open_bundle(bundle), str(source), str(tmp_path / "auto"), ray="auto")
+    assert contents(tmp_path / "auto") == contents(tmp_path / "off")
+    assert "all is done in this process" in caplog.text
+    with pytest.raises(MissingExtra, match=r"--ray 1\.2\.3\.4:6379: ray is not installed: pip install"):
+        label(open_bundle(bundle), str(source), str(tmp_path / "x"), ray="1.2.3.4:6379")
+
+
+@pytest.mark.parametrize(
+    ("module", "options"), [("pyarrow", ("--format", "parquet")), ("pyarrow", ("--out", "s3://b/c"))]
+)
+def test_what_is_missing_is_named(
+    bundle: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, options: tuple[str, str]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    done = run(bundle, source, "--out", tmp_path / "out", *options)
+    assert done.exit_code == 2
+    assert "pip install 'refinenet-edge[cluster]'" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_the_number_of_threads_changes_no_bit(mobile_bundle: Path, backend: str) -> None:
+    frame = scene(3, 0, (120, 160))[0]
+    found = []
+    for threads in (0, 1, 3):
+        with Segmenter(mobile_bundle, backend, threads=threads) as segmenter:
+            found.append(segmenter.logits(frame).copy())
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])

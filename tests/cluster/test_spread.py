@@ -1,0 +1,105 @@
+"""Matrices and histograms add up: any number of workers, in any order, gives the bits that one process gives."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from refinenet_edge import calibration, evaluation
+from refinenet_edge.bundle import MODEL, open_bundle
+from refinenet_edge.calibration.frames import open_frames
+from refinenet_edge.cli import main
+from refinenet_edge.cluster import calibrate, evaluate
+from refinenet_edge.errors import RefineNetEdgeError
+from refinenet_edge.records import Cubic, Interpolation
+from refinenet_edge.runtime import Segmenter
+from refinenet_edge.trace import read_onnx
+from tests.cluster.inputs import Many
+from tests.evaluation import data
+from tests.evaluation.test_cli_eval import bundle as tiny_bundle
+from tests.runtime.tinynet import CLASSES
+
+COUNT = 7
+
+
+@pytest.mark.parametrize("upsample", [None, Cubic()], ids=["as built", "cubic"])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, upsample: Interpolation | None
+) -> None:
+    monkeypatch.setattr(evaluate, "PIECE", 2)
+    bundle = open_bundle(tiny_bundle(tmp_path / "b"))
+    root = data.plain(tmp_path / "d", CLASSES, COUNT)
+    (root / "masks" / "s3.png").unlink()
+    dataset = evaluation.open_dataset(str(root))
+    with Segmenter(bundle, "openvino") as segmenter:
+        alone = evaluation.evaluate(segmenter, dataset, upsample=upsample)
+    by = evaluate.Spread(bundle, "openvino", Many(workers), upsample)
+    spread = evaluation.evaluate(by, dataset)
+    assert replace(spread, seconds=0) == replace(alone, seconds=0)
+    assert spread.counted == COUNT - 1
+
+
+def test_a_worker_that_dies_stops_an_evaluation_where_it_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "PIECE", 2)
+    bundle, out = open_bundle(tiny_bundle(tmp_path / "b")), tmp_path / "r.json"
+    dataset = evaluation.open_dataset(str(data.plain(tmp_path / "d", CLASSES, COUNT)))
+    dying = evaluate.Spread(bundle, "openvino", Many(2, lambda piece: piece[0].id == "s4"))
+    with pytest.raises(RefineNetEdgeError, match="died each time it had s4 to s5"):
+        evaluation.evaluate(dying, dataset, out=out)
+    steps: list[int] = []
+    by = evaluate.Spread(bundle, "openvino", Many(2))
+    spread = evaluation.evaluate(by, dataset, out=out, progress=lambda done, _: steps.append(done))
+    assert steps[0] == 4
+    with Segmenter(bundle, "openvino") as segmenter:
+        assert replace(spread, seconds=0) == replace(evaluation.evaluate(segmenter, dataset), seconds=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    monkeypatch.setattr(calibrate, "PIECE", 2)
+    bundle, source = open_bundle(tiny_bundle(tmp_path / "b")), f"scenes:2:{COUNT}"
+    model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, open_frames(source)
+    alone = calibration.calibrate(model, spec, frames)
+    by = calibrate.Spread(model, spec, source, len(frames), Many(workers))
+    assert calibration.calibrate(model, spec, frames, by=by) == alone
+    assert any(tensor.amax for tensor in alone.tensors.values())
+
+
+def test_a_worker_that_dies_stops_a_calibration_where_it_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "PIECE", 2)
+    bundle, source, state = open_bundle(tiny_bundle(tmp_path / "b")), f"scenes:2:{COUNT}", tmp_path / "s.npz"
+    model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, open_frames(source)
+    looking = calibrate.Spread(model, spec, source, len(frames), Many(1))
+    dying = calibrate.Spread(model, spec, source, len(frames), Many(2, lambda piece: 5 in piece))
+    looks = list(looking.looks())
+    monkeypatch.setattr(calibrate.Spread, "looks", lambda self: iter(looks))
+    with pytest.raises(RefineNetEdgeError, match="frames 4 to 5 of scenes:2:7"):
+        calibration.calibrate(model, spec, frames, state=state, by=dying)
+    steps: list[int] = []
+    found = calibration.calibrate(
+        model, spec, frames, state=state, by=looking, progress=lambda done, _: steps.append(done)
+    )
+    assert steps == [4, 6, 7]
+    assert found == calibration.calibrate(model, spec, frames)
+
+
+def test_the_commands_give_the_same_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    bundle = str(tiny_bundle(tmp_path / "b"))
+    for ray in ("off", "auto"):
+        out = str(tmp_path / f"{ray}.ranges.json")
+        done = CliRunner().invoke(main, ["calibrate", bundle, "--frames", "scenes:2:3", "--out", out, "--ray", ray])
+        assert done.exit_code == 0, done.output
+        done = CliRunner().invoke(main, ["eval", bundle, str(data.plain(tmp_path / "d", CLASSES)), "--ray", ray])
+        assert done.exit_code == 0, done.output
+        assert "4 of 4 samples on openvino" in done.output
+    assert (tmp_path / "auto.ranges.json").read_bytes() == (tmp_path / "off.ranges.json").read_bytes()
