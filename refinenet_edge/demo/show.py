@@ -219,7 +219,7 @@ class Show:
         For any thread. `asked` is not to be trusted: `InputError` says what of it cannot be, and nothing is changed.
         """
         classes = len(self._labels().names)
-        rules = {
+        rules: dict[str, tuple[Callable[[Any], bool], str]] = {
             "opacity": (lambda v: _is_number(v) and 0 <= v <= 1, "0 to 1"),
             "hidden": (lambda v: isinstance(v, list) and all(_is_index(i, classes) for i in v), "class numbers"),
             "side_by_side": (lambda v: isinstance(v, bool), "true or false"),
