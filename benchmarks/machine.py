@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from refinenet_edge.bench.machine import cpu
 from refinenet_edge.errors import BuildError
 from refinenet_edge.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def cpu() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def gpu() -> dict[str, str]:

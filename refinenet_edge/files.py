@@ -10,6 +10,8 @@ from pathlib import Path
 
 from refinenet_edge.errors import RefineNetEdgeError
 
+MAX_TEXT = 32 << 20  # bytes
+
 
 def write_atomically(path: Path, data: bytes, error: type[RefineNetEdgeError]) -> None:
     """Put `data` under `path`: written beside, synced, renamed. Raises `error`; then what was there is still there."""
@@ -37,3 +39,12 @@ def sha256(path: Path, error: type[RefineNetEdgeError]) -> str:
     except OSError as exc:
         raise error(f"{path} cannot be read: {exc.strerror or exc}") from exc
     return digest.hexdigest()
+
+
+def read_text(path: Path) -> str | None:
+    """What a small file of the system says, without the NUL that ends a device tree's string; None: nothing."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_TEXT).decode(errors="replace").replace("\0", " ").strip() or None
+    except OSError:
+        return None

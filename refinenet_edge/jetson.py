@@ -27,11 +27,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from refinenet_edge.files import read_text
+
 Release = tuple[int, ...]
 CHIPS = {"tegra234": "sm_87", "tegra264": "sm_110"}  # Orin, Thor
 GPU_CLOCK = re.compile(r"gpu-gpc-\d+|[0-9a-f]+\.(gpu|ga10b)")  # of devfreq: Thor; Orin, kernel 6 and 5
 LIBRARIES = "usr/lib/aarch64-linux-gnu"
-MAX_FILE = 32 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,9 @@ class Board:
 
 def read_board(root: Path = Path("/")) -> Board | None:
     """The Jetson whose files are below `root`; None when nothing there says that it is one."""
-    model = _text(root / "proc/device-tree/model")
-    chip = re.search(r"nvidia,(tegra\d+)", _text(root / "proc/device-tree/compatible") or "")
-    release = _text(root / "etc/nv_tegra_release")
+    model = read_text(root / "proc/device-tree/model")
+    chip = re.search(r"nvidia,(tegra\d+)", read_text(root / "proc/device-tree/compatible") or "")
+    release = read_text(root / "etc/nv_tegra_release")
     if release is None and chip is None and "jetson" not in (model or "").lower():
         return None
     packages = _packages(root)
@@ -125,7 +126,7 @@ def read_board(root: Path = Path("/")) -> Board | None:
         cuda=_cuda(root),
         power=_power(root),
         clocks=(*_gpu_clocks(root), *_cpu_clocks(root)),
-        memory=_memory(root),
+        memory=memory(root),
         dla_cores=_dla_cores(root),
         dla_compiler=any(_has_content(path) for path in (root / LIBRARIES).glob("*/libnvdla_compiler.so*")),
     )
@@ -146,17 +147,8 @@ def numbers(version: str) -> Release:
     return tuple(map(int, found[0].split("."))) if found else ()
 
 
-def _text(path: Path) -> str | None:
-    """The text of a file, without the NUL that ends a device tree's string; None when it has none that can be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_FILE).decode(errors="replace").replace("\0", " ").strip() or None
-    except OSError:
-        return None
-
-
 def _number(path: Path) -> int | None:
-    text = _text(path)
+    text = read_text(path)
     return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text) else None
 
 
@@ -168,7 +160,7 @@ def _l4t(release: str) -> Release | None:
 def _packages(root: Path) -> dict[str, str]:
     """The installed Debian packages and their versions."""
     packages = {}
-    for stanza in (_text(root / "var/lib/dpkg/status") or "").split("\n\n"):
+    for stanza in (read_text(root / "var/lib/dpkg/status") or "").split("\n\n"):
         fields = dict(re.findall(r"^(Package|Status|Version): (.+)$", stanza, re.MULTILINE))
         if fields.get("Status", "").endswith(" installed") and {"Package", "Version"} <= fields.keys():
             packages[fields["Package"]] = fields["Version"]
@@ -181,16 +173,16 @@ def _first(packages: Mapping[str, str], *names: str) -> str | None:
 
 def _cuda(root: Path) -> str | None:
     try:
-        version = json.loads(_text(root / "usr/local/cuda/version.json") or "")["cuda"]["version"]
+        version = json.loads(read_text(root / "usr/local/cuda/version.json") or "")["cuda"]["version"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     return version if isinstance(version, str) and numbers(version) else None
 
 
 def _power(root: Path) -> PowerMode | None:
-    mode = re.search(r"pmode:\s*(\d{1,9})", _text(root / "var/lib/nvpmodel/status") or "")
+    mode = re.search(r"pmode:\s*(\d{1,9})", read_text(root / "var/lib/nvpmodel/status") or "")
     modes = re.findall(
-        r"^<\s*POWER_MODEL\s+ID=(\d{1,9})\s+NAME=(\S+)\s*>", _text(root / "etc/nvpmodel.conf") or "", re.MULTILINE
+        r"^<\s*POWER_MODEL\s+ID=(\d{1,9})\s+NAME=(\S+)\s*>", read_text(root / "etc/nvpmodel.conf") or "", re.MULTILINE
     )
     return PowerMode(int(mode[1]), {int(index): name for index, name in modes}) if mode else None
 
@@ -200,7 +192,7 @@ def _gpu_clocks(root: Path) -> list[Clock]:
     for folder in sorted((root / "sys/class/devfreq").glob("*")):
         low, high = _number(folder / "min_freq"), _number(folder / "max_freq")
         if GPU_CLOCK.fullmatch(folder.name) and low is not None and high is not None:
-            steps = [int(step) for step in re.findall(r"\d{1,18}", _text(folder / "available_frequencies") or "")]
+            steps = [int(step) for step in re.findall(r"\d{1,18}", read_text(folder / "available_frequencies") or "")]
             clocks.append(Clock("GPU", low / 1e6, high / 1e6, max(steps) / 1e6 if steps else None))
     return clocks
 
@@ -216,9 +208,10 @@ def _cpu_clocks(root: Path) -> list[Clock]:
     return clocks
 
 
-def _memory(root: Path) -> Memory | None:
+def memory(root: Path) -> Memory | None:
+    """The memory of any Linux machine, as /proc/meminfo has it; None when that does not say."""
     sizes = dict(
-        re.findall(r"^(MemTotal|MemAvailable):\s*(\d{1,18}) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
+        re.findall(r"^(MemTotal|MemAvailable):\s*(\d{1,18}) kB", read_text(root / "proc/meminfo") or "", re.MULTILINE)
     )
     return Memory(*(int(sizes[name]) << 10 for name in ("MemTotal", "MemAvailable"))) if len(sizes) == 2 else None
 

@@ -11,7 +11,7 @@ import pytest
 
 from refinenet_edge import files
 from refinenet_edge.errors import BuildError, CheckpointError
-from refinenet_edge.files import sha256, write_atomically
+from refinenet_edge.files import read_text, sha256, write_atomically
 
 
 def test_a_file_is_written(tmp_path: Path) -> None:
@@ -81,3 +81,13 @@ def test_the_digest_is_that_of_the_whole_file(tmp_path: Path, size: int) -> None
 def test_the_digest_of_no_file_is_an_error_of_the_callers(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="weights cannot be read: No such file"):
         sha256(tmp_path / "weights", CheckpointError)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [(b"Jetson\0", "Jetson"), (b" a\nb \n", "a\nb"), (b"\n", None), (b"\0", None), (b"\xff", "\ufffd"), (None, None)],
+)
+def test_what_a_file_of_the_system_says(tmp_path: Path, data: bytes | None, text: str | None) -> None:
+    if data is not None:
+        (tmp_path / "model").write_bytes(data)
+    assert read_text(tmp_path / "model") == text

@@ -171,7 +171,8 @@ class Run:
         names = [subject.name for subject in self.subjects]
         if not names or len(set(names)) != len(names):
             raise BundleError(f"subjects {names}: at least one, each with a name of its own")
-        for part in (*self.measurements, *self.starts, *self.screens, *self.power, *self.layers):
+        parts = self.measurements, self.starts, self.screens, self.power, self.layers
+        for part in (part for kind in parts for part in kind):
             if part.subject not in names:
                 raise BundleError(f"{type(part).__name__} of {part.subject!r}, which is no subject")
         for measurement in self.measurements:

@@ -195,6 +195,23 @@ def gpu_capability() -> str | None:
     return f"sm_{''.join(parts)}"
 
 
+def gpu_name() -> str | None:
+    """The first GPU's name, such as "NVIDIA H100 80GB HBM3"; None without a GPU."""
+    return _said("cuDeviceGetName")
+
+
+def gpu_bus_id() -> str | None:
+    """The first GPU's place on the PCI bus, by which NVML knows it too: "0000:65:00.0"; None without a GPU."""
+    return _said("cuDeviceGetPCIBusId")
+
+
+def _said(call: str) -> str | None:
+    if gpu_problem():
+        return None
+    text = ctypes.create_string_buffer(256)
+    return None if getattr(_driver(), call)(text, len(text), 0) else text.value.decode(errors="replace")
+
+
 def _driver() -> ctypes.CDLL:
     return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
 

@@ -5,6 +5,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,34 @@ def test_the_driver_is_asked_without_crashing(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(cuda.ctypes, "CDLL", no_driver)
     assert cuda.gpu_problem() == "no NVIDIA driver (libcuda.so.1: cannot open shared object file)"
+
+
+def test_the_driver_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        status = 0
+
+        def cuInit(self, flags: int) -> int:  # noqa: N802 - the driver's names
+            return 0
+
+        def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+            count._obj.value = 1
+            return 0
+
+        def cuDeviceGetName(self, text: Any, size: int, device: int) -> int:  # noqa: N802
+            text.value = b"NVIDIA H100 80GB HBM3"
+            return self.status
+
+        def cuDeviceGetPCIBusId(self, text: Any, size: int, device: int) -> int:  # noqa: N802
+            text.value = b"0000:65:00.0"
+            return self.status
+
+    driver = Driver()
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda _: driver)
+    assert (cuda.gpu_name(), cuda.gpu_bus_id()) == ("NVIDIA H100 80GB HBM3", "0000:65:00.0")
+    driver.status = 1
+    assert cuda.gpu_name() is None and cuda.gpu_bus_id() is None
+    driver.cuInit = lambda flags: 100  # type: ignore[method-assign]
+    assert cuda.gpu_name() is None and cuda.gpu_bus_id() is None
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
