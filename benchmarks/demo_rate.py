@@ -3,12 +3,14 @@
     python benchmarks/demo_rate.py engines/demo engines/scenes_int8   -> benchmarks/results/<cpu>/demo_rate.json
 
 The loop has its frames in memory. The demo decodes the same frames from a video file as fast as they are taken, draws
-overlay, figures and legend, encodes the JPEG and sends it to a viewer in another process; what draws and encodes counts
-the viewer's share of the machine in. Both take turns on one segmenter, round after round; figures are medians.
+overlay, figures and legend, encodes the JPEG and sends it to a viewer in another process on the same machine. Both take
+turns on one segmenter, round after round; figures are medians.
 """
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import multiprocessing
 import statistics
 import tempfile
@@ -55,7 +57,7 @@ class Clock:
 
 def watch(address: str) -> None:
     """A viewer that reads all it is sent."""
-    with urllib.request.urlopen(f"{address}stream") as stream:
+    with contextlib.suppress(http.client.IncompleteRead), urllib.request.urlopen(f"{address}stream") as stream:
         while stream.read1(1 << 16):
             pass
 

@@ -65,6 +65,7 @@ WIDEST = 1280  # pixels: larger pictures are sent smaller
 QUALITY = 80  # of the JPEG
 BUFFER = 256 * 1024  # bytes on their way to a viewer: a few pictures
 SNAPSHOT_WAIT = 5.0  # seconds
+PATIENCE = 0.3  # seconds that viewers get to read what is on its way, in the end
 LEAVE = 2.0  # seconds that the server gets to end
 BOUNDARY = b"--picture\r\n"
 
@@ -168,6 +169,12 @@ class Web:
     def _finish(self) -> None:
         self._closed = True
         self._wake()
+        self._loop.call_later(PATIENCE, self._cut_off)
+
+    def _cut_off(self) -> None:
+        """End the connections whose viewers do not read what is on its way."""
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()
 
     def _wake(self) -> None:
         woken, self._changed = self._changed, asyncio.Event()

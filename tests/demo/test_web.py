@@ -258,7 +258,7 @@ def number_of(picture: np.ndarray) -> int:
     return sum(int(picture[4:12, 16 * bit + 4 : 16 * bit + 12].mean() > 128) << bit for bit in range(16))
 
 
-def test_a_viewer_that_stops_reading_loses_pictures_and_holds_nobody_up() -> None:
+def test_a_viewer_that_stops_reading_loses_pictures_and_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
     with served(frames=numbered) as page:
         page.show.change({"opacity": 0.0, "figures": False})
         stopped, reading = page.open("/stream", buffer=65536), page.open("/stream")
@@ -269,8 +269,10 @@ def test_a_viewer_that_stops_reading_loses_pictures_and_holds_nobody_up() -> Non
         later = [number_of(next(slow)) for _ in range(10)]
         # after the few that were on their way already it is sent the newest
         assert later == sorted(set(later)) and later[-1] > seen[-1]
-        stopped.close()
-        reading.close()
+        page.web.close()  # it is still there
+        assert not page.web._thread.is_alive() and caplog.text == ""
+    stopped.close()
+    reading.close()
 
 
 def test_closing_ends_all_connections_at_once() -> None:
