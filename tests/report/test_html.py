@@ -234,7 +234,7 @@ def poisoned(value: Any) -> Any:
     if isinstance(value, dict):
         return {poisoned(name): poisoned(item) for name, item in value.items()}
     if is_dataclass(value):
-        return replace(value, **{f.name: poisoned(getattr(value, f.name)) for f in fields(value)})  # type: ignore[type-var]
+        return replace(value, **{f.name: poisoned(getattr(value, f.name)) for f in fields(value)})
     return value
 
 

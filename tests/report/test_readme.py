@@ -8,9 +8,9 @@ from refinenet_edge.report import markdown
 from tests.report.made_up import MACHINE, run, subject
 
 EXPECTED = """\
-On Some board, int8 is the fastest of 2: 11.0 ms for a frame of 512x512, the slowest of 20 took 12.0 ms, 90.9 frames per \
-second. It is 2.00 (2.00 to 2.00) times as fast as fp32. It costs 0.30 points of mIoU: 61.20 % on scenes:1:20 against \
-61.50 %.
+On Some board, int8 is the fastest of 2: 11.0 ms for a frame of 512x512, the slowest of 20 took 12.0 ms, \
+90.9 frames per second. It is 2.00 (2.00 to 2.00) times as fast as fp32. \
+It costs 0.30 points of mIoU: 61.20 % on scenes:1:20 against 61.50 %.
 
 ms for a frame of 512x512:
 
