@@ -19,7 +19,7 @@ ms for a frame of 512x512:
 | fp32 | fp32 | openvino | 61.50 % | 22.0 | 24.0 | 24.0 | 24.0 | 45.5 |  |
 | int8 | int8 | openvino | 61.20 % | 11.0 | 12.0 | 12.0 | 12.0 | 90.9 | 0.500 (0.500 to 0.500), faster |
 
-2026-11-24T10:00:00+00:00; Linux 6.1; refinenet_edge 0.1, numpy 2.4; scenes:1:20; 20 rounds; ratios with 95 % \
+2026-11-24 10:00 UTC; Linux 6.1; refinenet_edge 0.1, numpy 2.4; scenes:1:20; 20 rounds; ratios with 95 % \
 bootstrap intervals.
 """
 
