@@ -22,9 +22,10 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormat
 # white at least 4.5:1 on each
 COLOURS = ("#2f74b8", "#b45f1e", "#23805f", "#9350a0", "#b8455e", "#56707f", "#6b7d22", "#8a6a1f")
 GREY = "#8b929c"
+PAGE = "#fefefe"  # becomes the page's own colour
 WIDTH = 4.4  # inches: text of 9 points is then readable on a phone
 SPREAD = 5.0  # times the least: from here on a scale of times is logarithmic
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # matplotlib's own type of it lists every key
     "svg.fonttype": "none",
     "svg.hashsalt": "refinenet-edge",
     "font.size": 9,
@@ -48,7 +49,7 @@ def percentiles(name: str, samples: Mapping[int, Sequence[float]]) -> Markup:
     """Time by percentile, the tail stretched: 90 to 99 is as wide as 0 to 90. `samples`: key -> ms."""
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, right=0.88)
+        axes = _axes(figure, right=0.88, bottom=0.1)
         ends = {}
         for key, ms in samples.items():
             slower = np.linspace(0, math.log10(max(2, len(ms))), 120)  # -log10 of the share of runs beyond
@@ -92,14 +93,15 @@ def pareto(name: str, points: Mapping[int, tuple[float, float]], best: Collectio
     """`points`: key -> (ms, mIoU); those in `best` are filled and joined, the others are rings."""
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, right=0.97)
+        axes = _axes(figure, right=0.97, bottom=0.15)
         axes.step(*zip(*sorted(points[key] for key in best), strict=True), where="post", color=GREY, linewidth=1)
-        axes.scatter(*zip(*points.values(), strict=True), s=6, color=GREY)
+        times, miou = zip(*points.values(), strict=True)
+        axes.scatter(times, miou, s=6, color=GREY)
         axes.margins(0.15)
         axes.set_xlabel("p50, ms")
         axes.set_ylabel("mIoU, %")
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        _scale(axes, "x", [ms for ms, _ in points.values()])
+        _scale(axes, "x", times)
         taken: list[tuple[float, float]] = []
         for key in sorted(points, key=lambda key: key not in best):
             x, y = _within(axes, points[key])
@@ -125,13 +127,13 @@ def _drawn(name: str, label: str, height: float, paint: Callable[[Figure], None]
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     box, drawing = re.split(r'<svg [^>]*?(viewBox="[^"]+")[^>]*>', buffer.getvalue())[1:]
     # every figure numbers its parts from one, and an id is of a whole page
-    drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
+    drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing).replace(PAGE, "var(--page)")
     return Markup(f'<svg {box} role="img" aria-label="{label}">{drawing}')
 
 
-def _axes(figure: Figure, right: float) -> Axes:
+def _axes(figure: Figure, right: float, bottom: float) -> Axes:
     """The only axes of a figure, with room for their labels."""
-    return figure.subplots(gridspec_kw={"left": 0.17, "right": right, "bottom": 0.15, "top": 0.97})
+    return figure.subplots(gridspec_kw={"left": 0.16, "right": right, "bottom": bottom, "top": 0.97})
 
 
 def _key(
@@ -147,7 +149,7 @@ def _key(
         color="white" if filled else colour(key),
         weight="bold",
         size=8,
-        bbox={"boxstyle": "circle,pad=0.25", "fc": colour(key) if filled else "none", "ec": colour(key)},
+        bbox={"boxstyle": "circle,pad=0.25", "fc": colour(key) if filled else PAGE, "ec": colour(key)},
         annotation_clip=False,
         **({"textcoords": "axes fraction"} | options),
     )
