@@ -684,7 +684,7 @@ def bench_compare(before: Path, after: Path, threshold: float, force: bool) -> N
     from refinenet_edge import bench
 
     changes = bench.compare(bench.read_run(before), bench.read_run(after), force)
-    table = Table("", "case", "before ms", "after ms", "times as long", "verdict", "mIoU, points")
+    table = Table(*_folding("", "case", "before ms", "after ms", "times as long", "verdict", "mIoU, points"))
     for change in changes:
         miou = "-" if change.miou is None else f"{change.miou:+.2f}"
         medians = f"{change.before_ms:.2f}", f"{change.after_ms:.2f}"
@@ -970,7 +970,8 @@ def _built_again(recipe: Recipe, step: Callable[[str], None]) -> str:
 def _timings(run: Run, case: Case) -> Table:
     from refinenet_edge.bench import ratios, summary
 
-    table = Table("", "p50 ms", "p90", "p99", "frames/s", "times as long", "", "mIoU", title=f"frame to labels, {case}")
+    headings = _folding("", "p50 ms", "p90", "p99", "frames/s", "times as long", "", "mIoU")
+    table = Table(*headings, title=f"frame to labels, {case}")
     verdicts = ratios(run, case)
     for name, measurement in run.of(case).items():
         figures = summary(measurement.ms)
