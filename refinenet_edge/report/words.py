@@ -15,6 +15,8 @@ SAME_POINTS = 0.005  # of mIoU: below, what is printed is the same
 
 def number(value: float) -> str:
     """Three significant digits where they are decimals, at most three of those: 0.012, 1.23, 12.3, 123, 1234."""
+    if not math.isfinite(value):
+        return str(value)
     rounded = float(f"{value:.3g}")  # 9.999 is printed as 10.0
     decimals = 2 - math.floor(math.log10(abs(rounded))) if rounded else 0
     return f"{value:.{min(3, max(0, decimals))}f}"

@@ -16,7 +16,16 @@ TOOK = "11.0 ms for a frame of 512x512, the slowest of 20 took 12.0 ms, 90.9 fra
 
 @pytest.mark.parametrize(
     ("value", "printed"),
-    [(0, "0"), (0.0124, "0.012"), (0.5, "0.500"), (1.234, "1.23"), (9.996, "10.0"), (99.96, "100"), (1234.4, "1234")],
+    [
+        (0, "0"),
+        (0.0124, "0.012"),
+        (0.5, "0.500"),
+        (1.234, "1.23"),
+        (9.996, "10.0"),
+        (99.96, "100"),
+        (1234.4, "1234"),
+        (float("nan"), "nan"),
+    ],
 )
 def test_a_number_has_three_digits(value: float, printed: str) -> None:
     assert number(value) == printed
