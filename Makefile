@@ -30,7 +30,7 @@ build/bindings/tried: tests/bindings/install.py .venv/ready
 	touch $@
 
 test: setup bindings  ## everything that needs no GPU
-	$(BIN)/python -m pytest -m "not gpu and not cluster and not triton"
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not gpu and not cluster and not triton"
 
 check: setup  ## what CI checks before the tests
 	$(BIN)/ruff check .

@@ -153,9 +153,14 @@ def test_blocks_come_with_their_layers_the_most_costly_first(full: Page) -> None
 
 def test_starts_and_memory(full: Page) -> None:
     assert full.table("Each in a process of its own")[1:] == [
-        ["1 fp32", "400", "250", "40.0", "300 MiB", SILENT],
-        ["2 int8", "400", "300", "30.0", "200 MiB", "64.0 MiB"],
+        ["1 fp32", "250", "40.0", "300 MiB", SILENT],
+        ["2 int8", "300", "30.0", "200 MiB", "64.0 MiB"],
     ]
+
+
+def test_camera_to_screen(full: Page) -> None:
+    row = ["2 int8", "scenes, 512x512", "22.0", "24.0", "24.0", "24.0", "31.5", "7"]
+    assert full.table("The newest frame first")[1:] == [row]
 
 
 def test_what_a_machine_does_not_say_is_said(full: Page) -> None:
