@@ -28,9 +28,11 @@ def interval(estimate: Estimate) -> str:
 
 
 def moment(started: str) -> str:
-    """An ISO 8601 time to the minute, anything else as it is."""
+    """An ISO 8601 time to the minute, anything else as it is; without a zone it is UTC."""
     try:
-        return f"{datetime.fromisoformat(started).astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+        found = datetime.fromisoformat(started)
+        zoned = found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+        return f"{zoned.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
     except (ValueError, OverflowError):
         return started
 

@@ -158,10 +158,9 @@ def test_starts_and_memory(full: Page) -> None:
     ]
 
 
-def test_the_age_of_what_is_shown(full: Page) -> None:
-    assert full.table("The newest frame first")[1:] == [
-        ["2 int8", "scenes, 512x512", "22.0", "24.0", "24.0", "24.0", "31.5", "7"]
-    ]
+def test_camera_to_screen(full: Page) -> None:
+    row = ["2 int8", "scenes, 512x512", "22.0", "24.0", "24.0", "24.0", "31.5", "7"]
+    assert full.table("The newest frame first")[1:] == [row]
     blind = Page(page([("a", run(screens=(replace(full_run().screens[0], age_ms=()),)))]))
     assert blind.table("The newest frame first")[1][2:] == ["no picture was shown", "31.5", "7"]
 

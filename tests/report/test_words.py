@@ -34,6 +34,7 @@ def test_a_number_has_three_digits(value: float, printed: str) -> None:
 def test_bytes_and_moments_are_printed_in_their_unit() -> None:
     assert [size(count) for count in (0, 300 << 20, 8 << 30)] == ["0 MiB", "300 MiB", "8.00 GiB"]
     assert moment("2026-11-24T11:00:59+01:00") == "2026-11-24 10:00 UTC"
+    assert moment("2026-11-24T10:00") == "2026-11-24 10:00 UTC"
     assert moment("yesterday") == "yesterday"
 
 
