@@ -93,7 +93,7 @@ class OnRay:
             ),
             num_cpus=self.threads,
             num_gpus=self.gpus,
-            max_task_retries=RETRIES,
+            ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
         )
         due = 0
         for row in results.iter_rows():
