@@ -141,7 +141,7 @@ def _require_fitting(folder: Path, config: Any, bundle: Bundle) -> None:
 
 
 def _put(repository: Path, config: Any, bundle: Bundle, files: dict[str, Path]) -> Path:
-    folder = repository / config.name
+    folder: Path = repository / config.name
     versions = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     version = str(max(versions, default=0) + 1)
     # not in the repository: a server that watches it would take this for a model

@@ -71,6 +71,7 @@ def test_a_second_run_writes_what_is_missing_and_nothing_else(bundle: Path, sour
     out = tmp_path / "out"
     whole = label(open_bundle(bundle), str(source), str(out))
     assert (whole.frames, whole.before, whole.labelled, whole.problems) == (COUNT, 0, COUNT, ())
+    assert whole.cpu_seconds > 0
     first = contents(out)
     (out / "street" / "1.png.png").unlink()
     untouched = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
