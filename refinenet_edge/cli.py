@@ -477,7 +477,10 @@ def batch(bundle: Path, source: str, folder: str, form: Any, backend: str, ray: 
             allow_host_code=allow_host_code,
             progress=lambda finished, frames: bar.update(task, completed=finished, total=frames),
         )
-    rate = f", {done.labelled / done.seconds:.1f} a second" if done.labelled else ""
+    rate = ""
+    if done.labelled:
+        cost = 1000 * done.cpu_seconds / done.labelled
+        rate = f", {done.labelled / done.seconds:.1f} a second, {cost:.0f} ms of CPU each"
     before = f", {done.before} were there" if done.before else ""
     said = f"{done.labelled} of {done.frames} frames labelled on {done.backend}{rate}{before}"
     out.print(f"{said}: {_plain(folder)}", soft_wrap=True)
