@@ -477,7 +477,10 @@ def batch(bundle: Path, source: str, folder: str, form: Any, backend: str, ray: 
             allow_host_code=allow_host_code,
             progress=lambda finished, frames: bar.update(task, completed=finished, total=frames),
         )
-    rate = f", {done.labelled / done.seconds:.1f} a second" if done.labelled else ""
+    rate = ""
+    if done.labelled:
+        cost = 1000 * done.cpu_seconds / done.labelled
+        rate = f", {done.labelled / done.seconds:.1f} a second, {cost:.0f} ms of CPU each"
     before = f", {done.before} were there" if done.before else ""
     said = f"{done.labelled} of {done.frames} frames labelled on {done.backend}{rate}{before}"
     out.print(f"{said}: {_plain(folder)}", soft_wrap=True)
@@ -544,6 +547,7 @@ def demo(
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from refinenet_edge.bundle import open_bundle
     from refinenet_edge.demo import Look, Model, Recording, Show, open_source
+    from refinenet_edge.demo.power import Watts
     from refinenet_edge.demo.window import KEYS, Window, has_display, has_windows
     from refinenet_edge.runtime import Segmenter
 
@@ -560,7 +564,9 @@ def demo(
             segmenter = stack.enter_context(Segmenter(bundle, backend, allow_host_code=allow_host_code))
             models.append(Model(path.name, bundle.manifest.precision, segmenter))
         recording = Recording(record, opened[0].rate if rate == "full" else None) if record else None
-        show = Show(opened, models, Look(opacity), recording)
+        watts = Watts()
+        stack.callback(watts.close)
+        show = Show(opened, models, Look(opacity), recording, watts)
         stack.callback(show.close)
         if view == "window":
             show.views.append(Window(show))

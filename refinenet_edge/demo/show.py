@@ -164,6 +164,7 @@ class Show:
         self._said = ("", 0.0)  # and when
         self._frames = self._drops = 0
         self._statistics = _Statistics()
+        self._made_by: deque[int] = deque()  # models, of the results on their way
         self._figures: Figures | None = None
         self._figured = 0.0
 
@@ -218,7 +219,7 @@ class Show:
         For any thread. `asked` is not to be trusted: `InputError` says what of it cannot be, and nothing is changed.
         """
         classes = len(self._labels().names)
-        rules = {
+        rules: dict[str, tuple[Callable[[Any], bool], str]] = {
             "opacity": (lambda v: _is_number(v) and 0 <= v <= 1, "0 to 1"),
             "hidden": (lambda v: isinstance(v, list) and all(_is_index(i, classes) for i in v), "class numbers"),
             "side_by_side": (lambda v: isinstance(v, bool), "true or false"),
@@ -261,23 +262,30 @@ class Show:
 
     def segment(self, frame: Frame) -> Mask:
         """By the model that is chosen now: `live` takes a show for a segmenter."""
-        return self._models[self.wishes.model].segmenter.segment(frame)
+        model = self.wishes.model
+        mask = self._models[model].segmenter.segment(frame)
+        self._made_by.append(model)
+        return mask
 
     def _play(self, playing: int, limit: int | None) -> bool:
         """Show source `playing`; whether another is wished for."""
         source = self._sources[playing]
         self._drops += self._statistics.drops
         self._statistics = _Statistics()
+        self._made_by.clear()
         self._announce("opening")
         with contextlib.closing(live(source, self)) as results:
             for result in results:
                 if self._ended.is_set() or self.wishes.source != playing:
                     break
-                if source.live and result.signal and result.captured < self._resumed:
-                    continue  # it waited while the show was paused
-                model = self.wishes.model
-                self._statistics.add(result, source, model)
-                self._frames += result.signal
+                if result.signal:
+                    model = self._made_by.popleft()
+                    if source.live and result.captured < self._resumed:
+                        continue  # it waited while the show was paused
+                    self._statistics.add(result, source, model)
+                    self._frames += 1
+                else:
+                    self._statistics.no_signal()
                 self._show(result)
                 if self._frames == limit:
                     return False
@@ -371,9 +379,6 @@ class _Statistics:
 
     def add(self, result: Result, source: Source, model: int) -> None:
         self.drops = result.drops
-        if not result.signal:
-            self._times.clear()
-            return
         if model != self._model:
             self._model = model
             self._forget()
@@ -386,6 +391,9 @@ class _Statistics:
         self.shares = shares if len(self.shares) != count else (1 - SMOOTH) * self.shares + SMOOTH * shares
         if result.truth is not None and source.labels is not None and source.labels.names == classes.names:
             self.judged.append(Confusion.of(result.truth, labels, count))
+
+    def no_signal(self) -> None:
+        self._times.clear()
 
     def stage(self, name: str, ms: float) -> None:
         self._stages.setdefault(name, deque(maxlen=SAMPLES)).append(ms)

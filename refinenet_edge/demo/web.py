@@ -94,7 +94,8 @@ class Web:
         self.address = f"http://{name}:{self.port}/" + (f"?token={token}" if token else "")
         self._show = show
         self._viewers = 0
-        self._part, self._picture, self._number = b"", None, 0
+        self._picture: Frame | None = None
+        self._part, self._number = b"", 0
         self._event, self._news = b"", 0
         self._closed = False
         self._last: Figures | None = None

@@ -191,6 +191,21 @@ def test_models_can_be_changed() -> None:
         assert not any(item.hidden for item in audience.figures[-1].classes)
 
 
+def test_the_figures_of_a_model_are_its_own() -> None:
+    def frames() -> Frames:
+        for item in ticking(0.002)():
+            yield Captured(item.frame, item.at, np.zeros((48, 64), np.uint8))
+
+    show, audience = show_of(
+        source(frames, labels=THREE), models=[model(seconds=0.02), model(VOC, "other", seconds=0.02)]
+    )
+    with running(show):
+        audience.wait(lambda: audience.figures[-1].miou is not None)
+        show.change({"model": 1})
+        # those that were on their way are of the first, and leave nothing behind
+        audience.wait(lambda: audience.figures[-1].model == 1 and audience.figures[-1].miou is None)
+
+
 def test_sources_can_be_changed() -> None:
     show, audience = show_of(source(ticking(size=(20, 30))), source(ticking(size=(40, 50))))
     with running(show):

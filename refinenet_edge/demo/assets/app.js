@@ -5,20 +5,42 @@ const by = (id) => document.getElementById(id);
 const MINUTE = 60000;
 const STAGES = ["read", "wait", "segment", "draw", "encode"];
 const history = []; // [time, age in ms]
+const SETTLED = 700; // ms after which the figures say what was asked for
+const wished = {}; // name: [value, when], asked for a moment ago
 let shown = null; // the newest figures
-let dragging = false;
 
-async function change(asked) {
-  try {
-    const answer = await fetch("controls", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(asked),
-    });
-    if (!answer.ok) say(await answer.text());
-  } catch {
-    state("connection lost");
+// --- what is asked for: one POST at a time, so that the last one wins; while one is under way the next are joined
+
+let waiting = null;
+let asking = false;
+
+async function wish(asked) {
+  for (const [name, value] of Object.entries(asked)) wished[name] = [value, Date.now()];
+  waiting = { ...waiting, ...asked };
+  render();
+  if (asking) return;
+  asking = true;
+  while (waiting) {
+    const body = JSON.stringify(waiting);
+    waiting = null;
+    try {
+      const headers = { "Content-Type": "application/json" };
+      const answer = await fetch("controls", { method: "POST", headers, body });
+      if (!answer.ok) say(await answer.text());
+    } catch {
+      state("connection lost");
+    }
   }
+  asking = false;
+}
+
+// as it was asked for, or else as it is
+function now(name) {
+  const [value, at] = wished[name] ?? [null, 0];
+  if (Date.now() < at + SETTLED) return value;
+  if (name === "paused") return shown.state === "paused";
+  if (name === "hidden") return shown.classes.flatMap((item, i) => (item.hidden ? [i] : []));
+  return shown[name];
 }
 
 function say(text) {
@@ -46,9 +68,9 @@ function look() {
   by("picture").src = `stream?${Date.now()}`;
   events = new EventSource("figures");
   events.addEventListener("message", (event) => show(JSON.parse(event.data)));
-  events.addEventListener("error", () => {
+  events.addEventListener("error", (event) => {
     state("connection lost");
-    events.close();
+    event.target.close();
     setTimeout(look, 1000);
   });
 }
@@ -60,9 +82,7 @@ const number = (value, digits = 0) =>
   value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 function show(figures) {
-  const before = shown;
   shown = figures;
-  state(figures.state);
   say(figures.message);
   by("running").textContent = `${figures.models[figures.model]} on ${figures.backend}, ${figures.sources[figures.source]}`;
   const some = figures.frames > 0;
@@ -78,31 +98,33 @@ function show(figures) {
   if (figures.power_w !== null) by("power").textContent = number(figures.power_w, 1);
   showAge(figures);
   showStages(figures.stages_ms);
-  showClasses(figures, before);
-  press("paused", figures.state === "paused");
-  by("paused").textContent = figures.state === "paused" ? "Go on" : "Pause";
-  press("side_by_side", figures.side_by_side);
-  press("figures", figures.figures);
-  if (!dragging) showOpacity(figures.opacity);
-  choose("model", figures.models, figures.model);
-  choose("source", figures.sources, figures.source);
+  showClasses(figures.classes);
+  render();
 }
 
-function press(id, on) {
-  by(id).setAttribute("aria-pressed", String(on));
+// the controls
+function render() {
+  if (!shown) return;
+  const paused = now("paused");
+  state(paused ? "paused" : shown.state === "paused" ? "live" : shown.state);
+  by("paused").textContent = paused ? "Go on" : "Pause";
+  for (const name of ["paused", "side_by_side", "figures"]) by(name).setAttribute("aria-pressed", String(now(name)));
+  by("opacity").value = now("opacity");
+  by("opacity-value").textContent = `${Math.round(100 * now("opacity"))} %`;
+  choose("model", shown.models);
+  choose("source", shown.sources);
+  const hidden = new Set(now("hidden"));
+  for (const [i, row] of [...by("list").children].entries()) row.firstChild.checked = !hidden.has(i);
 }
 
-function showOpacity(value) {
-  by("opacity").value = value;
-  by("opacity-value").textContent = `${Math.round(100 * value)} %`;
-}
-
-function choose(id, names, index) {
-  const list = by(id);
-  if (list.options.length !== names.length || names.some((name, i) => list.options[i].text !== name)) {
-    list.replaceChildren(...names.map((name, i) => new Option(name, i)));
+function choose(name, names) {
+  const list = by(name);
+  if (list.options.length !== names.length || names.some((text, i) => list.options[i].text !== text)) {
+    list.replaceChildren(...names.map((text, i) => new Option(text, i)));
+    list.dataset.index = "";
   }
   // only when it changes: somebody may have the list open
+  const index = now(name);
   if (list.dataset.index !== String(index)) list.selectedIndex = index;
   list.dataset.index = index;
 }
@@ -146,86 +168,62 @@ function made(tag, name) {
   return element;
 }
 
-function showClasses(figures, before) {
+function showClasses(classes) {
   const list = by("list");
-  const names = (some) => some.classes.map((item) => item.name).join("\n");
-  if (!before || names(before) !== names(figures)) {
-    list.replaceChildren(
-      ...figures.classes.map((item, i) => {
-        const row = made("label", "class");
-        const box = document.createElement("input");
-        box.type = "checkbox";
-        box.addEventListener("change", () => toggle(i));
-        const swatch = document.createElement("i");
-        const name = document.createElement("span");
-        name.textContent = item.name;
-        const bar = document.createElement("b");
-        const full = document.createElement("u");
-        swatch.style.background = full.style.background = `rgb(${item.colour.join()})`;
-        bar.append(full);
-        row.append(box, swatch, name, bar, document.createElement("data"));
-        return row;
-      }),
-    );
+  const names = classes.map((item) => item.name).join("\n");
+  if (list.dataset.names !== names) {
+    list.dataset.names = names;
+    delete wished.hidden; // it was of other classes
+    list.replaceChildren(...classes.map(classRow));
   }
-  figures.classes.forEach((item, i) => {
+  classes.forEach((item, i) => {
     const row = list.children[i];
-    row.firstChild.checked = !item.hidden;
     row.classList.toggle("absent", item.share < 0.0005);
     row.querySelector("u").style.width = `${100 * item.share}%`;
     row.lastChild.textContent = `${number(100 * item.share, 1)} %`;
   });
 }
 
+function classRow(item, index) {
+  const row = made("label", "class");
+  const box = document.createElement("input");
+  box.type = "checkbox";
+  box.addEventListener("change", () => toggle(index));
+  const swatch = document.createElement("i");
+  const name = document.createElement("span");
+  name.textContent = item.name;
+  const bar = document.createElement("b");
+  const full = document.createElement("u");
+  swatch.style.background = full.style.background = `rgb(${item.colour.join()})`;
+  bar.append(full);
+  row.append(box, swatch, name, bar, document.createElement("data"));
+  return row;
+}
+
 // --- the controls
 
-const hidden = () => shown.classes.flatMap((item, i) => (item.hidden ? [i] : []));
-
 function toggle(index) {
-  if (!shown || index >= shown.classes.length) return;
-  const now = new Set(hidden());
-  if (!now.delete(index)) now.add(index);
-  change({ hidden: [...now] });
+  if (index >= shown.classes.length) return;
+  const hidden = new Set(now("hidden"));
+  if (!hidden.delete(index)) hidden.add(index);
+  wish({ hidden: [...hidden] });
 }
 
-const flip = {
-  paused: () => change({ paused: shown.state !== "paused" }),
-  side_by_side: () => change({ side_by_side: !shown.side_by_side }),
-  figures: () => change({ figures: !shown.figures }),
-};
-for (const [id, act] of Object.entries(flip)) by(id).addEventListener("click", () => shown && act());
-by("all").addEventListener("click", () => change({ hidden: [] }));
-by("none").addEventListener("click", () => shown && change({ hidden: shown.classes.map((_, i) => i) }));
-for (const id of ["model", "source"]) {
-  by(id).addEventListener("change", () => change({ [id]: by(id).selectedIndex }));
+const flip = (name) => shown && wish({ [name]: !now(name) });
+for (const name of ["paused", "side_by_side", "figures"]) by(name).addEventListener("click", () => flip(name));
+by("all").addEventListener("click", () => wish({ hidden: [] }));
+by("none").addEventListener("click", () => shown && wish({ hidden: shown.classes.map((_, i) => i) }));
+for (const name of ["model", "source"]) {
+  by(name).addEventListener("change", () => wish({ [name]: by(name).selectedIndex }));
 }
+by("opacity").addEventListener("input", () => wish({ opacity: by("opacity").valueAsNumber }));
 
-let asked = null; // the opacity that is asked for next: one POST at a time while it is dragged
-let asking = false;
-async function askOpacity() {
-  if (asking) return;
-  asking = true;
-  while (asked !== null) {
-    const opacity = asked;
-    asked = null;
-    await change({ opacity });
-  }
-  asking = false;
-}
-by("opacity").addEventListener("input", () => {
-  dragging = true;
-  asked = by("opacity").valueAsNumber;
-  showOpacity(asked);
-  askOpacity();
-});
-by("opacity").addEventListener("change", () => setTimeout(() => (dragging = false), 500));
-
-const next = (id) => shown && change({ [id]: (shown[id] + 1) % shown[`${id}s`].length });
-const opacity = (step) => shown && change({ opacity: Math.min(Math.max(shown.opacity + step, 0), 1) });
+const next = (name) => wish({ [name]: (now(name) + 1) % shown[`${name}s`].length });
+const opacity = (step) => wish({ opacity: Math.round(100 * Math.min(Math.max(now("opacity") + step, 0), 1)) / 100 });
 const KEYS = {
-  " ": flip.paused,
-  b: flip.side_by_side,
-  f: flip.figures,
+  " ": () => flip("paused"),
+  b: () => flip("side_by_side"),
+  f: () => flip("figures"),
   s: () => by("snapshot").click(),
   m: () => next("model"),
   n: () => next("source"),
