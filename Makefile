@@ -8,7 +8,7 @@ BIN := .venv/bin
 RELEASES := 10.3 10.13 10.16 11.4 rtx
 TYPED := refinenet_edge/engine.py refinenet_edge/runtime/trt.py refinenet_edge/runtime/rtx.py
 
-.PHONY: demo setup bindings test check format gpu cluster triton
+.PHONY: demo setup bindings test bench check format gpu cluster triton
 
 demo: setup  ## build the shipped model and segment drawn streets and photos: look into demo-out/
 	$(BIN)/build-engine engines/demo.toml --explain
@@ -30,7 +30,11 @@ build/bindings/tried: tests/bindings/install.py .venv/ready
 	touch $@
 
 test: setup bindings  ## everything that needs no GPU
-	$(BIN)/python -m pytest -m "not gpu and not cluster and not triton"
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not gpu and not cluster and not triton"
+
+bench: setup  ## the shipped model in fp32 and INT8 beside torch, ONNX Runtime and OpenVINO: bench-out/scenes.html
+	$(BIN)/refinenet-edge bench benchmarks/suites/scenes.toml -o bench-out/scenes.json
+	$(BIN)/refinenet-edge report bench-out/scenes.json -o bench-out/scenes.html
 
 check: setup  ## what CI checks before the tests
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@
 
 Scaling: scenes labelled by 1, 2, 3 and 4 workers of one thread each, and by this process with all its threads. A rate
 is that between the first and the last piece: starting Ray and its workers is told apart. Every number of workers takes
-its turn in every round, and the median counts.
+its turn in every round, and the median counts. Where other work shares the machine the CPU time of a frame still holds.
 
 Loss: `--scenes` scenes through two nodes, one of which is killed when a quarter is done; then by this process alone;
 the two folders are compared byte by byte. The memory of Ray's workers and of this process is looked at all the time.
@@ -100,7 +100,7 @@ def rated(bundle: Bundle, scenes: int, out: Path, **how: Any) -> dict[str, float
     """Frames a second between the first piece and the last, and the seconds before the first."""
     ticks: list[tuple[float, int]] = []
     started = time.perf_counter()
-    label(
+    done = label(
         bundle,
         f"scenes:{SEED}:{scenes}",
         str(out),
@@ -109,7 +109,11 @@ def rated(bundle: Bundle, scenes: int, out: Path, **how: Any) -> dict[str, float
     )
     shutil.rmtree(out)
     first, last = ticks[1], ticks[-1]
-    return {"per_second": (last[1] - first[1]) / (last[0] - first[0]), "first_after_s": first[0] - started}
+    return {
+        "per_second": (last[1] - first[1]) / (last[0] - first[0]),
+        "cpu_ms_per_frame": 1000 * done.cpu_seconds / done.labelled,
+        "first_after_s": first[0] - started,
+    }
 
 
 def scaling(bundle: Bundle, scenes: int, rounds: int, folder: Path) -> dict[str, Any]:
@@ -125,6 +129,9 @@ def scaling(bundle: Bundle, scenes: int, rounds: int, folder: Path) -> dict[str,
         "scenes": scenes,
         "rounds": rounds,
         "per_second": rates,
+        "cpu_ms_per_frame": {
+            name: statistics.median(one["cpu_ms_per_frame"] for one in runs) for name, runs in found.items()
+        },
         "efficiency": {f"{n} workers": rates[f"{n} workers"] / (n * one) for n in WORKERS},
         "first_piece_after_s": {
             name: statistics.median(run["first_after_s"] for run in runs) for name, runs in found.items()
@@ -163,6 +170,9 @@ def loss(bundle: Bundle, scenes: int, cluster: Cluster, second: Any, folder: Pat
         "no_other_files": complete,
         "seconds": done.seconds,
         "seconds_of_one_process": single.seconds,
+        "cpu_seconds": done.cpu_seconds,
+        "cpu_seconds_of_one_process": single.cpu_seconds,
+        "load_after": os.getloadavg()[0],
         "memory": held,
     }
 
@@ -180,11 +190,11 @@ def main(bundle: Path, scenes: int, scaling_scenes: int, rounds: int, piece: int
     opened = open_bundle(bundle)
     with tempfile.TemporaryDirectory() as text, two_nodes() as (cluster, second):
         scaled = scaling(opened, scaling_scenes, rounds, Path(text))
-        table = Table("", "frames a second", "efficiency", "first piece after, s")
+        table = Table("", "frames a second", "efficiency", "CPU ms a frame", "first piece after, s")
         for name, rate in scaled["per_second"].items():
             share = scaled["efficiency"].get(name)
-            first = scaled["first_piece_after_s"][name]
-            table.add_row(name, f"{rate:.2f}", f"{share:.0%}" if share else "", f"{first:.1f}")
+            cost, first = scaled["cpu_ms_per_frame"][name], scaled["first_piece_after_s"][name]
+            table.add_row(name, f"{rate:.2f}", f"{share:.0%}" if share else "", f"{cost:.0f}", f"{first:.1f}")
         console.print(table)
         lossy = loss(opened, scenes, cluster, second, Path(text))
         console.print(lossy)

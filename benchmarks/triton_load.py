@@ -43,7 +43,7 @@ class Load:
 
     def __init__(self, bundle: Path) -> None:
         jpegs = [cv2.imencode(".jpg", scene(VALIDATION, index)[0])[1] for index in range(FRAMES)]
-        self.jpegs = [np.array([[jpeg.tobytes()]], np.object_) for jpeg in jpegs]
+        self.jpegs = [np.asarray(jpeg)[None] for jpeg in jpegs]
         self.frames = [np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)) for jpeg in jpegs]
         with Segmenter(bundle) as segmenter:
             self.expected = [segmenter.segment(frame).labels[None] for frame in self.frames]
@@ -61,7 +61,7 @@ class Load:
                 index = (number + turn) % FRAMES
                 raw = turn % 2
                 array = self.frames[index][None] if raw else self.jpegs[index]
-                tensor = module.InferInput("frame" if raw else "image", array.shape, "UINT8" if raw else "BYTES")
+                tensor = module.InferInput("frame" if raw else "image", array.shape, "UINT8")
                 started = time.perf_counter()
                 tensor.set_data_from_numpy(array)
                 try:

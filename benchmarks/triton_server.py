@@ -56,14 +56,14 @@ def serve(repository: Path, models: tuple[str, ...], work: Path) -> Iterator[Ser
         f"--grpc-port={grpc}",
         *("--http-address=127.0.0.1", "--grpc-address=127.0.0.1", *WITHOUT),
     ]
-    # what the models import: the packages that this Python sees, in its order
-    packages = [str(ROOT), *(path for path in sys.path if "packages" in path)]
     # the copied stub no longer finds these by itself
     libraries = [str(there.parent.with_name("nvidia_pytriton.libs")), str(sysconfig.get_config_var("LIBDIR"))]
-    paths = {"PYTHONPATH": os.pathsep.join(packages), "LD_LIBRARY_PATH": os.pathsep.join(libraries)}
+    # models see the packages of the python3 that is first in PATH, and the working folder; PYTHONPATH is not looked at
+    search = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    paths = {"PATH": os.pathsep.join(search), "LD_LIBRARY_PATH": os.pathsep.join(libraries)}
     log = work / "server.log"
     with log.open("w") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **paths})
+        server = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **paths}, cwd=ROOT)
         try:
             _wait(server, f"127.0.0.1:{http}", log)
             yield Server(f"127.0.0.1:{http}", f"127.0.0.1:{grpc}", server.pid)

@@ -477,7 +477,10 @@ def batch(bundle: Path, source: str, folder: str, form: Any, backend: str, ray: 
             allow_host_code=allow_host_code,
             progress=lambda finished, frames: bar.update(task, completed=finished, total=frames),
         )
-    rate = f", {done.labelled / done.seconds:.1f} a second" if done.labelled else ""
+    rate = ""
+    if done.labelled:
+        cost = 1000 * done.cpu_seconds / done.labelled
+        rate = f", {done.labelled / done.seconds:.1f} a second, {cost:.0f} ms of CPU each"
     before = f", {done.before} were there" if done.before else ""
     said = f"{done.labelled} of {done.frames} frames labelled on {done.backend}{rate}{before}"
     out.print(f"{said}: {_plain(folder)}", soft_wrap=True)
@@ -687,7 +690,7 @@ def bench_compare(before: Path, after: Path, threshold: float, force: bool) -> N
     from refinenet_edge import bench
 
     changes = bench.compare(bench.read_run(before), bench.read_run(after), force)
-    table = Table("", "case", "before ms", "after ms", "times as long", "verdict", "mIoU, points")
+    table = Table(*_folding("", "case", "before ms", "after ms", "times as long", "verdict", "mIoU, points"))
     for change in changes:
         miou = "-" if change.miou is None else f"{change.miou:+.2f}"
         medians = f"{change.before_ms:.2f}", f"{change.after_ms:.2f}"
@@ -973,7 +976,8 @@ def _built_again(recipe: Recipe, step: Callable[[str], None]) -> str:
 def _timings(run: Run, case: Case) -> Table:
     from refinenet_edge.bench import ratios, summary
 
-    table = Table("", "p50 ms", "p90", "p99", "frames/s", "times as long", "", "mIoU", title=f"frame to labels, {case}")
+    headings = _folding("", "p50 ms", "p90", "p99", "frames/s", "times as long", "", "mIoU")
+    table = Table(*headings, title=f"frame to labels, {case}")
     verdicts = ratios(run, case)
     for name, measurement in run.of(case).items():
         figures = summary(measurement.ms)

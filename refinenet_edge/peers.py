@@ -185,9 +185,12 @@ def _torch(module: Any, compiled: bool, device: str) -> Network:
 def _exported(module: Any, size: Size, batch: int) -> Iterator[Path]:
     import torch
 
+    from refinenet_edge.trace import quiet
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "plain.onnx")
-        torch.onnx.export(module, (torch.zeros(batch, 3, *size),), path, dynamo=True, verbose=False)
+        with quiet():
+            torch.onnx.export(module, (torch.zeros(batch, 3, *size),), path, dynamo=True, verbose=False)
         yield path
 
 

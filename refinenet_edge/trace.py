@@ -41,7 +41,7 @@ def trace(module: nn.Module, size: Size, dynamic: bool = False) -> ir.Model:
     image = torch.zeros(1, 3, *size)
     free = {2: torch.export.Dim("height", min=SMALLEST_SIDE), 3: torch.export.Dim("width", min=SMALLEST_SIDE)}
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 module.eval(),
                 (image,),
@@ -181,7 +181,7 @@ def _name_nodes(model: ir.Model) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter's warnings are about packages that are not installed and about itself."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level

@@ -81,13 +81,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Summary:
-    """`before`: labelled by an earlier run; `labelled`: by this one, in `seconds`."""
+    """`before`: labelled by an earlier run; `labelled`: by this one, in `seconds`, of which its workers computed
+    `cpu_seconds`, all together.
+    """
 
     frames: int
     before: int
     labelled: int
     problems: tuple[Problem, ...]
     seconds: float
+    cpu_seconds: float
     backend: str
 
 
@@ -97,6 +100,7 @@ class Report:
 
     labelled: int
     problems: tuple[Problem, ...]
+    cpu_seconds: float = 0.0
 
 
 def label(
@@ -132,7 +136,7 @@ def label(
     frames, left = _left(pieces, there)
     before = frames - sum(map(len, left))
     started = time.monotonic()
-    labelled = 0
+    labelled, cpu_seconds = 0, 0.0
     problems: list[Problem] = []
 
     def tell() -> None:
@@ -145,13 +149,14 @@ def label(
         try:
             for report in _reports(pool, job, left):
                 labelled += report.labelled
+                cpu_seconds += report.cpu_seconds
                 problems += report.problems
                 tell()
         finally:
             _note(storage, problems, names)
     if not before + labelled and problems:
         raise InputError(f"no frame of {shown(source)} can be labelled; {problems[0].id}: {problems[0].reason}")
-    return Summary(frames, before, labelled, tuple(problems), time.monotonic() - started, wanted)
+    return Summary(frames, before, labelled, tuple(problems), time.monotonic() - started, cpu_seconds, wanted)
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,7 @@ class Labeller:
 
     def __call__(self, piece: Piece) -> Report:
         problems: list[Problem] = []
-        labelled = 0
+        labelled, started = 0, time.process_time()
         rows: list[dict[str, Any]] = []
         for item, frame in self._reader.frames(piece):
             try:
@@ -199,7 +204,7 @@ class Labeller:
                 rows.append(_row(item, frame, labels, self._run))
         if rows:
             self._out.write(part_name(piece), _table(rows, self._run))
-        return Report(labelled, tuple(problems))
+        return Report(labelled, tuple(problems), time.process_time() - started)
 
     def close(self) -> None:
         self._segmenter.close()

@@ -41,7 +41,9 @@ class Spread:
         yield from self._run(functools.partial(_Counter, to_bytes(self.model), self.spec, self.source), first)
 
     def _run(self, make: Callable[[], Worker[Sequence[int], Found]], first: int) -> Iterator[Found]:
-        pieces = [range(start, min(start + PIECE, self.count)) for start in range(first, self.count, PIECE)]
+        pieces: list[Sequence[int]] = [
+            range(start, min(start + PIECE, self.count)) for start in range(first, self.count, PIECE)
+        ]
         for piece, found in zip(pieces, self.pool.run(make, pieces), strict=True):
             if found is None:
                 raise RefineNetEdgeError(

@@ -12,6 +12,7 @@ import importlib
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -22,14 +23,14 @@ from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 RETRIES = 3  # of a piece whose worker died, be it of the piece or with its machine
 IN_FLIGHT = 2  # pieces a worker is given: the next one is there when one is done
 
-Piece = TypeVar("Piece")
+Piece = TypeVar("Piece", contravariant=True)
 Result = TypeVar("Result", covariant=True)
 
 logger = logging.getLogger(__name__)
 
 
-class Worker(Protocol[Piece, Result]):  # type: ignore[misc]  # Piece only goes in
-    def __call__(self, piece: Piece) -> Result: ...
+class Worker(Protocol[Piece, Result]):
+    def __call__(self, piece: Piece, /) -> Result: ...
 
     def close(self) -> None: ...
 
@@ -85,16 +86,20 @@ class OnRay:
         context.max_errored_blocks = -1  # only a dead worker leaves a block out: what it raises comes as a result
         context.execution_options.preserve_order = True
         room = min(self.size or self._room(), len(rows))
-        results = dataset.map(
-            _Actor,
-            fn_constructor_args=(make, os.getcwd()),
-            compute=ActorPoolStrategy(
-                min_size=1, initial_size=room, max_size=self.size, max_tasks_in_flight_per_actor=IN_FLIGHT
-            ),
-            num_cpus=self.threads,
-            num_gpus=self.gpus,
-            max_task_retries=RETRIES,
+        strategy = ActorPoolStrategy(
+            min_size=1, initial_size=room, max_size=self.size, max_tasks_in_flight_per_actor=IN_FLIGHT
         )
+        with warnings.catch_warnings():
+            # Ray 2.64 is to take max_task_retries away and try for ever: the extra ends before it
+            warnings.simplefilter("ignore", DeprecationWarning)
+            results = dataset.map(
+                _Actor,
+                fn_constructor_args=(make, os.getcwd()),
+                compute=strategy,
+                num_cpus=self.threads,
+                num_gpus=self.gpus,
+                max_task_retries=RETRIES,
+            )
         due = 0
         for row in results.iter_rows():
             index, found = pickle.loads(row["result"])
@@ -132,6 +137,8 @@ def open_pool(ray: str, *, gpus: int = 0, size: int | None = None) -> Iterator[P
         logger.warning("%s is not installed, all is done in this process: %s", exc.name, CLUSTER)
         yield Here()
         return
+    for name in ("ray", "ray.data"):  # it tells of every step
+        logging.getLogger(name).setLevel(logging.ERROR)
     ours = not library.is_initialized()
     try:
         if ours:
@@ -145,10 +152,8 @@ def open_pool(ray: str, *, gpus: int = 0, size: int | None = None) -> Iterator[P
 
 
 def _connect(library: Any, address: str) -> None:
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
-        library.init(None if address == "auto" else address, log_to_driver=False, logging_level=logging.WARNING)
+        library.init(None if address == "auto" else address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as exc:
         raise InputError(f"there is no Ray cluster at {address} ({exc}): start one with ray start --head") from exc
 

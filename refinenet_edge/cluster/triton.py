@@ -70,14 +70,12 @@ def has_plan(bundle: Bundle) -> bool:
 
 
 def frames_config(bundle: Bundle, name: str) -> Any:
-    """The `ModelConfig` of frames to labels: encoded images, or BGR frames of any size, up to `MAX_BATCH` at a time."""
+    """The `ModelConfig` of frames to labels: an encoded image, or up to `MAX_BATCH` BGR frames of one size."""
     config = _config(bundle, name)
     config.backend = "python"
     config.max_batch_size = MAX_BATCH
-    config.input.add(name="image", data_type=schema.TYPE_STRING, dims=[1], optional=True)
-    config.input.add(
-        name="frame", data_type=schema.TYPE_UINT8, dims=[-1, -1, 3], optional=True, allow_ragged_batch=True
-    )
+    for tensor, dims in (("image", [-1]), ("frame", [-1, -1, 3])):
+        config.input.add(name=tensor, data_type=schema.TYPE_UINT8, dims=dims, optional=True, allow_ragged_batch=True)
     config.output.add(name="labels", data_type=schema.TYPE_UINT8, dims=[-1, -1], label_filename=LABELS)
     config.dynamic_batching.SetInParent()
     config.parameters["backend"].string_value = bundle.manifest.backend
@@ -143,7 +141,7 @@ def _require_fitting(folder: Path, config: Any, bundle: Bundle) -> None:
 
 
 def _put(repository: Path, config: Any, bundle: Bundle, files: dict[str, Path]) -> Path:
-    folder = repository / config.name
+    folder: Path = repository / config.name
     versions = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     version = str(max(versions, default=0) + 1)
     # not in the repository: a server that watches it would take this for a model

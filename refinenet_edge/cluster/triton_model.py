@@ -3,11 +3,14 @@
 `refinenet-edge export-triton` copies this file into a model repository as model.py, with the bundle beside it. The
 server's Python must have refinenet-edge and what runs the bundle. A request has one of
 
-    image    [n, 1]         PNG, JPEG, BMP or WebP files, as bytes
+    image    [1, bytes]     uint8: a PNG, JPEG, BMP or WebP file
     frame    [n, h, w, 3]   uint8, BGR
 
-and is answered with `labels` [n, h, w], uint8; so n images of one request are of one size. A request that cannot be
-answered gets an error of its own.
+and is answered with `labels` [n, h, w], uint8. A request that cannot be answered gets an error of its own.
+
+Tensors go in and out by DLPack, not by `as_numpy` and `Tensor(name, array)`, and none is of BYTES: where Triton's
+backend was built for numpy 1, as that of nvidia-pytriton 0.7.0 is, and numpy 2 is installed, those give arrays of one
+repeated element, send nothing, and kill the process.
 """
 
 from __future__ import annotations
@@ -42,10 +45,8 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         try:
-            labels = [self._segmenter.segment(frame).labels for frame in _frames(request)]
-            if len({one.shape for one in labels}) > 1:
-                raise InputError("the images of one request are of several sizes: send them one by one")
-            return triton.InferenceResponse([triton.Tensor("labels", np.stack(labels))])
+            labels = np.stack([self._segmenter.segment(frame).labels for frame in _frames(request)])
+            return triton.InferenceResponse([triton.Tensor.from_dlpack("labels", labels)])
         except RefineNetEdgeError as exc:
             return triton.InferenceResponse(error=triton.TritonError(str(exc)))
         except Exception as exc:  # a mistake of ours is this request's error, not the others'
@@ -57,5 +58,8 @@ def _frames(request: Any) -> Iterable[Frame]:
     if (images is None) == (frames is None):
         raise InputError("a request has an image (an encoded file) or a frame (BGR, uint8), one of them")
     if frames is not None:
-        return list(frames.as_numpy())
-    return [decode_image(data, "of the request") for data in images.as_numpy().ravel()]
+        return list(np.from_dlpack(frames))
+    files = np.from_dlpack(images)
+    if len(files) != 1:
+        raise InputError(f"a request has one image, this has {len(files)}: send them one by one")
+    return [decode_image(files[0].tobytes(), "of the request")]

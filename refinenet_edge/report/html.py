@@ -14,11 +14,12 @@ from markupsafe import Markup
 from refinenet_edge.bench.record import STAGES, Case, Run, summary
 from refinenet_edge.report import charts
 from refinenet_edge.report.view import Block, Row, blocks, judges, rows, stages, undominated
-from refinenet_edge.report.words import frames, interval, number, percent, sentence, size
+from refinenet_edge.report.words import faster, frames, interval, moment, number, percent, sentence, size
 
 STAGE_COLOURS = dict(
     zip(STAGES, ("#7d8794", "#2f9490", "#789a42", "#3a6fb5", "#8a63b8", "#bd8336", "#c0607a"), strict=True)
 )
+FILTERS = (faster, frames, interval, moment, number, percent, size)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def page(runs: Sequence[tuple[str, Run]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "interval": interval, "percent": percent, "bytes": size, "frames": frames}
+    environment.filters |= {function.__name__: function for function in FILTERS}
     views = [_view(f"run-{i}", name, run) for i, (name, run) in enumerate(runs, 1)]
     return environment.get_template("page.html").render(
         views=views, colours=charts.COLOURS, stages=stages, stage_colours=STAGE_COLOURS, summary=summary

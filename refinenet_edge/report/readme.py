@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from refinenet_edge.bench.record import Run
 from refinenet_edge.report.view import Row, rows
-from refinenet_edge.report.words import frames, interval, number, percent, sentence
+from refinenet_edge.report.words import frames, interval, moment, number, percent, sentence
 
 COLUMNS = ("precision", "backend", "mIoU", "p50", "p90", "p99", "max", "frames/s")
 
@@ -27,7 +27,14 @@ def _lines(run: Run) -> Iterator[str]:
         yield from (f"| {' | '.join(_cells(row))} |" for row in rows(run, case))
         yield ""
     versions = ", ".join(f"{name} {version}" for name, version in run.machine.versions.items())
-    made = [run.started, run.machine.system, versions, run.frames, run.rule, "ratios with 95 % bootstrap intervals"]
+    made = [
+        moment(run.started),
+        run.machine.system,
+        versions,
+        run.frames,
+        run.rule,
+        "ratios with 95 % bootstrap intervals",
+    ]
     yield f"{_plain('; '.join(filter(None, made)))}.\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import datetime, timezone
 
 from refinenet_edge.bench.measure import Estimate
 from refinenet_edge.bench.record import Case, Run, Subject, Summary
@@ -14,6 +15,8 @@ SAME_POINTS = 0.005  # of mIoU: below, what is printed is the same
 
 def number(value: float) -> str:
     """Three significant digits where they are decimals, at most three of those: 0.012, 1.23, 12.3, 123, 1234."""
+    if not math.isfinite(value):
+        return str(value)
     rounded = float(f"{value:.3g}")  # 9.999 is printed as 10.0
     decimals = 2 - math.floor(math.log10(abs(rounded))) if rounded else 0
     return f"{value:.{min(3, max(0, decimals))}f}"
@@ -24,14 +27,29 @@ def interval(estimate: Estimate) -> str:
     return f"{number(estimate.value)} ({number(estimate.low)} to {number(estimate.high)})"
 
 
+def moment(started: str) -> str:
+    """An ISO 8601 time to the minute, anything else as it is; without a zone it is UTC."""
+    try:
+        found = datetime.fromisoformat(started)
+        zoned = found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+        return f"{zoned.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError):
+        return started
+
+
 def percent(share: float) -> str:
     """A share as percent with two decimals, as mIoU is given."""
     return f"{100 * share:.2f} %"
 
 
 def size(count: int) -> str:
-    """Bytes in MiB."""
-    return f"{number(count / 2**20)} MiB"
+    """Bytes in MiB, from 1 GiB on in GiB."""
+    return f"{number(count / 2**30)} GiB" if count >= 2**30 else f"{number(count / 2**20)} MiB"
+
+
+def faster(times: Estimate) -> Estimate:
+    """How many times as fast, of how many times as long."""
+    return Estimate(1 / times.value, 1 / times.high, 1 / times.low)
 
 
 def frames(case: Case) -> str:
@@ -76,7 +94,7 @@ def _lead(best: Row, timed: Sequence[Row], reference: str) -> str:
     if best.verdict is None:
         return f"It did not run in turn with {reference}: no ratio."
     times = best.verdict.times
-    ahead = interval(Estimate(1 / times.value, 1 / times.high, 1 / times.low))
+    ahead = interval(faster(times))
     lead = f"It is {ahead} times as fast as {reference}{doubt.get(best.verdict.word, '')}."
     level = [
         row.subject.name

@@ -88,7 +88,10 @@ def test_changes() -> None:
 
 @pytest.mark.parametrize(
     ("other", "says"),
-    [({"power_mode": "MAXN"}, "different power modes: 15W and MAXN"), ({"device": "Desk"}, "different devices: Board and Desk")],
+    [
+        ({"power_mode": "MAXN"}, "different power modes: 15W and MAXN"),
+        ({"device": "Desk"}, "different devices: Board and Desk"),
+    ],
 )
 def test_other_devices_and_power_modes_are_refused_unless_forced(other: dict[str, str], says: str) -> None:
     before, after = (

@@ -117,9 +117,7 @@ def test_a_package_without_a_distribution_is_asked_itself(tmp_path: Path, monkey
 def test_nothing_heavy_is_imported() -> None:
     code = "import sys; sys.modules['torch'] = None; from refinenet_edge.bench.machine import describe; describe(); "
     code += "from refinenet_edge.bench import meters; "
-    code += (
-        "early = {'openvino', 'onnxruntime', 'tensorrt', 'cuda', 'pynvml'} & set(sys.modules); assert not early"
-    )
+    code += "early = {'openvino', 'onnxruntime', 'tensorrt', 'cuda', 'pynvml'} & set(sys.modules); assert not early"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 

@@ -1,4 +1,4 @@
-"""Frames in folders, a video of numbers, pools that stand for many workers, and a folder's bytes."""
+"""A bundle, frames in folders, a video of numbers, a pool that stands for many workers, and a folder's bytes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+from onnx import numpy_helper
 
+from refinenet_edge.bundle import MODEL, write_bundle
 from refinenet_edge.images import write_png
+from refinenet_edge.labels import numbered
+from refinenet_edge.records import FrameSpec, Manifest, TensorSpec
 from refinenet_edge.scenes import scene
+from tests.runtime.tinynet import CLASSES, tiny
 
 SIZE = (40, 56)
 
@@ -41,6 +46,21 @@ def number_of(frame: np.ndarray) -> int:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def tiny_bundle(path: Path, size: tuple[int, int] = (32, 48)) -> Path:
+    """A bundle of the tiny network for OpenVINO, without its bias: scenes then have pixels of several classes."""
+    model = tiny("float32", size)
+    _, bias = model.graph.initializer
+    bias.CopyFrom(numpy_helper.from_array(np.zeros(CLASSES, np.float32), bias.name))
+    inputs = (TensorSpec("image", "float32", (1, 3, *size)),)
+    outputs = (TensorSpec("logits", "float32", (1, CLASSES, "h", "w")),)
+    manifest = Manifest(
+        "tiny", "random", None, "fp32", "openvino", inputs, outputs, FrameSpec(size), numbered(CLASSES),
+        {}, (), "refinenet-edge build tiny", "0",
+    )  # fmt: skip
+    write_bundle(path, manifest, {MODEL: model.SerializeToString()})
+    return path
 
 
 class Many:

@@ -24,8 +24,7 @@ from refinenet_edge.images import read_image
 from refinenet_edge.records import from_json
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene
-from tests.cluster.inputs import Many, contents, pictures, video
-from tests.evaluation.test_cli_eval import bundle as tiny_bundle
+from tests.cluster.inputs import Many, contents, pictures, tiny_bundle, video
 
 COUNT = 5
 
@@ -59,6 +58,7 @@ def test_labels_are_the_segmenters(bundle: Path, source: Path, tmp_path: Path) -
     found = masks(tmp_path / "out")
     with Segmenter(bundle, "openvino") as segmenter:
         for name in ("0.png", "street/1.png"):
+            assert len(np.unique(found[f"{name}.png"])) > 1
             assert np.array_equal(found[f"{name}.png"], segmenter.segment(read_image(source / name)).labels)
     assert [name for name in sorted(found) if "drive" in name] == [f"drive.avi/00000{n}.png" for n in range(3)]
     made = from_json(Run, (tmp_path / "out" / RUN).read_text())
@@ -71,6 +71,7 @@ def test_a_second_run_writes_what_is_missing_and_nothing_else(bundle: Path, sour
     out = tmp_path / "out"
     whole = label(open_bundle(bundle), str(source), str(out))
     assert (whole.frames, whole.before, whole.labelled, whole.problems) == (COUNT, 0, COUNT, ())
+    assert whole.cpu_seconds > 0
     first = contents(out)
     (out / "street" / "1.png.png").unlink()
     untouched = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}

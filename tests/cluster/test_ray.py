@@ -21,9 +21,8 @@ from refinenet_edge.cluster.pool import OnRay, open_pool
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.trace import read_onnx
-from tests.cluster.inputs import contents, pictures
+from tests.cluster.inputs import contents, pictures, tiny_bundle
 from tests.evaluation import data
-from tests.evaluation.test_cli_eval import bundle as tiny_bundle
 from tests.runtime.tinynet import CLASSES
 
 # Ray leaves sockets and processes to the interpreter's end, and calls what it has itself deprecated

@@ -16,8 +16,7 @@ from refinenet_edge.bundle import open_bundle
 from refinenet_edge.cluster.batch import PROBLEMS, label
 from refinenet_edge.cluster.storage import Remote, locate, open_storage, shown
 from refinenet_edge.errors import InputError
-from tests.cluster.inputs import contents, pictures, video
-from tests.evaluation.test_cli_eval import bundle as tiny_bundle
+from tests.cluster.inputs import contents, pictures, tiny_bundle, video
 
 # what moto and botocore warn of is theirs
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]

@@ -18,9 +18,8 @@ from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.records import Cubic, Interpolation
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.trace import read_onnx
-from tests.cluster.inputs import Many
+from tests.cluster.inputs import Many, tiny_bundle
 from tests.evaluation import data
-from tests.evaluation.test_cli_eval import bundle as tiny_bundle
 from tests.runtime.tinynet import CLASSES
 
 COUNT = 7

@@ -8,9 +8,9 @@ from refinenet_edge.report import markdown
 from tests.report.made_up import MACHINE, run, subject
 
 EXPECTED = """\
-On Some board, int8 is the fastest of 2: 11.0 ms for a frame of 512x512, the slowest of 20 took 12.0 ms, 90.9 frames \
-per second. It is 2.00 (2.00 to 2.00) times as fast as fp32. It costs 0.30 points of mIoU: 61.20 % on scenes:1:20 \
-against 61.50 %.
+On Some board, int8 is the fastest of 2: 11.0 ms for a frame of 512x512, the slowest of 20 took 12.0 ms, \
+90.9 frames per second. It is 2.00 (2.00 to 2.00) times as fast as fp32. \
+It costs 0.30 points of mIoU: 61.20 % on scenes:1:20 against 61.50 %.
 
 ms for a frame of 512x512:
 
@@ -19,7 +19,7 @@ ms for a frame of 512x512:
 | fp32 | fp32 | openvino | 61.50 % | 22.0 | 24.0 | 24.0 | 24.0 | 45.5 |  |
 | int8 | int8 | openvino | 61.20 % | 11.0 | 12.0 | 12.0 | 12.0 | 90.9 | 0.500 (0.500 to 0.500), faster |
 
-2026-11-24T10:00:00+00:00; Linux 6.1; refinenet_edge 0.1, numpy 2.4; scenes:1:20; 20 rounds; ratios with 95 % \
+2026-11-24 10:00 UTC; Linux 6.1; refinenet_edge 0.1, numpy 2.4; scenes:1:20; 20 rounds; ratios with 95 % \
 bootstrap intervals.
 """
 

@@ -8,7 +8,7 @@ import pytest
 
 from refinenet_edge.bench.compare import Verdict
 from refinenet_edge.bench.measure import Estimate
-from refinenet_edge.report.words import number, sentence
+from refinenet_edge.report.words import moment, number, sentence, size
 from tests.report.made_up import measured, run, subject
 
 TOOK = "11.0 ms for a frame of 512x512, the slowest of 20 took 12.0 ms, 90.9 frames per second."
@@ -16,10 +16,26 @@ TOOK = "11.0 ms for a frame of 512x512, the slowest of 20 took 12.0 ms, 90.9 fra
 
 @pytest.mark.parametrize(
     ("value", "printed"),
-    [(0, "0"), (0.0124, "0.012"), (0.5, "0.500"), (1.234, "1.23"), (9.996, "10.0"), (99.96, "100"), (1234.4, "1234")],
+    [
+        (0, "0"),
+        (0.0124, "0.012"),
+        (0.5, "0.500"),
+        (1.234, "1.23"),
+        (9.996, "10.0"),
+        (99.96, "100"),
+        (1234.4, "1234"),
+        (float("nan"), "nan"),
+    ],
 )
 def test_a_number_has_three_digits(value: float, printed: str) -> None:
     assert number(value) == printed
+
+
+def test_bytes_and_moments_are_printed_in_their_unit() -> None:
+    assert [size(count) for count in (0, 300 << 20, 8 << 30)] == ["0 MiB", "300 MiB", "8.00 GiB"]
+    assert moment("2026-11-24T11:00:59+01:00") == "2026-11-24 10:00 UTC"
+    assert moment("2026-11-24T10:00") == "2026-11-24 10:00 UTC"
+    assert moment("yesterday") == "yesterday"
 
 
 def test_the_fastest_is_named_with_what_it_gains_and_costs() -> None:
