@@ -131,6 +131,13 @@ class TestNumbers:
         _, scale, _ = (value.const_value.numpy() for value in node.inputs[1].producer().inputs)
         assert scale == pytest.approx(np.abs(W).max() / 127)
 
+    def test_clones_of_a_model_are_quantised_each_by_its_own_placement(self) -> None:
+        model = graph("y = Conv(x, w)", *SHAPE, w=W)
+        ranges, one_scale = ranges_of(model), replace(RTX, classifier=True)
+        for placement in (ALL_ENDS, one_scale, ALL_ENDS, replace(FP8, classifier=True)):
+            found = to_bytes(quantise(model.clone(), ranges, placement))
+            assert found == to_bytes(quantise(graph("y = Conv(x, w)", *SHAPE, w=W), ranges, placement))
+
     def test_no_scale_is_zero_or_subnormal_in_half_precision(self) -> None:
         model = graph("y = Conv(x, w)", *SHAPE, w=W * 0)
         quantise(model, ranges_of(model, amax=0.0), ALL_ENDS)
