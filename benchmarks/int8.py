@@ -166,7 +166,7 @@ def checked(float32: Path, ranges: Path, folder: Path, console: Console) -> tupl
     console.print("a damaged layer")
     budget, damaged = damaged_layer(float32, ranges, folder)
     console.print("rf50")
-    network, labels = rf50("scenes:2:16", folder)
+    network, labels = rf50(folder)
     console.print("plans of TensorRT-RTX")
     plans = rtx_int8.measure(("rf_lw_mbv2", "rf_lw50"), "scenes:2:16", console)
     checks = [*damaged, *labels, *memory_of_plans(plans, folder)]

@@ -1,19 +1,29 @@
 """What issue 5 asks beside accuracy and speed: a damaged layer, rf50, and the memory of TensorRT-RTX's plans.
 
 Each function measures one thing and says what was meant; int8.py runs them all.
+
+    python benchmarks/int8_checks.py benchmarks/results/<cpu>/int8.json       rf50 again, the rest of the result stays
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
+import os
+import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnx
+import openvino
 import torch
+from machine import save
 from torch import nn
 
 from refinenet_edge.bench import Estimate
@@ -32,7 +42,9 @@ DAMAGED = "encoder.layer5.0.output.2.0/Conv"  # the layer whose scale is shrunk
 SHRUNK = 100
 JUDGE, DROP = "scenes:3:40", 0.3  # points of mIoU
 
-RF50_SIZE, RF50_FRAMES, RF50_AGREEMENT = (256, 256), "scenes:4:8", 98.0
+RF50_SIZE, RF50_CALIB = (256, 256), "scenes:2:16"
+RF50_FRAMES, RF50_AGREEMENT = "scenes:4:8", 98.0  # what is asked, and on which scenes
+RF50_JUDGE, RF50_BUDGET = "scenes:3:8", 98.2  # other scenes decide what stays float, so a little more
 
 # MB: the least of any precision in what was measured before, a plain export on the same TensorRT-RTX
 LEAST_ACTIVATIONS = {"rf_lw50": 50.1, "rf_lw_mbv2": 55.1}
@@ -88,17 +100,24 @@ def damaged_layer(exact: Path, ranges: Path, folder: Path) -> tuple[Budget, list
     ]
 
 
-def rf50(calib: str, folder: Path) -> tuple[dict[str, Any], list[Criterion]]:
-    """INT8 of rf50 with random weights that keep activations sane, held to float32's labels on other scenes.
-
-    Without a budget: with one, most of its time would go into ranking 186 layers of a network of 470 MB.
-    """
+def rf50(folder: Path) -> tuple[dict[str, Any], list[Criterion]]:
+    """INT8 of rf50 with random weights that keep activations sane, held to float32's labels on other scenes."""
+    load = os.getloadavg()
     save_checkpoint(_sane("rf50"), folder / "rf50.safetensors")
     weights = str(folder / "rf50.safetensors")
     float32 = Recipe(str(folder / "rf50_fp32"), checkpoint=weights, size=RF50_SIZE, backend="openvino")
-    int8 = dataclasses.replace(float32, output=str(folder / "rf50"), precision="int8", calib=calib)
+    int8 = dataclasses.replace(
+        float32,
+        output=str(folder / "rf50"),
+        precision="int8",
+        calib=RF50_CALIB,
+        min_agreement=RF50_BUDGET,
+        judge=RF50_JUDGE,
+    )
     build(float32)
-    speed = build(int8).manifest.speed
+    start = time.perf_counter()
+    manifest = build(int8).manifest
+    seconds = time.perf_counter() - start
     frames = open_frames(RF50_FRAMES)
     with Segmenter(float32.output) as exact, Segmenter(int8.output) as rounded:
         same = [
@@ -106,9 +125,26 @@ def rf50(calib: str, folder: Path) -> tuple[dict[str, Any], list[Criterion]]:
             for frame in map(frames.read, range(len(frames)))
         ]
     agreement = 100 * float(np.mean(same))
+    speed, budget = manifest.speed, manifest.budget
     assert speed is not None
-    record = {"agreement": agreement, "frames": RF50_FRAMES, "size": RF50_SIZE, "speed": dataclasses.asdict(speed)}
-    return record, [criterion("% of rf50's labels that stay", agreement, RF50_AGREEMENT)]
+    assert budget is not None
+    record = {
+        "load_before": load,
+        "openvino": openvino.__version__,
+        "size": RF50_SIZE,
+        "calibration": RF50_CALIB,
+        "frames": RF50_FRAMES,
+        "agreement": agreement,
+        "layers": sum(len(harm.layers) for harm in budget.harms),
+        "layers_in_float": sum(len(harm.layers) for harm in budget.harms if harm.kept),
+        "speed": dataclasses.asdict(speed),
+        "budget": dataclasses.asdict(budget),
+        "build_seconds": seconds,
+    }
+    return record, [
+        criterion("% of rf50's labels that stay", agreement, RF50_AGREEMENT),
+        criterion("times as fast as float32, rf50's network", Estimate(speed.times, speed.low, speed.high), 2),
+    ]
 
 
 @torch.inference_mode()
@@ -154,3 +190,22 @@ def _refused(folder: Path) -> bool:
     except InputError as exc:
         return "--force" in str(exc)
     return False
+
+
+@click.command()
+@click.argument("result", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def main(result: Path) -> None:
+    """Measure rf50 again, and put it into RESULT, the int8.json of this machine."""
+    logging.disable(logging.WARNING)  # the exporter tells what it does
+    record = json.loads(result.read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        record["rf50"], checks = rf50(Path(folder))
+    others = [check for check in record["criteria"] if "rf50" not in check["what"]]
+    record["criteria"] = others + [dataclasses.asdict(check) for check in checks]
+    for check in checks:
+        click.echo(f"{check.what}: {check.measured} ({check.bound}) {check.verdict}")
+    save(record, result.name, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,9 @@
 """The same work in this process or on Ray: pieces in, results out, in the order of the pieces.
 
 A worker is made once and called with a piece at a time, so memory does not grow with the work. On Ray each is an actor
-of a Ray Data pool, with a CPU, and with a GPU where the backend wants one; a lost node's pieces are done elsewhere. A
-piece whose worker dies every time (`RETRIES`) comes back without a result, and the others go on.
+of a Ray Data pool, with a CPU, and with a GPU where the backend wants one. Ray begins a piece again whenever its worker
+is gone, with its machine or because of the piece; `TRIES` times, then it comes back without a result. Ray's own limit
+would not do: it counts every call to a machine that is gone, and those are over in a second.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib
 import logging
 import os
 import pickle
-import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -20,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 from refinenet_edge.cluster.storage import CLUSTER
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 
-RETRIES = 3  # of a piece whose worker died, be it of the piece or with its machine
+TRIES = 4  # of a piece whose worker dies
 IN_FLIGHT = 2  # pieces a worker is given: the next one is there when one is done
 
 Piece = TypeVar("Piece", contravariant=True)
@@ -79,36 +80,28 @@ class OnRay:
             return
         from ray.data import ActorPoolStrategy, from_items
 
+        tries = _tries()
         rows = [{"piece": pickle.dumps((index, piece))} for index, piece in enumerate(pieces)]
         dataset = from_items(rows, override_num_blocks=len(rows))
         context = dataset.context
         context.enable_progress_bars = context.print_on_execution_start = False
-        context.max_errored_blocks = -1  # only a dead worker leaves a block out: what it raises comes as a result
         context.execution_options.preserve_order = True
         room = min(self.size or self._room(), len(rows))
         strategy = ActorPoolStrategy(
             min_size=1, initial_size=room, max_size=self.size, max_tasks_in_flight_per_actor=IN_FLIGHT
         )
-        with warnings.catch_warnings():
-            # Ray 2.64 is to take max_task_retries away and try for ever: the extra ends before it
-            warnings.simplefilter("ignore", DeprecationWarning)
-            results = dataset.map(
-                _Actor,
-                fn_constructor_args=(make, os.getcwd()),
-                compute=strategy,
-                num_cpus=self.threads,
-                num_gpus=self.gpus,
-                max_task_retries=RETRIES,
-            )
-        due = 0
+        results = dataset.map(
+            _Actor,
+            fn_constructor_args=(make, os.getcwd(), tries),
+            compute=strategy,
+            num_cpus=self.threads,
+            num_gpus=self.gpus,
+        )
         for row in results.iter_rows():
-            index, found = pickle.loads(row["result"])
-            yield from [None] * (index - due)
+            found = pickle.loads(row["result"])
             if isinstance(found, _Raised):
                 raise RefineNetEdgeError(found.message)
             yield found
-            due = index + 1
-        yield from [None] * (len(rows) - due)
 
     def _room(self) -> int:
         import ray
@@ -168,15 +161,19 @@ class _Raised:
 class _Actor:
     """A worker on Ray. It is made with its first piece: what that raises is a result like others, not a dead actor."""
 
-    def __init__(self, make: Callable[[], Worker[Any, Any]], folder: str) -> None:
+    def __init__(self, make: Callable[[], Worker[Any, Any]], folder: str, tries: Any) -> None:
         with contextlib.suppress(OSError):  # a relative path means the same wherever this folder is there
             os.chdir(folder)
-        self._make = make
+        self._make, self._tries = make, tries
         self._worker: Worker[Any, Any] | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
         index, piece = pickle.loads(row["piece"])
         found: Any
+        if ray.get(self._tries.begin.remote(index)) > TRIES:
+            return {"result": pickle.dumps(None)}
         try:
             if self._worker is None:
                 self._worker = self._make()
@@ -186,4 +183,23 @@ class _Actor:
         except Exception as exc:  # a mistake of ours: it must not pass for a dead worker
             logger.exception("a worker failed")
             found = _Raised(f"a worker failed: {type(exc).__name__}: {exc}")
-        return {"result": pickle.dumps((index, found))}
+        return {"result": pickle.dumps(found)}
+
+
+class _Tries:
+    """How often each piece was begun: an actor beside the driver, which does not die of a piece."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, index: int) -> int:
+        self._begun[index] += 1
+        return self._begun[index]
+
+
+def _tries() -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(_Tries).remote()

@@ -5,7 +5,8 @@ fp16                     every tensor
 int8                     Q/DQ where the backend's placement says; float16 around it for TensorRT, float32 for the CPU
 fp8                      the same in E4M3, for TensorRT on GPUs of compute capability 8.9 and later
 
-placement.py where and on which grid -> qdq.py Q/DQ; sensitivity.py what each layer loses -> budget.py who stays float
+placement.py where and on which grid -> qdq.py Q/DQ
+switches.py any layers of one session rounded -> sensitivity.py what each layer loses -> budget.py who stays float
 """
 
 from collections.abc import Collection

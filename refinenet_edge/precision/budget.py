@@ -10,25 +10,29 @@ written, in float32 whatever surrounds it on the device: OpenVINO does not (see 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Literal, Protocol
 
+import numpy as np
 import onnx_ir as ir
 
 from refinenet_edge.calibration.frames import Frames
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.evaluation import DataSet, Unusable, evaluate
 from refinenet_edge.precision.placement import Placement
-from refinenet_edge.precision.qdq import quantise
+from refinenet_edge.precision.qdq import layers, quantise
 from refinenet_edge.precision.sensitivity import LogitNoise, Ranking
-from refinenet_edge.records import Budget, Frame, FrameSpec, Harm, Labels, Ranges
+from refinenet_edge.precision.switches import Switchboard
+from refinenet_edge.records import Budget, Frame, FrameSpec, Harm, LabelMap, Labels, Ranges
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.openvino import OpenVinoSession
-from refinenet_edge.runtime.ort import OrtSession
-from refinenet_edge.trace import copy_of, to_bytes
+from refinenet_edge.runtime.session import Session
+from refinenet_edge.trace import to_bytes
 
 FRAMES = 4  # that harms are measured on
 SHOWN = 10  # layers that are told apart whatever the budget
@@ -45,8 +49,11 @@ class Judge(Protocol):
     def frames(self) -> list[Frame]:
         """The first `FRAMES`."""
 
-    def measure(self, exact: Segmenter, rounded: Segmenter) -> float:
-        """The loss of `rounded` to `exact`."""
+    def expect(self, exact: Segmenter) -> None:
+        """Losses are measured from what `exact` gives; once, before all of them."""
+
+    def measure(self, rounded: Segmenter) -> float:
+        """The loss of `rounded`."""
 
 
 class MiouDrop:
@@ -56,7 +63,6 @@ class MiouDrop:
 
     def __init__(self, dataset: DataSet) -> None:
         self._dataset, self.name = dataset, dataset.name
-        self._exact: float | None = None
 
     def frames(self) -> list[Frame]:
         found = []
@@ -69,9 +75,10 @@ class MiouDrop:
                 break
         return found
 
-    def measure(self, exact: Segmenter, rounded: Segmenter) -> float:
-        if self._exact is None:  # of every candidate the same
-            self._exact = self._miou(exact)
+    def expect(self, exact: Segmenter) -> None:
+        self._exact = self._miou(exact)
+
+    def measure(self, rounded: Segmenter) -> float:
         return 100 * (self._exact - self._miou(rounded))
 
     def _miou(self, segmenter: Segmenter) -> float:
@@ -92,12 +99,19 @@ class LostLabels:
     def frames(self) -> list[Frame]:
         return list(islice(map(self._frames.read, range(len(self._frames))), FRAMES))
 
-    def measure(self, exact: Segmenter, rounded: Segmenter) -> float:
+    def expect(self, exact: Segmenter) -> None:
+        # packed: there may be hundreds of photos
+        self._exact = [zlib.compress(self._labels(exact, index).tobytes()) for index in range(len(self._frames))]
+
+    def measure(self, rounded: Segmenter) -> float:
         lost = 0.0
-        for index in range(len(self._frames)):
-            frame = self._frames.read(index)
-            lost += float((exact.segment(frame).labels != rounded.segment(frame).labels).mean())
-        return 100 * lost / len(self._frames)
+        for index, packed in enumerate(self._exact):
+            exact = np.frombuffer(zlib.decompress(packed), np.uint8)
+            lost += float((self._labels(rounded, index).ravel() != exact).mean())
+        return 100 * lost / len(self._exact)
+
+    def _labels(self, segmenter: Segmenter, index: int) -> LabelMap:
+        return segmenter.segment(self._frames.read(index)).labels
 
 
 @dataclass(frozen=True)
@@ -111,18 +125,21 @@ class Candidates:
     labels: Labels
     backend: Literal["openvino", "onnxruntime"]
 
+    @cached_property
+    def board(self) -> Switchboard:
+        """Every layer of the model in float or quantised."""
+        return Switchboard(self.model, self.ranges, self.placement)
+
     def exact(self) -> Segmenter:
-        return self._segmenter(self.model)
+        return self.keeping(layers(self.model, self.placement))
 
-    def keeping(self, layers: Sequence[str]) -> Segmenter:
-        rounded = copy_of(self.model)
-        quantise(rounded, self.ranges, self.placement, keep=layers)
-        return self._segmenter(rounded)
+    def keeping(self, kept: Sequence[str]) -> Segmenter:
+        return Segmenter.from_session(self._session(kept), self.spec, self.labels)
 
-    def _segmenter(self, model: ir.Model) -> Segmenter:
-        data = to_bytes(model)
-        session = OpenVinoSession(data) if self.backend == "openvino" else OrtSession(data, as_written=True)
-        return Segmenter.from_session(session, self.spec, self.labels)
+    def _session(self, kept: Sequence[str]) -> Session:
+        if self.backend == "onnxruntime":
+            return self.board.keeping(kept)
+        return OpenVinoSession(to_bytes(quantise(self.model.clone(), self.ranges, self.placement, kept)))
 
 
 def spend(candidates: Candidates, judge: Judge, allowed: float, step: Step = lambda _: None) -> Budget:
@@ -133,17 +150,19 @@ def spend(candidates: Candidates, judge: Judge, allowed: float, step: Step = lam
     images = [prepare(frame, candidates.spec) for frame in judge.frames()]
     if not images:
         raise InputError(f"{judge.name} has no frame that can be used: judge on another with --judge")
-    noise = LogitNoise(candidates.model, candidates.ranges, candidates.placement, images)
     step("measure which layers quantising harms")
-    ranking = Ranking(noise.layers, noise)
+    noise = LogitNoise(candidates.board, images)
+    ranking = Ranking(candidates.board.layers, noise)
     ranking.first(SHOWN)
+    with candidates.exact() as exact:
+        judge.expect(exact)
     losses: dict[tuple[str, ...], float] = {}
 
     def loss(kept: Sequence[str]) -> float:
         if tuple(kept) not in losses:
             step(f"judge on {judge.name} with {len(kept)} of {len(ranking)} layers in float")
-            with candidates.exact() as exact, candidates.keeping(kept) as rounded:
-                losses[tuple(kept)] = judge.measure(exact, rounded)
+            with candidates.keeping(kept) as rounded:
+                losses[tuple(kept)] = judge.measure(rounded)
         return losses[tuple(kept)]
 
     kept = fewest(ranking, lambda layers: loss(layers) <= allowed)

@@ -41,6 +41,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from refinenet_edge.precision.rounding import round_sums
 from refinenet_edge.records import INT8_LEVELS, Backend, Range
 
 
@@ -52,11 +53,10 @@ class Grid:
     dtype: ir.DataType
     largest: float
 
-    def round(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
-        """`values`, in units of the scale, on the grid: to the nearest, halves to even, saturated."""
-        held = np.clip(values, -self.largest, self.largest)
-        exact = self.dtype.is_integer()
-        return (np.rint(held) if exact else held).astype(self.dtype.numpy())
+    def round(self, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
+        """`weights` (out x in x ..., in units of the scale) on the grid, saturated; integers keep the sums."""
+        held = np.clip(weights, -self.largest, self.largest)
+        return (round_sums(held) if self.dtype.is_integer() else held).astype(self.dtype.numpy())
 
 
 INT8 = Grid("int8", ir.DataType.INT8, INT8_LEVELS)

@@ -1,7 +1,7 @@
 """Put explicit Q/DQ into a fused float32 graph: symmetric INT8 as TensorRT and OpenVINO both read it, or FP8.
 
     x -> QuantizeLinear -> DequantizeLinear -> consumers         per tensor, scale = amax / 127 (FP8: 448), zero point 0
-    weights (INT8, stored) -> DequantizeLinear -> Conv           per output channel (axis 0)
+    weights (INT8, stored) -> DequantizeLinear -> Conv           per output channel (axis 0), see rounding.py
 
 One pair serves every consumer of a tensor that is quantised, so what is shared has one scale. Where, and on which
 grids, a `Placement` says. A pool has one scale on both sides: its largest value is one of those it saw. On a sum only
@@ -70,9 +70,9 @@ def _is_symmetric(node: ir.Node) -> bool:
     return zero.dtype in SIGNED and zero.const_value is not None and not np.asarray(zero.const_value.numpy()).any()
 
 
-def layers(model: ir.Model, placement: Placement) -> tuple[str, ...]:
-    """The nodes of a fused float32 graph that `placement` quantises, in the order of the graph."""
-    return tuple(str(node.name) for node in chosen(list(model.graph), placement, ()))
+def layers(model: ir.Model, placement: Placement, keep: Collection[str] = ()) -> tuple[str, ...]:
+    """The nodes of a fused float32 graph that `quantise` changes, in the order of the graph."""
+    return tuple(str(node.name) for node in chosen(list(model.graph), placement, keep))
 
 
 def chosen(nodes: list[ir.Node], placement: Placement, keep: Collection[str]) -> dict[ir.Node, tuple[int, ...]]:
@@ -135,14 +135,15 @@ def _store(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
     """Replace the weights of a Conv by quantised ones and their DequantizeLinear."""
     weight = node.inputs[1]
     assert weight is not None and weight.const_value is not None
-    array = np.asarray(weight.const_value.numpy(), np.float32)
     name = f"{node.outputs[0].name}/weight"  # every output has a name, and no other has it
     per_channel, grid = placement.per_channel, placement.grid
-    largest = np.abs(array).reshape(len(array), -1).max(axis=1) if per_channel else np.abs(array).max()
-    scale = np.maximum(largest / grid.largest, SMALLEST).astype(np.float32)
-    stored = array / (scale.reshape(-1, *[1] * (array.ndim - 1)) if per_channel else scale)
+    known = weight.const_value.meta  # clones of a model share its tensors: what many candidates need is rounded once
+    key = f"{grid.name}, {'per channel' if per_channel else 'per tensor'}"
+    if key not in known:
+        known[key] = _rounded(np.asarray(weight.const_value.numpy(), np.float32), grid, per_channel)
+    rounded, scale = known[key]
     inputs = [
-        _initializer(graph, f"{name}/{grid.name}", grid.round(stored)),
+        _initializer(graph, f"{name}/{grid.name}", rounded),
         _initializer(graph, f"{name}/scale", scale),
         _initializer(graph, f"{name}/zero", np.zeros(scale.shape, grid.dtype.numpy())),
     ]
@@ -154,6 +155,15 @@ def _store(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
     node.replace_input_with(1, back.outputs[0])
     if not weight.uses():
         del graph.initializers[str(weight.name)]
+
+
+def _rounded(
+    weights: npt.NDArray[np.float32], grid: Grid, per_channel: bool
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float32]]:
+    """Weights in units of their scale, and the scale."""
+    largest = np.abs(weights).reshape(len(weights), -1).max(axis=1) if per_channel else np.abs(weights).max()
+    scale = np.maximum(largest / grid.largest, SMALLEST).astype(np.float32)
+    return grid.round(weights / (scale.reshape(-1, *[1] * (weights.ndim - 1)) if per_channel else scale)), scale
 
 
 def _node(operator: str, inputs: list[ir.Value], name: str) -> ir.Node:

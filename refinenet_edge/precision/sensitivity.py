@@ -17,13 +17,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
-from refinenet_edge.precision.placement import Placement
-from refinenet_edge.precision.qdq import layers, quantise
-from refinenet_edge.records import Ranges
-from refinenet_edge.runtime.ort import OrtSession
-from refinenet_edge.trace import copy_of, to_bytes
+from refinenet_edge.precision.switches import Switchboard
 
 Group = tuple[str, ...]
 
@@ -64,29 +59,24 @@ class Ranking:
 
 
 class LogitNoise:
-    """The harm of groups of the layers of `model` (fused, float32) on prepared `images` (1x3xhxw each).
+    """The harm of groups of the layers of `board` on prepared `images` (1x3xhxw each).
 
-    ONNX Runtime runs it. A group whose logits are not finite harms infinitely.
+    A group whose logits are not finite harms infinitely.
     """
 
-    def __init__(
-        self, model: ir.Model, ranges: Ranges, placement: Placement, images: Sequence[npt.NDArray[np.float32]]
-    ) -> None:
-        self._model, self._ranges, self._placement, self._images = model, ranges, placement, images
-        self.layers = layers(model, placement)
+    def __init__(self, board: Switchboard, images: Sequence[npt.NDArray[np.float32]]) -> None:
+        self._board, self._images = board, images
         self.runs = 0
-        self._expected = self._logits(model)
+        self._expected = self._logits(())
         self._variance = float(np.square(self._expected - self._expected.mean()).sum())
 
     def __call__(self, group: Group) -> float:
-        rounded = copy_of(self._model)
-        quantise(rounded, self._ranges, self._placement, keep=set(self.layers) - set(group))
-        error = float(np.square(self._logits(rounded) - self._expected).sum()) / max(self._variance, 1e-30)
+        error = float(np.square(self._logits(group) - self._expected).sum()) / max(self._variance, 1e-30)
         return error if math.isfinite(error) else math.inf
 
-    def _logits(self, model: ir.Model) -> npt.NDArray[np.float64]:
-        with OrtSession(to_bytes(model), as_written=True) as session:
-            (source,), (target,) = session.inputs, session.outputs
-            found = [session.run({source.name: image})[target.name] for image in self._images]
+    def _logits(self, rounded: Group) -> npt.NDArray[np.float64]:
+        session = self._board.keeping(set(self._board.layers) - set(rounded))
+        (source,), (target,) = session.inputs, session.outputs
+        found = [session.run({source.name: image})[target.name] for image in self._images]
         self.runs += len(found)
         return np.concatenate([np.asarray(logits, np.float64).ravel() for logits in found])

@@ -20,6 +20,7 @@ DTYPES = {
     "tensor(int8)": "int8",
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
 }
 KERNEL = "_kernel_time"  # how the profile ends the name of a node's computation
 ERRORS_ONLY = 3  # log severity: the default prints optimiser warnings that nobody can act on
