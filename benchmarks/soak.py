@@ -6,7 +6,8 @@
 20 minutes or 20 000 shown frames, whichever is first. The camera gives 100 frames a second, changes its resolution
 every 1000, and is unplugged for three seconds twice. A web page is served; one viewer reads it, another stops reading.
 Every second the ages of the masks, the memory and the drops are noted; lines are fitted after the first tenth. Exits
-with 1 unless neither age nor memory grows, every frame is shown or counted as dropped, and the camera is back in 5 seconds.
+with 1 if age or memory grows, if a frame is neither shown nor counted as dropped, or if the camera takes longer than 5
+seconds to be back.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ class _Reader(threading.Thread):
             except Ended:
                 return
             except InputError as exc:
-                if not self._index:
+                if not self._index or not self._source.lasting:
                     self._frames.end(exc)
                     return
                 reason = str(exc)

@@ -169,6 +169,17 @@ def test_a_source_that_never_opens_is_an_error() -> None:
     assert all_end()
 
 
+def test_a_file_that_goes_away_is_an_error() -> None:
+    def frames() -> Frames:
+        yield Captured(grey(5), time.monotonic())
+        raise InputError("the video is gone")
+
+    results = live(source(frames, live=False, lasting=False), segmenter())
+    next(results)
+    with pytest.raises(InputError, match="the video is gone"):
+        next(results)
+
+
 def test_a_source_that_opens_and_gives_nothing_is_an_error() -> None:
     with pytest.raises(InputError, match="fake gives no frames"):
         next(live(source(given([])), segmenter()))
