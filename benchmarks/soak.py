@@ -6,7 +6,8 @@
 20 minutes or 20 000 shown frames, whichever is first. The camera gives 100 frames a second, changes its resolution
 every 1000, and is unplugged for three seconds twice. A web page is served; one viewer reads it, another stops reading.
 Every second the ages of the masks, the memory and the drops are noted; lines are fitted after the first tenth. Exits
-with 1 unless age and memory stay flat, every frame is shown or counted as dropped, and the camera is back in 5 seconds.
+with 1 if age or memory grows, if a frame is neither shown nor counted as dropped, or if the camera takes longer than 5
+seconds to be back.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ RATE = 100  # frames per second of the camera
 SIZES = ((512, 512), (360, 640))
 EVERY = 1000  # frames between changes of the resolution
 UNPLUGGED = 3.0  # seconds, at a third and at two thirds
-MS_PER_MINUTE, MB_PER_MINUTE = 1.0, 0.5  # what counts as flat
-ON_THEIR_WAY = 20  # frames, when it ended
+MS_PER_MINUTE, MB_PER_MINUTE = 1.0, 0.5  # growth that counts as none
+ON_THEIR_WAY = RATE  # frames when it ended: a second's
 
 
 class Camera:
@@ -157,7 +158,7 @@ def main(bundle: Path | None, minutes: float, frames: int, out: Path | None) -> 
     for viewer in viewers:
         viewer.kill()
     record = judged(camera, log, show.summary().frames, show.summary().drops)
-    record = {"cpu": cpu(), "network": model.name, "precision": model.precision, **record, "rows": log.rows}
+    record = {"cpu": cpu(), "network": model.name, "precision": model.precision, **record, "rows": log.rows[::10]}
     console = Console()
     console.print({name: value for name, value in record.items() if name != "rows"})
     console.print(save(record, "soak.json", out))
@@ -211,7 +212,7 @@ def judged(camera: Camera, log: Log, frames: int, drops: int) -> dict[str, Any]:
         "rss_mb": {"first": steady[0]["rss_mb"], "last": steady[-1]["rss_mb"], "per_minute": memory},
         "recovered_after_s": recoveries,
         "flat": {
-            "age": abs(age) < MS_PER_MINUTE,
+            "age": age < MS_PER_MINUTE,
             "memory": memory < MB_PER_MINUTE,
             "drops": 0 <= unaccounted <= ON_THEIR_WAY,
             "recovery": max(recoveries) < 5,

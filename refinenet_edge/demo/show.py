@@ -32,7 +32,7 @@ from refinenet_edge.records import RGB, Frame, Labels, Mask
 from refinenet_edge.runtime import Segmenter
 
 FRESH = 0.25  # seconds that figures are shown before they are taken anew
-HELD = 0.5  # seconds between pictures while paused
+HELD = 0.2  # seconds between pictures while paused: a window has to be kept alive
 WINDOW = 2.0  # seconds that the frame rate is counted over
 SAID = 15.0  # seconds that a message is shown
 SAMPLES = 300  # frames that percentiles are of

@@ -109,10 +109,16 @@ class Slot(Generic[Item]):
         self._ended = False
         self._failure: BaseException | None = None
 
-    def put(self, item: Item, replace: bool = False) -> None:
-        """Put `item` there: in the place of what is there, or once the place is free. Raises `Ended` after the end."""
+    def wait_until_free(self) -> None:
+        """Wait for what is there to be taken. Raises `Ended` after the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or replace or not self._items)
+            self._changed.wait_for(lambda: self._ended or not self._items)
+            if self._ended:
+                raise Ended
+
+    def put(self, item: Item) -> None:
+        """Put `item` there, in the place of what is there. Raises `Ended` after the end."""
+        with self._changed:
             if self._ended:
                 raise Ended
             self._items[:] = [item]
@@ -172,7 +178,7 @@ class _Reader(threading.Thread):
             except Ended:
                 return
             except InputError as exc:
-                if not self._index:
+                if not self._index or not self._source.lasting:
                     self._frames.end(exc)
                     return
                 reason = str(exc)
@@ -192,6 +198,8 @@ class _Reader(threading.Thread):
     def _read(self) -> None:
         with contextlib.closing(self._source.frames()) as frames:
             while not self.stop.is_set():
+                if not self._source.live:
+                    self._frames.wait_until_free()  # what is read before that only grows old
                 self._waiting_since = time.monotonic()
                 captured = next(frames, None)
                 self._waiting_since = None
@@ -202,7 +210,7 @@ class _Reader(threading.Thread):
                 self._lost = False
                 read = _Read(captured, self._index, time.monotonic())
                 self._index += 1
-                self._frames.put(read, replace=self._source.live)
+                self._frames.put(read)
 
 
 def _infer(frames: Slot[_Read], segmenter: Segments, results: Slot[Result]) -> None:
@@ -224,6 +232,7 @@ def _infer(frames: Slot[_Read], segmenter: Segments, results: Slot[Result]) -> N
                 stages_ms={stage: 1000 * seconds for stage, seconds in stages.items()},
                 drops=read.index - taken,
             )
+            results.wait_until_free()
             results.put(result)
     except Ended:
         results.end()

@@ -50,6 +50,21 @@ def test_every_frame_of_what_can_wait_comes_in_order() -> None:
     assert all_end()
 
 
+def test_what_can_wait_is_not_read_before_its_time() -> None:
+    read: list[int] = []
+
+    def frames() -> Frames:
+        for level in range(100):
+            read.append(level)
+            yield Captured(grey(level), time.monotonic())
+
+    with contextlib.closing(live(source(frames, live=False), segmenter(0.02))) as results:
+        for number in range(5):
+            next(results)
+            # one is segmented and one waits; the result after this one may be there already
+            assert len(read) <= number + 4
+
+
 def test_the_newest_frame_wins() -> None:
     results = first(live(source(ticking(0.002)), segmenter(0.05)), 8)
     indices = [result.index for result in results]
@@ -154,6 +169,17 @@ def test_a_source_that_never_opens_is_an_error() -> None:
     assert all_end()
 
 
+def test_a_file_that_goes_away_is_an_error() -> None:
+    def frames() -> Frames:
+        yield Captured(grey(5), time.monotonic())
+        raise InputError("the video is gone")
+
+    results = live(source(frames, live=False, lasting=False), segmenter())
+    next(results)
+    with pytest.raises(InputError, match="the video is gone"):
+        next(results)
+
+
 def test_a_source_that_opens_and_gives_nothing_is_an_error() -> None:
     with pytest.raises(InputError, match="fake gives no frames"):
         next(live(source(given([])), segmenter()))
@@ -196,10 +222,12 @@ def test_sizes_may_change_in_mid_stream() -> None:
 def test_a_slot_holds_one_thing() -> None:
     slot: Slot[int] = Slot()
     slot.put(1)
-    slot.put(2, replace=True)
+    slot.put(2)
     slot.end(ValueError("done"))
     with pytest.raises(Ended):
-        slot.put(3, replace=True)
+        slot.put(3)
+    with pytest.raises(Ended):
+        slot.wait_until_free()
     assert slot.take() == 2
     with pytest.raises(ValueError, match="done"):
         slot.take()

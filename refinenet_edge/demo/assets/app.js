@@ -85,7 +85,7 @@ function show(figures) {
   shown = figures;
   say(figures.message);
   by("running").textContent = `${figures.models[figures.model]} on ${figures.backend}, ${figures.sources[figures.source]}`;
-  const some = figures.frames > 0;
+  const some = figures.age_ms > 0; // a picture was shown
   by("fps").textContent = some ? number(figures.fps, 1) : "–";
   by("age").textContent = some ? number(figures.age_ms) : "–";
   by("p50").textContent = some ? number(figures.p50_ms, 1) : "–";
@@ -130,7 +130,7 @@ function choose(name, names) {
 }
 
 function showAge(figures) {
-  if (!figures.frames || figures.state === "paused" || figures.state === "opening") return;
+  if (!figures.age_ms || figures.state === "paused" || figures.state === "opening") return;
   const now = Date.now();
   history.push([now, figures.age_ms]);
   while (history[0][0] < now - MINUTE) history.shift();
