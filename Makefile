@@ -55,10 +55,10 @@ gpu: setup  ## the same contracts on real hardware, then benchmarks/results/<dev
 CLUSTER := build/cluster/bin
 
 cluster: build/cluster/ready  ## labels, evaluation and calibration on a Ray cluster of two nodes in this machine
-	PYTHONPATH=. $(CLUSTER)/python -m pytest -m cluster
+	PYTHONPATH=. $(CLUSTER)/python -m pytest -m cluster tests/cluster
 
 triton: build/cluster/ready  ## the exported repository in a real tritonserver
-	PYTHONPATH=. $(CLUSTER)/python -m pytest -m triton
+	PYTHONPATH=. $(CLUSTER)/python -m pytest -m triton tests/cluster
 
 # beside .venv, whose packages it sees: what these need does not agree with its pins
 build/cluster/ready: tests/cluster/requirements.txt .venv/ready

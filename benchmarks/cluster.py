@@ -1,6 +1,6 @@
 """Frames on a Ray cluster in this machine: what a worker adds, and what the loss of a node costs.
 
-    build/cluster/bin/python benchmarks/cluster.py BUNDLE     -> benchmarks/results/<cpu>/cluster.json
+    build/cluster/bin/python benchmarks/cluster.py BUNDLE     -> benchmarks/results/<cpu>/cluster_{scaling,loss}.json
 
 Scaling: scenes labelled by 1, 2, 3 and 4 workers of one thread each, and by this process with all its threads. A rate
 is that between the first and the last piece: starting Ray and its workers is told apart. Every number of workers takes
@@ -172,33 +172,25 @@ def loss(bundle: Bundle, scenes: int, cluster: Cluster, second: Any, folder: Pat
         "seconds_of_one_process": single.seconds,
         "cpu_seconds": done.cpu_seconds,
         "cpu_seconds_of_one_process": single.cpu_seconds,
-        "load_after": os.getloadavg()[0],
         "memory": held,
     }
 
 
 @click.command(help=__doc__)
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--only", type=click.Choice(["scaling", "loss"]))
 @click.option("--scenes", default=2000, show_default=True, help="Of the run that loses a node.")
-@click.option("--scaling-scenes", default=160, show_default=True)
+@click.option("--scaling-scenes", default=320, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--piece", default=16, show_default=True, help="Frames that a worker is given at a time.")
-@click.option("--out", type=click.Path(path_type=Path))
-def main(bundle: Path, scenes: int, scaling_scenes: int, rounds: int, piece: int, out: Path | None) -> None:
+@click.option("--piece", default=8, show_default=True, help="Frames that a worker is given at a time.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path))
+def main(
+    bundle: Path, only: str | None, scenes: int, scaling_scenes: int, rounds: int, piece: int, out: Path | None
+) -> None:
     console = Console()
     work.PIECE = piece
     opened = open_bundle(bundle)
-    with tempfile.TemporaryDirectory() as text, two_nodes() as (cluster, second):
-        scaled = scaling(opened, scaling_scenes, rounds, Path(text))
-        table = Table("", "frames a second", "efficiency", "CPU ms a frame", "first piece after, s")
-        for name, rate in scaled["per_second"].items():
-            share = scaled["efficiency"].get(name)
-            cost, first = scaled["cpu_ms_per_frame"][name], scaled["first_piece_after_s"][name]
-            table.add_row(name, f"{rate:.2f}", f"{share:.0%}" if share else "", f"{cost:.0f}", f"{first:.1f}")
-        console.print(table)
-        lossy = loss(opened, scenes, cluster, second, Path(text))
-        console.print(lossy)
-    record = {
+    subject = {
         "cpu": cpu(),
         "cores": os.cpu_count(),
         "ray": ray.__version__,
@@ -206,11 +198,26 @@ def main(bundle: Path, scenes: int, scaling_scenes: int, rounds: int, piece: int
         "size": opened.manifest.frame.size,
         "backend": opened.manifest.backend,
         "piece": piece,
-        "load_before": os.getloadavg()[0],
-        "scaling": scaled,
-        "loss": lossy,
     }
-    console.print(f"written to {save(record, 'cluster.json', out)}")
+    with tempfile.TemporaryDirectory() as text, two_nodes() as (cluster, second):
+        if only != "loss":
+            scaled = scaling(opened, scaling_scenes, rounds, Path(text))
+            table = Table("", "frames a second", "efficiency", "CPU ms a frame", "first piece after, s")
+            for name, rate in scaled["per_second"].items():
+                share = scaled["efficiency"].get(name)
+                cost, first = scaled["cpu_ms_per_frame"][name], scaled["first_piece_after_s"][name]
+                table.add_row(name, f"{rate:.2f}", f"{share:.0%}" if share else "", f"{cost:.0f}", f"{first:.1f}")
+            console.print(table)
+            _save(console, {**subject, **scaled}, "cluster_scaling.json", out)
+        if only != "scaling":
+            lossy = loss(opened, scenes, cluster, second, Path(text))
+            console.print(lossy)
+            _save(console, {**subject, **lossy}, "cluster_loss.json", out)
+
+
+def _save(console: Console, record: dict[str, Any], name: str, out: Path | None) -> None:
+    path = save({**record, "load": os.getloadavg()[0]}, name, out / name if out else None)
+    console.print(f"written to {path}")
 
 
 if __name__ == "__main__":

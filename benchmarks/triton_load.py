@@ -116,7 +116,6 @@ def main(bundle: Path, requests: int, clients: tuple[int, ...], out: Path | None
         "cpu": cpu(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
-        "tritonclient": tritonclient.__version__ if hasattr(tritonclient, "__version__") else "",
         "bundle": opened.manifest.model,
         "size": opened.manifest.frame.size,
         "backend": opened.manifest.backend,

@@ -74,7 +74,7 @@ class TestRepository:
         ]
         (labels,) = config.output
         assert (labels.name, list(labels.dims), labels.label_filename) == ("labels", [-1, -1], "labels.txt")
-        assert config.HasField("dynamic_batching")
+        assert not config.HasField("dynamic_batching")  # see triton.py
         assert config.version_policy.latest.num_versions == 1
         assert [(g.count, g.kind, list(g.gpus)) for g in config.instance_group] == [
             (1, schema.ModelInstanceGroup.KIND_CPU, [])
