@@ -32,8 +32,10 @@ def test_scenes_move_and_know_their_truth() -> None:
     assert not source.live and source.lasting and source.labels == SCENES
     assert first.truth is not None and first.truth.shape == first.frame.shape[:2]
     assert second.at > first.at
-    # the same street a moment later: it has moved, and is not another
-    assert np.any(first.frame != second.frame) and np.mean(first.truth == second.truth) > 0.8
+    # the same street a moment later, how long depends on the machine: it has moved, and is not another
+    other = next(open_source("scenes:4:2").frames())
+    alike = [np.mean(first.truth == frame.truth) for frame in (second, other)]
+    assert np.any(first.frame != second.frame) and alike[0] > alike[1]
 
 
 @pytest.mark.parametrize("text", ["scenes:x", "scenes:1:2:3", "scenes:1:0", "scenes:²", "scenes:"])

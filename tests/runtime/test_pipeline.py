@@ -230,6 +230,8 @@ def test_timing_layers_leaves_the_shapes_to_be_set_again(running: Callable[..., 
 @pytest.mark.parametrize("integrated", [False, True], ids=["discrete", "integrated"])
 def test_labels_are_written_where_they_stay(running: Callable[..., Running], integrated: bool) -> None:
     run = running(integrated=integrated)
+    run.device.labels(FRAME)
+    run.gpu.moved.clear()  # what is uploaded once
     ours = [run.device.new_labels((61, 47)) for _ in range(2)]
     for frame, into in zip(frames(6), ours * 3, strict=True):
         labels = run.device.labels(frame, into)
