@@ -158,6 +158,15 @@ def test_starts_and_memory(full: Page) -> None:
     ]
 
 
+def test_stages_have_their_percentiles(full: Page) -> None:
+    assert full.table("Each stage by itself, ms.")[1:] == [
+        ["1 fp32", "engine", "13.3", "14.7", "16.0", "16.0", "16.0", "1.33", "68.2"],
+        ["1 fp32", "head", "6.67", "7.33", "8.00", "8.00", "8.00", "0.667", "136"],
+        ["2 int8", "engine", "6.67", "7.33", "8.00", "8.00", "8.00", "0.667", "136"],
+        ["2 int8", "head", "3.33", "3.67", "4.00", "4.00", "4.00", "0.333", "273"],
+    ]
+
+
 def test_camera_to_screen(full: Page) -> None:
     row = ["2 int8", "scenes, 512x512", "22.0", "24.0", "24.0", "24.0", "31.5", "7"]
     assert full.table("The newest frame first")[1:] == [row]
