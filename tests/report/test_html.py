@@ -159,7 +159,7 @@ def test_starts_and_memory(full: Page) -> None:
 
 
 def test_stages_have_their_percentiles(full: Page) -> None:
-    assert full.table("Each stage by itself, ms.")[1:] == [
+    assert full.table("Each stage by itself, ms for a frame of 512x512.")[1:] == [
         ["1 fp32", "engine", "13.3", "14.7", "16.0", "16.0", "16.0", "1.33", "68.2"],
         ["1 fp32", "head", "6.67", "7.33", "8.00", "8.00", "8.00", "0.667", "136"],
         ["2 int8", "engine", "6.67", "7.33", "8.00", "8.00", "8.00", "0.667", "136"],
