@@ -12,11 +12,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from refinenet_edge.report import markdown
-
 from refinenet_edge.bench import read_run
 from refinenet_edge.errors import InputError
 from refinenet_edge.files import write_atomically
+from refinenet_edge.report import markdown
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
