@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from refinenet_edge.bench.record import Subject
 from refinenet_edge.bench.start import measure_start
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.records import Frame
+from refinenet_edge.runtime import Segmenter
 
 SMALL = bench.Case((64, 96))
 
@@ -119,6 +120,21 @@ class TestOfABundle:
         options = bench.Options((bench.Case((64, 96), 2),), rounds=2, brief=True)
         run = bench.run([bench.bundle_entry(mobile_bundle, "openvino")], options, "")
         assert run.notes == ("a bundle takes one frame at a time: a batch of them runs in a row",)
+
+
+class OnAGpu(bench.BundleEntry):
+    """A bundle that says it runs on a GPU; it runs on the CPU."""
+
+    def segmenter(self) -> Segmenter:
+        return Segmenter(self.path, "openvino")
+
+
+def test_a_gpus_frames_are_whole_and_its_stages_are_runs_of_their_own(mobile_bundle: Path) -> None:
+    entry = bench.bundle_entry(mobile_bundle, "openvino")
+    gpu = OnAGpu(replace(entry.subject, backend="tensorrt"), entry.path, entry.size)
+    (measurement,) = bench.run([gpu], bench.Options((SMALL,), rounds=3, brief=True), "").measurements
+    assert len(measurement.ms) == 3
+    assert {stage: len(ms) for stage, ms in measurement.stages.items()} == {"prepare": 20, "engine": 20, "head": 20}
 
 
 def test_an_entry_that_ends_its_process_is_an_error() -> None:
