@@ -82,8 +82,9 @@ class Case:
 class Measurement:
     """`ms`: frame to labels of each counted run by the host's clock; with a batch, of the whole batch.
 
-    `stages` are the same runs, or, on a GPU where a frame is one CUDA graph, runs of their own between events. With
-    several streams the runs of all of them are here, and `frames_per_second` is what they made together.
+    `stages` are the same runs, or, on a GPU where a frame is one CUDA graph, runs of their own in which each stage is
+    waited for. With several streams the runs of all of them are here, and `frames_per_second` is what they made
+    together.
     """
 
     subject: str
