@@ -11,7 +11,7 @@
   - MissingExtra         an optional dependency is not installed; names the extra
   - CudaError            a CUDA call failed: the GPU is full, lost or refuses; carries CUDA's name for it
 
-Messages say what, where, and the next command. `cli.py` prints them as one line and exits with 2.
+Messages say what, where, and the next command. The commands print them as one line and exit with 2.
 """
 
 

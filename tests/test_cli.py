@@ -27,7 +27,7 @@ from refinenet_edge.records import Profile
 from tests.bench import runs
 from tests.conftest import onnx_model, weights
 
-ROOT = Path(cli.__file__).parents[1]
+ROOT = Path(cli.__file__).parents[2]
 Run = Callable[..., Result]
 
 

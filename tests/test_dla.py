@@ -312,7 +312,7 @@ class TestCommand:
         assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
 
     def test_it_needs_onnx_ir_and_no_torch(self, mobile_bundle: Path) -> None:
-        root = Path(cli.__file__).parents[1]
+        root = Path(cli.__file__).parents[2]
         for missing, code in (("torch', 'onnxscript', 'onnxruntime", 0), ("onnx_ir", 2)):
             block = f"import sys; sys.modules.update(dict.fromkeys(['{missing}'])); "
             command = [sys.executable, "-c", block + "from refinenet_edge.cli import main; main()", "dla-check"]

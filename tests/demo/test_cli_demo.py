@@ -73,7 +73,7 @@ def test_the_shipped_model_is_built_once(mobile_bundle: Path, tmp_path: Path, mo
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("refinenet_edge.build.build", build)
-    assert cli._shipped_bundle() == cli._shipped_bundle() == built[0]
+    assert cli.demo.shipped_bundle() == cli.demo.shipped_bundle() == built[0]
     assert len(built) == 1 and tmp_path in built[0].parents
 
 

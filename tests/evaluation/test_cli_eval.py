@@ -23,7 +23,7 @@ from tests.runtime.tinynet import CLASSES, tiny
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refinenet_edge.cli.out.width", 200)
+    monkeypatch.setattr("refinenet_edge.cli.screen.out.width", 200)
 
 
 def bundle(path: Path, size: tuple[int, int] | None = (32, 48), labels: Labels | None = None) -> Path:

@@ -1,0 +1,3 @@
+from refinenet_edge.cli import main
+
+main()

@@ -1,0 +1,259 @@
+"""checkpoint -> bundle: build (and `build-engine`), calibrate, plan."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from refinenet_edge.cli.command import EXPORT, Command, SizeType, heavy, main, make_folder, with_ray
+from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, plain, progress_bar
+from refinenet_edge.errors import InputError
+from refinenet_edge.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from refinenet_edge.fusion import Firing
+    from refinenet_edge.records import Manifest, Profile, Range, Ranges
+
+
+def _build_options(command: Any) -> Any:
+    """The options of `build-engine`: the fields of `Recipe`."""
+    options = [
+        click.argument("recipe", required=False, type=click.Path(path_type=Path)),
+        click.option("--output", "-o", metavar="FOLDER", help="The bundle to write, such as engines/NAME."),
+        click.option("--model", help="rf50, rf101, rf152, rf_lw50, rf_lw101, rf_lw152 or rf_lw_mbv2."),
+        click.option(
+            "--checkpoint", metavar="FILE", help='Weights: .pth, .safetensors, ..., or "scenes". None: random.'
+        ),
+        click.option("--onnx", metavar="FILE", help="A segmentation model of anybody's instead: 1x3xHxW -> 1xCxhxw."),
+        click.option("--size", type=SizeType(), help="What the network takes; frames are resized. [512x512]"),
+        click.option(
+            "--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."
+        ),
+        click.option("--precision", type=click.Choice(["fp32", "fp16", "int8", "fp8"]), help="[fp32]"),
+        click.option(
+            "--calib", metavar="RANGES|DIR|VIDEO|scenes", help="Of int8, fp8: a ranges file, or frames to calibrate on."
+        ),
+        click.option("--max-miou-drop", type=float, metavar="POINTS", help="That int8 may cost on --judge (labelled)."),
+        click.option("--min-agreement", type=float, metavar="PERCENT", help="Pixels of --judge that keep their label."),
+        click.option(
+            "--judge", metavar="DATASET|FRAMES", help="Of a budget: a data set as of eval, or frames. [as --calib]"
+        ),
+        click.option(
+            "--backend",
+            type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]),
+            help="[auto]",
+        ),
+        click.option(
+            "--labels", metavar="NAME|FILE", help="voc, nyu40, sun37, person, context, cityscapes, camvid, ..."
+        ),
+        click.option("--upsample", type=click.Choice(["bilinear", "cubic"]), help="How logits reach the frame's size."),
+        click.option(
+            "--align-corners/--no-align-corners", default=None, help="If the checkpoint cannot say. [as the ports]"
+        ),
+        click.option("--crp", type=click.Choice(["pool_conv", "conv_pool"]), help="If the checkpoint cannot say."),
+        click.option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
+        click.option("--target", multiple=True, metavar="SM", help="sm_75 .. sm_121 (TensorRT-RTX). Repeatable."),
+        click.option("--workspace-mib", type=click.IntRange(16), help="The builder's scratch memory. [1024]"),
+        click.option("--timing-cache", metavar="FILE", help="Read and keep TensorRT's timings here."),
+        click.option("--version-compatible/--no-version-compatible", default=None, help="Runs on later TensorRTs."),
+        click.option("--hardware-compatible/--no-hardware-compatible", default=None, help="Runs on Ampere and newer."),
+        click.option("--force/--no-force", default=None, help="Build what is known to be slower."),
+        click.option("--explain", is_flag=True, help="Say how often each rewrite fired, and why not elsewhere."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
+    """Build a bundle from options, or from a RECIPE (TOML) with options on top."""
+    chosen = {name: value for name, value in given.items() if value not in (None, ())}
+    if recipe is not None:
+        with heavy(EXPORT):
+            wanted = dataclasses.replace(read_recipe(recipe), **chosen)
+    elif "output" not in chosen:
+        raise InputError("where to? Give --output engines/NAME, or a recipe: build-engine engines/NAME.toml")
+    else:
+        wanted = Recipe(**chosen)
+    with heavy(EXPORT):
+        from refinenet_edge.build import build as build_bundle
+    with progress_bar() as bar:
+        task = bar.add_task("start", total=None)
+        built = build_bundle(
+            wanted,
+            lambda step: bar.update(task, description=step, total=None),
+            lambda phase, done, steps: bar.update(task, description=phase, completed=done, total=steps or None),
+        )
+    if explain:
+        out.print(_firings(built.firings))
+    if built.manifest.budget:
+        out.print(harms_table(built.manifest.budget))
+    out.print(manifest_table(built.manifest, str(built.path)))
+    out.print(f"next: [bold]refinenet-edge run {plain(built.path)} IMAGE --out DIR[/]", soft_wrap=True)
+
+
+main.command("build")(_build_options(_build))
+
+
+build_engine = click.command("build-engine", cls=Command)(_build_options(_build))
+
+
+@main.command("plan")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx"]), default="tensorrt", show_default=True)
+@click.option("--target", multiple=True, metavar="SM", help="sm_75 .. sm_121 (TensorRT-RTX). Repeatable.")
+@click.option("--workspace-mib", type=click.IntRange(16), default=1024, show_default=True)
+@click.option("--timing-cache", type=click.Path(path_type=Path))
+@click.option("--size", type=SizeType(), help="The usual size, for a bundle that takes any.")
+def plan(
+    bundle: Path,
+    backend: Any,
+    target: tuple[str, ...],
+    workspace_mib: int,
+    timing_cache: Path | None,
+    size: tuple[int, int] | None,
+) -> None:
+    """Build a bundle's TensorRT plan on this machine, from the graph inside: on a Jetson, without torch."""
+    from refinenet_edge.bundle import open_bundle
+    from refinenet_edge.engine import EngineOptions, add_plan
+
+    opened = open_bundle(bundle)
+    options = EngineOptions(target, workspace_mib << 20, _profile(opened.manifest, size), timing_cache)
+    with progress_bar() as bar:
+        task = bar.add_task(f"build the {backend} engine", total=None)
+        manifest = add_plan(
+            opened,
+            backend,
+            options,
+            lambda phase, done, steps: bar.update(task, description=phase, completed=done, total=steps),
+        )
+    out.print(manifest_table(manifest, str(bundle)))
+
+
+@main.command("calibrate")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--frames", "source", required=True, metavar="DIR|VIDEO|scenes[:SEED:COUNT]", help="What to look at.")
+@click.option(
+    "--out", "-o", "path", type=click.Path(dir_okay=False, path_type=Path), required=True, help="calib/NAME.ranges.json"
+)
+@click.option("--method", help="minmax, percentile:99.99, entropy or mse. [percentile:99.99]")
+@click.option("--method-for", "special", multiple=True, metavar="GLOB=METHOD", help="For some tensors. Repeatable.")
+@click.option("--trt-cache", "cache", type=click.Path(path_type=Path), help="TensorRT's calibration cache, too.")
+@with_ray
+def calibrate(
+    bundle: Path, source: str, path: Path, method: str | None, special: tuple[str, ...], cache: Path | None, ray: str
+) -> None:
+    """Observe the activations of a fp32 BUNDLE on frames: the ranges that INT8 needs.
+
+    A run that was stopped goes on where it was when it is started again.
+    """
+    from refinenet_edge.bundle import MODEL, open_bundle
+
+    with heavy(EXPORT):
+        from refinenet_edge import calibration
+        from refinenet_edge.trace import read_onnx
+
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
+    if manifest.precision != "fp32":
+        raise InputError(
+            f"{bundle} is {manifest.precision}: ranges are measured on a fp32 bundle of the same network; build it: "
+            + _build_again(manifest, {"--precision": "fp32", "--output": f"{bundle}_fp32"}, without=("--calib",))
+        )
+    pairs = [item.rpartition("=") for item in special]
+    if wrong := next((method for glob, _, method in pairs if not glob), None):
+        raise InputError(f"--method-for {wrong}: GLOB=METHOD is meant, such as '*relu*=percentile:99.9'")
+    overrides = {glob: calibration.parse_method(text) for glob, _, text in pairs}
+    make_folder(path.parent)
+    state = path.with_name(f".{path.name}.partial.npz")
+    model, frames = read_onnx(opened.path_of(MODEL), None), calibration.open_frames(source)
+    with progress_bar() as bar, contextlib.ExitStack() as stack:
+        task = bar.add_task("observe", total=None)
+        by = None
+        if ray != "off":
+            from refinenet_edge.cluster.calibrate import Spread
+            from refinenet_edge.cluster.pool import open_pool
+
+            by = Spread(model, manifest.frame, source, len(frames), stack.enter_context(open_pool(ray)))
+        ranges = calibration.calibrate(
+            model,
+            manifest.frame,
+            frames,
+            calibration.parse_method(method) if method else calibration.DEFAULT,
+            overrides,
+            state,
+            lambda done, count: bar.update(task, completed=done, total=count),
+            by,
+        )
+    calibration.write_ranges(path, ranges)
+    state.unlink(missing_ok=True)
+    if cache is not None:
+        calibration.write_cache(cache, ranges)
+    out.print(_cut(ranges))
+    out.print(f"{len(ranges.tensors)} tensors over {ranges.count} frames, by {ranges.key.method}: {plain(path)}")
+    chosen = {"--precision": "int8", "--calib": str(path), "--output": f"{bundle}_int8"}
+    out.print(f"next: [bold]{plain(_build_again(manifest, chosen))}[/]", soft_wrap=True)
+
+
+def _profile(manifest: Manifest, size: tuple[int, int] | None) -> Profile | None:
+    """The frame sizes of a plan: a range in the bundle is its own, not the device's."""
+    from refinenet_edge.engine import profile_for
+
+    if manifest.frame.size is not None:
+        if size is not None:
+            raise InputError(f"the bundle is fixed to {'x'.join(map(str, manifest.frame.size))}: leave --size out")
+        return None
+    if size is not None:
+        return profile_for(size)
+    if manifest.engine is None or manifest.engine.profile is None:
+        raise InputError("the bundle takes frames of any size: name the usual one with --size HEIGHTxWIDTH")
+    return manifest.engine.profile
+
+
+def _build_again(manifest: Manifest, options: Mapping[str, str], without: tuple[str, ...] = ()) -> str:
+    """The command that built a bundle, with these options instead of its own."""
+    try:
+        words = shlex.split(manifest.command)
+    except ValueError:  # a manifest comes from elsewhere
+        words = []
+    if words[:2] != ["refinenet-edge", "build"]:
+        words = ["refinenet-edge", "build"]
+    kept = [
+        word
+        for index, word in enumerate(words)
+        if word not in (*options, *without) and words[index - 1] not in (*options, *without)
+    ]
+    return shlex.join([*kept, *(word for option in options.items() for word in option)])
+
+
+def _cut(ranges: Ranges) -> Table:
+    """The tensors that lose most: where the largest value is furthest beyond what INT8 will hold."""
+
+    def share(tensor: Range) -> float:
+        return tensor.amax / largest if (largest := max(abs(tensor.low), abs(tensor.high))) else 1.0
+
+    table = Table("tensor", "from", "to", "INT8 holds", "method", title="cut most")
+    for name, tensor in sorted(ranges.tensors.items(), key=lambda item: share(item[1]))[:5]:
+        numbers = (f"{value:.4g}" for value in (tensor.low, tensor.high))
+        table.add_row(plain(name), *numbers, f"±{tensor.amax:.4g}, {percent(min(share(tensor), 1.0))}", tensor.method)
+    return table
+
+
+def _firings(firings: tuple[Firing, ...]) -> Table:
+    table = Table(
+        "rewrite", "fired", "GMAC", "MB", "refused", "because", title="rewrites in order, the cost after each"
+    )
+    for firing in firings:
+        cost = (f"{firing.cost.macs / 1e9:.2f}", f"{firing.cost.bytes / 1e6:.0f}") if firing.cost else ("", "")
+        why = "" if firing.fired or firing.refused else "its pattern is nowhere"
+        table.add_row(firing.name, str(firing.fired), *cost, "", why)
+        for reason, places in firing.refused.items():
+            table.add_row("", "", "", "", str(places), reason)
+    return table

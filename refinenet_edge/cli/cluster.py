@@ -1,0 +1,73 @@
+"""Beyond one machine: batch, export-triton."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from refinenet_edge.cli.command import allow_host_code, heavy, main, with_ray
+from refinenet_edge.cli.screen import err, out, plain, progress_bar
+
+
+@main.command("batch")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("source", metavar="INPUT")
+@click.option(
+    "--out", "folder", required=True, metavar="DIR", help="Where the labels go: a folder, or a URL such as s3://..."
+)
+@click.option("--format", "form", type=click.Choice(["png", "parquet"]), default="png", show_default=True)
+@click.option("--backend", default="auto", show_default=True)
+@with_ray
+@allow_host_code
+def batch(bundle: Path, source: str, folder: str, form: Any, backend: str, ray: str, allow_host_code: bool) -> None:
+    """Label every frame of INPUT: images, videos, a folder of them (or its URL), or scenes:SEED:COUNT.
+
+    A run that was stopped does what is missing when it is started again. A frame that cannot be labelled is written
+    down in DIR/problems.json, and the rest goes on.
+    """
+    from refinenet_edge.bundle import open_bundle
+    from refinenet_edge.cluster.batch import PROBLEMS, label
+
+    with progress_bar() as bar:
+        task = bar.add_task("label", total=None)
+        done = label(
+            open_bundle(bundle),
+            source,
+            folder,
+            form=form,
+            backend=backend,
+            ray=ray,
+            allow_host_code=allow_host_code,
+            progress=lambda finished, frames: bar.update(task, completed=finished, total=frames),
+        )
+    rate = ""
+    if done.labelled:
+        cost = 1000 * done.cpu_seconds / done.labelled
+        rate = f", {done.labelled / done.seconds:.1f} a second, {cost:.0f} ms of CPU each"
+    before = f", {done.before} were there" if done.before else ""
+    said = f"{done.labelled} of {done.frames} frames labelled on {done.backend}{rate}{before}"
+    out.print(f"{said}: {plain(folder)}", soft_wrap=True)
+    if done.problems:
+        err.print(f"[yellow]{len(done.problems)} not labelled, see {PROBLEMS}:[/]", soft_wrap=True)
+        for problem in done.problems[:5]:
+            err.print(plain(f"  {problem.id}: {problem.reason}"), soft_wrap=True)
+
+
+@main.command("export-triton")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--repository", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="DIR")
+@click.option("--name", help="Of the model that takes frames. [the bundle's]")
+def export_triton(bundle: Path, repository: Path, name: str | None) -> None:
+    """Put BUNDLE into a model repository of Triton Inference Server: NAME, frames to labels, and NAME_network.
+
+    A model that is there gets a new version, which Triton then serves.
+    """
+    from refinenet_edge.bundle import open_bundle
+
+    with heavy("'refinenet-edge[triton]'"):
+        from refinenet_edge.cluster.triton import export
+
+    for exported in export(open_bundle(bundle), repository, name):
+        out.print(f"{plain(exported)}", soft_wrap=True)

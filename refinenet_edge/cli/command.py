@@ -1,0 +1,110 @@
+"""What all commands have: the group, how errors end them, the options that several take."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from refinenet_edge import __version__
+from refinenet_edge.cli.screen import err, plain
+from refinenet_edge.errors import InputError, RefineNetEdgeError
+from refinenet_edge.recipe import parse_size
+
+EXPORT = "'refinenet-edge[export]'"
+
+EXIT_EXPECTED = 2
+EXIT_INTERRUPTED = 130
+
+
+class Command(click.Command):
+    """A command that turns our errors into one line, and has `--debug`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the log and the trace of an error."))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        debug = ctx.params.pop("debug")
+        _log_to_stderr(logging.DEBUG if debug else logging.WARNING)
+        try:
+            return super().invoke(ctx)
+        except RefineNetEdgeError as exc:
+            if debug:
+                raise
+            # one line, whatever the library below said
+            err.print(f"[red]error:[/] {plain(' '.join(str(exc).split()))}", soft_wrap=True)
+            ctx.exit(EXIT_EXPECTED)
+        except KeyboardInterrupt:
+            err.print("interrupted; nothing was left half-written")
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+class Group(click.Group):
+    """A group whose commands are ours."""
+
+    command_class = Command
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """RefineNet segmentation on Jetson and desktop NVIDIA GPUs: checkpoint, engine, mask."""
+
+
+allow_host_code = click.option(
+    "--allow-host-code", is_flag=True, help="Run the runtime in a version-compatible plan: for bundles you trust."
+)
+
+
+with_ray = click.option(
+    "--ray",
+    default="off",
+    show_default=True,
+    metavar="off|auto|ADDRESS",
+    help="On a Ray cluster; auto: the one that runs, else one on this machine. The result is the same.",
+)
+
+
+class SizeType(click.ParamType[Any]):
+    """HEIGHTxWIDTH in pixels."""
+
+    name = "HEIGHTxWIDTH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return parse_size(value) if isinstance(value, str) else value
+        except InputError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+@contextlib.contextmanager
+def heavy(install: str) -> Iterator[None]:
+    """Imports of a stage that a device does not have; `install`: what pip is to install for it."""
+    from refinenet_edge.errors import MissingExtra
+
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("refinenet_edge"):
+            raise
+        raise MissingExtra(f"{exc.name} is not installed: pip install {install}") from exc
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise InputError(f"folder {folder} cannot be made: {exc.strerror}; name another with --out") from exc
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    package = logging.getLogger("refinenet_edge")
+    package.handlers[:] = [handler]
+    package.setLevel(level)

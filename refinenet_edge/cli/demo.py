@@ -1,0 +1,129 @@
+"""camera -> masks on a screen: demo."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from refinenet_edge import __version__
+from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, make_folder
+from refinenet_edge.cli.screen import err, out, plain, progress_bar
+from refinenet_edge.recipe import Recipe
+
+
+@main.command("demo")
+@click.argument("bundles", nargs=-1, metavar="[BUNDLE]...", type=click.Path(path_type=Path))
+@click.option(
+    "--source", "sources", multiple=True, metavar="0|csi|URL|FILE|DIR|scenes", help="What to look at. Repeatable."
+)
+@click.option("--view", type=click.Choice(["web", "window", "none"]), help="[window where there is one, otherwise web]")
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT.mp4", help="What is shown.")
+@click.option("--rate", type=click.Choice(["own", "full"]), default="own", help="full: a file's every frame, at once.")
+@click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
+@click.option("--frames", type=click.IntRange(1), help="Stop after so many.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="Of the web page.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0: others may look, with a token.")
+@click.option("--token", envvar="REFINENET_EDGE_TOKEN", help="What others need to look. [made for another --host]")
+@click.option("--backend", default="auto", show_default=True)
+@allow_host_code
+def demo(
+    bundles: tuple[Path, ...],
+    sources: tuple[str, ...],
+    view: str | None,
+    record: Path | None,
+    rate: str,
+    opacity: float,
+    frames: int | None,
+    port: int,
+    host: str,
+    token: str | None,
+    backend: str,
+    allow_host_code: bool,
+) -> None:
+    """Segment what a camera sees, while it sees it: in a web page or a window.
+
+    Sources: 0 or /dev/video0, csi (Jetson), rtsp:// and http:// streams, video files, image folders, drawn scenes.
+    Without BUNDLE it is the shipped model on drawn scenes, with its mIoU. Several bundles or sources: switch there.
+    """
+    # what OpenCV and FFmpeg say of a camera that is away, we say; they read this when they are imported
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    from refinenet_edge.bundle import open_bundle
+    from refinenet_edge.demo import Look, Model, Recording, Show, open_source
+    from refinenet_edge.demo.power import Watts
+    from refinenet_edge.demo.window import KEYS, Window, has_display, has_windows
+    from refinenet_edge.runtime import Segmenter
+
+    if view is None:
+        view = "window" if has_windows() else "web"
+    repeat = view != "none" and record is None
+    camera = bool(bundles) and Path("/dev/video0").exists()
+    chosen = sources or (("0", "scenes") if camera else ("scenes",))
+    opened = [open_source(text, every_frame=rate == "full", repeat=repeat) for text in chosen]
+    with contextlib.ExitStack() as stack:
+        models = []
+        for path in bundles or (shipped_bundle(),):
+            bundle = open_bundle(path)
+            segmenter = stack.enter_context(Segmenter(bundle, backend, allow_host_code=allow_host_code))
+            models.append(Model(path.name, bundle.manifest.precision, segmenter))
+        recording = Recording(record, opened[0].rate if rate == "full" else None) if record else None
+        watts = Watts()
+        stack.callback(watts.close)
+        show = Show(opened, models, Look(opacity), recording, watts)
+        stack.callback(show.close)
+        if view == "window":
+            show.views.append(Window(show))
+            out.print(f"keys: {KEYS}")
+        elif view == "web":
+            with heavy("'refinenet-edge[demo]'"):
+                from refinenet_edge.demo.web import Web
+            web = Web(show, host, port, token)
+            show.views.append(web)
+            out.print(f"open [bold]{plain(web.address)}[/] (Ctrl-C ends it)", soft_wrap=True)
+            if has_display() and out.is_terminal:
+                click.launch(web.address)
+        with _until_interrupted():
+            show.run(frames)
+    summary = show.summary()
+    rest = f", {summary.drops} that were older by then dropped" if summary.drops else ""
+    out.print(f"{summary.frames} frames in {summary.seconds:.1f} s{rest}" + (f": {plain(record)}" if record else ""))
+
+
+def shipped_bundle() -> Path:
+    """The shipped model for this machine: built the first time, and kept."""
+    from refinenet_edge.bundle import open_bundle
+    from refinenet_edge.errors import BundleError, CheckpointError
+    from refinenet_edge.files import sha256
+    from refinenet_edge.runtime.cache import cache_folder
+
+    digest = sha256(Path(__file__).parents[1] / "weights" / "rf_lw_mbv2_scenes.safetensors", CheckpointError)
+    path = cache_folder().with_name("bundles") / f"{__version__}-{digest[:12]}" / "scenes"
+    try:
+        open_bundle(path)
+    except BundleError:
+        with heavy(EXPORT):
+            from refinenet_edge.build import build as build_bundle
+        err.print(f"the shipped model is built into {plain(path)}, this once", soft_wrap=True)
+        make_folder(path.parent)
+        with progress_bar() as bar:
+            task = bar.add_task("start", total=None)
+            build_bundle(Recipe(str(path), checkpoint="scenes"), lambda step: bar.update(task, description=step))
+    return path
+
+
+@contextlib.contextmanager
+def _until_interrupted() -> Iterator[None]:
+    """What ends by Ctrl-C, and by SIGTERM as a service does; also where a shell ignores Ctrl-C for what it starts."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,96 @@
+"""What there is, and what works: inspect, models, doctor, dla-check. Nothing is built or run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from refinenet_edge.cli.command import EXPORT, SizeType, heavy, main
+from refinenet_edge.cli.screen import folding, harms_table, manifest_table, out, percent, plain
+
+NAMES = 8  # of nodes in a row
+
+
+@main.command("inspect")
+@click.argument("path", type=click.Path(path_type=Path))
+def inspect(path: Path) -> None:
+    """Show what is in a bundle, or in a .plan file; needs no GPU."""
+    from refinenet_edge.bundle import PLAN, open_bundle
+    from refinenet_edge.plan import read_header
+
+    if path.is_dir():
+        manifest = open_bundle(path).manifest
+        out.print(manifest_table(manifest, str(path)))
+        if manifest.budget:
+            out.print(harms_table(manifest.budget))
+        if PLAN not in manifest.files:
+            return
+        path = path / PLAN
+    header = read_header(path)
+    out.print(
+        f"{plain(path)}: a plan of {path.stat().st_size / 1e6:.1f} MB, written by {header.flavour} {header.version}"
+    )
+
+
+@main.command("models")
+@click.option("--size", type=SizeType(), default="512x512", show_default=True)
+@click.option("--classes", type=click.IntRange(1, 255), default=21, show_default=True)
+def models(size: tuple[int, int], classes: int) -> None:
+    """List the networks with their parameters and multiplications."""
+    with heavy(EXPORT):
+        from refinenet_edge.model import MODELS
+        from refinenet_edge.model.cost import cost
+    table = Table("model", "parameters", f"GMAC at {size[0]}x{size[1]}", title=f"{classes} classes")
+    for name in MODELS:
+        spent = cost(name, classes, size)
+        table.add_row(name, f"{spent.parameters / 1e6:.2f} M", f"{spent.macs / 1e9:.1f}")
+    out.print(table)
+
+
+@main.command("doctor")
+def doctor() -> None:
+    """Say which backends work here, what does not fit together, and the fix for each.
+
+    On a Jetson also: JetPack, TensorRT and CUDA, the GPU in TensorRT's wheel, power mode, clocks, memory, DLA.
+    """
+    from refinenet_edge.doctor import examine
+
+    colours = {"ok": "green", "absent": "yellow", "limited": "yellow", "wrong": "red"}
+    table = Table("", "what", "found", "fix")
+    findings = list(examine())
+    for finding in findings:
+        mark = f"[{colours[finding.state]}]{finding.state}[/]"
+        table.add_row(mark, finding.subject, plain(finding.detail), plain(finding.fix))
+    out.print(table)
+    if any(finding.state == "wrong" for finding in findings):
+        sys.exit(1)
+
+
+@main.command("dla-check")
+@click.argument("bundle", type=click.Path(path_type=Path))
+def dla_check(bundle: Path) -> None:
+    """Say which nodes of BUNDLE would not run on DLA and why, by NVIDIA's documents; nothing is built."""
+    from refinenet_edge.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    with heavy("onnx-ir"):
+        from refinenet_edge import dla
+    report = dla.check(dla.read_graph(opened))
+    reasons = Table(*folding("falls back", "nodes", "which", "on", "says"), title=plain(bundle))
+    for reason in report.reasons:
+        why = reason.reason if reason.certain else f"perhaps: {reason.reason}"
+        names = [*reason.nodes[:NAMES], *(["..."] if len(reason.nodes) > NAMES else [])]
+        on = "all" if reason.where == tuple(dla.WHERE) else ", ".join(reason.where)
+        reasons.add_row(why, str(len(reason.nodes)), plain("\n".join(names)), on, reason.source)
+    out.print(reasons if report.reasons else f"no known reason for a node of {plain(bundle)} to fall back")
+    table = Table(*folding("on", "has DLA with", "nodes on DLA", "MACs on DLA", "changes of device"))
+    for place in report.placements:
+        share = "sizes are free" if place.macs is None else percent((place.macs_on_dla or 0) / max(place.macs, 1))
+        table.add_row(
+            place.where, dla.WHERE[place.where], f"{place.on_dla} of {place.nodes}", share, f"{place.switches} or more"
+        )
+    out.print(table)
+    out.print(dla.NOWHERE, soft_wrap=True)

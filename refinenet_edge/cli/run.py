@@ -1,0 +1,193 @@
+"""bundle + frames -> masks: run, compare, eval."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.table import Table
+
+from refinenet_edge.cli.command import allow_host_code, main, make_folder, with_ray
+from refinenet_edge.cli.screen import err, out, percent, plain, progress_bar, upsampling
+from refinenet_edge.errors import InputError
+from refinenet_edge.records import Bilinear, Cubic, Interpolation
+
+if TYPE_CHECKING:
+    from refinenet_edge.evaluation import Result
+    from refinenet_edge.records import Frame, Mask
+
+UPSAMPLINGS: dict[str, Interpolation] = {
+    "bilinear": Bilinear(align_corners=False),
+    "bilinear-corners": Bilinear(align_corners=True),
+    "cubic": Cubic(),
+}
+
+
+@main.command("run")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("images")
+@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Where overlays and labels go.")
+@click.option("--backend", default="auto", show_default=True)
+@click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
+@allow_host_code
+def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float, allow_host_code: bool) -> None:
+    """Segment IMAGES, an image file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
+    from refinenet_edge.images import write_image, write_png
+    from refinenet_edge.runtime import Segmenter
+
+    frames = _frames(images)
+    table = Table("image", "size", "ms", "classes", title=plain(bundle))
+    failures: list[str] = []
+    with Segmenter(bundle, backend, allow_host_code=allow_host_code) as segmenter, progress_bar() as bar:
+        make_folder(folder)
+        for name, read in bar.track(frames, description="segment"):
+            try:
+                frame = read()
+                started = time.perf_counter()
+                mask = segmenter.segment(frame)
+                taken = 1000 * (time.perf_counter() - started)
+            except InputError as exc:
+                if len(frames) == 1:
+                    raise
+                failures.append(str(exc))
+                continue
+            write_image(folder / f"{name}_overlay.jpg", mask.overlay(frame, opacity))
+            write_png(folder / f"{name}_labels.png", mask.labels)
+            table.add_row(plain(name), f"{frame.shape[1]}x{frame.shape[0]}", f"{taken:.0f}", plain(_shares(mask)))
+    out.print(table)
+    out.print(f"{len(frames) - len(failures)} of {len(frames)} images segmented into {plain(folder)}")
+    if failures:
+        raise InputError(f"{len(failures)} images could not be used: {'; '.join(failures[:3])}")
+
+
+@main.command("compare")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path))
+@click.option("--backend", default="auto", show_default=True, help="What runs FIRST.")
+@click.option("--second-backend", default="auto", show_default=True, help="What runs SECOND.")
+@allow_host_code
+def compare(first: Path, second: Path, images: Path, backend: str, second_backend: str, allow_host_code: bool) -> None:
+    """Compare two bundles, or one bundle on two backends: logit error and label agreement on IMAGES."""
+    from refinenet_edge.compare import compare_bundles
+    from refinenet_edge.images import list_images
+    from refinenet_edge.runtime import Segmenter
+
+    paths = list_images(images)
+    opened = functools.partial(Segmenter, allow_host_code=allow_host_code)
+    with opened(first, backend) as a, opened(second, second_backend) as b, progress_bar() as bar:
+        differences = list(bar.track(compare_bundles(a, b, paths), total=len(paths), description="compare"))
+        title = f"{first} on {a.session.name} and {second} on {b.session.name}"
+    table = Table("image", "logit error", "label agreement", title=plain(title))
+    for d in differences:
+        error = "other size" if d.relative_error is None else f"{d.relative_error:.2e}"
+        table.add_row(plain(d.image), error, f"{100 * d.label_agreement:.3f} %")
+    out.print(table)
+    mean = sum(d.label_agreement for d in differences) / len(differences)
+    out.print(f"mean label agreement {100 * mean:.3f} % over {len(differences)} images")
+
+
+@main.command("eval")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("dataset")
+@click.option("--out", "result_path", type=click.Path(dir_okay=False, path_type=Path), help="The result as JSON.")
+@click.option("--backend", default="auto", show_default=True)
+@click.option("--upsample", type=click.Choice(list(UPSAMPLINGS)), help="How logits reach the frame's size. [as built]")
+@click.option("--strict", is_flag=True, help="Stop at the first sample that cannot be used.")
+@with_ray
+@allow_host_code
+def evaluate(
+    bundle: Path,
+    dataset: str,
+    result_path: Path | None,
+    backend: str,
+    upsample: str | None,
+    strict: bool,
+    ray: str,
+    allow_host_code: bool,
+) -> None:
+    """Measure mIoU on DATASET: scenes, scenes:SEED:COUNT, or a folder.
+
+    Folders: Cityscapes, VOC, CamVid (SegNet's), NYUv2-40, or images/ and masks/. PATH:SPLIT takes another split than
+    val; cityscapes:PATH, voc:, nyu40: (masks 0..39), nyu40-from1: (1..40), camvid: and plain: name the layout.
+
+    With --out, a run that was stopped goes on where it was when it is started again.
+    """
+    from refinenet_edge import evaluation
+    from refinenet_edge.bundle import open_bundle
+    from refinenet_edge.evaluation.score import Comparing, Here
+    from refinenet_edge.runtime import Segmenter
+
+    opened, data = open_bundle(bundle), evaluation.open_dataset(dataset)
+    way = UPSAMPLINGS[upsample] if upsample else None
+    with contextlib.ExitStack() as stack, progress_bar() as bar:
+        by: Comparing
+        if ray == "off":
+            segmenter = stack.enter_context(Segmenter(opened, backend, allow_host_code=allow_host_code))
+            by = Here(segmenter, way)
+        else:
+            from refinenet_edge.cluster.bundles import gpus_of, resolve
+            from refinenet_edge.cluster.evaluate import Spread
+            from refinenet_edge.cluster.pool import open_pool
+
+            wanted = resolve(opened, backend, ray)
+            pool = stack.enter_context(open_pool(ray, gpus=gpus_of(wanted)))
+            by = Spread(opened, wanted, pool, way, allow_host_code)
+        task = bar.add_task("evaluate", total=len(data.samples))
+        result = evaluation.evaluate(
+            by,
+            data,
+            subject=evaluation.subject_of(opened),
+            out=result_path,
+            strict=strict,
+            progress=lambda done, samples: bar.update(task, completed=done, total=samples),
+        )
+    out.print(_scores(result, plain(f"{bundle} on {data.name}")))
+    out.print(
+        f"mIoU [bold]{percent(result.miou)}[/], pixel accuracy {percent(result.pixel_accuracy)}, {result.counted} of "
+        f"{result.samples} samples on {result.backend}, {upsampling(result.frame.upsample)}",
+        soft_wrap=True,
+    )
+    if result.problems:
+        kinds = Counter(problem.kind for problem in result.problems)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        err.print(f"[yellow]{len(result.problems)} not used:[/] {counts}")
+        for problem in result.problems[:5]:
+            err.print(plain(f"  {problem.sample}: {problem.detail}"), soft_wrap=True)
+
+
+def _frames(images: str) -> list[tuple[str, Callable[[], Frame]]]:
+    """Names and readers of the frames that `images` means."""
+    from refinenet_edge.evaluation import open_dataset
+    from refinenet_edge.images import list_images, read_image
+
+    if images.partition(":")[0] == "scenes" and not Path(images).exists():
+        samples = open_dataset(images).samples
+        return [(f"scene_{index:04d}", lambda s=sample: s.read()[0]) for index, sample in enumerate(samples)]  # type: ignore[misc]
+    paths = list_images(images)
+    stems = [path.stem for path in paths]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
+    return [(path.stem, functools.partial(read_image, path)) for path in paths]
+
+
+def _shares(mask: Mask) -> str:
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in list(mask.shares().items())[:4] if share >= 0.005)
+
+
+def _scores(result: Result, title: str) -> Table:
+    table = Table("class", "IoU", "share of truth", "most often taken for", title=title)
+    pixels = max(sum(map(sum, result.confusion)), 1)
+    for label, row in enumerate(result.confusion):
+        others = [0 if other == label else count for other, count in enumerate(row)]
+        most = max(range(len(row)), key=others.__getitem__)
+        taken = f"{result.classes[most]}, {percent(others[most] / sum(row))}" if others[most] else ""
+        share = percent(sum(row) / pixels)
+        table.add_row(plain(result.classes[label]), percent(result.iou[label]), share, plain(taken))
+    return table

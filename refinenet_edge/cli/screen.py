@@ -1,0 +1,93 @@
+"""What is printed, and how: results on stdout, progress and complaints on stderr."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from refinenet_edge.records import Bilinear, Interpolation
+
+if TYPE_CHECKING:
+    from refinenet_edge.records import Budget, Manifest
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def progress_bar() -> Progress:
+    """A progress bar on stderr: what a command prints stays clean."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
+def plain(text: object) -> str:
+    """Text whose square brackets are no markup."""
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def folding(*headings: str) -> list[Column]:
+    """Columns that break a long name, where others would cut it."""
+    return [Column(heading, overflow="fold") for heading in headings]
+
+
+def upsampling(how: Interpolation) -> str:
+    return f"{how.kind}, align_corners={how.align_corners}" if isinstance(how, Bilinear) else how.kind
+
+
+def manifest_table(manifest: Manifest, title: str) -> Table:
+    table = Table(title=plain(title), show_header=False)
+
+    def row(*cells: str) -> None:
+        # a manifest comes from elsewhere
+        table.add_row(*map(plain, cells))
+
+    row("model", f"{manifest.model}, weights: {manifest.checkpoint}")
+    row("classes", f"{len(manifest.labels.names)} ({manifest.labels.name})")
+    for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for spec in specs:
+            row(kind, f"{spec.name} {spec.dtype} {'x'.join(map(str, spec.shape))}")
+    row("precision", manifest.precision)
+    row("built for", manifest.backend)
+    row("upsampling", upsampling(manifest.frame.upsample))
+    row("rewrites", ", ".join(f"{name} {fired}" for name, fired in manifest.rewrites.items()))
+    for name, cost in (("traced", manifest.traced_cost), ("fused", manifest.fused_cost)):
+        if cost is not None:
+            row(f"cost, {name}", f"{cost.macs / 1e9:.2f} GMAC, {cost.bytes / 1e6:.0f} MB moved, {cost.nodes} nodes")
+    for p in manifest.parity:
+        agreement = f"{100 * p.label_agreement:.2f} % same labels"
+        row(f"parity, {p.stage}", f"{p.frame}: error {p.relative_error:.1e}, {agreement}")
+    if budget := manifest.budget:
+        unit = "points of mIoU" if budget.loss == "miou" else "% of the labels"
+        lost = f"{budget.reached:.3f} {unit} lost on {budget.judge}, {budget.allowed:g} allowed"
+        kept = sum(len(harm.layers) for harm in budget.harms if harm.kept)
+        row("budget", f"{lost}; {kept} layers back in float, {budget.full:.3f} lost without")
+    if speed := manifest.speed:
+        row("speed", f"{speed.times:.2f} ({speed.low:.2f}..{speed.high:.2f}) times as fast as {speed.than}")
+    if engine := manifest.engine:
+        row("engine", f"{engine.flavour} {engine.version} for {', '.join(engine.targets)}")
+        sizes = ("activations", engine.activation_bytes), ("weights", engine.weight_bytes)
+        said = [f"{value / 1e6:.1f} MB {name}" for name, value in sizes if value is not None]
+        row("", ", ".join([f"{engine.layers} layers", *said]))
+    for name, digest in manifest.files.items():
+        row("file", f"{name} {digest.size / 1e6:.1f} MB, sha256 {digest.sha256[:12]}")
+    row("built by", manifest.command)
+    return table
+
+
+def harms_table(budget: Budget) -> Table:
+    """The worst layers, what was decided, and the rest in groups that were not told apart."""
+    title = f"what quantising harms, in {budget.runs} runs; {budget.judged} candidates judged with {budget.backend}"
+    table = Table("layer", "error of the logits", "decision", title=title)
+    for harm in budget.harms:
+        names = harm.layers[0] if len(harm.layers) == 1 else f"{len(harm.layers)} from {harm.layers[0]} on"
+        table.add_row(plain(names), f"{harm.harm:.1e}", "back in float" if harm.kept else "quantised")
+    return table
