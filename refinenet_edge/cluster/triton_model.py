@@ -6,7 +6,8 @@ server's Python must have refinenet-edge and what runs the bundle. A request has
     image    [1, bytes]     uint8: a PNG, JPEG, BMP or WebP file
     frame    [n, h, w, 3]   uint8, BGR
 
-and is answered with `labels` [n, h, w], uint8. A request that cannot be answered gets an error of its own.
+and is answered with `labels` [n, h, w], uint8, as soon as it is done, whatever else is in its batch (Triton 24.06 and
+later). A request that cannot be answered gets an error of its own.
 
 Tensors go in and out by DLPack, not by `as_numpy` and `Tensor(name, array)`, and none is of BYTES: where Triton's
 backend was built for numpy 1, as that of nvidia-pytriton 0.7.0 is, and numpy 2 is installed, those give arrays of one
@@ -37,8 +38,10 @@ class TritonPythonModel:
         bundle = Path(args["model_repository"]) / args["model_version"] / "bundle"
         self._segmenter = Segmenter(bundle, backend)
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            # at once: in what is returned the first of a batch would wait for its last
+            request.get_response_sender().send(self._answer(request), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def finalize(self) -> None:
         self._segmenter.close()

@@ -74,7 +74,8 @@ class TestRepository:
         ]
         (labels,) = config.output
         assert (labels.name, list(labels.dims), labels.label_filename) == ("labels", [-1, -1], "labels.txt")
-        assert not config.HasField("dynamic_batching")  # see triton.py
+        assert config.HasField("dynamic_batching")
+        assert config.dynamic_batching.max_queue_delay_microseconds == 0
         assert config.version_policy.latest.num_versions == 1
         assert [(g.count, g.kind, list(g.gpus)) for g in config.instance_group] == [
             (1, schema.ModelInstanceGroup.KIND_CPU, [])
@@ -84,6 +85,7 @@ class TestRepository:
     def test_the_bare_graph(self, bundle: Bundle) -> None:
         config = network_config(bundle, "n")
         assert (config.platform, config.max_batch_size) == ("onnxruntime_onnx", 0)
+        assert not config.HasField("dynamic_batching")  # the graph takes one image
         ends = [(t.name, t.data_type, list(t.dims)) for t in (*config.input, *config.output)]
         assert ends == [("image", schema.TYPE_FP32, [1, 3, 32, 48]), ("logits", schema.TYPE_FP32, [1, CLASSES, -1, -1])]
 
