@@ -4,7 +4,8 @@
 
 The loop has its frames in memory. The demo decodes the same frames from a video file as fast as they are taken, draws
 overlay, figures and legend, encodes the JPEG and sends it to a viewer in another process on the same machine. Both take
-turns on one segmenter, round after round; figures are medians.
+turns on one segmenter, a second or two each, in a new order every round (bench/measure.py): figures are medians, the
+share is taken round by round, with its interval.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import tempfile
 import time
 import urllib.request
+from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from machine import cpu, save
 from rich.console import Console
 from rich.table import Table
 
+from refinenet_edge.bench.measure import Estimate, Stages, take_turns
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.demo import Figures, Look, Model, Show, open_source
 from refinenet_edge.demo.web import Web
@@ -71,18 +74,18 @@ def write_video(path: Path) -> list[Frame]:
     return [item.frame for item in open_source(str(path), every_frame=True).frames()]
 
 
-def loop(segmenter: Segmenter, frames: list[Frame], count: int) -> float:
-    """Frames per second of the plain loop."""
+def loop(segmenter: Segmenter, frames: list[Frame], count: int) -> Stages:
+    """Milliseconds a frame of the plain loop."""
     for frame in frames[:WARM_UPS]:
         segmenter.segment(frame)
     began = time.perf_counter()
     for frame in islice(cycle(frames), count):
         segmenter.segment(frame)
-    return count / (time.perf_counter() - began)
+    return {"frame": 1000 * (time.perf_counter() - began) / count}
 
 
-def demo(model: Model, video: Path, count: int) -> tuple[float, Figures]:
-    """Frames per second of the demo with a viewer, and its own figures."""
+def demo(model: Model, video: Path, count: int) -> tuple[Stages, Figures]:
+    """Milliseconds a frame of the demo with a viewer, and its own figures."""
     show, clock = Show([open_source(str(video), every_frame=True, repeat=True)], [model], Look()), Clock()
     web = Web(show)
     viewer = multiprocessing.get_context("spawn").Process(target=watch, args=(web.address,), daemon=True)
@@ -94,13 +97,13 @@ def demo(model: Model, video: Path, count: int) -> tuple[float, Figures]:
     viewer.join(5)
     times = clock.times[WARM_UPS:]
     assert clock.figures
-    return (len(times) - 1) / (times[-1] - times[0]), clock.figures
+    return {"frame": 1000 * (times[-1] - times[0]) / (len(times) - 1)}, clock.figures
 
 
 @click.command(help=__doc__)
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--rounds", default=7, show_default=True)
-@click.option("--frames", default=80, show_default=True, help="Of a turn.")
+@click.option("--rounds", default=20, show_default=True)
+@click.option("--frames", default=40, show_default=True, help="Of a turn.")
 @click.option("--out", type=click.Path(path_type=Path))
 def main(bundles: tuple[Path, ...], rounds: int, frames: int, out: Path | None) -> None:
     console, cells = Console(), []
@@ -116,31 +119,33 @@ def main(bundles: tuple[Path, ...], rounds: int, frames: int, out: Path | None) 
 
 
 def measure(model: Model, kept: list[Frame], video: Path, rounds: int, count: int) -> dict[str, Any]:
-    loops, demos, stages = [], [], []
+    stages: list[Stages] = []
+
+    def shown() -> Stages:
+        took, figures = demo(model, video, count)
+        stages.append(dict(figures.stages_ms))
+        return took
+
     with model.segmenter as segmenter:
-        for _ in range(rounds):
-            loops.append(loop(segmenter, kept, count))
-            rate, figures = demo(model, video, count)
-            demos.append(rate)
-            stages.append(dict(figures.stages_ms))
+        timing = take_turns({"loop": lambda: loop(segmenter, kept, count), "demo": shown}, rounds)
         backend = segmenter.session.name
-    shares = [rate / plain for rate, plain in zip(demos, loops, strict=True)]
     return {
         "bundle": model.name,
         "precision": model.precision,
         "backend": backend,
-        "loop_fps": statistics.median(loops),
-        "demo_fps": statistics.median(demos),
-        "share": statistics.median(shares),
+        "loop_fps": 1000 / timing.ms("loop"),
+        "demo_fps": 1000 / timing.ms("demo"),
+        "share": asdict(timing.ratio("loop", "demo")),
         "stages_ms": {name: statistics.median(item[name] for item in stages) for name in stages[0]},
-        "loops_fps": [round(rate, 2) for rate in loops],
-        "demos_fps": [round(rate, 2) for rate in demos],
+        "loop_ms": [round(ms, 2) for ms in timing.samples("loop")],
+        "demo_ms": [round(ms, 2) for ms in timing.samples("demo")],
     }
 
 
 def row(cell: dict[str, Any]) -> Table:
     table = Table("bundle", "backend", "loop fps", "demo fps", "demo of loop", title=f"on {cpu()}")
-    numbers = (f"{cell['loop_fps']:.1f}", f"{cell['demo_fps']:.1f}", f"{100 * cell['share']:.1f} %")
+    share = Estimate(**{name: 100 * value for name, value in cell["share"].items()})
+    numbers = (f"{cell['loop_fps']:.1f}", f"{cell['demo_fps']:.1f}", f"{share} %")
     table.add_row(f"{cell['bundle']} ({cell['precision']})", cell["backend"], *numbers)
     return table
 
