@@ -388,7 +388,7 @@ class _Statistics:
             self.stage(name, ms)
         labels, classes = result.mask.labels, result.mask.classes
         count = len(classes.names)
-        shares = cv2.calcHist([labels], [0], None, [count], [0, count])[:, 0] / labels.size
+        shares = cv2.calcHist([labels], [0], None, [count], [0, count]).ravel() / labels.size
         self.shares = shares if len(self.shares) != count else (1 - SMOOTH) * self.shares + SMOOTH * shares
         if result.truth is not None and source.labels is not None and source.labels.names == classes.names:
             self.judged.append(Confusion.of(result.truth, labels, count))
