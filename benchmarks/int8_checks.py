@@ -44,7 +44,7 @@ JUDGE, DROP = "scenes:3:40", 0.3  # points of mIoU
 
 RF50_SIZE, RF50_CALIB = (256, 256), "scenes:2:16"
 RF50_FRAMES, RF50_AGREEMENT = "scenes:4:8", 98.0  # what is asked, and on which scenes
-RF50_JUDGE, RF50_BUDGET = "scenes:3:8", 98.2  # other scenes decide what stays float, so a little more
+RF50_JUDGE, RF50_BUDGET = "scenes:3:8", 98.6  # other scenes decide what stays float, so a little more
 
 # MB: the least of any precision in what was measured before, a plain export on the same TensorRT-RTX
 LEAST_ACTIVATIONS = {"rf_lw50": 50.1, "rf_lw_mbv2": 55.1}
