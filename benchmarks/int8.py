@@ -1,13 +1,13 @@
 """INT8, ours against nvidia-modelopt's PTQ and ONNX Runtime's own, side by side in one run: all that issue 5 asks for.
 
-    python benchmarks/int8.py                             -> benchmarks/results/<cpu>/int8.json
+    python benchmarks/int8.py         half an hour on two cores     -> benchmarks/results/<cpu>/int8.json
     python benchmarks/int8.py --quick --scenes 20 --rounds 20        without the checks at the end
 
 The shipped model at 512x512. Every quantiser calibrates on the same prepared frames; peers quantise the plain float32
 export. Accuracy is mIoU on unseen scenes, all with the same exact head; intervals are over the scenes, paired. Frame to
 labels: BGR uint8 frame in, uint8 labels of its size out, each graph with our prepare and head, and each peer's also as
 people write it (numpy's normalisation and transpose, OpenVINO, cv2.resize of the logits, numpy.argmax). Contenders run
-in turn until a rule of bench/measure.py ends it; see there for figures and intervals. A verdict is unclear when the
+in turn; see bench/measure.py for figures and intervals. A verdict is unclear when the
 bound lies inside the interval. A quantiser that cannot be had here is named with the reason. nvidia-modelopt is
 installed under build/ at first use. Then a damaged layer, rf50, and TensorRT-RTX's plans: int8_checks.py, rtx_int8.py.
 """
@@ -48,7 +48,7 @@ from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.head import implementation
 from refinenet_edge.runtime.openvino import OpenVinoSession
-from refinenet_edge.scenes import VALIDATION, VALIDATION_COUNT, scene
+from refinenet_edge.scenes import VALIDATION, scene
 from refinenet_edge.trace import read_onnx
 
 NAME, CHECKPOINT, SIZE = "rf_lw_mbv2", "scenes", (512, 512)
@@ -175,12 +175,12 @@ def checked(float32: Path, ranges: Path, folder: Path, console: Console) -> tupl
 
 @click.command(help=__doc__)
 @click.option("--calib", default="scenes:2:64", show_default=True)
-@click.option("--scenes", "count", default=VALIDATION_COUNT, show_default=True)
+@click.option("--scenes", "count", default=1000, show_default=True, help="Of mIoU.")
 @click.option("--peer", "names", multiple=True, type=click.Choice(list(QUANTISERS)), default=list(QUANTISERS))
-@click.option("--rounds", type=int, help="of timing; else until the rule is met")
+@click.option("--rounds", default=60, show_default=True, help="Of timing.")
 @click.option("--quick", is_flag=True, help="accuracy and speed only")
 @click.option("--out", type=click.Path(path_type=Path))
-def main(calib: str, count: int, names: tuple[str, ...], rounds: int | None, quick: bool, out: Path | None) -> None:
+def main(calib: str, count: int, names: tuple[str, ...], rounds: int, quick: bool, out: Path | None) -> None:
     logging.disable(logging.WARNING)  # quantisers and exporter tell what they do
     console = Console(width=120)
     load = os.getloadavg()
