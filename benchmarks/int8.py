@@ -7,9 +7,9 @@ The shipped model at 512x512. Every quantiser calibrates on the same prepared fr
 export. Accuracy is mIoU on unseen scenes, all with the same exact head; intervals are over the scenes, paired. Frame to
 labels: BGR uint8 frame in, uint8 labels of its size out, each graph with our prepare and head, and each peer's also as
 people write it (numpy's normalisation and transpose, OpenVINO, cv2.resize of the logits, numpy.argmax). Contenders run
-in turn; see bench/measure.py for figures and intervals. A verdict is unclear when the
-bound lies inside the interval. A quantiser that cannot be had here is named with the reason. nvidia-modelopt is
-installed under build/ at first use. Then a damaged layer, rf50, and TensorRT-RTX's plans: int8_checks.py, rtx_int8.py.
+in turn; see bench/measure.py. A verdict is unclear when the bound lies inside the interval. A quantiser that cannot be
+had here is named with the reason. nvidia-modelopt is installed under build/ at first use. Then a damaged layer, rf50,
+and TensorRT-RTX's plans: int8_checks.py, rtx_int8.py.
 """
 
 from __future__ import annotations

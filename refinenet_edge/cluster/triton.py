@@ -11,8 +11,8 @@
       1/model.plan
 
 A request for NAME may have several frames, one for NAME_network has one image, as its graph does: there is nothing to
-batch. `config.pbtxt` is written through Triton's own protobuf schema. A model that is there gets the next version, if it
-takes and gives the same; what else was changed in its config.pbtxt, such as the number of instances, stays.
+batch. `config.pbtxt` is written through Triton's own protobuf schema. A model that is there gets the next version, if
+it takes and gives the same; what else was changed in its config.pbtxt, such as the number of instances, stays.
 """
 
 from __future__ import annotations
