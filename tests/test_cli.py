@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from rich.console import Console
 
 from refinenet_edge import __version__, cli, doctor
 from refinenet_edge.bench import read_run, write_run
@@ -34,7 +33,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """run(words): what a command gives, its tables not broken into lines."""
-    monkeypatch.setattr(cli, "out", Console(width=400, highlight=False))
+    monkeypatch.setattr("refinenet_edge.cli.screen.out.width", 400)
 
     def invoke(*words: object, command: Any = cli.main) -> Result:
         return CliRunner().invoke(command, [str(word) for word in words])

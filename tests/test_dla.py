@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from refinenet_edge import cli
 from refinenet_edge.bundle import MODEL, open_bundle, write_bundle
@@ -271,7 +270,7 @@ class TestPlacement:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     """run(bundle): the command, its tables not broken into lines."""
-    monkeypatch.setattr(cli, "out", Console(width=400, highlight=False))
+    monkeypatch.setattr("refinenet_edge.cli.screen.out.width", 400)
     return lambda bundle: CliRunner().invoke(cli.main, ["dla-check", str(bundle)])
 
 
