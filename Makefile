@@ -6,7 +6,7 @@ PINS ?= --constraint constraints.txt
 BIN := .venv/bin
 
 RELEASES := 10.3 10.13 10.16 11.4 rtx
-TYPED := refinenet_edge/engine.py refinenet_edge/runtime/trt.py refinenet_edge/runtime/rtx.py
+TYPED := $(addprefix refinenet_edge/runtime/tensorrt/,builder.py session.py rtx.py)
 
 .PHONY: demo setup bindings test bench check format gpu cluster triton
 
@@ -41,7 +41,7 @@ check: setup  ## what CI checks before the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	for release in $(RELEASES); do MYPYPATH=tests/bindings/$$release $(BIN)/mypy $(TYPED) || exit 1; done
-	MYPYPATH=tests/bindings/lean $(BIN)/mypy refinenet_edge/runtime/trt.py
+	MYPYPATH=tests/bindings/lean $(BIN)/mypy refinenet_edge/runtime/tensorrt/session.py
 	$(BIN)/lint-imports --no-cache
 
 format: setup

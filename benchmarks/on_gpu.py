@@ -25,7 +25,7 @@ from refinenet_edge.bundle import open_bundle
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.runtime import Segmenter, available
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.runtime.trt import TrtSession
+from refinenet_edge.runtime.tensorrt.session import TrtSession
 from refinenet_edge.scenes import VALIDATION, scene
 
 BACKENDS = ("tensorrt", "tensorrt-rtx")

@@ -28,13 +28,13 @@ from rtx_plans import kernels
 from refinenet_edge.build import build
 from refinenet_edge.bundle import PLAN
 from refinenet_edge.calibration import open_frames
-from refinenet_edge.engine import EngineOptions, build_plan
 from refinenet_edge.errors import BuildError
 from refinenet_edge.model import create, load_checkpoint
 from refinenet_edge.precision import PRECISIONS, QUANTISED
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import EngineInfo, FrameSpec
 from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
 
 WEIGHTS = {"rf_lw_mbv2": "scenes", "rf_lw50": None}
 CLASSES = 21  # of random weights

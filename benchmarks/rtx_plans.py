@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from refinenet_edge import precision
-from refinenet_edge.engine import EngineOptions, build_plan
 from refinenet_edge.fusion import REWRITES, fuse
 from refinenet_edge.model import MODELS, create
 from refinenet_edge.recipe import parse_size
+from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
 from refinenet_edge.trace import to_bytes, trace
 
 PLANS = RESULTS / "tensorrt-rtx" / "plans.json"

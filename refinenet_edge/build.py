@@ -22,7 +22,6 @@ import torch
 
 from refinenet_edge import __version__, bench, calibration, precision
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle, write_bundle
-from refinenet_edge.engine import EngineOptions, Progress, build_plan, profile_for
 from refinenet_edge.errors import CheckpointError, GraphError, InputError, MissingExtra
 from refinenet_edge.evaluation import open_dataset
 from refinenet_edge.files import sha256
@@ -49,6 +48,7 @@ from refinenet_edge.records import (
 from refinenet_edge.refusals import refuse, refuse_graph
 from refinenet_edge.runtime import available, open_session
 from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.runtime.tensorrt.builder import EngineOptions, Progress, build_plan, profile_for
 from refinenet_edge.trace import copy_of, num_classes, read_onnx, to_bytes, trace
 
 logger = logging.getLogger(__name__)

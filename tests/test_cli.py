@@ -230,12 +230,12 @@ class TestPlan:
     def test_a_builder_that_says_much_is_one_line(
         self, run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from refinenet_edge import engine
+        from refinenet_edge.runtime.tensorrt import builder
 
         def fail(*_: Any) -> None:
-            raise engine.BuildError("first [red]line[/]\n\tsecond line\n\nlast")
+            raise builder.BuildError("first [red]line[/]\n\tsecond line\n\nlast")
 
-        monkeypatch.setattr(engine, "build_plan", fail)
+        monkeypatch.setattr(builder, "build_plan", fail)
         assert refused(run("plan", bundle)) == "first [red]line[/] second line last"
 
 

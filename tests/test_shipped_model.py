@@ -16,9 +16,9 @@ from refinenet_edge.errors import CheckpointError
 from refinenet_edge.files import sha256
 from refinenet_edge.labels import SCENES
 from refinenet_edge.model import SHIPPED, load_checkpoint
-from refinenet_edge.plan import read_header
 from refinenet_edge.recipe import read_recipe
 from refinenet_edge.runtime import Segmenter
+from refinenet_edge.runtime.tensorrt.plan_header import read_header
 
 ENGINES = Path(__file__).parents[1] / "engines"
 WEIGHTS = SHIPPED["scenes"]

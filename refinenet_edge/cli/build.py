@@ -122,7 +122,7 @@ def plan(
 ) -> None:
     """Build a bundle's TensorRT plan on this machine, from the graph inside: on a Jetson, without torch."""
     from refinenet_edge.bundle import open_bundle
-    from refinenet_edge.engine import EngineOptions, add_plan
+    from refinenet_edge.runtime.tensorrt.builder import EngineOptions, add_plan
 
     opened = open_bundle(bundle)
     options = EngineOptions(target, workspace_mib << 20, _profile(opened.manifest, size), timing_cache)
@@ -204,7 +204,7 @@ def calibrate(
 
 def _profile(manifest: Manifest, size: tuple[int, int] | None) -> Profile | None:
     """The frame sizes of a plan: a range in the bundle is its own, not the device's."""
-    from refinenet_edge.engine import profile_for
+    from refinenet_edge.runtime.tensorrt.builder import profile_for
 
     if manifest.frame.size is not None:
         if size is not None:

@@ -92,7 +92,7 @@ def network_config(bundle: Bundle, name: str) -> Any:
             tensor = add(
                 name=spec.name, data_type=_kind(spec), dims=[s if isinstance(s, int) else -1 for s in spec.shape]
             )
-            # as engine.py lets a plan's ends lie: channel-last, in eights
+            # as runtime/tensorrt/builder.py lets a plan's ends lie: channel-last, in eights
             channels = spec.shape[1]
             if plan and spec.dtype == "float16" and isinstance(channels, int) and channels % 8 == 0:
                 tensor.is_non_linear_format_io = True

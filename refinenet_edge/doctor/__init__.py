@@ -11,12 +11,12 @@ from pathlib import Path
 
 from refinenet_edge.doctor.board import Python, examine_board
 from refinenet_edge.doctor.finding import Finding
-from refinenet_edge.engine import MODULES
 from refinenet_edge.jetson import LIBRARIES, builder_gpus, numbers, read_board
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.backends import ON_CPU
 from refinenet_edge.runtime.cuda import gpu_capability, gpu_problem
 from refinenet_edge.runtime.head import implementation
+from refinenet_edge.runtime.tensorrt.builder import MODULES
 
 # package -> the oldest release that was seen to work, and what it is for
 EXPORT = {

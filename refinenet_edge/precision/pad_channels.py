@@ -18,8 +18,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
-from refinenet_edge.engine import MULTIPLE
 from refinenet_edge.precision.constant import constant
+from refinenet_edge.runtime.tensorrt.builder import MULTIPLE
 
 
 def pad_channels(model: ir.Model) -> bool:

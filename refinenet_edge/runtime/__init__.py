@@ -2,7 +2,7 @@
 
     Segmenter      bundle or session -> segment(frame) -> Mask, segment_stream(frames)
     frame.py       frame -> network input
-    Session        network input -> logits: trt.py (rtx.py), openvino.py, ort.py, fake.py; backends.py chooses
+    Session        network input -> logits: tensorrt/session.py, openvino.py, ort.py, fake.py; backends.py chooses
     head.py        logits -> labels at the frame's size
     pipeline.py    all of it on the GPU, which cuda.py owns, by cuda_bindings.py or pycuda.py
 

@@ -20,7 +20,7 @@ from refinenet_edge.runtime.cuda import gpu_problem, load_cuda
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import Session
-from refinenet_edge.runtime.trt import MODULES, TrtSession
+from refinenet_edge.runtime.tensorrt.session import MODULES, TrtSession
 
 # how each backend gets onto a machine
 INSTALL = {

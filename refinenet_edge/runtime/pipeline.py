@@ -33,7 +33,7 @@ from refinenet_edge.records import Bilinear, Frame, FrameSpec, LabelMap, Size
 from refinenet_edge.runtime.cuda import Buffer, Cuda, Scope
 from refinenet_edge.runtime.frame import DeviceImage
 from refinenet_edge.runtime.kernels.device import DeviceFrame, DeviceHead
-from refinenet_edge.runtime.trt import TrtSession
+from refinenet_edge.runtime.tensorrt.session import TrtSession
 
 GRAPHS = 8  # kept: a camera's ring of buffers is a few addresses
 

@@ -21,7 +21,7 @@ from refinenet_edge.runtime.frame import DeviceImage, check_frame, on_device, pr
 from refinenet_edge.runtime.head import labels_of
 from refinenet_edge.runtime.pipeline import DeviceSegmenter, fits_device
 from refinenet_edge.runtime.session import Session
-from refinenet_edge.runtime.trt import TrtSession
+from refinenet_edge.runtime.tensorrt.session import TrtSession
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11, Jetson has 3.10

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from refinenet_edge import engine
-from refinenet_edge.runtime import rtx, trt
+from refinenet_edge.runtime.tensorrt import builder, rtx, session
 from tests.bindings.generate import HERE, STUB, USED, stub_of
 from tests.bindings.install import RELEASES as INSTALLED
 from tests.bindings.install import ROOT
@@ -86,7 +85,7 @@ def test_the_fake_has_the_parameters_of_the_release(release: str) -> None:
 @pytest.mark.parametrize("release", RELEASES)
 def test_what_we_derive_from_has_the_methods_we_define(release: str) -> None:
     module = tensorrt(Gpu(), release)
-    ours = {"IErrorRecorder": trt._recorder(module), "IProfiler": trt._profiler(module)}
+    ours = {"IErrorRecorder": session._recorder(module), "IProfiler": session._profiler(module)}
     for base, made in ours.items():
         for member, (parameters,) in surface(release)[base].items():
             if member != "__init__":
@@ -114,7 +113,7 @@ def test_a_call_that_a_release_lacks_does_not_pass_the_type_check(
 
 
 def test_the_typed_files_name_the_stubs() -> None:
-    for module, name in ((engine, "tensorrt_stubs"), (trt, "tensorrt_stubs"), (rtx, "tensorrt_rtx_stubs")):
+    for module, name in ((builder, "tensorrt_stubs"), (session, "tensorrt_stubs"), (rtx, "tensorrt_rtx_stubs")):
         assert f"from {name} import" in inspect.getsource(module) or f"import {name}" in inspect.getsource(module)
     assert set(surface("rtx")) == set(USED)
 

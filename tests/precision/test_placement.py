@@ -11,10 +11,10 @@ import pytest
 from rtx_plans import kernels
 
 from refinenet_edge import precision
-from refinenet_edge.engine import EngineOptions, build_plan
 from refinenet_edge.fusion import fuse
 from refinenet_edge.precision import quantise
 from refinenet_edge.precision.placement import OPENVINO, PLACEMENTS, RTX, TENSORRT, Placement
+from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
 from refinenet_edge.trace import to_bytes, trace
 from tests.conftest import Traced, graph, network, operators, weights
 from tests.precision.test_qdq import ALL_ENDS, SHAPE, observed, pairs, ranges_of, sources

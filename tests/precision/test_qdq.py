@@ -10,13 +10,13 @@ import onnx_ir as ir
 import pytest
 
 from refinenet_edge import precision
-from refinenet_edge.engine import EngineOptions, build_plan
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.fusion import fuse, parity
 from refinenet_edge.precision import asymmetric, is_quantised, quantise
 from refinenet_edge.precision.placement import FP8, OPENVINO, RTX, TENSORRT, Placement
 from refinenet_edge.precision.rounding import round_sums
 from refinenet_edge.records import Range, Ranges, RangesKey
+from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
 from refinenet_edge.trace import to_bytes
 from tests.conftest import Traced, graph, operators, outputs_of, weights
 

@@ -15,7 +15,7 @@ from refinenet_edge.bundle import MODEL, PLAN, Bundle, open_bundle, write_bundle
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import EngineInfo, FrameSpec, Manifest, TensorSpec
 from refinenet_edge.runtime import cuda
-from refinenet_edge.runtime import trt as trt_module
+from refinenet_edge.runtime.tensorrt import session as trt_module
 from tests.runtime.fake_tensorrt import MODES, plan, tensorrt
 from tests.runtime.gpu import Gpu
 from tests.runtime.tinynet import CLASSES, tiny

@@ -18,7 +18,7 @@ from refinenet_edge.runtime.head import upsample_argmax
 from refinenet_edge.runtime.pipeline import DeviceSegmenter, fits_device
 from refinenet_edge.runtime.segmenter import Segmenter
 from refinenet_edge.runtime.session import CheckedSession
-from refinenet_edge.runtime.trt import TrtSession
+from refinenet_edge.runtime.tensorrt.session import TrtSession
 from tests.runtime.fake_tensorrt import BACKENDS, MODES, network
 from tests.runtime.gpu import ILLEGAL_ADDRESS, OUT_OF_MEMORY, Gpu
 

@@ -19,7 +19,7 @@ from refinenet_edge.runtime import FakeSession, Session, available
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import LayerTime, medians
-from refinenet_edge.runtime.trt import MODULES, TrtSession
+from refinenet_edge.runtime.tensorrt.session import MODULES, TrtSession
 from tests.runtime.tinynet import CLASSES, build_plan, convolve, tiny
 
 Open = Callable[[str, tuple[int, int] | None], Session]

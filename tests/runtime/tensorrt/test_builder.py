@@ -21,17 +21,17 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from refinenet_edge import engine
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle
-from refinenet_edge.engine import EngineOptions, add_plan, build_plan, profile_for
 from refinenet_edge.errors import BuildError, MissingExtra
 from refinenet_edge.fusion import parity
 from refinenet_edge.model import MODELS
-from refinenet_edge.plan import read_header
 from refinenet_edge.precision import to_fp16
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import EngineInfo, Profile
+from refinenet_edge.runtime.tensorrt import builder
+from refinenet_edge.runtime.tensorrt.builder import EngineOptions, add_plan, build_plan, profile_for
+from refinenet_edge.runtime.tensorrt.plan_header import read_header
 from refinenet_edge.trace import to_bytes
 from tests.conftest import onnx_model, weights
 from tests.runtime.fake_tensorrt import RELEASES, surface
@@ -48,7 +48,7 @@ def small(dtype: str = "float", size: str = "32,48", body: str = "") -> bytes:
     return onnx_model(body, f"{dtype}[1,3,{size}] image", f"{dtype}[1,5,{size}] logits", **kernels).SerializeToString()
 
 
-def rtx(model: bytes, progress: engine.Progress | None = None, **options: Any) -> tuple[bytes, EngineInfo]:
+def rtx(model: bytes, progress: builder.Progress | None = None, **options: Any) -> tuple[bytes, EngineInfo]:
     return build_plan(model, "tensorrt-rtx", EngineOptions(**options), progress)
 
 
@@ -157,9 +157,9 @@ class TestRtx:
         def interrupt(*step: Any) -> None:
             phases.append(step)
             if len(phases) == 1:
-                time.sleep(engine.POLL)  # the main thread waits
+                time.sleep(builder.POLL)  # the main thread waits
                 _thread.interrupt_main()
-                time.sleep(3 * engine.POLL)  # the main thread looks
+                time.sleep(3 * builder.POLL)  # the main thread looks
 
         threads = threading.active_count()
         with pytest.raises(KeyboardInterrupt):
@@ -193,7 +193,7 @@ def test_ctrl_c_on_the_command_leaves_nothing(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(engine.__file__).parents[1])},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(builder.__file__).parents[3])},
     )
     with process:
         assert process.stderr is not None
@@ -454,17 +454,17 @@ class FakeTensorRt(types.ModuleType):
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeTensorRt]]:
     """Puts a fake TensorRT in the place of the real one."""
-    before = dict(engine._loggers)
+    before = dict(builder._loggers)
 
     def install(fails: str = "") -> FakeTensorRt:
-        engine._loggers.pop("tensorrt", None)
+        builder._loggers.pop("tensorrt", None)
         module = FakeTensorRt(fails)
         monkeypatch.setitem(sys.modules, "tensorrt", module)
         return module
 
     yield install
-    engine._loggers.clear()
-    engine._loggers.update(before)
+    builder._loggers.clear()
+    builder._loggers.update(before)
 
 
 Install = Callable[..., FakeTensorRt]
@@ -530,12 +530,12 @@ class TestTensorRt:
 
     def test_the_gpu_it_was_built_on_is_noted(self, fake: Install, monkeypatch: pytest.MonkeyPatch) -> None:
         fake()
-        monkeypatch.setattr(engine, "gpu_capability", lambda: "sm_87")
+        monkeypatch.setattr(builder, "gpu_capability", lambda: "sm_87")
         assert build_plan(b"model", "tensorrt", EngineOptions())[1].targets == ("sm_87",)
 
     def test_the_compatibilities_are_asked_for(self, fake: Install, monkeypatch: pytest.MonkeyPatch) -> None:
         trt = fake()
-        monkeypatch.setattr(engine, "gpu_capability", lambda: "sm_87")
+        monkeypatch.setattr(builder, "gpu_capability", lambda: "sm_87")
         options = EngineOptions(version_compatible=True, hardware_compatible=True)
         _, info = build_plan(b"model", "tensorrt", options)
         assert trt.seen["flags"] == {trt.BuilderFlag.VERSION_COMPATIBLE}
@@ -609,9 +609,9 @@ class TestTensorRt:
         def interrupt(*step: Any) -> None:
             steps.append(step)
             if len(steps) == 2:
-                time.sleep(engine.POLL)  # the main thread waits
+                time.sleep(builder.POLL)  # the main thread waits
                 _thread.interrupt_main()
-                time.sleep(3 * engine.POLL)  # the main thread looks
+                time.sleep(3 * builder.POLL)  # the main thread looks
 
         with pytest.raises(KeyboardInterrupt):
             build_plan(b"model", "tensorrt", EngineOptions(), interrupt)
@@ -640,6 +640,6 @@ def test_a_library_that_does_not_load_is_an_error_of_ours(monkeypatch: pytest.Mo
     def fail(name: str) -> None:
         raise OSError("libnvinfer.so.10: cannot open shared object file")
 
-    monkeypatch.setattr(engine.importlib, "import_module", fail)
+    monkeypatch.setattr(builder.importlib, "import_module", fail)
     with pytest.raises(MissingExtra, match=r"tensorrt cannot be imported here \(libnvinfer\.so\.10"):
         build_plan(small(), "tensorrt", EngineOptions())

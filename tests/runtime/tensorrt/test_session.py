@@ -17,9 +17,9 @@ from refinenet_edge.bundle import Bundle
 from refinenet_edge.errors import BundleError, CudaError, EngineMismatch, InputError, RefineNetEdgeError
 from refinenet_edge.records import EngineInfo
 from refinenet_edge.runtime import cache
-from refinenet_edge.runtime import trt as trt_module
 from refinenet_edge.runtime.session import LayerTime
-from refinenet_edge.runtime.trt import TrtSession, check_engine
+from refinenet_edge.runtime.tensorrt import session as trt_module
+from refinenet_edge.runtime.tensorrt.session import TrtSession, check_engine
 from tests.runtime.fake_tensorrt import BACKENDS, MODES, network, plan, tensorrt
 from tests.runtime.gpu import Gpu
 from tests.runtime.tinynet import build_plan, tiny

@@ -26,9 +26,9 @@ import numpy.typing as npt
 from refinenet_edge.bundle import PLAN, Bundle
 from refinenet_edge.errors import BundleError, EngineMismatch, InputError, RefineNetEdgeError
 from refinenet_edge.records import EngineInfo, TensorSpec
-from refinenet_edge.runtime import rtx
 from refinenet_edge.runtime.cuda import Buffer, Cuda
 from refinenet_edge.runtime.session import PROFILED_RUNS, CheckedSession, Feeds, LayerTime, Outputs
+from refinenet_edge.runtime.tensorrt import rtx
 
 if TYPE_CHECKING:
     from tensorrt_stubs import TensorRt  # the bindings' types: tests/bindings

@@ -1,0 +1,7 @@
+"""TensorRT, its lean and dispatch runtimes, and TensorRT-RTX: the same calls on each.
+
+builder.py      typed ONNX graph -> plan
+plan_header.py  who wrote a plan, from its first bytes; needs no TensorRT
+session.py      plan on the GPU: `TrtSession`
+rtx.py          what TensorRT-RTX alone has
+"""
