@@ -75,7 +75,7 @@ def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float, a
 @allow_host_code
 def compare(first: Path, second: Path, images: Path, backend: str, second_backend: str, allow_host_code: bool) -> None:
     """Compare two bundles, or one bundle on two backends: logit error and label agreement on IMAGES."""
-    from refinenet_edge.compare import compare_bundles
+    from refinenet_edge.bundle_comparison import compare_bundles
     from refinenet_edge.images import list_images
     from refinenet_edge.runtime import Segmenter
 

@@ -50,7 +50,7 @@ def inside_kernels(graph: ir.Graph) -> set[ir.Value]:
             own = [
                 (step[producer], value)
                 for value in node.inputs
-                if value is not None and (producer := value.producer()) in step and _goes_nowhere_else(value)
+                if value is not None and (producer := value.producer()) in step and has_single_consumer(value)
             ]
             if own:
                 # of two convolutions that are summed, the later one carries the sum
@@ -59,7 +59,7 @@ def inside_kernels(graph: ir.Graph) -> set[ir.Value]:
     return inside
 
 
-def _goes_nowhere_else(value: ir.Value) -> bool:
+def has_single_consumer(value: ir.Value) -> bool:
     return len(list(value.uses())) == 1 and not value.is_graph_output()
 
 

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from refinenet_edge.compare import relative_error
+from refinenet_edge.bundle_comparison import relative_error
 from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion.rewrite import Rewrite
 from refinenet_edge.records import Parity

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refinenet_edge.compare import Difference, compare_bundles, relative_error
+from refinenet_edge.bundle_comparison import Difference, compare_bundles, relative_error
 from refinenet_edge.errors import InputError
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import FrameSpec, TensorSpec
