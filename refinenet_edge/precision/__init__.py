@@ -6,7 +6,7 @@ int8                     Q/DQ where the backend's placement says; float16 around
 fp8                      the same in E4M3, for TensorRT on GPUs of compute capability 8.9 and later
 
 placement.py where and on which grid -> qdq.py Q/DQ
-switches.py any layers of one session rounded -> sensitivity.py what each layer loses -> budget.py who stays float
+switches.py any layers of one session rounded -> sensitivity.py what each layer loses
 """
 
 from collections.abc import Collection

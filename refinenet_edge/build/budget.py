@@ -5,7 +5,7 @@ the share of pixels whose label is no longer float's. How many of the most harmf
 doubling and halving; then each that was kept is tried without, so that no layer is kept for nothing.
 
 A bundle for OpenVINO is judged as OpenVINO computes it. Others are judged by ONNX Runtime, which computes Q/DQ as
-written, in float32 whatever surrounds it on the device: OpenVINO does not (see placement.py).
+written, in float32 whatever surrounds it on the device: OpenVINO does not (see precision/placement.py).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from refinenet_edge.build import build
+from refinenet_edge.build.budget import FRAMES, SHOWN, Candidates, LostLabels, MiouDrop, fewest, spend
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.calibration import calibrate
 from refinenet_edge.calibration.frames import Frames
@@ -18,7 +19,6 @@ from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.fusion import fuse
 from refinenet_edge.labels import SCENES, numbered
 from refinenet_edge.model import load_checkpoint, locate
-from refinenet_edge.precision.budget import FRAMES, SHOWN, Candidates, LostLabels, MiouDrop, fewest, spend
 from refinenet_edge.precision.placement import FP8, OPENVINO
 from refinenet_edge.precision.sensitivity import Ranking
 from refinenet_edge.recipe import Recipe

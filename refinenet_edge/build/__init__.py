@@ -21,15 +21,17 @@ import onnx_ir as ir
 import torch
 
 from refinenet_edge import __version__, bench, calibration, precision
+from refinenet_edge import labels as label_sets
+from refinenet_edge.build.budget import Candidates, Judge, LostLabels, MiouDrop, spend
+from refinenet_edge.build.resolve import refuse, refuse_graph
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle, write_bundle
 from refinenet_edge.errors import CheckpointError, GraphError, InputError, MissingExtra
 from refinenet_edge.evaluation import open_dataset
 from refinenet_edge.files import sha256
 from refinenet_edge.fusion import REWRITES, Firing, Rewrite, fuse, parity
 from refinenet_edge.images import read_image
-from refinenet_edge.labels import LABEL_SETS, resolve
+from refinenet_edge.labels import LABEL_SETS
 from refinenet_edge.model import SHIPPED, create, load_checkpoint, locate
-from refinenet_edge.precision.budget import Candidates, Judge, LostLabels, MiouDrop, spend
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import (
     Backend,
@@ -45,7 +47,6 @@ from refinenet_edge.records import (
     Speed,
     TensorSpec,
 )
-from refinenet_edge.refusals import refuse, refuse_graph
 from refinenet_edge.runtime import available, open_session
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, Progress, build_plan, profile_for
@@ -93,7 +94,7 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     model = source.model
     # shipped weights are named after the labels they were trained on
     own = recipe.checkpoint if recipe.checkpoint in SHIPPED else None
-    labels = resolve(recipe.labels or own, num_classes(model))
+    labels = label_sets.resolve(recipe.labels or own, num_classes(model))
     upsample = Cubic() if recipe.upsample == "cubic" else Bilinear(source.align_corners)
     frame = FrameSpec(size=None if recipe.dynamic else recipe.size, upsample=upsample)
 
