@@ -28,8 +28,7 @@ from rich.console import Console
 
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL
-from refinenet_edge.recipe import Recipe
-from refinenet_edge.records import FrameSpec
+from refinenet_edge.records import FrameSpec, Recipe
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.openvino import CONFIG, OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession

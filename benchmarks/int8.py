@@ -42,8 +42,7 @@ from refinenet_edge.calibration import calibrate, open_frames, write_ranges
 from refinenet_edge.evaluation import Confusion, open_dataset
 from refinenet_edge.model import load_checkpoint
 from refinenet_edge.peers import OnnxPeer
-from refinenet_edge.recipe import Recipe
-from refinenet_edge.records import FrameSpec, Ranges
+from refinenet_edge.records import FrameSpec, Ranges, Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.head import implementation

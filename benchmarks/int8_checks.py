@@ -32,8 +32,7 @@ from refinenet_edge.bundle import MODEL
 from refinenet_edge.calibration import open_frames, read_ranges, write_ranges
 from refinenet_edge.errors import InputError
 from refinenet_edge.model import SegmentationNet, create, save_checkpoint
-from refinenet_edge.recipe import Recipe
-from refinenet_edge.records import Budget, FrameSpec
+from refinenet_edge.records import Budget, FrameSpec, Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.scenes import scene

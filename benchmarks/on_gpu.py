@@ -22,7 +22,7 @@ from machine import cpu, gpu, save
 from refinenet_edge.bench import take_turns, timed
 from refinenet_edge.build import build
 from refinenet_edge.bundle import open_bundle
-from refinenet_edge.recipe import Recipe
+from refinenet_edge.records import Recipe
 from refinenet_edge.runtime import Segmenter, available
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.tensorrt.session import TrtSession

@@ -23,7 +23,7 @@ from refinenet_edge.build import build
 from refinenet_edge.fusion import Firing, Rewrite
 from refinenet_edge.images import write_png
 from refinenet_edge.model import create
-from refinenet_edge.recipe import Recipe
+from refinenet_edge.records import Recipe
 from refinenet_edge.trace import to_bytes, trace
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -30,8 +30,7 @@ from refinenet_edge.fusion.rewrite import LibraryRewrite
 from refinenet_edge.images import read_image
 from refinenet_edge.labels import PERSON, numbered
 from refinenet_edge.model import load_checkpoint, save_checkpoint
-from refinenet_edge.recipe import Recipe
-from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Manifest, Profile, Speed, TensorSpec
+from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Manifest, Profile, Recipe, Speed, TensorSpec
 from refinenet_edge.runtime import Segmenter, available
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.tensorrt.plan_header import read_header

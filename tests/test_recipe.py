@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from refinenet_edge import cli
 from refinenet_edge.errors import InputError
 from refinenet_edge.fusion import REWRITES
-from refinenet_edge.recipe import MAX_RECIPE, Recipe, parse_size, read_recipe
+from refinenet_edge.recipe import MAX_RECIPE, parse_size, read_recipe
+from refinenet_edge.records import Recipe
 
 
 def written(folder: Path, text: str) -> Path:

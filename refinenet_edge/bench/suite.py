@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refinenet_edge.errors import BundleError, InputError
-from refinenet_edge.recipe import Recipe, parse_size, read_table, recipe_of
-from refinenet_edge.records import Size, from_json
+from refinenet_edge.recipe import parse_size, read_table, recipe_of
+from refinenet_edge.records import Recipe, Size, from_json
 
 
 @dataclass(frozen=True)

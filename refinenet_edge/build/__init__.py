@@ -32,7 +32,6 @@ from refinenet_edge.fusion import REWRITES, Firing, Rewrite, fuse, parity
 from refinenet_edge.images import read_image
 from refinenet_edge.labels import LABEL_SETS
 from refinenet_edge.model import SHIPPED, create, load_checkpoint, locate
-from refinenet_edge.recipe import Recipe
 from refinenet_edge.records import (
     Backend,
     Bilinear,
@@ -44,6 +43,7 @@ from refinenet_edge.records import (
     Manifest,
     Parity,
     Ranges,
+    Recipe,
     Speed,
     TensorSpec,
 )

@@ -6,8 +6,7 @@ import onnx_ir as ir
 
 from refinenet_edge import precision
 from refinenet_edge.errors import InputError
-from refinenet_edge.recipe import Recipe
-from refinenet_edge.records import Backend
+from refinenet_edge.records import Backend, Recipe
 from refinenet_edge.runtime.cuda import gpu_capability
 
 IN_RTX = {  # measured: benchmarks/rtx_int8.py

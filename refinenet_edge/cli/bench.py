@@ -15,7 +15,7 @@ from rich.table import Table
 from refinenet_edge.cli.command import EXPORT, Group, SizeType, allow_host_code, heavy, main, make_folder
 from refinenet_edge.cli.screen import err, folding, out, percent, plain, progress_bar
 from refinenet_edge.errors import InputError
-from refinenet_edge.recipe import Recipe
+from refinenet_edge.records import Recipe
 
 if TYPE_CHECKING:
     from refinenet_edge.bench import Case, Run

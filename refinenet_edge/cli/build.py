@@ -15,7 +15,8 @@ from rich.table import Table
 from refinenet_edge.cli.command import EXPORT, Command, SizeType, heavy, main, make_folder, with_ray
 from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, plain, progress_bar
 from refinenet_edge.errors import InputError
-from refinenet_edge.recipe import Recipe, read_recipe
+from refinenet_edge.recipe import read_recipe
+from refinenet_edge.records import Recipe
 
 if TYPE_CHECKING:
     from refinenet_edge.fusion import Firing

@@ -13,7 +13,7 @@ import click
 from refinenet_edge import __version__
 from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, make_folder
 from refinenet_edge.cli.screen import err, out, plain, progress_bar
-from refinenet_edge.recipe import Recipe
+from refinenet_edge.records import Recipe
 
 
 @main.command("demo")

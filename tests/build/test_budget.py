@@ -21,8 +21,7 @@ from refinenet_edge.labels import SCENES, numbered
 from refinenet_edge.model import load_checkpoint, locate
 from refinenet_edge.precision.placement import FP8, OPENVINO
 from refinenet_edge.precision.sensitivity import Ranking
-from refinenet_edge.recipe import Recipe
-from refinenet_edge.records import Budget, FrameSpec, TensorSpec
+from refinenet_edge.records import Budget, FrameSpec, Recipe, TensorSpec
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.fake import FakeSession
 from refinenet_edge.scenes import scene

@@ -26,8 +26,7 @@ from refinenet_edge.cli import main
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.fusion import fuse
 from refinenet_edge.images import write_png
-from refinenet_edge.recipe import Recipe
-from refinenet_edge.records import Cubic, Frame, FrameSpec, Ranges
+from refinenet_edge.records import Cubic, Frame, FrameSpec, Ranges, Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene
 from refinenet_edge.trace import read_onnx, to_bytes

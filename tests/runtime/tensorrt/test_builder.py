@@ -27,8 +27,7 @@ from refinenet_edge.errors import BuildError, MissingExtra
 from refinenet_edge.fusion import parity
 from refinenet_edge.model import MODELS
 from refinenet_edge.precision import to_fp16
-from refinenet_edge.recipe import Recipe
-from refinenet_edge.records import EngineInfo, Profile
+from refinenet_edge.records import EngineInfo, Profile, Recipe
 from refinenet_edge.runtime.tensorrt import builder
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, add_plan, build_plan, profile_for
 from refinenet_edge.runtime.tensorrt.plan_header import read_header

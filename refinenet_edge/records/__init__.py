@@ -1,0 +1,51 @@
+"""What travels between the stages: frozen records that write themselves to JSON and read themselves back.
+
+FrameSpec   how a frame becomes the network's input and logits become a label map
+Labels      class names and palette
+TensorSpec  name, dtype and shape of a network input or output
+Profile     the range of frame sizes an engine accepts
+EngineInfo  what built the plan, for which device, and what it reported
+Ranges      what calibration saw of every tensor that may be quantised
+Parity      how far one graph's logits are from another's on one frame
+Recipe      what to build
+Manifest    all of it, beside the engine in a bundle
+Mask        the result: a label map at the frame's size
+
+numpy only: records are on the device.
+"""
+
+from refinenet_edge.records.frame import (
+    MAX_SIDE,
+    RGB,
+    SMALLEST_SIDE,
+    Bilinear,
+    Cubic,
+    Frame,
+    FrameSpec,
+    Interpolation,
+    LabelMap,
+    Labels,
+    Mask,
+    Size,
+)
+from refinenet_edge.records.json import from_json, to_json
+from refinenet_edge.records.manifest import (
+    INPUT,
+    OUTPUT,
+    EngineInfo,
+    FileDigest,
+    GraphCost,
+    Manifest,
+    Parity,
+    Profile,
+    TensorSpec,
+)
+from refinenet_edge.records.quantised import INT8_LEVELS, Budget, Harm, Range, Ranges, RangesKey, Speed
+from refinenet_edge.records.recipe import Backend, Recipe
+
+__all__ = [
+    "INPUT", "INT8_LEVELS", "MAX_SIDE", "OUTPUT", "RGB", "SMALLEST_SIDE", "Backend", "Bilinear", "Budget", "Cubic",
+    "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Interpolation", "LabelMap", "Labels",
+    "Manifest", "Mask", "Parity", "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Speed", "TensorSpec",
+    "from_json", "to_json",
+]  # fmt: skip

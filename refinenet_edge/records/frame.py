@@ -1,0 +1,110 @@
+"""Frames, and how they become the network's input and its logits labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from refinenet_edge.errors import BundleError
+
+MAX_SIDE = 16_384  # pixels: larger frames are refused before anything is allocated for them
+SMALLEST_SIDE = 32  # pixels: below, a network's coarsest tap has no pixel left to interpolate
+
+RGB = tuple[int, int, int]
+Size = tuple[int, int]  # (height, width) in pixels, everywhere
+Frame = npt.NDArray[np.uint8]  # HxWx3, BGR, as OpenCV reads it
+LabelMap = npt.NDArray[np.uint8]  # HxW, class indices
+
+
+@dataclass(frozen=True)
+class Bilinear:
+    """Bilinear interpolation; `align_corners` as torch defines it, half-pixel centres otherwise."""
+
+    align_corners: bool = False
+    kind: Literal["bilinear"] = "bilinear"
+
+
+@dataclass(frozen=True)
+class Cubic:
+    """Bicubic interpolation, a = -0.75, half-pixel centres: OpenCV's INTER_CUBIC, the ports' published evaluation."""
+
+    kind: Literal["cubic"] = "cubic"
+
+
+Interpolation = Bilinear | Cubic
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """Frame (HxWx3 BGR uint8) -> input (1x3xhxw, RGB, (x / 255 - mean) / std); logits -> labels by `upsample`, argmax.
+
+    `size` is the (height, width) the network takes; None: every frame at its own size (a dynamic engine).
+    `resize` brings the frame to `size`, `upsample` brings logits to the frame's size.
+    """
+
+    size: Size | None
+    resize: Interpolation = Bilinear(align_corners=False)
+    upsample: Interpolation = Bilinear(align_corners=True)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.resize == Bilinear(align_corners=True):
+            raise BundleError("frame.resize: frames are resized with half-pixel centres only")
+        if self.size is not None and not all(1 <= side <= MAX_SIDE for side in self.size):
+            raise BundleError(f"frame.size: {self.size} is outside 1..{MAX_SIDE} pixels a side")
+        if not all(s > 0 and math.isfinite(s) for s in self.std) or not all(map(math.isfinite, self.mean)):
+            raise BundleError(f"frame: mean {self.mean} must be finite and std {self.std} positive and finite")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class names and RGB palette, index = class; label `ignore` is never counted."""
+
+    name: str
+    names: tuple[str, ...]
+    palette: tuple[RGB, ...]
+    ignore: int = 255
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= 255 or len(self.names) != len(self.palette):
+            counts = f"{len(self.names)} names and {len(self.palette)} colours"
+            raise BundleError(f"labels {self.name!r}: {counts}, 1 to 255 of each are meant")
+        if not all(0 <= channel <= 255 for colour in self.palette for channel in colour):
+            raise BundleError(f"labels {self.name!r}: a palette colour is outside 0..255")
+
+    def bgr(self) -> npt.NDArray[np.uint8]:
+        """The palette as a 256x3 BGR lookup table; entries beyond the classes are black."""
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(self.palette)] = np.array(self.palette, np.uint8)[:, ::-1]
+        return table
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A frame's segmentation: `labels` is HxW uint8 at the frame's size."""
+
+    labels: LabelMap
+    classes: Labels
+
+    def colours(self) -> Frame:
+        """The label map in its palette, HxWx3 BGR uint8."""
+        return self.classes.bgr()[self.labels]
+
+    def overlay(self, frame: Frame, opacity: float = 0.5) -> Frame:
+        """`frame` (HxWx3 BGR uint8, the segmented one) with the palette blended over it; opacity in [0, 1]."""
+        if frame.shape != (*self.labels.shape, 3):
+            raise ValueError(f"frame {frame.shape} is not the segmented frame {(*self.labels.shape, 3)}")
+        weight = round(opacity * 256)
+        blend = frame.astype(np.uint16) * (256 - weight) + self.colours().astype(np.uint16) * weight
+        return (blend >> 8).astype(np.uint8)
+
+    def shares(self) -> dict[str, float]:
+        """Share of the frame's pixels that each class covers, classes that appear only, largest first."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes.names))[: len(self.classes.names)]
+        order = np.argsort(-counts, kind="stable")
+        return {self.classes.names[i]: float(counts[i] / self.labels.size) for i in order if counts[i]}

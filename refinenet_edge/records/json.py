@@ -1,0 +1,79 @@
+"""Records as JSON, and JSON that is not trusted as records."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union
+
+from refinenet_edge.errors import BundleError
+
+Record = TypeVar("Record")
+
+
+def to_json(record: Any) -> str:
+    """A record as indented JSON with a closing newline; fields in the order of the class."""
+    return json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(kind: type[Record], text: str) -> Record:
+    """The `kind` that `text` holds. `text` is untrusted: `BundleError` names the first field that does not fit."""
+    try:
+        return typing.cast(Record, _read(kind, json.loads(text), kind.__name__))
+    except (ValueError, RecursionError, OverflowError) as exc:  # overflow: an integer too large for a float
+        raise BundleError(f"not JSON of a {kind.__name__}: {exc}") from exc
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _read_union(args, value, where)
+    if origin is Literal:
+        if value in args:
+            return value
+    elif origin is tuple:
+        if isinstance(value, list) and (args[-1] is Ellipsis or len(value) == len(args)):
+            kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+            return tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    elif origin is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        if isinstance(value, dict):
+            return {key: _read(args[1], item, f"{where}[{key!r}]") for key, item in value.items()}
+    elif dataclasses.is_dataclass(kind):
+        return _read_record(kind, value, where)
+    elif kind is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise BundleError(f"{where}: {kind} expected, found {str(value)[:60]!r}")
+
+
+def _read_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    failure = BundleError(f"{where}: nothing fits {str(value)[:60]!r}")
+    for kind in kinds:
+        if kind is not type(None):
+            try:
+                return _read(kind, value, where)
+            except BundleError as exc:
+                failure = exc
+    raise failure
+
+
+def _read_record(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise BundleError(f"{where}: an object expected, found {str(value)[:60]!r}")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for name in value:
+        if name not in fields:
+            raise BundleError(f"{where}.{name}: unknown field")
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in value:
+            raise BundleError(f"{where}.{name}: missing")
+    return kind(**{name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()})

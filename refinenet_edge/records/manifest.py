@@ -1,0 +1,116 @@
+"""All of a bundle that is not its graph or plan: what is in it, how it was made, how far its logits moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Literal
+
+from refinenet_edge.errors import BundleError
+from refinenet_edge.records.frame import FrameSpec, Labels, Size
+from refinenet_edge.records.quantised import Budget, RangesKey, Speed
+from refinenet_edge.records.recipe import Backend
+
+SCHEMA = 1
+INPUT, OUTPUT = "image", "logits"  # the names of every graph's input and output
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A network input or output; a dimension that varies is a name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The smallest, most usual and largest (height, width) that a dynamic engine accepts."""
+
+    min: Size
+    opt: Size
+    max: Size
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What built a plan and what the builder said of it. Bytes are as the builder reports them; None: not reported."""
+
+    flavour: Literal["tensorrt", "tensorrt-rtx"]
+    version: str
+    targets: tuple[str, ...]  # compute capabilities such as "sm_87"; ("default",) leaves it to the builder
+    workspace_bytes: int
+    profile: Profile | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    layers: int | None = None
+    activation_bytes: int | None = None
+    weight_bytes: int | None = None
+    build_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class GraphCost:
+    """What a graph costs per frame: multiply-accumulates, bytes read and written, nodes (see fusion/cost.py)."""
+
+    macs: int
+    bytes: int
+    nodes: int
+
+
+@dataclass(frozen=True)
+class Parity:
+    """max |b - a| / max |a| of the logits on one frame, and the share of pixels with the same label."""
+
+    stage: str
+    frame: str
+    relative_error: float
+    label_agreement: float
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """What a bundle file must look like."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything needed to run a bundle, judge it and build it again."""
+
+    model: str
+    checkpoint: str  # file name, "random" or the ONNX file's name
+    checkpoint_sha256: str | None
+    precision: str
+    backend: Backend
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    frame: FrameSpec
+    labels: Labels
+    rewrites: Mapping[str, int]
+    parity: tuple[Parity, ...]
+    command: str
+    toolkit: str
+    traced_cost: GraphCost | None = None  # None: sizes are free
+    fused_cost: GraphCost | None = None
+    engine: EngineInfo | None = None
+    calibration: RangesKey | None = None  # of int8 and fp8
+    budget: Budget | None = None
+    speed: Speed | None = None  # None: it was not asked, or cannot run where it was built
+    files: Mapping[str, FileDigest] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise BundleError(f"manifest schema {self.schema}, this toolkit reads {SCHEMA}: build the bundle again")
+        for name in self.files:
+            # printable: a NUL or a lone surrogate is no file name, and makes every path function raise ValueError
+            if name in ("", ".", "..") or PurePath(name).name != name or "\\" in name or not name.isprintable():
+                raise BundleError(f"manifest names the file {name!r}: files of a bundle lie directly in it")
+        if len(self.inputs) != 1 or len(self.outputs) != 1:
+            counts = f"{len(self.inputs)} inputs and {len(self.outputs)} outputs"
+            raise BundleError(f"manifest has {counts}, one of each is meant")
