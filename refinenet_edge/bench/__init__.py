@@ -4,7 +4,8 @@ measure.py    contenders in turn -> Timing: medians, intervals, the rule that en
 entry.py      a bundle as something to time; peers.py, beside this package, has the others
 run.py        entries + options -> Run
 start.py      an entry in a process of its own: loading, first frame, memory
-meters.py     power, heat, clocks; nvml.py asks the GPU's driver
+power.py      an entry running alone: watts, joules, heat, clocks
+screen.py     a bundle in the demo's loop: camera to screen
 machine.py    where it ran
 blocks.py     a layer's name -> the block of the model
 record.py     Run, to JSON and back

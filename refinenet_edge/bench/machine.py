@@ -19,9 +19,9 @@ from typing import TypeVar
 
 import refinenet_edge
 from refinenet_edge import jetson
-from refinenet_edge.bench.nvml import Gpu
 from refinenet_edge.bench.record import Machine
 from refinenet_edge.files import read_text
+from refinenet_edge.sensors import Gpu
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -26,10 +26,10 @@ from refinenet_edge.bench.blocks import block_of
 from refinenet_edge.bench.entry import WHOLE, BundleEntry, Entry, Runner
 from refinenet_edge.bench.machine import commit, describe
 from refinenet_edge.bench.measure import RULE, WARM_UPS, Contender, Stages, take_turns
-from refinenet_edge.bench.meters import Meters
+from refinenet_edge.bench.power import has_sensors, measure_power
 from refinenet_edge.bench.record import STAGES, Case, Layer, Measurement, Power, Run, Screen, Start, Subject
+from refinenet_edge.bench.screen import measure_screen
 from refinenet_edge.bench.start import measure_start
-from refinenet_edge.demo import Look, draw, live, open_source
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.evaluation import DataSet, evaluate
 from refinenet_edge.images import list_images, read_image
@@ -41,8 +41,6 @@ SCENES = "scenes"
 FRAMES = 8
 BURST = 4  # frames of each stream in a run
 STAGED = 20  # runs of a GPU's stages
-ALONE = 3.0  # seconds for power
-SCREEN = 5.0  # seconds of a live source
 
 Step = Callable[[str], None]
 
@@ -84,7 +82,7 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
     starts: list[Start] = []
     screens: list[Screen] = []
     power: list[Power] = []
-    metered = not options.brief and _has_meters(notes)
+    metered = not options.brief and has_sensors(gpu_bus_id(), notes)
     layers: list[Layer] = []
     for entry in () if options.brief else entries:
         name = entry.subject.name
@@ -94,11 +92,12 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
         with _noted(f"power of {name}", notes):
             if metered:
                 step(f"run {name} alone")
-                power += _power(entry, Case(options.cases[0].size), frames, notes)
+                gpu = gpu_bus_id() if _on_gpu(entry) else None
+                power += measure_power(entry, Case(options.cases[0].size), frames, gpu, notes)
         if isinstance(entry, BundleEntry):
             if options.source is not None:
                 step(f"show {options.source} by {name}")
-                screens.append(_screen(entry, options.source))
+                screens.append(measure_screen(entry, options.source))
             with _noted(f"layers of {name}", notes):
                 step(f"profile {name}")
                 layers += _layers(entry, frames[0])
@@ -217,51 +216,8 @@ def _judged(entry: Entry, judge: DataSet | None, step: Step) -> Subject:
         return replace(entry.subject, miou=evaluate(segmenter, judge).miou, judge=judge.name)
 
 
-def _has_meters(notes: list[str]) -> bool:
-    with Meters(gpu=gpu_bus_id()) as meters:
-        pass
-    if meters.reading("", 1) is not None:
-        return True
-    notes += meters.notes
-    return False
-
-
-def _power(entry: Entry, case: Case, frames: Sequence[Frame], notes: list[str]) -> list[Power]:
-    with entry.open(case) as run:
-        run(frames[:1])
-        done = 0
-        with Meters(gpu=gpu_bus_id() if _on_gpu(entry) else None) as meters:
-            started = time.perf_counter()
-            while time.perf_counter() - started < ALONE:
-                run([frames[done % len(frames)]])
-                done += 1
-    notes += meters.notes
-    reading = meters.reading(entry.subject.name, done)
-    return [reading] if reading else []
-
-
 def _on_gpu(entry: Entry) -> bool:
     return isinstance(entry, BundleEntry) and entry.on_gpu
-
-
-def _screen(entry: BundleEntry, source: str) -> Screen:
-    """`entry` in the demo's loop, with its picture; the first frames, which warm up, do not count."""
-    ages: list[float] = []
-    began = drops = 0.0
-    with entry.segmenter() as segmenter, closing(live(open_source(source, repeat=True), segmenter)) as results:
-        for number, result in enumerate(results):
-            draw(result.frame, result.mask, Look(), [], [])
-            now = time.monotonic()
-            if number == WARM_UPS:
-                began, drops = now, result.drops
-            elif number > WARM_UPS and result.signal:
-                ages.append(1000 * (now - result.captured))
-                if now - began > SCREEN:
-                    break
-    if not ages:
-        raise InputError(f"{source} gave fewer than {WARM_UPS + 2} frames: camera to screen needs more")
-    size = (result.frame.shape[0], result.frame.shape[1])
-    return Screen(entry.subject.name, source, size, tuple(ages), len(ages) / (now - began), int(result.drops - drops))
 
 
 def _layers(entry: BundleEntry, frame: Frame) -> list[Layer]:

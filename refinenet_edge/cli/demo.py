@@ -55,9 +55,11 @@ def demo(
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from refinenet_edge.bundle import open_bundle
     from refinenet_edge.demo import Look, Model, Recording, Show, open_source
-    from refinenet_edge.demo.power import Watts
+    from refinenet_edge.demo.power import RecentWatts
     from refinenet_edge.demo.window import KEYS, Window, has_display, has_windows
     from refinenet_edge.runtime import Segmenter
+    from refinenet_edge.runtime.cuda import gpu_bus_id
+    from refinenet_edge.sensors import Meters
 
     if view is None:
         view = "window" if has_windows() else "web"
@@ -72,9 +74,9 @@ def demo(
             segmenter = stack.enter_context(Segmenter(bundle, backend, allow_host_code=allow_host_code))
             models.append(Model(path.name, bundle.manifest.precision, segmenter))
         recording = Recording(record, opened[0].rate if rate == "full" else None) if record else None
-        watts = Watts()
-        stack.callback(watts.close)
-        show = Show(opened, models, Look(opacity), recording, watts)
+        # read when figures are made, not in a thread
+        meters = stack.enter_context(Meters(gpu=gpu_bus_id(), period=None))
+        show = Show(opened, models, Look(opacity), recording, RecentWatts(meters))
         stack.callback(show.close)
         if view == "window":
             show.views.append(Window(show))

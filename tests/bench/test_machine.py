@@ -18,8 +18,8 @@ import refinenet_edge
 from refinenet_edge.bench import machine
 from refinenet_edge.bench.machine import comparable, cpu, describe
 from refinenet_edge.bench.record import Machine
-from tests.bench.fake_nvml import BUS_ID, Nvml, fails
 from tests.boards import AGX_ORIN, DESKTOP, ORIN_NANO, tree
+from tests.sensors.fake_nvml import BUS_ID, Nvml, fails
 
 PC = DESKTOP | {
     "proc/cpuinfo": "processor\t: 0\nmodel name\t: AMD Ryzen 9 7950X\n\nprocessor\t: 1\nmodel name\t: AMD Ryzen\n",
@@ -116,7 +116,7 @@ def test_a_package_without_a_distribution_is_asked_itself(tmp_path: Path, monkey
 
 def test_nothing_heavy_is_imported() -> None:
     code = "import sys; sys.modules['torch'] = None; from refinenet_edge.bench.machine import describe; describe(); "
-    code += "from refinenet_edge.bench import meters; "
+    code += "from refinenet_edge.sensors import meters; "
     code += "early = {'openvino', 'onnxruntime', 'tensorrt', 'cuda', 'pynvml'} & set(sys.modules); assert not early"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 

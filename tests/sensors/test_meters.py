@@ -13,11 +13,9 @@ from typing import Any
 import pynvml
 import pytest
 
-from refinenet_edge.bench.meters import Meters
-from refinenet_edge.bench.nvml import THROTTLES, Gpu
-from refinenet_edge.bench.record import Power
-from tests.bench.fake_nvml import BUS_ID, CALLS, Nvml, fails
+from refinenet_edge.sensors import Meters, Reading
 from tests.boards import AGX_ORIN, ORIN_NANO, THOR, tree
+from tests.sensors.fake_nvml import BUS_ID, CALLS, Nvml, fails
 
 RAPL = {
     "sys/class/powercap/intel-rapl/enabled": "1\n",
@@ -63,7 +61,7 @@ THROTTLING = {
 Files = dict[str, str]
 
 
-def measured(meters: Meters, root: Path, *changes: Files, frames: int = 4) -> Power | None:
+def measured(meters: Meters, root: Path, *changes: Files) -> Reading | None:
     """One sample of the files as they are, and one after each of `changes`."""
     with meters:
         for change in changes[:-1]:
@@ -71,17 +69,17 @@ def measured(meters: Meters, root: Path, *changes: Files, frames: int = 4) -> Po
             meters.sample()
         for change in changes[-1:]:
             tree(root, change)
-    return meters.reading("fp16", frames)
+    return meters.reading()
 
 
 def meters_of(root: Path, *times: float, gpu: str | None = None) -> Meters:
     return Meters(root, gpu, period=None, clock=iter(times).__next__)
 
 
-def power_of(meters: Meters, root: Path, *changes: Files, frames: int = 4) -> Power:
-    power = measured(meters, root, *changes, frames=frames)
-    assert power is not None
-    return power
+def reading_of(meters: Meters, root: Path, *changes: Files) -> Reading:
+    reading = measured(meters, root, *changes)
+    assert reading is not None
+    return reading
 
 
 @pytest.fixture
@@ -101,25 +99,27 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
 
 def test_energy_is_the_difference_of_a_counter(tmp_path: Path) -> None:
     meters = meters_of(tree(tmp_path, RAPL), 10.0, 10.5)
-    power = power_of(meters, tmp_path, {PACKAGE: "3000000", CORE: "900000"})
-    assert power.joules_per_frame == pytest.approx(0.5)
-    assert power.watts == pytest.approx({"package-0": 4.0, "package-0 core": 1.0})
-    assert (power.subject, power.seconds, power.frames) == ("fp16", 0.5, 4)
-    assert (power.celsius, power.mhz, power.throttled) == ({}, {}, None)
+    reading = reading_of(meters, tmp_path, {PACKAGE: "3000000", CORE: "900000"})
+    assert reading.joules == pytest.approx(2.0)
+    assert reading.watts == pytest.approx({"package-0": 4.0, "package-0 core": 1.0})
+    assert (reading.seconds, reading.mean_watts) == (0.5, 4.0)
+    assert (reading.celsius, reading.mhz, reading.throttled) == ({}, {}, None)
     assert meters.notes == ()
 
 
 def test_a_counter_begins_again(tmp_path: Path) -> None:
     files = RAPL | {PACKAGE: "9500000"}
-    power = power_of(meters_of(tree(tmp_path, files), 0, 1, 2), tmp_path, {PACKAGE: "9900000"}, {PACKAGE: "1500000"})
-    assert power.joules_per_frame == pytest.approx(2.0 / 4)
+    reading = reading_of(
+        meters_of(tree(tmp_path, files), 0, 1, 2), tmp_path, {PACKAGE: "9900000"}, {PACKAGE: "1500000"}
+    )
+    assert reading.joules == pytest.approx(2.0)
 
 
 def test_a_counter_that_falls_without_a_known_range_says_nothing(tmp_path: Path) -> None:
     files = {name: text for name, text in RAPL.items() if "max" not in name}
-    power = power_of(meters_of(tree(tmp_path, files), 0, 1), tmp_path, {PACKAGE: "500000", CORE: "600000"})
-    assert power.watts == pytest.approx({"package-0 core": 0.2})
-    assert power.joules_per_frame is None
+    reading = reading_of(meters_of(tree(tmp_path, files), 0, 1), tmp_path, {PACKAGE: "500000", CORE: "600000"})
+    assert reading.watts == pytest.approx({"package-0 core": 0.2})
+    assert reading.joules is None
 
 
 def test_two_processors_are_added(tmp_path: Path) -> None:
@@ -128,9 +128,9 @@ def test_two_processors_are_added(tmp_path: Path) -> None:
     psys = "sys/class/powercap/intel-rapl:2/energy_uj"
     tree(root, {psys: "0"})
     second = PACKAGE.replace("rapl:0", "rapl:1")
-    power = power_of(meters_of(root, 0, 1), root, {PACKAGE: "3000000", second: "2000000", psys: "9000000"})
-    assert power.joules_per_frame == pytest.approx(3.0 / 4)
-    assert power.watts["psys"] == pytest.approx(9.0)
+    reading = reading_of(meters_of(root, 0, 1), root, {PACKAGE: "3000000", second: "2000000", psys: "9000000"})
+    assert reading.joules == pytest.approx(3.0)
+    assert reading.watts["psys"] == pytest.approx(9.0)
 
 
 def test_a_forbidden_counter_is_absent_and_says_how_it_is_allowed(
@@ -140,8 +140,8 @@ def test_a_forbidden_counter_is_absent_and_says_how_it_is_allowed(
     for name in (PACKAGE, CORE):
         refuse(root / name, errno.EACCES)
     meters = meters_of(root, 0, 1)
-    power = power_of(meters, root, {})
-    assert (power.watts, power.joules_per_frame, power.celsius) == ({}, None, {"thermal_zone0": 40.0})
+    reading = reading_of(meters, root, {})
+    assert (reading.watts, reading.joules, reading.celsius) == ({}, None, {"thermal_zone0": 40.0})
     assert meters.notes[0] == (
         f"package-0 (joules) is absent: {root / PACKAGE} may not be read; "
         f"until the next start: sudo chmod a+r {root / PACKAGE}"
@@ -151,19 +151,18 @@ def test_a_forbidden_counter_is_absent_and_says_how_it_is_allowed(
 
 def test_watts_of_a_jetson_are_integrated(tmp_path: Path) -> None:
     meters = meters_of(tree(tmp_path, ORIN_NANO | NANO_RAILS), 0, 1, 3)
-    power = power_of(
+    reading = reading_of(
         meters,
         tmp_path,
         {f"{INA}/curr1_input": "2000", "sys/class/devfreq/17000000.gpu/cur_freq": "1020000000"},
         {f"{INA}/in1_input": "4000", "sys/class/thermal/thermal_zone0/temp": "51000"},
-        frames=10,
     )
     # 5 W, 10 W, 8 W at 0, 1, 3 s
-    assert power.joules_per_frame == pytest.approx((7.5 + 18.0) / 10)
-    assert power.watts == pytest.approx({"VDD_IN": 25.5 / 3, "VDD_CPU_GPU_CV": 2.0})
-    assert power.celsius == {"cpu-thermal": 51.0}
-    assert power.mhz == {"CPU": (1728.0, 1728.0), "GPU": (306.0, 1020.0)}
-    assert power.throttled is None
+    assert reading.joules == pytest.approx(7.5 + 18.0)
+    assert reading.watts == pytest.approx({"VDD_IN": 25.5 / 3, "VDD_CPU_GPU_CV": 2.0})
+    assert reading.celsius == {"cpu-thermal": 51.0}
+    assert reading.mhz == {"CPU": (1728.0, 1728.0), "GPU": (306.0, 1020.0)}
+    assert reading.throttled is None
     temp = tmp_path / "sys/class/thermal/thermal_zone1/temp"
     assert meters.notes == (f"cv0-thermal (celsius) is absent: {temp} says -256 °C: what it measures is switched off",)
 
@@ -179,10 +178,10 @@ def test_the_input_of_a_thor_is_all_of_it(tmp_path: Path) -> None:
         "sys/class/devfreq/gpu-gpc-0/cur_freq": "1575000000",
         "sys/class/devfreq/gpu-nvd-0/cur_freq": "1692000000",
     }
-    power = power_of(meters_of(tree(tmp_path, THOR | rails), 0, 2), tmp_path, {}, frames=8)
-    assert power.watts == pytest.approx({"VDD_GPU": 20.0, "VIN": 40.0})
-    assert power.joules_per_frame == pytest.approx(10.0)
-    assert power.mhz == {"GPU": (1575.0, 1575.0)}
+    reading = reading_of(meters_of(tree(tmp_path, THOR | rails), 0, 2), tmp_path, {})
+    assert reading.watts == pytest.approx({"VDD_GPU": 20.0, "VIN": 40.0})
+    assert reading.joules == pytest.approx(80.0)
+    assert reading.mhz == {"GPU": (1575.0, 1575.0)}
 
 
 ORIN_RAILS = ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0")
@@ -198,15 +197,15 @@ def orin_files(names: tuple[str, ...]) -> Files:
 
 
 def test_the_inputs_of_an_agx_orin_are_added(tmp_path: Path) -> None:
-    power = power_of(meters_of(tree(tmp_path, AGX_ORIN | orin_files(ORIN_RAILS)), 0, 1), tmp_path, {}, frames=2)
-    assert power.watts == pytest.approx(dict(zip(ORIN_RAILS, (5, 10, 15), strict=True)) | {"VDDQ_VDD2_1V8AO": 10})
-    assert power.joules_per_frame == pytest.approx(30 / 2)
+    reading = reading_of(meters_of(tree(tmp_path, AGX_ORIN | orin_files(ORIN_RAILS)), 0, 1), tmp_path, {})
+    assert reading.watts == pytest.approx(dict(zip(ORIN_RAILS, (5, 10, 15), strict=True)) | {"VDDQ_VDD2_1V8AO": 10})
+    assert reading.joules == pytest.approx(30)
 
 
 def test_rails_that_are_not_known_to_be_all_give_no_energy(tmp_path: Path) -> None:
     meters = meters_of(tree(tmp_path, AGX_ORIN | orin_files(ORIN_RAILS[:2])), 0, 1)
-    power = power_of(meters, tmp_path, {})
-    assert power.joules_per_frame is None and len(power.watts) == 3
+    reading = reading_of(meters, tmp_path, {})
+    assert reading.joules is None and len(reading.watts) == 3
     assert meters.notes == ("joules of a frame: of this board's rails none is known to carry all of it",)
 
 
@@ -219,12 +218,12 @@ def test_a_sensor_that_goes_leaves_its_mean_but_no_energy(tmp_path: Path, refuse
         (root / "sys/class/thermal/thermal_zone0/temp").unlink()
         (root / "sys/devices/system/cpu/cpufreq/policy4/scaling_cur_freq").unlink()
         tree(root, {"sys/class/devfreq/17000000.gpu/cur_freq": "off"})
-    power = meters.reading("fp16", 4)
-    assert power is not None
-    assert power.watts == pytest.approx({"VDD_IN": 5.0, "VDD_CPU_GPU_CV": 2.0})
-    assert power.joules_per_frame is None
-    assert power.celsius == {"cpu-thermal": 48.5}
-    assert power.mhz == {"CPU": (729.6, 1728.0), "GPU": (306.0, 306.0)}
+    reading = meters.reading()
+    assert reading is not None
+    assert reading.watts == pytest.approx({"VDD_IN": 5.0, "VDD_CPU_GPU_CV": 2.0})
+    assert reading.joules is None
+    assert reading.celsius == {"cpu-thermal": 48.5}
+    assert reading.mhz == {"CPU": (729.6, 1728.0), "GPU": (306.0, 306.0)}
     assert f"VDD_IN (watts) is missing 1 of 3 times: {root / INA}/curr1_input: refused" in meters.notes
     assert any("cur_freq says 'off'" in note for note in meters.notes)
 
@@ -237,16 +236,16 @@ def test_a_gap_is_bridged(tmp_path: Path) -> None:
         current.write_text("")
         meters.sample()
         current.write_text("3000")
-    power = meters.reading("fp16", 4)
-    assert power is not None and power.joules_per_frame == pytest.approx((5 + 15) / 2 * 2 / 4)
+    reading = meters.reading()
+    assert reading is not None and reading.joules == pytest.approx((5 + 15) / 2 * 2)
 
 
 def test_a_jetson_says_what_throttled_it(tmp_path: Path) -> None:
     root = tree(tmp_path, ORIN_NANO | NANO_RAILS | THROTTLING)
-    assert power_of(meters_of(root, 0, 1), root, {}).throttled == ()
+    assert reading_of(meters_of(root, 0, 1), root, {}).throttled == ()
     heat, event = "sys/class/thermal/cooling_device1/cur_state", "sys/class/hwmon/hwmon5/oc3_event_cnt"
-    power = power_of(meters_of(root, 0, 1, 2), root, {heat: "3"}, {heat: "0", event: "8"})
-    assert power.throttled == ("devfreq-17000000.gpu", "over-current oc3")
+    reading = reading_of(meters_of(root, 0, 1, 2), root, {heat: "3"}, {heat: "0", event: "8"})
+    assert reading.throttled == ("devfreq-17000000.gpu", "over-current oc3")
 
 
 def test_temperatures_of_a_desktop(tmp_path: Path) -> None:
@@ -264,9 +263,9 @@ def test_temperatures_of_a_desktop(tmp_path: Path) -> None:
         "sys/class/thermal/cooling_device0/cur_state": "1",
     }
     meters = meters_of(tree(tmp_path, files), 0, 1)
-    power = power_of(meters, tmp_path, {})
-    assert power.celsius == {"coretemp": 62.0, "coretemp 2": 47.0, "acpitz": 27.8}
-    assert power.throttled is None
+    reading = reading_of(meters, tmp_path, {})
+    assert reading.celsius == {"coretemp": 62.0, "coretemp 2": 47.0, "acpitz": 27.8}
+    assert reading.throttled is None
     assert meters.notes == ("joules of a frame: no RAPL counter of the CPU is here",)
 
 
@@ -288,13 +287,13 @@ def test_the_gpu_says_everything(tmp_path: Path, nvml: Nvml) -> None:
             | pynvml.nvmlClocksEventReasonGpuIdle
             | pynvml.nvmlClocksEventReasonApplicationsClocksSetting
         )
-    power = meters.reading("fp16", 4)
-    assert power is not None
-    assert power.joules_per_frame == pytest.approx(50.0)
-    assert power.watts == pytest.approx({"GPU": 100.0, "package-0": 0.0, "package-0 core": 0.0})
-    assert power.celsius == {"GPU": 61.0}
-    assert power.mhz == {"GPU SM": (1410.0, 1980.0), "GPU memory": (2619.0, 2619.0)}
-    assert power.throttled == ("HwThermalSlowdown", "SwPowerCap")
+    reading = meters.reading()
+    assert reading is not None
+    assert reading.joules == pytest.approx(200.0)
+    assert reading.watts == pytest.approx({"GPU": 100.0, "package-0": 0.0, "package-0 core": 0.0})
+    assert reading.celsius == {"GPU": 61.0}
+    assert reading.mhz == {"GPU SM": (1410.0, 1980.0), "GPU memory": (2619.0, 2619.0)}
+    assert reading.throttled == ("HwThermalSlowdown", "SwPowerCap")
     assert meters.notes == ()
 
 
@@ -303,9 +302,9 @@ def test_a_gpu_without_a_counter_is_integrated(tmp_path: Path, nvml: Nvml, monke
     meters = meters_of(tmp_path, 0, 2, gpu=BUS_ID)
     with meters:
         nvml.milliwatts = 300_000
-    power = meters.reading("fp16", 4)
-    assert power is not None and power.watts == {"GPU": 200.0}
-    assert power.joules_per_frame == pytest.approx(100.0)
+    reading = meters.reading()
+    assert reading is not None and reading.watts == {"GPU": 200.0}
+    assert reading.joules == pytest.approx(400.0)
     assert meters.notes == ("GPU (joules) is absent: nvmlDeviceGetTotalEnergyConsumption: Not Supported",)
 
 
@@ -317,8 +316,8 @@ def test_a_counter_that_goes_is_replaced_by_the_watts(
         nvml.millijoules += 1000
         meters.sample()
         monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", fails)
-    power = meters.reading("fp16", 4)
-    assert power is not None and (power.watts, power.joules_per_frame) == ({"GPU": 100.0}, 50.0)
+    reading = meters.reading()
+    assert reading is not None and (reading.watts, reading.joules) == ({"GPU": 100.0}, 200.0)
 
 
 @pytest.mark.parametrize("when", ["from the start", "later"])
@@ -332,8 +331,8 @@ def test_every_call_may_fail(tmp_path: Path, nvml: Nvml, monkeypatch: pytest.Mon
     with meters:
         if when == "later" and call != "nvmlShutdown":
             monkeypatch.setattr(pynvml, call, fails)
-    power = meters.reading("fp16", 4)
-    assert power is not None and power.watts["package-0"] == 0.0
+    reading = meters.reading()
+    assert reading is not None and reading.watts["package-0"] == 0.0
     sampled = call.startswith("nvmlDevice") and call != "nvmlDeviceGetEnforcedPowerLimit"
     noted = sampled and not (when == "later" and call == "nvmlDeviceGetHandleByPciBusId")
     noted |= call == "nvmlInit" and when == "from the start"
@@ -342,34 +341,24 @@ def test_every_call_may_fail(tmp_path: Path, nvml: Nvml, monkeypatch: pytest.Mon
 
 def test_bindings_without_a_call(tmp_path: Path, nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(pynvml, "nvmlDeviceGetTemperature")
-    power = power_of(meters_of(tmp_path, 0, 1, gpu=BUS_ID), tmp_path, {})
-    assert power.celsius == {} and power.watts == {"GPU": 0.0}
+    reading = reading_of(meters_of(tmp_path, 0, 1, gpu=BUS_ID), tmp_path, {})
+    assert reading.celsius == {} and reading.watts == {"GPU": 0.0}
 
 
 def test_without_the_bindings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     meters = meters_of(tree(tmp_path, RAPL), 0, 1, gpu=BUS_ID)
-    power = power_of(meters, tmp_path, {PACKAGE: "3000000"})
-    assert power.joules_per_frame is None, "what the CPU draws is not what the GPU draws"
+    reading = reading_of(meters, tmp_path, {PACKAGE: "3000000"})
+    assert reading.joules is None, "what the CPU draws is not what the GPU draws"
     assert meters.notes == (
         "power, heat and clocks of the GPU: pynvml is not installed: pip install 'refinenet-edge[power]'",
     )
 
 
-def test_another_bus_id_is_no_gpu(nvml: Nvml) -> None:
-    with pytest.raises(OSError, match="nvmlDeviceGetHandleByPciBusId: Not Found"):
-        Gpu("0000:01:00.0")
-
-
 def test_nvml_is_not_asked_on_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: pytest.fail("asked"))
-    power = power_of(meters_of(tree(tmp_path, ORIN_NANO | NANO_RAILS), 0, 1, gpu=BUS_ID), tmp_path, {})
-    assert power.joules_per_frame == pytest.approx(5 / 4)
-
-
-def test_the_reasons_are_those_of_the_bindings() -> None:
-    bits = {getattr(pynvml, f"nvmlClocksEventReason{name}") for name in THROTTLES}
-    assert bits == {0x4, 0x8, 0x20, 0x40, 0x80}
+    reading = reading_of(meters_of(tree(tmp_path, ORIN_NANO | NANO_RAILS), 0, 1, gpu=BUS_ID), tmp_path, {})
+    assert reading.joules == pytest.approx(5)
 
 
 @pytest.mark.parametrize("ends", ["well", "badly"])
@@ -393,5 +382,20 @@ def test_a_thread_samples_until_the_block_ends(tmp_path: Path, ends: str) -> Non
         assert ends == "badly"
     assert "meters" not in {thread.name for thread in threading.enumerate()}
     assert ticks[0] == ticks[-1] == "MainThread"
-    power = meters.reading("fp16", 4)
-    assert power is not None and power.seconds > 0
+    reading = meters.reading()
+    assert reading is not None and reading.seconds > 0
+
+
+def test_a_lap_is_of_the_time_since_the_last(tmp_path: Path) -> None:
+    event = "sys/class/hwmon/hwmon5/oc3_event_cnt"
+    root = tree(tmp_path, ORIN_NANO | NANO_RAILS | THROTTLING)
+    with meters_of(root, 0, 1, 3, 5, 6) as meters:
+        tree(root, {event: "8"})
+        first = meters.lap()
+        tree(root, {f"{INA}/curr1_input": "3000"})
+        meters.sample()
+        second = meters.lap()
+    assert first is not None and second is not None
+    assert (first.seconds, first.joules, first.throttled) == (1, pytest.approx(5), ("over-current oc3",))
+    # 5 W, 15 W, 15 W at 1, 3, 5 s
+    assert (second.seconds, second.joules, second.mean_watts) == (4, pytest.approx(20 + 30), pytest.approx(12.5))

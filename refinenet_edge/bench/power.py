@@ -1,0 +1,42 @@
+"""What an entry draws: it runs alone for a while, and the machine's sensors are read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from refinenet_edge.bench.entry import Entry
+from refinenet_edge.bench.record import Case, Power
+from refinenet_edge.records import Frame
+from refinenet_edge.sensors import Meters
+
+SECONDS = 3.0
+
+
+def has_sensors(gpu: str | None, notes: list[str]) -> bool:
+    """Whether any sensor of the machine, or of the GPU with that bus id, can be read; `notes` get why not."""
+    with Meters(gpu=gpu) as meters:
+        pass
+    if meters.reading() is not None:
+        return True
+    notes += meters.notes
+    return False
+
+
+def measure_power(entry: Entry, case: Case, frames: Sequence[Frame], gpu: str | None, notes: list[str]) -> list[Power]:
+    """Of `entry` segmenting `frames` again and again; none where nothing can be read. `gpu`: the bus id of its GPU."""
+    with entry.open(case) as run:
+        run(frames[:1])
+        done = 0
+        with Meters(gpu=gpu) as meters:
+            started = time.perf_counter()
+            while time.perf_counter() - started < SECONDS:
+                run([frames[done % len(frames)]])
+                done += 1
+    notes += meters.notes
+    reading = meters.reading()
+    if reading is None:
+        return []
+    joules = None if reading.joules is None else reading.joules / done
+    heat = reading.celsius, reading.mhz, reading.throttled
+    return [Power(entry.subject.name, reading.seconds, done, reading.watts, joules, *heat)]

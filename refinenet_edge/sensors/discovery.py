@@ -1,0 +1,168 @@
+"""The sensors of a machine: files below a root folder, and the driver of its GPU.
+
+    NVML                              GPU: joules, watts, temperature, clocks, throttling
+    class/hwmon, ina3221              Jetson's rails: in<n>_label, in<n>_input (mV), curr<n>_input (mA)
+    class/hwmon, ina238               all that Jetson Thor draws: power1_input (µW)
+    class/powercap/intel-rapl:*       CPU, Intel's and AMD's: energy_uj, which begins again at max_energy_range_uj
+    class/thermal/thermal_zone*       type, temp (m°C); class/hwmon coretemp, k10temp: temp<n>_input (m°C)
+    devices/system/cpu/cpufreq        scaling_cur_freq (kHz); class/devfreq, a Jetson's GPU: cur_freq (Hz)
+    class/hwmon, soctherm_oc          oc<n>_event_cnt, how often a Jetson was throttled because of its supply
+    class/thermal/cooling_device*     cur_state, above 0 where heat holds a clock back
+
+The files are as the kernel documents them (hwmon/ina3221, hwmon/ina238, power/powercap, driver-api/thermal) and as
+people posted those of their Jetsons; none was ever read from a Jetson by us.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from refinenet_edge.files import read_text
+from refinenet_edge.jetson import GPU_CLOCK
+from refinenet_edge.sensors.nvml import Gpu
+from refinenet_edge.sensors.sensor import Kind, Sensor
+
+GPU = "GPU"
+CPU_HEAT = ("coretemp", "k10temp")
+HOLDS_A_CLOCK = re.compile(r"(thermal-)?(cpufreq|devfreq)-.+|.+-throttle-alert|hot-surface-alert")
+SWITCHED_OFF = -50.0  # °C: below are the values with which a Jetson says that a part has no power
+
+
+def figure_sensors(root: Path, gpu: Gpu | None) -> list[Sensor[float]]:
+    """What gives numbers; the second of a name and kind is called "acpitz 2"."""
+    sensors = [*_gpu_figures(gpu), *_rails(root), *_heat(root), *_clocks(root)]
+    count: Counter[tuple[str, Kind]] = Counter()
+    for sensor in sensors:
+        count[key] = number = count[key := (sensor.name, sensor.kind)] + 1
+        if number > 1:
+            sensor.name = f"{sensor.name} {number}"
+    return sensors
+
+
+def throttle_sensors(root: Path, gpu: Gpu | None) -> list[Sensor[frozenset[str]]]:
+    """What says why clocks are held back."""
+    sensors: list[Sensor[frozenset[str]]] = []
+    if gpu is not None:
+        sensors.append(Sensor(GPU, "throttled", gpu.throttled))
+    for chip, name in _chips(root):
+        if name == "soctherm_oc":
+            for path in sorted(chip.glob("oc*_event_cnt")):
+                event = f"over-current {path.name.split('_')[0]}"
+                sensors.append(Sensor(event, "throttled", _Events(path, event)))
+    for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
+        kind = read_text(device / "type") or ""
+        if HOLDS_A_CLOCK.fullmatch(kind):
+            sensors.append(Sensor(kind, "throttled", partial(_held_back, device / "cur_state", kind)))
+    return sensors
+
+
+def _gpu_figures(gpu: Gpu | None) -> Iterator[Sensor[float]]:
+    if gpu is not None:
+        yield Sensor(GPU, "joules", gpu.joules)
+        yield Sensor(GPU, "watts", gpu.watts)
+        yield Sensor(GPU, "celsius", gpu.celsius)
+        yield Sensor("GPU SM", "mhz", gpu.sm_mhz)
+        yield Sensor("GPU memory", "mhz", gpu.memory_mhz)
+
+
+def _rails(root: Path) -> Iterator[Sensor[float]]:
+    for chip, name in _chips(root):
+        if name == "ina3221":
+            for path in sorted(chip.glob("in[123]_label")):
+                label, channel = read_text(path), path.name[2]
+                if label and label != "NC":  # not connected
+                    read = partial(_watts, chip / f"in{channel}_input", chip / f"curr{channel}_input")
+                    yield Sensor(label, "watts", read)
+        elif name == "ina238":
+            yield Sensor(read_text(chip / "label") or "VIN", "watts", partial(_scaled, chip / "power1_input", 1e6))
+    for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
+        package = zone.with_name(":".join(zone.name.split(":")[:2]))
+        parts = [read_text(folder / "name") or folder.name for folder in dict.fromkeys((package, zone))]
+        try:
+            wraps = _scaled(zone / "max_energy_range_uj", 1e6)
+        except (OSError, ValueError):
+            wraps = None
+        yield Sensor(" ".join(parts), "joules", partial(_scaled, zone / "energy_uj", 1e6), wraps)
+
+
+def _heat(root: Path) -> Iterator[Sensor[float]]:
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        yield Sensor(read_text(zone / "type") or zone.name, "celsius", partial(_hottest, [zone / "temp"]))
+    for chip, name in _chips(root):
+        inputs = sorted(chip.glob("temp*_input"))
+        if name in CPU_HEAT and inputs:
+            yield Sensor(name, "celsius", partial(_hottest, inputs))
+
+
+def _clocks(root: Path) -> Iterator[Sensor[float]]:
+    """The fastest of the CPU's clocks and of a Jetson's GPU's: an idle core's says nothing."""
+    cores = sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*/scaling_cur_freq"))
+    if cores:
+        yield Sensor("CPU", "mhz", partial(_highest, cores, 1e3))
+    folders = sorted((root / "sys/class/devfreq").glob("*"))
+    parts = [folder / "cur_freq" for folder in folders if GPU_CLOCK.fullmatch(folder.name)]
+    if parts:
+        yield Sensor(GPU, "mhz", partial(_highest, parts, 1e6))
+
+
+def _chips(root: Path) -> Iterator[tuple[Path, str]]:
+    for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
+        yield chip, read_text(chip / "name") or ""
+
+
+class _Events:
+    """Reads a count of throttle events: the reason is given when it has risen since it was read last."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path, self.reason = path, reason
+        self.before: int | None = None
+
+    def __call__(self) -> frozenset[str]:
+        before, self.before = self.before, _number(self.path)
+        return frozenset([self.reason] * (before is not None and self.before > before))
+
+
+def _held_back(path: Path, reason: str) -> frozenset[str]:
+    return frozenset([reason] * (_number(path) > 0))
+
+
+def _number(path: Path) -> int:
+    text = path.read_text(errors="replace")
+    try:
+        return int(text)
+    except ValueError as exc:
+        raise ValueError(f"{path} says {text.strip()[:40]!r}") from exc
+
+
+def _scaled(path: Path, unit: float) -> float:
+    """What a file says, in which `unit` is 1."""
+    return _number(path) / unit
+
+
+def _watts(millivolts: Path, milliamperes: Path) -> float:
+    return _number(millivolts) * _number(milliamperes) / 1e6
+
+
+def _hottest(paths: list[Path]) -> float:
+    celsius = _highest(paths, 1e3)
+    if celsius < SWITCHED_OFF:
+        raise ValueError(f"{paths[0]} says {celsius:g} °C: what it measures is switched off")
+    return celsius
+
+
+def _highest(paths: list[Path], unit: float) -> float:
+    """The highest of those that can be read; cores go offline."""
+    values: list[float] = []
+    why: OSError | ValueError | None = None
+    for path in paths:
+        try:
+            values.append(_scaled(path, unit))
+        except (OSError, ValueError) as exc:
+            why = why or exc
+    if why is not None and not values:
+        raise why
+    return max(values)

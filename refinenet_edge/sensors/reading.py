@@ -1,0 +1,103 @@
+"""What sensors gave -> a `Reading`: watts and joules, temperatures, clocks, throttling.
+
+Energy is the difference of a counter where there is one, the integral of watts otherwise, and only of what was read
+from the beginning to the end. Which rails carry the whole of a Jetson:
+
+    VDD_IN    Orin Nano and NX: the module (labels: the kernel's tegra234-p3767.dtsi; NVIDIA's forum, topic 200883)
+    VIN       Thor: module and carrier board (NVIDIA's forum, topic 366461)
+    VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0
+              AGX Orin: the module; the last one also feeds VDDQ_VDD2_1V8AO (tegra234-p3701.dtsi; energymon's
+              JetsonPowerRails.md, which has it from NVIDIA's forum, topic 223111)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from refinenet_edge.sensors.discovery import GPU
+from refinenet_edge.sensors.sensor import Kind, Sensor
+
+TOTAL_POWER_RAILS = (("VIN",), ("VDD_IN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
+CPU_PACKAGE = re.compile(r"package-\d+")
+
+Sensors = Sequence[Sensor[float]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What sensors gave in `seconds`. Each mapping: sensor -> figure."""
+
+    seconds: float
+    watts: Mapping[str, float]  # mean of each rail
+    joules: float | None  # of all of the device that computes, None: no rails are known to carry that
+    celsius: Mapping[str, float]  # the highest
+    mhz: Mapping[str, tuple[float, float]]  # lowest and highest
+    throttled: tuple[str, ...] | None  # reasons given, () for none, None: the machine cannot say
+
+    @property
+    def mean_watts(self) -> float | None:
+        """Of all of the device that computes."""
+        return None if self.joules is None else self.joules / self.seconds
+
+
+def reading_of(
+    first: float, last: float, figures: Sensors, throttles: Sequence[Sensor[frozenset[str]]], rails: tuple[str, ...]
+) -> Reading | None:
+    """The reading from `first` to `last` (seconds), where `rails` carry the device; None: no sensor gave anything."""
+    watts, joules = _power(first, last, figures)
+    celsius = {name: max(values) for name, values in _values(figures, "celsius")}
+    mhz = {name: (min(values), max(values)) for name, values in _values(figures, "mhz")}
+    reasons = [given for throttle in throttles for _, given in throttle.samples]
+    if not (watts or celsius or mhz or reasons):
+        return None
+    energy = sum(joules[name] for name in rails) if rails and set(rails) <= set(joules) else None
+    throttled = tuple(sorted(frozenset().union(*reasons))) if reasons else None
+    return Reading(last - first, watts, energy, celsius, mhz, throttled)
+
+
+def total_power_rails(figures: Sensors, jetson: bool, on_gpu: bool) -> tuple[str, ...]:
+    """The rails whose sum is what the device draws that computes; empty: not known."""
+    rails = [figure.name for figure in figures if figure.kind in ("joules", "watts")]
+    if jetson:
+        return next((names for names in TOTAL_POWER_RAILS if set(names) <= set(rails)), ())
+    return (GPU,) if on_gpu else tuple(name for name in rails if CPU_PACKAGE.fullmatch(name))
+
+
+def _values(figures: Sensors, kind: Kind) -> Iterator[tuple[str, list[float]]]:
+    for figure in figures:
+        if figure.kind == kind and figure.samples:
+            yield figure.name, [value for _, value in figure.samples]
+
+
+def _power(first: float, last: float, figures: Sensors) -> tuple[dict[str, float], dict[str, float]]:
+    """Rail -> mean watts over what was read of it; rail -> joules, where that is everything."""
+    watts: dict[str, float] = {}
+    joules: dict[str, float] = {}
+    for figure in figures:
+        energy = _energy(figure)
+        if energy is None or figure.name in joules:
+            continue
+        begun, ended = figure.samples[0][0], figure.samples[-1][0]
+        whole = (begun, ended) == (first, last)
+        if whole:
+            joules[figure.name] = energy
+        if whole or figure.name not in watts:
+            watts[figure.name] = energy / (ended - begun)
+    return watts, joules
+
+
+def _energy(figure: Sensor[float]) -> float | None:
+    """Joules from the first to the last sample of a rail; None: it is none, was read once, or its counter fell."""
+    if figure.kind not in ("joules", "watts") or len(figure.samples) < 2:
+        return None
+    times, values = np.array(figure.samples).T
+    if figure.kind == "watts":
+        return float(np.sum(np.diff(times) * (values[1:] + values[:-1]) / 2))
+    steps = np.diff(values)
+    if figure.wraps is not None:
+        steps[steps < 0] += figure.wraps
+    return float(steps.sum()) if np.all(steps >= 0) else None

@@ -1,0 +1,49 @@
+"""One sensor: how it is read, what it gave, and what it could not say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+Kind = Literal["joules", "watts", "celsius", "mhz", "throttled"]
+T = TypeVar("T")
+
+
+@dataclass
+class Sensor(Generic[T]):
+    """Something that can be read, and its samples: (seconds, value). `read` raises `OSError` or `ValueError`.
+
+    Joules, watts, °C and MHz are floats; what throttles is the set of its reasons.
+    """
+
+    name: str
+    kind: Kind
+    read: Callable[[], T]
+    wraps: float | None = None  # joules, of a counter that begins again at 0
+    samples: list[tuple[float, T]] = field(default_factory=list)
+    missed: int = 0
+    why: str = ""  # of the first that was missed
+
+    def sample(self, now: float) -> None:
+        """Read it; one that cannot be read is counted."""
+        try:
+            self.samples.append((now, self.read()))
+        except (OSError, ValueError) as exc:
+            self.missed += 1
+            self.why = self.why or _why(exc)
+
+    def note(self) -> str | None:
+        """What it could not say, and why; None: it said everything."""
+        if not self.missed:
+            return None
+        missing = f"missing {self.missed} of {self.missed + len(self.samples)} times" if self.samples else "absent"
+        return f"{self.name} ({self.kind}) is {missing}: {self.why}"
+
+
+def _why(exc: OSError | ValueError) -> str:
+    if isinstance(exc, PermissionError):
+        return f"{exc.filename} may not be read; until the next start: sudo chmod a+r {exc.filename}"
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return f"{exc.filename}: {exc.strerror}"
+    return str(exc)
