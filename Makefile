@@ -8,7 +8,7 @@ BIN := .venv/bin
 RELEASES := 10.3 10.13 10.16 11.4 rtx
 TYPED := $(addprefix refinenet_edge/runtime/tensorrt/,builder.py session.py rtx.py)
 
-.PHONY: demo setup bindings test bench check format gpu cluster triton
+.PHONY: demo setup bindings test test-avx2 bench check format gpu cluster triton
 
 demo: setup  ## build the shipped model and segment drawn streets and photos: look into demo-out/
 	$(BIN)/build-engine engines/demo.toml --explain
@@ -31,6 +31,9 @@ build/bindings/tried: tests/bindings/install.py .venv/ready
 
 test: setup bindings  ## everything that needs no GPU
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not gpu and not cluster and not triton"
+
+test-avx2: setup  ## what depends on the kind of processor, as one without AVX-512 and VNNI computes it
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m processor
 
 bench: setup  ## the shipped model in fp32 and INT8 beside torch, ONNX Runtime and OpenVINO: bench-out/scenes.html
 	$(BIN)/refinenet-edge bench benchmarks/suites/scenes.toml -o bench-out/scenes.json

@@ -25,11 +25,16 @@ from refinenet_edge.images import write_png
 from refinenet_edge.model import create
 from refinenet_edge.records import Recipe
 from refinenet_edge.trace import to_bytes, trace
+from tests.processor import processor
 
 Arrays = dict[str, npt.NDArray[Any]]
 Traced = Callable[..., ir.Model]
 SIZE = (64, 96)
 ODD = (97, 130)
+
+
+def pytest_report_header() -> str:
+    return f"processor: {processor()}"
 
 
 def weights(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:

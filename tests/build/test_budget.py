@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from refinenet_edge.runtime.fake import FakeSession
 from refinenet_edge.scenes import scene
 from refinenet_edge.trace import copy_of, to_bytes, trace
 from tests.conftest import graph, operators, weights
+from tests.processor import processor
 
 SIZE = (64, 96)
 SPEC = FrameSpec(SIZE)
@@ -97,18 +99,25 @@ class TestSpend:
         assert spent.full == spent.reached <= 50.0
         assert (spent.judged, spent.runs) == (1, 3 + 5 * 3)  # exact, three layers and their two groups on three frames
 
-    def test_a_damaged_layer_is_found_first_and_put_back(self, shipped: Candidates) -> None:
-        spent = spend(shipped, LostLabels(frames(3)), allowed=6.0)
+    @pytest.mark.processor
+    @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+    def test_a_damaged_layer_is_found_first_and_put_back(
+        self, shipped: Candidates, backend: Literal["onnxruntime", "openvino"]
+    ) -> None:
+        spent = spend(replace(shipped, backend=backend), LostLabels(frames(3)), allowed=6.0)
         # what reads the damaged tensor: the sum itself, and a convolution through its pool
         readers = {"refine2.crp/Add", "refine2.crp.convs.0/Conv"}
         assert spent.harms[0].layers in {(name,) for name in readers}
         assert spent.harms[0].kept
-        assert {name for harm in spent.harms if harm.kept for name in harm.layers} <= readers
+        # OpenVINO's sums saturate at 16 bits where there is no VNNI: there layers that nobody damaged lose labels, too
+        if backend == "onnxruntime" or processor() == "vnni":
+            assert {name for harm in spent.harms if harm.kept for name in harm.layers} <= readers
         assert spent.full > 10 > spent.reached
         assert spent.reached <= spent.allowed
         assert len([harm for harm in spent.harms if len(harm.layers) == 1]) >= SHOWN
         assert spent.runs < 3 * 120  # less than every layer by itself
 
+    @pytest.mark.processor
     def test_points_of_miou_are_a_budget_too(self, shipped: Candidates) -> None:
         dataset = open_dataset("scenes:5:2")
         judge = MiouDrop(dataset)
