@@ -6,7 +6,7 @@ frames.py open -> observe.py run -> histogram.py count -> methods.py choose amax
 from refinenet_edge.calibration.calibrate import DEFAULT, calibrate, require
 from refinenet_edge.calibration.frames import open_frames
 from refinenet_edge.calibration.methods import parse_method
-from refinenet_edge.calibration.ranges import read_ranges, write_cache, write_ranges
+from refinenet_edge.calibration.ranges import read_ranges, write_ranges
 
 __all__ = [
     "DEFAULT",
@@ -15,6 +15,5 @@ __all__ = [
     "parse_method",
     "read_ranges",
     "require",
-    "write_cache",
     "write_ranges",
 ]

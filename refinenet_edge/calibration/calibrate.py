@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -28,7 +28,7 @@ from refinenet_edge import __version__
 from refinenet_edge.calibration.frames import Frames
 from refinenet_edge.calibration.histogram import BINS, Histogram
 from refinenet_edge.calibration.methods import Method, Percentile, name_of
-from refinenet_edge.calibration.observe import Observer, observable, observer_of
+from refinenet_edge.calibration.observe import ActivationCounter, activation_counter, observable
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.files import write_atomically
 from refinenet_edge.images import digest_of
@@ -46,37 +46,43 @@ BLANK = 2.0  # standard deviation of a frame's bytes, below which it shows nothi
 NOISE = 0.2  # correlation of neighbouring pixels, below which a frame is noise
 
 Progress = Callable[[int, int], None]  # frames done, frames
-Look = tuple[str, str]  # a frame's digest, and what is wrong with the picture, "" for nothing
 Counted = tuple[int, Mapping[str, Histogram]]  # frames in a row, and their histograms by tensor
 
 
-class Observing(Protocol):
-    """What looks at frames and counts their activations: `Here`, or many machines (cluster/calibrate.py)."""
+class FrameCheck(NamedTuple):
+    """What is known of a frame without the network: its digest, and what is wrong with the picture, "" for nothing."""
 
-    def looks(self) -> Iterator[Look]:
+    digest: str
+    problem: str
+
+
+class FrameObserver(Protocol):
+    """What checks frames and counts their activations: this process, or many machines (cluster/calibrate.py)."""
+
+    def checks(self) -> Iterator[FrameCheck]:
         """Of every frame, in order."""
 
     def counts(self, first: int) -> Iterator[Counted]:
         """Of the frames from `first` on, in order."""
 
 
-class Here:
-    """Everything in one process."""
+class LocalFrameObserver:
+    """Checks and counts in this process."""
 
     def __init__(self, model: ir.Model, spec: FrameSpec, frames: Frames) -> None:
         self._model, self._spec, self._frames = model, spec, frames
-        self._observer: Observer | None = None
+        self._counter: ActivationCounter | None = None
 
-    def looks(self) -> Iterator[Look]:
-        return (look(self._frames.read(index)) for index in range(len(self._frames)))
+    def checks(self) -> Iterator[FrameCheck]:
+        return (check_frame(self._frames.read(index)) for index in range(len(self._frames)))
 
     def counts(self, first: int) -> Iterator[Counted]:
         return ((1, self.count(index)) for index in range(first, len(self._frames)))
 
     def count(self, index: int) -> Mapping[str, Histogram]:
         """Of one frame."""
-        self._observer = self._observer or observer_of(self._model)
-        return self._observer.count(prepare(self._frames.read(index), self._spec), self._frames.names[index])
+        self._counter = self._counter or activation_counter(self._model)
+        return self._counter.count(prepare(self._frames.read(index), self._spec), self._frames.names[index])
 
 
 def calibrate(
@@ -87,9 +93,9 @@ def calibrate(
     overrides: Mapping[str, Method] | None = None,
     state: Path | None = None,
     progress: Progress | None = None,
-    by: Observing | None = None,
+    observer: FrameObserver | None = None,
 ) -> Ranges:
-    """The ranges of every observable tensor of the fused float32 `model`; `by` None: all in this process.
+    """The ranges of every observable tensor of the fused float32 `model`; `observer` None: all in this process.
 
     `overrides`: glob of tensor names -> method, the first that matches. `state`: where an interrupted run is kept; the
     finished one stays there too, so that nothing is lost before the ranges are written: remove it then.
@@ -100,8 +106,8 @@ def calibrate(
     for glob in overrides:
         if not fnmatch.filter(tensors, glob):
             raise InputError(f"no tensor fits {glob!r}; there are {', '.join(tensors[:5])} ...")
-    by = by or Here(model, spec, frames)
-    digests, warnings = _looked_at(frames.names, by.looks())
+    observer = observer or LocalFrameObserver(model, spec, frames)
+    digests, warnings = _checked(frames.names, observer.checks())
     for warning in warnings:
         logger.warning("calibration: %s", warning)
     key = key_of(model, spec, digests, method, overrides)
@@ -114,7 +120,7 @@ def calibrate(
     try:
         if progress:
             progress(done, len(frames))
-        for more, counted in by.counts(done):
+        for more, counted in observer.counts(done):
             # replaced as a whole: an interrupt leaves count and histograms in agreement
             done, histograms = done + more, {name: histograms[name] + counted[name] for name in tensors}
             if state and time.monotonic() - saved > SAVE_SECONDS:
@@ -169,10 +175,10 @@ def graph_digests(model: ir.Model, spec: FrameSpec) -> tuple[str, str, str]:
 
 def require(ranges: Ranges, model: ir.Model, spec: FrameSpec) -> None:
     """Raise `CalibrationError` unless `ranges` were measured on this graph, these weights and this preprocessing."""
-    found = graph_digests(model, spec)
+    ours = graph_digests(model, spec)
     names = ("graph", "weights", "preprocessing")
     held = (ranges.key.graph, ranges.key.weights, ranges.key.frame)
-    if other := [name for name, a, b in zip(names, held, found, strict=True) if a != b]:
+    if other := [name for name, a, b in zip(names, held, ours, strict=True) if a != b]:
         raise CalibrationError(
             f"these ranges are not of this network (not the same: {', '.join(other)}); calibrate again: "
             f"refinenet-edge calibrate BUNDLE --frames {shlex.quote(ranges.source)} {_options(ranges.key.method)} "
@@ -203,29 +209,29 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _looked_at(names: Sequence[str], looks: Iterator[Look]) -> tuple[list[str], list[str]]:
+def _checked(names: Sequence[str], checks: Iterator[FrameCheck]) -> tuple[list[str], list[str]]:
     """The digest of every frame, and what is wrong with them in words. Reads each once, before the network runs."""
-    said = [f"{len(names)} frames are few: {FEW} and more are meant"] if len(names) < FEW else []
+    said = [f"{len(names)} frames are few: give {FEW} or more"] if len(names) < FEW else []
     seen: dict[str, str] = {}
     digests = []
-    for name, (digest, wrong) in zip(names, looks, strict=True):
+    for name, (digest, problem) in zip(names, checks, strict=True):
         digests.append(digest)
         if digest in seen:
             said.append(f"{name} is the same picture as {seen[digest]}")
         seen.setdefault(digest, name)
-        if wrong:
-            said.append(f"{name} {wrong}")
+        if problem:
+            said.append(f"{name} {problem}")
     return digests, said
 
 
-def look(frame: Frame) -> Look:
-    """What there is to know of a frame before the network runs."""
-    wrong = ""
+def check_frame(frame: Frame) -> FrameCheck:
+    """The check of one frame, before the network runs."""
+    problem = ""
     if frame.std() < BLANK:
-        wrong = "is blank"
+        problem = "is blank"
     elif _correlation(frame) < NOISE:
-        wrong = "looks like noise, not like a picture"
-    return digest_of(frame), wrong
+        problem = "looks like noise, not like a picture"
+    return FrameCheck(digest_of(frame), problem)
 
 
 def _correlation(frame: Frame) -> float:

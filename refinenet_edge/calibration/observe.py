@@ -47,24 +47,24 @@ def observable(model: ir.Model) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Observer:
-    """`model` with its `observable` activations as outputs; `count` is one frame's histograms."""
+class ActivationCounter:
+    """A graph with its `observable` activations as outputs of ONNX Runtime sessions; `count` counts one frame's."""
 
     input: str
     groups: tuple[ort.InferenceSession, ...]
 
     def count(self, image: Activation, name: str) -> dict[str, Histogram]:
         """Tensor -> histogram of one prepared frame (1x3xhxw). Raises `CalibrationError` for NaN or infinity."""
-        found = {}
+        histograms = {}
         for tensor, values in self._activations(image):
-            found[tensor] = Histogram()
-            found[tensor].add(values)
-            if found[tensor].not_finite:
+            histogram = histograms[tensor] = Histogram()
+            histogram.add(values)
+            if histogram.not_finite:
                 raise CalibrationError(
-                    f"{tensor} holds {found[tensor].not_finite} NaN or infinite values on {name}: these weights cannot "
+                    f"{tensor} holds {histogram.not_finite} NaN or infinite values on {name}: these weights cannot "
                     "be quantised; check the checkpoint with refinenet-edge run"
                 )
-        return found
+        return histograms
 
     def _activations(self, image: Activation) -> Iterator[tuple[str, Activation]]:
         yield self.input, image
@@ -77,8 +77,8 @@ class Observer:
             yield from zip(names, values, strict=True)
 
 
-def observer_of(model: ir.Model) -> Observer:
-    """The observer of a fused float32 graph. Raises `GraphError`."""
+def activation_counter(model: ir.Model) -> ActivationCounter:
+    """The counter of a fused float32 graph. Raises `GraphError`."""
     sizes = {str(value.name): _bytes(value) for node in model.graph for value in node.outputs}
     source = str(model.graph.inputs[0].name)
     groups: list[list[str]] = [[]]
@@ -92,7 +92,7 @@ def observer_of(model: ir.Model) -> Observer:
         groups[-1].append(name)
         room -= sizes[name]
     data = to_bytes(model)
-    return Observer(source, tuple(_session(data, group) for group in groups))
+    return ActivationCounter(source, tuple(_session(data, group) for group in groups))
 
 
 def _session(data: bytes, outputs: list[str]) -> ort.InferenceSession:

@@ -1,23 +1,16 @@
-"""Ranges in a file: small JSON that people review, and TensorRT's own calibration cache.
-
-`calib/NAME.ranges.json` has one tensor a line, in the order of the graph. The calibration cache is for TensorRT 10.3's
-DLA, which takes INT8 from nowhere else: `name: ` and the scale amax / 127 as the hex of a big-endian float32. A
-scale is positive: a tensor that was always zero gets that of amax 1, any scale holds a zero.
-"""
+"""Ranges in a file: `calib/NAME.ranges.json`, JSON that people review, one tensor a line in the order of the graph."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import struct
 from pathlib import Path
 
 from refinenet_edge.errors import BundleError, CalibrationError
 from refinenet_edge.files import write_atomically
-from refinenet_edge.records import INT8_LEVELS, Ranges, from_json
+from refinenet_edge.records import Ranges, from_json
 
 MAX_FILE = 8 << 20  # bytes
-HEADER = "TRT-100300-EntropyCalibration2"  # TensorRT 10.3, the calibrator that DLA takes
 
 
 def write_ranges(path: Path, ranges: Ranges) -> None:
@@ -38,12 +31,3 @@ def read_ranges(path: Path) -> Ranges:
         return from_json(Ranges, path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, BundleError) as exc:
         raise CalibrationError(f"ranges {path} cannot be used: {exc}; make them with refinenet-edge calibrate") from exc
-
-
-def write_cache(path: Path, ranges: Ranges, header: str = HEADER) -> None:
-    """Write TensorRT's calibration cache. Raises `CalibrationError`."""
-    lines = [header]
-    for name, tensor in ranges.tensors.items():
-        scale = struct.pack(">f", (tensor.amax or 1.0) / INT8_LEVELS)
-        lines.append(f"{name}: {scale.hex()}")
-    write_atomically(path, ("\n".join(lines) + "\n").encode(), CalibrationError)

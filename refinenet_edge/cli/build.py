@@ -146,11 +146,8 @@ def plan(
 )
 @click.option("--method", help="minmax, percentile:99.99, entropy or mse. [percentile:99.99]")
 @click.option("--method-for", "special", multiple=True, metavar="GLOB=METHOD", help="For some tensors. Repeatable.")
-@click.option("--trt-cache", "cache", type=click.Path(path_type=Path), help="TensorRT's calibration cache, too.")
 @with_ray
-def calibrate(
-    bundle: Path, source: str, path: Path, method: str | None, special: tuple[str, ...], cache: Path | None, ray: str
-) -> None:
+def calibrate(bundle: Path, source: str, path: Path, method: str | None, special: tuple[str, ...], ray: str) -> None:
     """Observe the activations of a fp32 BUNDLE on frames: the ranges that INT8 needs.
 
     A run that was stopped goes on where it was when it is started again.
@@ -177,12 +174,14 @@ def calibrate(
     model, frames = read_onnx(opened.path_of(MODEL), None), calibration.open_frames(source)
     with progress_bar() as bar, contextlib.ExitStack() as stack:
         task = bar.add_task("observe", total=None)
-        by = None
+        observer = None
         if ray != "off":
-            from refinenet_edge.cluster.calibrate import Spread
+            from refinenet_edge.cluster.calibrate import DistributedFrameObserver
             from refinenet_edge.cluster.pool import open_pool
 
-            by = Spread(model, manifest.frame, source, len(frames), stack.enter_context(open_pool(ray)))
+            observer = DistributedFrameObserver(
+                model, manifest.frame, source, len(frames), stack.enter_context(open_pool(ray))
+            )
         ranges = calibration.calibrate(
             model,
             manifest.frame,
@@ -191,12 +190,10 @@ def calibrate(
             overrides,
             state,
             lambda done, count: bar.update(task, completed=done, total=count),
-            by,
+            observer,
         )
     calibration.write_ranges(path, ranges)
     state.unlink(missing_ok=True)
-    if cache is not None:
-        calibration.write_cache(cache, ranges)
     out.print(_cut(ranges))
     out.print(f"{len(ranges.tensors)} tensors over {ranges.count} frames, by {ranges.key.method}: {plain(path)}")
     chosen = {"--precision": "int8", "--calib": str(path), "--output": f"{bundle}_int8"}

@@ -133,12 +133,12 @@ def evaluate(
             by = Here(segmenter, way)
         else:
             from refinenet_edge.cluster.bundles import gpus_of, resolve
-            from refinenet_edge.cluster.evaluate import Spread
+            from refinenet_edge.cluster.evaluate import DistributedEvaluator
             from refinenet_edge.cluster.pool import open_pool
 
             wanted = resolve(opened, backend, ray)
             pool = stack.enter_context(open_pool(ray, gpus=gpus_of(wanted)))
-            by = Spread(opened, wanted, pool, way, allow_host_code)
+            by = DistributedEvaluator(opened, wanted, pool, way, allow_host_code)
         task = bar.add_task("evaluate", total=len(data.samples))
         result = evaluation.evaluate(
             by,

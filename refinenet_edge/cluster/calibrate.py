@@ -10,7 +10,7 @@ from typing import TypeVar
 import onnx
 import onnx_ir as ir
 
-from refinenet_edge.calibration.calibrate import Counted, Here, Look, look
+from refinenet_edge.calibration.calibrate import Counted, FrameCheck, LocalFrameObserver, check_frame
 from refinenet_edge.calibration.frames import open_frames
 from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.cluster.pool import Pool, Worker
@@ -20,12 +20,12 @@ from refinenet_edge.trace import to_bytes
 
 PIECE = 8  # frames, whose histograms a worker adds up
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Spread:
-    """`calibration.calibrate.Observing` on `pool`; `source` must mean the same frames on every machine."""
+class DistributedFrameObserver:
+    """`calibration.calibrate.FrameObserver` on `pool`; `source` must mean the same frames on every machine."""
 
     model: ir.Model
     spec: FrameSpec
@@ -33,31 +33,31 @@ class Spread:
     count: int
     pool: Pool
 
-    def looks(self) -> Iterator[Look]:
-        for looks in self._run(functools.partial(_Looker, self.source), 0):
-            yield from looks
+    def checks(self) -> Iterator[FrameCheck]:
+        for checks in self._run(functools.partial(_Checker, self.source), 0):
+            yield from checks
 
     def counts(self, first: int) -> Iterator[Counted]:
         yield from self._run(functools.partial(_Counter, to_bytes(self.model), self.spec, self.source), first)
 
-    def _run(self, make: Callable[[], Worker[Sequence[int], Found]], first: int) -> Iterator[Found]:
+    def _run(self, make: Callable[[], Worker[Sequence[int], Result]], first: int) -> Iterator[Result]:
         pieces: list[Sequence[int]] = [
             range(start, min(start + PIECE, self.count)) for start in range(first, self.count, PIECE)
         ]
-        for piece, found in zip(pieces, self.pool.run(make, pieces), strict=True):
-            if found is None:
+        for piece, result in zip(pieces, self.pool.run(make, pieces), strict=True):
+            if result is None:
                 raise RefineNetEdgeError(
                     f"a worker died each time it had frames {piece[0]} to {piece[-1]} of {self.source}"
                 )
-            yield found
+            yield result
 
 
-class _Looker:
+class _Checker:
     def __init__(self, source: str) -> None:
         self._frames = open_frames(source)
 
-    def __call__(self, piece: Sequence[int]) -> list[Look]:
-        return [look(self._frames.read(index)) for index in piece]
+    def __call__(self, piece: Sequence[int]) -> list[FrameCheck]:
+        return [check_frame(self._frames.read(index)) for index in piece]
 
     def close(self) -> None:
         pass
@@ -66,12 +66,12 @@ class _Looker:
 class _Counter:
     def __init__(self, model: bytes, spec: FrameSpec, source: str) -> None:
         self._frames = open_frames(source)
-        self._here = Here(ir.from_proto(onnx.load_model_from_string(model)), spec, self._frames)
+        self._observer = LocalFrameObserver(ir.from_proto(onnx.load_model_from_string(model)), spec, self._frames)
 
     def __call__(self, piece: Sequence[int]) -> Counted:
         total: dict[str, Histogram] = {}
         for index in piece:
-            for name, counted in self._here.count(index).items():
+            for name, counted in self._observer.count(index).items():
                 total[name] = total[name] + counted if name in total else counted
         return len(piece), total
 

@@ -22,11 +22,11 @@ from refinenet_edge.records import FrameSpec, Interpolation, Labels
 
 PIECE = 16  # samples
 
-Found = tuple[str, npt.NDArray[np.int64] | tuple[Kind, str]]  # the stamp; the matrix, or why there is none
+Outcome = tuple[str, npt.NDArray[np.int64] | tuple[Kind, str]]  # the stamp; the matrix, or why there is none
 
 
 @dataclass(frozen=True)
-class Spread:
+class DistributedEvaluator:
     """`evaluation.score.Comparing` on `pool`, with a bundle that every worker opens for `backend`."""
 
     bundle: Bundle
@@ -50,11 +50,11 @@ class Spread:
         while piece := tuple(itertools.islice(order, PIECE)):
             pieces.append(piece)
         job = opening(self.bundle, self.backend, self.pool, self.allow_host_code, self.upsample)
-        for piece, found in zip(pieces, self.pool.run(functools.partial(_Comparer, job), pieces), strict=True):
-            if found is None:
+        for piece, results in zip(pieces, self.pool.run(functools.partial(_Comparer, job), pieces), strict=True):
+            if results is None:
                 raise RefineNetEdgeError(f"a worker died each time it had {piece[0].id} to {piece[-1].id}")
-            for sample, (stamp, one) in zip(piece, found, strict=True):
-                yield sample, stamp, Unusable(*one) if isinstance(one, tuple) else Confusion(one)
+            for sample, (stamp, result) in zip(piece, results, strict=True):
+                yield sample, stamp, Unusable(*result) if isinstance(result, tuple) else Confusion(result)
 
 
 class _Comparer:
@@ -62,10 +62,10 @@ class _Comparer:
         self._segmenter = job.segmenter()
         self._here = Here(self._segmenter)
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Found]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
         return [
-            (stamp, (found.kind, str(found)) if isinstance(found, Unusable) else found.matrix)
-            for _, stamp, found in self._here.compare(samples)
+            (stamp, (outcome.kind, str(outcome)) if isinstance(outcome, Unusable) else outcome.matrix)
+            for _, stamp, outcome in self._here.compare(samples)
         ]
 
     def close(self) -> None:

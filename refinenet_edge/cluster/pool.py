@@ -52,7 +52,7 @@ class Pool(Protocol):
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalPool:
     """One worker, in this process."""
 
     threads: int = 0
@@ -67,7 +67,7 @@ class Here:
 
 
 @dataclass(frozen=True)
-class OnRay:
+class RayPool:
     """Actors on the Ray cluster that this process is connected to; `size` None: as many as it has room for."""
 
     gpus: int = 0
@@ -91,17 +91,17 @@ class OnRay:
             min_size=1, initial_size=room, max_size=self.size, max_tasks_in_flight_per_actor=IN_FLIGHT
         )
         results = dataset.map(
-            _Actor,
+            _RayWorker,
             fn_constructor_args=(make, os.getcwd(), tries),
             compute=strategy,
             num_cpus=self.threads,
             num_gpus=self.gpus,
         )
         for row in results.iter_rows():
-            found = pickle.loads(row["result"])
-            if isinstance(found, _Raised):
-                raise RefineNetEdgeError(found.message)
-            yield found
+            result = pickle.loads(row["result"])
+            if isinstance(result, _Raised):
+                raise RefineNetEdgeError(result.message)
+            yield result
 
     def _room(self) -> int:
         import ray
@@ -119,7 +119,7 @@ def open_pool(ray: str, *, gpus: int = 0, size: int | None = None) -> Iterator[P
     is not installed. Workers take a CPU and `gpus` GPUs each. Raises `MissingExtra`, `InputError`.
     """
     if ray == "off":
-        yield Here()
+        yield LocalPool()
         return
     try:
         library = importlib.import_module("ray")
@@ -128,7 +128,7 @@ def open_pool(ray: str, *, gpus: int = 0, size: int | None = None) -> Iterator[P
         if ray != "auto":
             raise MissingExtra(f"--ray {ray}: {exc.name} is not installed: {CLUSTER}") from exc
         logger.warning("%s is not installed, all is done in this process: %s", exc.name, CLUSTER)
-        yield Here()
+        yield LocalPool()
         return
     for name in ("ray", "ray.data"):  # it tells of every step
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -138,7 +138,7 @@ def open_pool(ray: str, *, gpus: int = 0, size: int | None = None) -> Iterator[P
             _connect(library, ray)
         if gpus and not library.cluster_resources().get("GPU"):
             raise InputError("the bundle is for a GPU, and the Ray cluster has none: name --backend openvino")
-        yield OnRay(gpus=gpus, size=size)
+        yield RayPool(gpus=gpus, size=size)
     finally:
         if ours:
             library.shutdown()
@@ -158,7 +158,7 @@ class _Raised:
     message: str
 
 
-class _Actor:
+class _RayWorker:
     """A worker on Ray. It is made with its first piece: what that raises is a result like others, not a dead actor."""
 
     def __init__(self, make: Callable[[], Worker[Any, Any]], folder: str, tries: Any) -> None:
@@ -171,19 +171,19 @@ class _Actor:
         import ray
 
         index, piece = pickle.loads(row["piece"])
-        found: Any
+        result: Any
         if ray.get(self._tries.begin.remote(index)) > TRIES:
             return {"result": pickle.dumps(None)}
         try:
             if self._worker is None:
                 self._worker = self._make()
-            found = self._worker(piece)
+            result = self._worker(piece)
         except RefineNetEdgeError as exc:
-            found = _Raised(str(exc))
+            result = _Raised(str(exc))
         except Exception as exc:  # a mistake of ours: it must not pass for a dead worker
             logger.exception("a worker failed")
-            found = _Raised(f"a worker failed: {type(exc).__name__}: {exc}")
-        return {"result": pickle.dumps(found)}
+            result = _Raised(f"a worker failed: {type(exc).__name__}: {exc}")
+        return {"result": pickle.dumps(result)}
 
 
 class _Tries:

@@ -17,7 +17,7 @@ from refinenet_edge.bundle import MODEL, open_bundle
 from refinenet_edge.calibration.frames import open_frames
 from refinenet_edge.cluster import calibrate, evaluate, work
 from refinenet_edge.cluster.batch import label
-from refinenet_edge.cluster.pool import OnRay, open_pool
+from refinenet_edge.cluster.pool import RayPool, open_pool
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.trace import read_onnx
@@ -74,12 +74,12 @@ class Doubler:
 
 def test_a_dead_worker_costs_one_piece_and_results_come_in_order(cluster: Any) -> None:
     pieces = [20, 13, *range(6), 13]
-    assert list(OnRay(size=2).run(Doubler, pieces)) == [40, None, 0, 2, 4, 6, 8, 10, None]
+    assert list(RayPool(size=2).run(Doubler, pieces)) == [40, None, 0, 2, 4, 6, 8, 10, None]
 
 
 def test_what_a_worker_raises_is_raised_here(cluster: Any) -> None:
     with pytest.raises(RefineNetEdgeError, match="seven"):
-        list(OnRay(size=2).run(Doubler, [1, 7, 2]))
+        list(RayPool(size=2).run(Doubler, [1, 7, 2]))
 
 
 def test_a_gpu_that_is_not_there(cluster: Any) -> None:
@@ -127,8 +127,8 @@ def test_evaluation_and_calibration_are_those_of_one_process(cluster: Any, tmp_p
     dataset = evaluation.open_dataset(str(data.plain(tmp_path / "d", CLASSES, 40)))
     with Segmenter(bundle, "openvino") as segmenter:
         alone = evaluation.evaluate(segmenter, dataset)
-    spread = evaluation.evaluate(evaluate.Spread(bundle, "openvino", OnRay(size=workers)), dataset)
+    spread = evaluation.evaluate(evaluate.DistributedEvaluator(bundle, "openvino", RayPool(size=workers)), dataset)
     assert replace(spread, seconds=0) == replace(alone, seconds=0)
     model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, open_frames("scenes:2:20")
-    by = calibrate.Spread(model, spec, "scenes:2:20", len(frames), OnRay(size=workers))
-    assert calibration.calibrate(model, spec, frames, by=by) == calibration.calibrate(model, spec, frames)
+    by = calibrate.DistributedFrameObserver(model, spec, "scenes:2:20", len(frames), RayPool(size=workers))
+    assert calibration.calibrate(model, spec, frames, observer=by) == calibration.calibrate(model, spec, frames)

@@ -37,7 +37,7 @@ def test_evaluation(
     dataset = evaluation.open_dataset(str(root))
     with Segmenter(bundle, "openvino") as segmenter:
         alone = evaluation.evaluate(segmenter, dataset, upsample=upsample)
-    by = evaluate.Spread(bundle, "openvino", Many(workers), upsample)
+    by = evaluate.DistributedEvaluator(bundle, "openvino", Many(workers), upsample)
     spread = evaluation.evaluate(by, dataset)
     assert replace(spread, seconds=0) == replace(alone, seconds=0)
     assert spread.counted == COUNT - 1
@@ -49,11 +49,11 @@ def test_a_worker_that_dies_stops_an_evaluation_where_it_goes_on_later(
     monkeypatch.setattr(evaluate, "PIECE", 2)
     bundle, out = open_bundle(tiny_bundle(tmp_path / "b")), tmp_path / "r.json"
     dataset = evaluation.open_dataset(str(data.plain(tmp_path / "d", CLASSES, COUNT)))
-    dying = evaluate.Spread(bundle, "openvino", Many(2, lambda piece: piece[0].id == "s4"))
+    dying = evaluate.DistributedEvaluator(bundle, "openvino", Many(2, lambda piece: piece[0].id == "s4"))
     with pytest.raises(RefineNetEdgeError, match="died each time it had s4 to s5"):
         evaluation.evaluate(dying, dataset, out=out)
     steps: list[int] = []
-    by = evaluate.Spread(bundle, "openvino", Many(2))
+    by = evaluate.DistributedEvaluator(bundle, "openvino", Many(2))
     spread = evaluation.evaluate(by, dataset, out=out, progress=lambda done, _: steps.append(done))
     assert steps[0] == 4
     with Segmenter(bundle, "openvino") as segmenter:
@@ -66,8 +66,8 @@ def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: i
     bundle, source = open_bundle(tiny_bundle(tmp_path / "b")), f"scenes:2:{COUNT}"
     model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, open_frames(source)
     alone = calibration.calibrate(model, spec, frames)
-    by = calibrate.Spread(model, spec, source, len(frames), Many(workers))
-    assert calibration.calibrate(model, spec, frames, by=by) == alone
+    by = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(workers))
+    assert calibration.calibrate(model, spec, frames, observer=by) == alone
     assert any(tensor.amax for tensor in alone.tensors.values())
 
 
@@ -77,15 +77,15 @@ def test_a_worker_that_dies_stops_a_calibration_where_it_goes_on_later(
     monkeypatch.setattr(calibrate, "PIECE", 2)
     bundle, source, state = open_bundle(tiny_bundle(tmp_path / "b")), f"scenes:2:{COUNT}", tmp_path / "s.npz"
     model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, open_frames(source)
-    looking = calibrate.Spread(model, spec, source, len(frames), Many(1))
-    dying = calibrate.Spread(model, spec, source, len(frames), Many(2, lambda piece: 5 in piece))
-    looks = list(looking.looks())
-    monkeypatch.setattr(calibrate.Spread, "looks", lambda self: iter(looks))
+    looking = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(1))
+    dying = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(2, lambda piece: 5 in piece))
+    checks = list(looking.checks())
+    monkeypatch.setattr(calibrate.DistributedFrameObserver, "checks", lambda self: iter(checks))
     with pytest.raises(RefineNetEdgeError, match="frames 4 to 5 of scenes:2:7"):
-        calibration.calibrate(model, spec, frames, state=state, by=dying)
+        calibration.calibrate(model, spec, frames, state=state, observer=dying)
     steps: list[int] = []
     found = calibration.calibrate(
-        model, spec, frames, state=state, by=looking, progress=lambda done, _: steps.append(done)
+        model, spec, frames, state=state, observer=looking, progress=lambda done, _: steps.append(done)
     )
     assert steps == [4, 6, 7]
     assert found == calibration.calibrate(model, spec, frames)

@@ -298,8 +298,8 @@ class TestANetwork:
 
 def observed(model: ir.Model, image: np.ndarray) -> Ranges:
     """Min-max ranges of `model` on one input."""
-    from refinenet_edge.calibration.observe import observer_of
+    from refinenet_edge.calibration.observe import activation_counter
 
-    found = observer_of(model).count(image, "random")
+    found = activation_counter(model).count(image, "random")
     tensors = {name: Range(h.amax, h.low, h.high, "minmax") for name, h in found.items()}
     return Ranges(RangesKey("", "", "", "", ""), "test", 1, tensors, "0")
