@@ -11,12 +11,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.files import write_atomically
+from refinenet_edge.opencv import cv2
 from refinenet_edge.records import MAX_SIDE, Frame, Size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")

@@ -17,7 +17,7 @@ HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "rich", "click")
 BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda")
 FOR_MYPY = {"typing_extensions", "tensorrt_stubs", "tensorrt_rtx_stubs"}
 ALLOWED = {"numpy", "cv2", *FOR_MYPY, *sys.stdlib_module_names} - {"tomllib"}
-ON_DEVICE = ("errors", "files", "records", "labels", "bundle", "images", "jetson", "runtime")
+ON_DEVICE = ("errors", "files", "records", "labels", "bundle", "images", "jetson", "opencv", "runtime")
 FILES = sorted([*(ROOT / "runtime").glob("*.py"), *(p for n in ON_DEVICE if (p := ROOT / f"{n}.py").exists())])
 
 

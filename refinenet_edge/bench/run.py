@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from refinenet_edge.bench.blocks import block_of
@@ -33,6 +32,7 @@ from refinenet_edge.bench.start import measure_start
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.evaluation import DataSet, evaluate
 from refinenet_edge.images import list_images, read_image
+from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame, Size
 from refinenet_edge.runtime.cuda import gpu_bus_id, gpu_name
 from refinenet_edge.scenes import VALIDATION, scene

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.images import list_images, read_image
+from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
 from refinenet_edge.scenes import VALIDATION, scene
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
+from refinenet_edge.opencv import cv2
 from refinenet_edge.records import RGB, Frame, Mask
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX  # OpenCV 5 draws it with a real font

@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from refinenet_edge.errors import InputError
+from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
 
 RATE = 25  # frames per second, of a live recording

@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 from refinenet_edge.demo.overlay import Look, draw, no_signal
@@ -29,6 +28,7 @@ from refinenet_edge.demo.source import Source
 from refinenet_edge.demo.stream import Result, live
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import Confusion
+from refinenet_edge.opencv import cv2
 from refinenet_edge.records import RGB, Frame, Labels, Mask
 from refinenet_edge.runtime import Segmenter
 

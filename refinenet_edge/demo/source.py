@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import cv2
 import numpy as np
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import Truth
 from refinenet_edge.images import SUFFIXES, list_images, read_image
 from refinenet_edge.labels import SCENES
+from refinenet_edge.opencv import cv2
 from refinenet_edge.records import MAX_SIDE, Frame, Labels
 from refinenet_edge.scenes import VALIDATION, VALIDATION_COUNT, World, render
 

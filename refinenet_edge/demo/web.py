@@ -29,7 +29,6 @@ from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
 
-import cv2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -40,6 +39,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from refinenet_edge.demo.show import Figures, Show
 from refinenet_edge.errors import InputError, RefineNetEdgeError
+from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
 
 ASSETS = {

@@ -6,10 +6,9 @@ import os
 import re
 import sys
 
-import cv2
-
 from refinenet_edge.demo.show import Figures, Show
 from refinenet_edge.errors import InputError
+from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
 
 TITLE = "refinenet-edge"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from refinenet_edge.doctor.board import Python, examine_board
 from refinenet_edge.doctor.finding import Finding
+from refinenet_edge.errors import MissingExtra
 from refinenet_edge.jetson import LIBRARIES, builder_gpus, numbers, read_board
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.backends import ON_CPU
@@ -39,6 +40,7 @@ def examine(root: Path = Path("/")) -> Iterator[Finding]:
     board = read_board(root)
     if board is not None:
         yield from examine_board(board, _python(root))
+    yield _opencv()
     yield from _runs_here()
     yield from _builds_here()
     yield from _exports_here()
@@ -55,6 +57,15 @@ def _python(root: Path) -> Python:
     folders = [Path(folder) for folder in (wheel.submodule_search_locations or ())] if wheel else [root / LIBRARIES]
     gpus = frozenset().union(*map(builder_gpus, folders))
     return Python(version, wheel is not None, gpus, _version("cuda-bindings"))
+
+
+def _opencv() -> Finding:
+    try:
+        from refinenet_edge.opencv import cv2
+    except MissingExtra as exc:
+        problem, _, fix = str(exc).rpartition(": ")
+        return Finding("OpenCV", "wrong", problem, fix)
+    return Finding("OpenCV", "ok", f"cv2 {cv2.__version__}")
 
 
 def _runs_here() -> Iterator[Finding]:

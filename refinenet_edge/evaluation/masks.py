@@ -12,12 +12,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.images import MAX_BYTES, image_size
+from refinenet_edge.opencv import cv2
 from refinenet_edge.records import MAX_SIDE
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -28,6 +27,8 @@ def prepare(frame: Frame, spec: FrameSpec, dtype: str = "float32", channels: int
     Its first three channels are RGB, those that a network is padded with are zero. Raises `InputError` if `frame` is
     not such an image.
     """
+    from refinenet_edge.opencv import cv2  # here: the GPU's path runs without it
+
     check_frame(frame)
     tables = _tables(spec.mean, spec.std, dtype)
     if spec.size is not None and frame.shape[:2] != spec.size:
@@ -63,6 +64,8 @@ def on_device(frame: Any) -> DeviceImage | None:
     Raises `InputError` unless it is HxWx3 BGR uint8 with whole pixels beside each other.
     """
     if hasattr(frame, "cudaPtr"):
+        from refinenet_edge.opencv import cv2
+
         width, height = frame.size()
         if frame.type() != cv2.CV_8UC3:
             raise InputError(f"a frame on the GPU is a GpuMat of CV_8UC3, this one has type {frame.type()}")

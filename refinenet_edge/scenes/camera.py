@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import cv2
 import numpy as np
 
+from refinenet_edge.opencv import cv2
 from refinenet_edge.scenes.canvas import Canvas
 from refinenet_edge.scenes.dice import Dice, Kind
 from refinenet_edge.scenes.materials import TILE, as_uint8, sensor_noise

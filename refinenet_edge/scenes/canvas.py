@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
 
+from refinenet_edge.opencv import cv2
 from refinenet_edge.scenes.colours import mix, scaled
 from refinenet_edge.scenes.terms import Colour, Label, Point, Point3
 from refinenet_edge.scenes.world import World

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from refinenet_edge.opencv import cv2
 from refinenet_edge.scenes.colours import any_colour, mix, scaled
 from refinenet_edge.scenes.dice import Dice
 from refinenet_edge.scenes.materials import TILE, as_uint8, grey_tiles, tinted

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import math
 
-import cv2
 import numpy as np
 
+from refinenet_edge.opencv import cv2
 from refinenet_edge.scenes.buildings import plot_at
 from refinenet_edge.scenes.canvas import SHIFT, Canvas, fixed_point
 from refinenet_edge.scenes.colours import mix, scaled, times

@@ -6,9 +6,9 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
+from refinenet_edge.opencv import cv2
 from refinenet_edge.scenes.terms import Colour
 
 TILE = 768  # texels a side, all grey tiles

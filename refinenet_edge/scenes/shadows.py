@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
+from refinenet_edge.opencv import cv2
 from refinenet_edge.scenes.canvas import SHIFT, Canvas, fixed_point
 from refinenet_edge.scenes.terms import Point3
 

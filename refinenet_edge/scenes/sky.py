@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 
+from refinenet_edge.opencv import cv2
 from refinenet_edge.scenes.canvas import Canvas
 from refinenet_edge.scenes.colours import mix, scaled, times, wall_colour
 from refinenet_edge.scenes.dice import Dice, Kind
