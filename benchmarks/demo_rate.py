@@ -31,7 +31,7 @@ from rich.table import Table
 
 from refinenet_edge.bench.measure import Estimate, Stages, take_turns
 from refinenet_edge.bundle import open_bundle
-from refinenet_edge.demo import Figures, Look, Model, Show, open_source
+from refinenet_edge.demo import Figures, Model, OverlayStyle, Show, open_source
 from refinenet_edge.demo.web import Web
 from refinenet_edge.records import Frame, Mask
 from refinenet_edge.runtime import Segmenter
@@ -102,7 +102,7 @@ class Sides:
         self._segmenter, self._kept, self._count = model.segmenter, kept, count
         self._gate, self.clock = InTurn(model.segmenter), Clock()
         gated = Model(model.name, model.precision, cast(Segmenter, self._gate))
-        self._show = Show([open_source(str(video), every_frame=True, repeat=True)], [gated], Look())
+        self._show = Show([open_source(str(video), every_frame=True, repeat=True)], [gated], OverlayStyle())
         web = Web(self._show)
         self._viewer = multiprocessing.get_context("spawn").Process(target=watch, args=(web.address,), daemon=True)
         self._viewer.start()

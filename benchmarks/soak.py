@@ -29,7 +29,7 @@ from machine import cpu, save
 from rich.console import Console
 
 from refinenet_edge.bundle import open_bundle
-from refinenet_edge.demo import Captured, Figures, Look, Model, Show, Source
+from refinenet_edge.demo import Captured, Figures, Model, OverlayStyle, Show, Source
 from refinenet_edge.demo.source import Frames
 from refinenet_edge.demo.web import Web
 from refinenet_edge.errors import InputError
@@ -145,7 +145,7 @@ def main(bundle: Path | None, minutes: float, frames: int, out: Path | None) -> 
     rate = measure_rate(segmenter)
     camera = Camera(min(60 * minutes, frames / rate))
     log = Log()
-    show = Show([Source("camera", camera.frames, live=True, lasting=True)], [model], Look())
+    show = Show([Source("camera", camera.frames, live=True, lasting=True)], [model], OverlayStyle())
     web = Web(show)
     context = multiprocessing.get_context("spawn")
     viewers = [context.Process(target=watch, args=(web.address, forever), daemon=True) for forever in (True, False)]

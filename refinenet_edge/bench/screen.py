@@ -8,7 +8,7 @@ from contextlib import closing
 from refinenet_edge.bench.entry import BundleEntry
 from refinenet_edge.bench.measure import WARM_UPS
 from refinenet_edge.bench.record import Screen
-from refinenet_edge.demo import Look, draw, live, open_source
+from refinenet_edge.demo import OverlayStyle, draw, live, open_source
 from refinenet_edge.errors import InputError
 
 SECONDS = 5.0
@@ -23,7 +23,7 @@ def measure_screen(entry: BundleEntry, source: str) -> Screen:
     began = drops = 0.0
     with entry.segmenter() as segmenter, closing(live(open_source(source, repeat=True), segmenter)) as results:
         for number, result in enumerate(results):
-            draw(result.frame, result.mask, Look(), [], [])
+            draw(result.frame, result.mask, OverlayStyle(), [], [])
             now = time.monotonic()
             if number == WARM_UPS:
                 began, drops = now, result.drops

@@ -54,7 +54,7 @@ def demo(
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from refinenet_edge.bundle import open_bundle
-    from refinenet_edge.demo import Look, Model, Recording, Show, open_source
+    from refinenet_edge.demo import Model, OverlayStyle, Recording, Show, open_source
     from refinenet_edge.demo.power import RecentWatts
     from refinenet_edge.demo.window import KEYS, Window, has_display, has_windows
     from refinenet_edge.runtime import Segmenter
@@ -76,7 +76,7 @@ def demo(
         recording = Recording(record, opened[0].rate if rate == "full" else None) if record else None
         # read when figures are made, not in a thread
         meters = stack.enter_context(Meters(gpu=gpu_bus_id(), period=None))
-        show = Show(opened, models, Look(opacity), recording, RecentWatts(meters))
+        show = Show(opened, models, OverlayStyle(opacity), recording, RecentWatts(meters))
         stack.callback(show.close)
         if view == "window":
             show.views.append(Window(show))

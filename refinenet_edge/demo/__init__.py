@@ -10,22 +10,22 @@ for result in live(open_source("0"), segmenter):
     print(result.mask.shares(), result.age_ms)
 """
 
-from refinenet_edge.demo.overlay import Look, blend, draw
+from refinenet_edge.demo.overlay import OverlayStyle, blend, draw
 from refinenet_edge.demo.record import Recording
-from refinenet_edge.demo.show import Figures, Model, Show, Summary, View
+from refinenet_edge.demo.show import DemoSummary, Figures, Model, Show, View
 from refinenet_edge.demo.source import Captured, Source, open_source
-from refinenet_edge.demo.stream import Result, live
+from refinenet_edge.demo.stream import SegmentedFrame, live
 
 __all__ = [
     "Captured",
+    "DemoSummary",
     "Figures",
-    "Look",
     "Model",
+    "OverlayStyle",
     "Recording",
-    "Result",
+    "SegmentedFrame",
     "Show",
     "Source",
-    "Summary",
     "View",
     "blend",
     "draw",

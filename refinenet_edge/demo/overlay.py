@@ -18,7 +18,7 @@ WHITE, GREY = (255, 255, 255), (190, 190, 190)
 
 
 @dataclass(frozen=True)
-class Look:
+class OverlayStyle:
     """How masks are shown. `hidden` are the classes that the frame is seen through instead."""
 
     opacity: float = 0.5
@@ -27,29 +27,29 @@ class Look:
     figures: bool = True  # and the legend
 
 
-def blend(frame: Frame, mask: Mask, look: Look) -> Frame:
+def blend(frame: Frame, mask: Mask, style: OverlayStyle) -> Frame:
     """`mask` over `frame` (HxWx3 BGR uint8, its own): a new picture of its size."""
     if frame.shape[:2] != mask.labels.shape:
         raise ValueError(f"frame {frame.shape} is not the segmented frame {(*mask.labels.shape, 3)}")
     colours: Any = cv2.applyColorMap(mask.labels, mask.classes.bgr()[:, None])
-    picture: Any = cv2.addWeighted(frame, 1 - look.opacity, colours, look.opacity, 0)
-    if look.hidden:
+    picture: Any = cv2.addWeighted(frame, 1 - style.opacity, colours, style.opacity, 0)
+    if style.hidden:
         table = np.zeros(256, np.uint8)
-        table[list(look.hidden)] = 255
+        table[list(style.hidden)] = 255
         cv2.copyTo(frame, cv2.LUT(mask.labels, table), picture)
     return np.asarray(picture, np.uint8)
 
 
 def draw(
-    frame: Frame, mask: Mask, look: Look, lines: Sequence[str] = (), legend: Sequence[tuple[str, RGB]] = ()
+    frame: Frame, mask: Mask, style: OverlayStyle, lines: Sequence[str] = (), legend: Sequence[tuple[str, RGB]] = ()
 ) -> Frame:
     """The whole picture, new: `lines` of figures top left, `legend` (class, colour) bottom left."""
-    picture = blend(frame, mask, look)
-    if look.figures:
+    picture = blend(frame, mask, style)
+    if style.figures:
         height = picture.shape[0]
         _stamp(picture, _panel(tuple(lines), (), height), top=True)
         _stamp(picture, _panel((), tuple(legend), height), top=False)
-    return np.hstack([frame, picture]) if look.side_by_side else picture
+    return np.hstack([frame, picture]) if style.side_by_side else picture
 
 
 def no_signal(picture: Frame, said: str = "NO SIGNAL") -> Frame:

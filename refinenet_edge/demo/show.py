@@ -22,10 +22,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from refinenet_edge.demo.overlay import Look, draw, no_signal
+from refinenet_edge.demo.overlay import OverlayStyle, draw, no_signal
 from refinenet_edge.demo.record import Recording
 from refinenet_edge.demo.source import Source
-from refinenet_edge.demo.stream import Result, live
+from refinenet_edge.demo.stream import SegmentedFrame, live
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import Confusion
 from refinenet_edge.opencv import cv2
@@ -125,7 +125,7 @@ class View(Protocol):
 
 
 @dataclass(frozen=True)
-class Summary:
+class DemoSummary:
     """What a show was: `frames` shown in `seconds`, `drops` live frames replaced unseen."""
 
     frames: int
@@ -134,10 +134,10 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Controls:
     """What is asked for; `source` and `model` are indices."""
 
-    look: Look
+    style: OverlayStyle
     paused: bool = False
     source: int = 0
     model: int = 0
@@ -150,7 +150,7 @@ class Show:
         self,
         sources: Sequence[Source],
         models: Sequence[Model],
-        look: Look,
+        style: OverlayStyle,
         recording: Recording | None = None,
         power: Callable[[], float | None] = lambda: None,
     ) -> None:
@@ -158,9 +158,9 @@ class Show:
         self.views: list[View] = []
         self._sources, self._models = sources, models
         self._recording, self._power = recording, power
-        self._lock = threading.Lock()  # of the wishes
-        self.wishes = Wishes(look)
-        self._poked, self._ended = threading.Event(), threading.Event()
+        self._lock = threading.Lock()  # of the controls
+        self.controls = Controls(style)
+        self._woken, self._ended = threading.Event(), threading.Event()
         self._began = self._resumed = 0.0
         self._said = ("", 0.0)  # and when
         self._frames = self._drops = 0
@@ -178,7 +178,7 @@ class Show:
         try:
             before = None
             while not self._ended.is_set():
-                playing = self.wishes.source
+                playing = self.controls.source
                 try:
                     if not self._play(playing, frames):
                         break
@@ -187,7 +187,7 @@ class Show:
                     if before is None or self._statistics.frames:
                         raise
                     self._said = (str(exc), time.monotonic())
-                    self._wish(source=before)
+                    self._change_controls(source=before)
                     before = None
         finally:
             self.close()
@@ -201,18 +201,18 @@ class Show:
                 stack.callback(self._recording.close)  # the first to be closed
         self.views.clear()
 
-    def summary(self) -> Summary:
+    def summary(self) -> DemoSummary:
         """Of `run` until now."""
-        return Summary(self._frames, self._drops + self._statistics.drops, time.monotonic() - self._began)
+        return DemoSummary(self._frames, self._drops + self._statistics.drops, time.monotonic() - self._began)
 
     def stop(self) -> None:
         """End `run` after the frame it is at; for any thread."""
         self._ended.set()
-        self._poked.set()
+        self._woken.set()
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Show the picture again soon, if there is no other: somebody new is looking."""
-        self._poked.set()
+        self._woken.set()
 
     def change(self, asked: Mapping[str, Any]) -> None:
         """Change what is shown: opacity, hidden (class indices), side_by_side, figures, paused, source, model.
@@ -238,32 +238,32 @@ class Show:
         given = dict(asked)
         if "hidden" in given:
             given["hidden"] = frozenset(given["hidden"])
-        self._wish(**given)
+        self._change_controls(**given)
 
-    def _wish(self, **given: Any) -> None:
-        own = {field.name for field in dataclasses.fields(Wishes)}
+    def _change_controls(self, **given: Any) -> None:
+        own = {field.name for field in dataclasses.fields(Controls)}
         with self._lock:
-            old = self.wishes
-            look = {name: value for name, value in given.items() if name not in own}
+            old = self.controls
+            style = {name: value for name, value in given.items() if name not in own}
             new = dataclasses.replace(
                 old,
-                look=dataclasses.replace(old.look, **look),
+                style=dataclasses.replace(old.style, **style),
                 **{name: value for name, value in given.items() if name in own},
             )
             if self._models[new.model].segmenter.labels != self._models[old.model].segmenter.labels:
-                new = dataclasses.replace(new, look=dataclasses.replace(new.look, hidden=frozenset()))
+                new = dataclasses.replace(new, style=dataclasses.replace(new.style, hidden=frozenset()))
             if old.paused and not new.paused:
                 self._resumed = time.monotonic()
-            self.wishes = new
+            self.controls = new
         self._figured = 0.0
-        self._poked.set()
+        self._woken.set()
 
     def _labels(self) -> Labels:
-        return self._models[self.wishes.model].segmenter.labels
+        return self._models[self.controls.model].segmenter.labels
 
     def segment(self, frame: Frame) -> Mask:
         """By the model that is chosen now: `live` takes a show for a segmenter."""
-        model = self.wishes.model
+        model = self.controls.model
         mask = self._models[model].segmenter.segment(frame)
         self._made_by.append(model)
         return mask
@@ -277,7 +277,7 @@ class Show:
         self._announce("opening")
         with contextlib.closing(live(source, self)) as results:
             for result in results:
-                if self._ended.is_set() or self.wishes.source != playing:
+                if self._ended.is_set() or self.controls.source != playing:
                     break
                 if result.signal:
                     model = self._made_by.popleft()
@@ -290,27 +290,27 @@ class Show:
                 self._show(result)
                 if self._frames == limit:
                     return False
-                while self.wishes.paused and not self._ended.is_set() and self.wishes.source == playing:
-                    self._poked.wait(HELD)
-                    self._poked.clear()
+                while self.controls.paused and not self._ended.is_set() and self.controls.source == playing:
+                    self._woken.wait(HELD)
+                    self._woken.clear()
                     self._show(result)
-        return self.wishes.source != playing and not self._ended.is_set()
+        return self.controls.source != playing and not self._ended.is_set()
 
     def _announce(self, state: str) -> None:
         self._figures = self._take_figures(state, (0, 0))
         for view in self.views:
             view.show(None, self._figures)
 
-    def _show(self, result: Result) -> None:
-        statistics, wishes = self._statistics, self.wishes
+    def _show(self, result: SegmentedFrame) -> None:
+        statistics, controls = self._statistics, self.controls
         started = time.monotonic()
         if self._figures is None or started - self._figured >= FRESH:
             self._figured = started
-            state = "paused" if wishes.paused else "live" if result.signal else "no signal"
+            state = "paused" if controls.paused else "live" if result.signal else "no signal"
             self._figures = self._take_figures(state, (result.frame.shape[0], result.frame.shape[1]))
         figures, picture = self._figures, None
         if self._recording or any(view.wanted() for view in self.views):
-            picture = draw(result.frame, result.mask, wishes.look, figures.lines(), figures.legend())
+            picture = draw(result.frame, result.mask, controls.style, figures.lines(), figures.legend())
             if not result.signal:
                 picture = no_signal(picture)
         drawn = time.monotonic()
@@ -319,7 +319,7 @@ class Show:
         for view in self.views:
             view.show(picture, figures)
         done = time.monotonic()
-        if result.signal and not wishes.paused:
+        if result.signal and not controls.paused:
             statistics.shown(done, 1000 * (done - result.captured))
             statistics.stage("draw", 1000 * (drawn - started))
             statistics.stage("encode", 1000 * (done - drawn))
@@ -327,16 +327,16 @@ class Show:
             statistics.age_ms = 1000 * (done - result.captured)
 
     def _take_figures(self, state: str, size: tuple[int, int]) -> Figures:
-        wishes, statistics = self.wishes, self._statistics
-        model, look = self._models[wishes.model], wishes.look
+        controls, statistics = self.controls, self._statistics
+        model, style = self._models[controls.model], controls.style
         labels = model.segmenter.labels
         shares = statistics.shares if len(statistics.shares) == len(labels.names) else [0.0] * len(labels.names)
         classes = zip(labels.names, labels.palette, shares, strict=True)
         p50, p99 = statistics.percentiles()
         return Figures(
-            source=wishes.source,
+            source=controls.source,
             sources=tuple(source.name for source in self._sources),
-            model=wishes.model,
+            model=controls.model,
             models=tuple(f"{item.name} ({item.precision})" for item in self._models),
             precision=model.precision,
             backend=model.segmenter.session.name,
@@ -353,12 +353,12 @@ class Show:
             miou=statistics.miou(),
             judged=len(statistics.judged),
             classes=tuple(
-                ClassFigure(name, colour, float(share), index in look.hidden)
+                ClassFigure(name, colour, float(share), index in style.hidden)
                 for index, (name, colour, share) in enumerate(classes)
             ),
-            opacity=look.opacity,
-            side_by_side=look.side_by_side,
-            figures=look.figures,
+            opacity=style.opacity,
+            side_by_side=style.side_by_side,
+            figures=style.figures,
             power_w=self._power(),
         )
 
@@ -378,7 +378,7 @@ class _Statistics:
         self._times: deque[float] = deque()
         self._stages: dict[str, deque[float]] = {}
 
-    def add(self, result: Result, source: Source, model: int) -> None:
+    def add(self, result: SegmentedFrame, source: Source, model: int) -> None:
         self.drops = result.drops
         if model != self._model:
             self._model = model

@@ -25,8 +25,8 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import Truth
 from refinenet_edge.records import Frame, Mask
 
-BEAT = 0.5  # seconds between repeated results while there is no signal
-QUIET = 2.0  # seconds that a live source may take for a frame
+REPEAT_PERIOD = 0.5  # seconds between repeated results while there is no signal
+FRAME_TIMEOUT = 2.0  # seconds that a live source may take for a frame
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0  # seconds before a lost source is opened again; each wait doubles
 LEAVE = 1.0  # seconds that a thread gets to end: one that hangs in a driver is left behind
 
@@ -36,7 +36,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class SegmentedFrame:
     """A frame and its mask. Times are `time.monotonic()` seconds, durations ms.
 
     `age_ms`: from capture to mask. `stages_ms`: "read" from capture to frame, "wait" for the network to be free,
@@ -61,7 +61,7 @@ class Segments(Protocol):
     def segment(self, frame: Frame) -> Mask: ...
 
 
-def live(source: Source, segmenter: Segments) -> Generator[Result, None, None]:
+def live(source: Source, segmenter: Segments) -> Generator[SegmentedFrame, None, None]:
     """The results of `source` as they come, the newest frame first; closing the iterator ends its threads.
 
     A lost camera or stream is opened again and again, less often as time goes by (every two seconds at last); meanwhile
@@ -69,16 +69,16 @@ def live(source: Source, segmenter: Segments) -> Generator[Result, None, None]:
     `InputError` when the source does not open at the start.
     """
     frames: Slot[_Read] = Slot()
-    results: Slot[Result] = Slot()
+    results: Slot[SegmentedFrame] = Slot()
     reader = _Reader(source, frames)
     inference = threading.Thread(target=_infer, args=(frames, segmenter, results), name="inference", daemon=True)
     reader.start()
     inference.start()
-    last: Result | None = None
+    last: SegmentedFrame | None = None
     try:
         while True:
             try:
-                last = results.take(BEAT)
+                last = results.take(REPEAT_PERIOD)
             except TimeoutError:
                 if last is not None and not reader.signal:
                     age = 1000 * (time.monotonic() - last.captured)
@@ -167,7 +167,7 @@ class _Reader(threading.Thread):
     def signal(self) -> bool:
         """Whether frames come: False while the source is lost, or hangs."""
         since = self._waiting_since
-        return not self._lost and (since is None or time.monotonic() - since < QUIET)
+        return not self._lost and (since is None or time.monotonic() - since < FRAME_TIMEOUT)
 
     def run(self) -> None:
         wait = FIRST_WAIT
@@ -213,7 +213,7 @@ class _Reader(threading.Thread):
                 self._frames.put(read)
 
 
-def _infer(frames: Slot[_Read], segmenter: Segments, results: Slot[Result]) -> None:
+def _infer(frames: Slot[_Read], segmenter: Segments, results: Slot[SegmentedFrame]) -> None:
     try:
         for taken in itertools.count():
             read = frames.take()
@@ -222,7 +222,7 @@ def _infer(frames: Slot[_Read], segmenter: Segments, results: Slot[Result]) -> N
             done = time.monotonic()
             captured = read.captured
             stages = {"read": read.ready - captured.at, "wait": started - read.ready, "segment": done - started}
-            result = Result(
+            result = SegmentedFrame(
                 frame=captured.frame,
                 mask=mask,
                 truth=captured.truth,

@@ -53,23 +53,23 @@ class Window:
             self._show.stop()
 
     def _press(self, key: str, figures: Figures) -> None:
-        wishes = self._show.wishes
-        look = wishes.look
+        controls = self._show.controls
+        style = controls.style
         if key in ("q", "\x1b"):
             self._show.stop()
         elif key == " ":
-            self._show.change({"paused": not wishes.paused})
+            self._show.change({"paused": not controls.paused})
         elif key in ("+", "-"):
-            opacity = round(look.opacity + (STEP if key == "+" else -STEP), 2)
+            opacity = round(style.opacity + (STEP if key == "+" else -STEP), 2)
             self._show.change({"opacity": min(max(opacity, 0.0), 1.0)})
         elif key == "b":
-            self._show.change({"side_by_side": not look.side_by_side})
+            self._show.change({"side_by_side": not style.side_by_side})
         elif key == "f":
-            self._show.change({"figures": not look.figures})
+            self._show.change({"figures": not style.figures})
         elif key == "m":
-            self._show.change({"model": (wishes.model + 1) % len(figures.models)})
+            self._show.change({"model": (controls.model + 1) % len(figures.models)})
         elif key == "n":
-            self._show.change({"source": (wishes.source + 1) % len(figures.sources)})
+            self._show.change({"source": (controls.source + 1) % len(figures.sources)})
 
     def close(self) -> None:
         cv2.destroyWindow(TITLE)

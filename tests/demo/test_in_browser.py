@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import Captured, Look, Model, Show, Source
+from refinenet_edge.demo import Captured, Model, OverlayStyle, Show, Source
 from refinenet_edge.demo.source import Frames
 from refinenet_edge.demo.web import Web
 from refinenet_edge.errors import InputError
@@ -84,7 +84,7 @@ def served(driver: Any = None, **options: Any) -> Iterator[Page]:
         Source("small", ticking(0.01, size=(120, 160)), live=True, lasting=True),
         Source("camera 9", missing, live=True, lasting=True),
     ]
-    show = Show(sources, models, Look())
+    show = Show(sources, models, OverlayStyle())
     web = Web(show, **options)
     show.views.append(web)
     with running(show):
@@ -165,7 +165,7 @@ def test_buttons(page: Page, by_key: bool) -> None:
     until(lambda: text(driver, "state") == "live")
     assert moves(driver)
     use("figures", "f")
-    until(lambda: not show.wishes.look.figures)
+    until(lambda: not show.controls.style.figures)
     until(lambda: driver.find_element("id", "figures").get_attribute("aria-pressed") == "false")
     use("side_by_side", "b")
     until(lambda: driver.execute_script(SIZE) == [320, 240])
@@ -174,32 +174,32 @@ def test_buttons(page: Page, by_key: bool) -> None:
 def test_opacity(page: Page) -> None:
     driver, show = page.driver, page.show
     driver.find_element("id", "opacity").send_keys("\ue012" * 3)  # three times to the left
-    until(lambda: show.wishes.look.opacity == pytest.approx(0.35))
+    until(lambda: show.controls.style.opacity == pytest.approx(0.35))
     until(lambda: text(driver, "opacity-value") == "35 %")
     driver.execute_script("document.activeElement.blur()")
     press(driver, "+")
-    until(lambda: show.wishes.look.opacity == pytest.approx(0.45))
+    until(lambda: show.controls.style.opacity == pytest.approx(0.45))
     press(driver, "-")
-    until(lambda: show.wishes.look.opacity == pytest.approx(0.35))
+    until(lambda: show.controls.style.opacity == pytest.approx(0.35))
 
 
 def test_classes(page: Page) -> None:
     driver, show = page.driver, page.show
     boxes = driver.find_elements("css selector", "#list input")
     boxes[1].click()
-    until(lambda: show.wishes.look.hidden == {1})
+    until(lambda: show.controls.style.hidden == {1})
     click(driver, "none")
-    until(lambda: show.wishes.look.hidden == {0, 1, 2} and not any(box.is_selected() for box in boxes))
+    until(lambda: show.controls.style.hidden == {0, 1, 2} and not any(box.is_selected() for box in boxes))
     click(driver, "all")
-    until(lambda: not show.wishes.look.hidden and all(box.is_selected() for box in boxes))
+    until(lambda: not show.controls.style.hidden and all(box.is_selected() for box in boxes))
     press(driver, "3")
-    until(lambda: show.wishes.look.hidden == {2} and not boxes[2].is_selected())
+    until(lambda: show.controls.style.hidden == {2} and not boxes[2].is_selected())
 
 
 def test_models(page: Page) -> None:
     driver, show = page.driver, page.show
     driver.find_element("css selector", "#model option:nth-child(2)").click()
-    until(lambda: "street (int8)" in text(driver, "running") and show.wishes.model == 1)
+    until(lambda: "street (int8)" in text(driver, "running") and show.controls.model == 1)
     driver.execute_script("document.activeElement.blur()")
     press(driver, "m")
     until(lambda: "objects (fp32)" in text(driver, "running"))
@@ -215,7 +215,7 @@ def test_sources(page: Page) -> None:
     driver.execute_script("document.activeElement.blur()")
     press(driver, "n")  # the one that does not open
     until(lambda: driver.find_element("id", "message").text == "camera 9 does not open")
-    until(lambda: text(driver, "state") == "live" and show.wishes.source == 1)
+    until(lambda: text(driver, "state") == "live" and show.controls.source == 1)
     until(lambda: driver.execute_script("return document.getElementById('source').selectedIndex") == 1)
 
 

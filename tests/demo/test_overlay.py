@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import Look, blend, draw
+from refinenet_edge.demo import OverlayStyle, blend, draw
 from refinenet_edge.demo.overlay import no_signal
 from refinenet_edge.labels import CITYSCAPES
 from refinenet_edge.records import Mask
@@ -19,38 +19,38 @@ LEGEND = [("light", THREE.palette[2])]
 
 @pytest.mark.parametrize("opacity", [0.0, 0.3, 0.5, 1.0])
 def test_a_blend_is_the_masks_own_overlay(opacity: float) -> None:
-    found = blend(FRAME, MASK, Look(opacity))
+    found = blend(FRAME, MASK, OverlayStyle(opacity))
     assert np.abs(found.astype(int) - MASK.overlay(FRAME, opacity)).max() <= 1
 
 
 def test_the_frame_is_seen_through_hidden_classes() -> None:
-    found = blend(FRAME, MASK, Look(1.0, hidden=frozenset({1})))
+    found = blend(FRAME, MASK, OverlayStyle(1.0, hidden=frozenset({1})))
     np.testing.assert_array_equal(found[30:60], FRAME[30:60])
     np.testing.assert_array_equal(found[60:], MASK.colours()[60:])
 
 
 def test_a_mask_of_another_frame() -> None:
     with pytest.raises(ValueError, match="not the segmented frame"):
-        blend(FRAME[:80], MASK, Look())
+        blend(FRAME[:80], MASK, OverlayStyle())
 
 
 def test_the_frame_stays_as_it_is() -> None:
     before = FRAME.copy()
-    draw(FRAME, MASK, Look(side_by_side=True, hidden=frozenset({0})), LINES, LEGEND)
+    draw(FRAME, MASK, OverlayStyle(side_by_side=True, hidden=frozenset({0})), LINES, LEGEND)
     np.testing.assert_array_equal(FRAME, before)
 
 
 def test_side_by_side_has_the_frame_on_the_left() -> None:
-    found = draw(FRAME, MASK, Look(side_by_side=True), LINES, LEGEND)
+    found = draw(FRAME, MASK, OverlayStyle(side_by_side=True), LINES, LEGEND)
     assert found.shape == (90, 240, 3)
     np.testing.assert_array_equal(found[:, :120], FRAME)
-    np.testing.assert_array_equal(found[:, 120:], draw(FRAME, MASK, Look(), LINES, LEGEND))
+    np.testing.assert_array_equal(found[:, 120:], draw(FRAME, MASK, OverlayStyle(), LINES, LEGEND))
 
 
 def test_figures_stand_at_the_top_and_the_legend_below() -> None:
-    plain = draw(FRAME, MASK, Look(figures=False), LINES, LEGEND)
-    np.testing.assert_array_equal(plain, blend(FRAME, MASK, Look()))
-    figures, legend = (draw(FRAME, MASK, Look(), *given) != plain for given in ((LINES, []), ([], LEGEND)))
+    plain = draw(FRAME, MASK, OverlayStyle(figures=False), LINES, LEGEND)
+    np.testing.assert_array_equal(plain, blend(FRAME, MASK, OverlayStyle()))
+    figures, legend = (draw(FRAME, MASK, OverlayStyle(), *given) != plain for given in ((LINES, []), ([], LEGEND)))
     assert figures[:45].any() and not figures[60:].any() and not figures[:, 100:].any()
     assert legend[60:].any() and not legend[:45].any()
 
@@ -59,7 +59,7 @@ def test_the_legend_has_the_classes_colours() -> None:
     frame = np.full((512, 512, 3), 120, np.uint8)
     mask = Mask(np.zeros((512, 512), np.uint8), CITYSCAPES)
     legend = list(zip(CITYSCAPES.names[:4], CITYSCAPES.palette[:4], strict=True))
-    found = draw(frame, mask, Look(0.0), [], legend)
+    found = draw(frame, mask, OverlayStyle(0.0), [], legend)
     for _, (red, green, blue) in legend:
         assert np.all(found[256:, :100] == (blue, green, red), axis=-1).sum() >= 64
 
@@ -67,7 +67,7 @@ def test_the_legend_has_the_classes_colours() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (5, 400), (16, 16), (400, 5)])
 def test_a_small_picture_takes_what_there_is_place_for(size: tuple[int, int]) -> None:
     frame = np.zeros((*size, 3), np.uint8)
-    found = draw(frame, Mask(np.zeros(size, np.uint8), THREE), Look(), LINES, LEGEND)
+    found = draw(frame, Mask(np.zeros(size, np.uint8), THREE), OverlayStyle(), LINES, LEGEND)
     assert found.shape == frame.shape
     assert no_signal(found).shape == frame.shape
 

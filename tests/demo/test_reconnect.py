@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 
-from refinenet_edge.demo import Result, live, open_source
+from refinenet_edge.demo import SegmentedFrame, live, open_source
 from tests.demo.fakes import grey, segmenter
 
 
@@ -77,7 +77,7 @@ def address(server: socketserver.BaseServer) -> str:
     return f"http://127.0.0.1:{server.server_address[1]}/video"
 
 
-def until(results: Iterator[Result], holds: Callable[[Result], bool]) -> Result:
+def until(results: Iterator[SegmentedFrame], holds: Callable[[SegmentedFrame], bool]) -> SegmentedFrame:
     """The first result of which `holds` is true, within a few seconds' worth of them."""
     return next(result for result in itertools.islice(results, 500) if holds(result))
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import Captured, Look, Model, Recording, Show, Source, stream
+from refinenet_edge.demo import Captured, Model, OverlayStyle, Recording, Show, Source, stream
 from refinenet_edge.demo.source import Frames
 from refinenet_edge.errors import InputError
 from refinenet_edge.labels import VOC
 from refinenet_edge.records import Labels
 from tests.demo.fakes import THREE, Audience, given, grey, read_video, segmenter, source, ticking
+
+PLAIN = OverlayStyle()
 
 
 def model(labels: Labels = THREE, name: str = "small", seconds: float = 0.0) -> Model:
@@ -42,8 +44,10 @@ def running(show: Show) -> Iterator[None]:
     assert not failures, failures
 
 
-def show_of(*sources: Source, models: list[Model] | None = None, look: Look | None = None) -> tuple[Show, Audience]:
-    show, audience = Show(sources or (source(ticking()),), models or [model()], look or Look()), Audience()
+def show_of(
+    *sources: Source, models: list[Model] | None = None, style: OverlayStyle | None = None
+) -> tuple[Show, Audience]:
+    show, audience = Show(sources or (source(ticking()),), models or [model()], style or OverlayStyle()), Audience()
     show.views.append(audience)
     return show, audience
 
@@ -65,7 +69,9 @@ def test_it_stops_after_so_many_frames() -> None:
 def test_what_is_shown_is_recorded(tmp_path: Path) -> None:
     frames = [grey(level) for level in (0, 90, 250)]
     recording = Recording(tmp_path / "out.mp4", rate=5)
-    Show([source(given(frames), live=False, lasting=False)], [model()], Look(0.0, figures=False), recording).run()
+    Show(
+        [source(given(frames), live=False, lasting=False)], [model()], OverlayStyle(0.0, figures=False), recording
+    ).run()
     assert [round(frame.mean() / 10) for frame in read_video(tmp_path / "out.mp4")] == [0, 9, 25]
 
 
@@ -141,14 +147,14 @@ def test_the_truth_of_other_classes_is_no_truth() -> None:
 )
 def test_what_cannot_be_changed(asked: dict[str, object]) -> None:
     show, _ = show_of()
-    before = show.wishes
+    before = show.controls
     with pytest.raises(InputError):
         show.change(asked)
-    assert show.wishes == before
+    assert show.controls == before
 
 
 def test_the_look_can_be_changed() -> None:
-    show, audience = show_of(source(given([grey(0)] * 10_000), live=False), look=Look(0.0, figures=False))
+    show, audience = show_of(source(given([grey(0)] * 10_000), live=False), style=OverlayStyle(0.0, figures=False))
     with running(show):
         audience.wait(lambda: audience.pictures)
         assert not audience.pictures[-1].any()
@@ -181,7 +187,7 @@ def test_a_pause_holds_the_picture_which_can_still_be_changed() -> None:
 
 
 def test_models_can_be_changed() -> None:
-    show, audience = show_of(models=[model(), model(VOC, "other")], look=Look(hidden=frozenset({1})))
+    show, audience = show_of(models=[model(), model(VOC, "other")], style=OverlayStyle(hidden=frozenset({1})))
     with running(show):
         audience.wait(lambda: audience.pictures)
         show.change({"model": 1})
@@ -240,7 +246,7 @@ def test_a_first_source_that_does_not_open_is_an_error() -> None:
 
 
 def test_a_lost_source_is_said_to_have_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "BEAT", 0.05)
+    monkeypatch.setattr(stream, "REPEAT_PERIOD", 0.05)
     opened: list[int] = []
 
     def frames() -> Frames:
@@ -249,7 +255,7 @@ def test_a_lost_source_is_said_to_have_no_signal(monkeypatch: pytest.MonkeyPatch
             raise InputError("it is unplugged")
         yield from given([grey(100)] * 3)()
 
-    show, audience = show_of(source(frames), look=Look(figures=False))
+    show, audience = show_of(source(frames), style=OverlayStyle(figures=False))
     with running(show):
         audience.wait(lambda: audience.figures[-1].state == "no signal" and audience.figures[-1].fps == 0)
         audience.wait(lambda: np.ptp(audience.pictures[-1], axis=2).max() == 0)

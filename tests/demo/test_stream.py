@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from refinenet_edge.demo import Captured, Result, live, stream
+from refinenet_edge.demo import Captured, SegmentedFrame, live, stream
 from refinenet_edge.demo.source import Frames
 from refinenet_edge.demo.stream import Ended, Slot
 from refinenet_edge.errors import InputError
@@ -16,9 +16,9 @@ from tests.demo.fakes import given, grey, segmenter, source, ticking
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "BEAT", 0.05)
+    monkeypatch.setattr(stream, "REPEAT_PERIOD", 0.05)
     monkeypatch.setattr(stream, "FIRST_WAIT", 0.05)
-    monkeypatch.setattr(stream, "QUIET", 0.5)
+    monkeypatch.setattr(stream, "FRAME_TIMEOUT", 0.5)
 
 
 def threads() -> list[str]:
@@ -33,7 +33,7 @@ def all_end() -> bool:
     return not threads()
 
 
-def first(results: Frames | object, count: int) -> list[Result]:
+def first(results: Frames | object, count: int) -> list[SegmentedFrame]:
     """The first results; then the stream is closed."""
     with contextlib.closing(results) as open_:  # type: ignore[type-var]
         return list(itertools.islice(open_, count))  # type: ignore[call-overload]
@@ -144,7 +144,7 @@ def test_a_source_that_ends_though_it_should_not_is_opened_again() -> None:
 
 
 def test_a_source_that_hangs_has_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "QUIET", 0.2)
+    monkeypatch.setattr(stream, "FRAME_TIMEOUT", 0.2)
     stuck = threading.Event()
 
     def frames() -> Frames:

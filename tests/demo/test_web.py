@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import Captured, Look, Model, Show
+from refinenet_edge.demo import Captured, Model, OverlayStyle, Show
 from refinenet_edge.demo.source import Frames
 from refinenet_edge.demo.web import HEADERS, Web
 from refinenet_edge.errors import InputError
@@ -61,7 +61,7 @@ class Page:
 def served(
     frames: Callable[[], Frames] | None = None, models: Sequence[Model] | None = None, **options: Any
 ) -> Iterator[Page]:
-    show = Show([source(frames or ticking())], models or [model()], Look())
+    show = Show([source(frames or ticking())], models or [model()], OverlayStyle())
     web = Web(show, **options)
     show.views.append(web)
     with running(show):
@@ -146,7 +146,7 @@ def test_figures_come_and_are_new(page: Page) -> None:
 
 def test_controls_change_the_show(page: Page) -> None:
     assert page.change({"opacity": 0.25, "side_by_side": True, "hidden": [2]}) == (204, b"")
-    assert page.show.wishes.look == Look(0.25, frozenset({2}), True)
+    assert page.show.controls.style == OverlayStyle(0.25, frozenset({2}), True)
     with page.open("/stream") as answer:
         assert any(picture.shape == (48, 128, 3) for picture, _ in zip(pictures(answer), range(50), strict=False))
     assert page.change({"opacity": 0.5, "side_by_side": False, "hidden": []})[0] == 204
@@ -154,10 +154,10 @@ def test_controls_change_the_show(page: Page) -> None:
 
 @pytest.mark.parametrize("body", ["", "{", "[]", "1e999", '{"opacity": 7}', '{"unknown": 1}', "[" * 3000])
 def test_controls_that_mean_nothing(page: Page, body: str) -> None:
-    before = page.show.wishes
+    before = page.show.controls
     status, said = page.change(body)
     assert status == 400 and said
-    assert page.show.wishes == before
+    assert page.show.controls == before
 
 
 def test_a_body_is_small(page: Page) -> None:
@@ -177,9 +177,9 @@ def test_a_body_is_small(page: Page) -> None:
     ids=str,
 )
 def test_other_pages_change_nothing(page: Page, headers: dict[str, str]) -> None:
-    before = page.show.wishes
+    before = page.show.controls
     assert page.change({"opacity": 0.9}, **headers)[0] == 403
-    assert page.show.wishes == before
+    assert page.show.controls == before
 
 
 def test_only_post_changes(page: Page) -> None:
@@ -233,13 +233,13 @@ def test_others_need_a_token() -> None:
 
 @pytest.mark.parametrize("token", ["", "short", "ümlaute-und-mehr", "with\nnew-lines-in-it"])
 def test_a_token_is_long_and_plain(token: str) -> None:
-    show = Show([source(ticking())], [model()], Look())
+    show = Show([source(ticking())], [model()], OverlayStyle())
     with pytest.raises(InputError, match="token"):
         Web(show, token=token)
 
 
 def test_a_port_that_is_taken() -> None:
-    show = Show([source(ticking())], [model()], Look())
+    show = Show([source(ticking())], [model()], OverlayStyle())
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="--port"):
         Web(show, port=taken.getsockname()[1])
 

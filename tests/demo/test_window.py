@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import pytest
 
-from refinenet_edge.demo import Look, Show, window
+from refinenet_edge.demo import OverlayStyle, Show, window
 from refinenet_edge.demo.window import Window
 from refinenet_edge.errors import InputError
 from tests.demo.fakes import source, ticking
@@ -33,7 +33,7 @@ def desktop(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def opened() -> Show:
-    show = Show([source(ticking()), source(ticking())], [model(), model(name="other")], Look(0.5))
+    show = Show([source(ticking()), source(ticking())], [model(), model(name="other")], OverlayStyle(0.5))
     show.views.append(Window(show))
     return show
 
@@ -42,9 +42,9 @@ def test_keys_change_the_show_and_q_ends_it(desktop: dict[str, Any]) -> None:
     desktop["keys"] = list("++-bfmn q")
     show = opened()
     show.run(frames=100)
-    wishes = show.wishes
-    assert wishes.look == Look(pytest.approx(0.6), side_by_side=True, figures=False)
-    assert (wishes.model, wishes.source, wishes.paused) == (1, 1, True)
+    controls = show.controls
+    assert controls.style == OverlayStyle(pytest.approx(0.6), side_by_side=True, figures=False)
+    assert (controls.model, controls.source, controls.paused) == (1, 1, True)
     assert desktop["closed"] and desktop["shown"] < 100
 
 
@@ -52,7 +52,7 @@ def test_opacity_stays_between_nothing_and_all(desktop: dict[str, Any]) -> None:
     desktop["keys"] = list("+" * 9 + "q")
     show = opened()
     show.run()
-    assert show.wishes.look.opacity == 1.0
+    assert show.controls.style.opacity == 1.0
 
 
 def test_closing_the_window_ends_the_show(desktop: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ def test_closing_the_window_ends_the_show(desktop: dict[str, Any]) -> None:
 
 
 def test_where_there_can_be_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    show = Show([source(ticking())], [model()], Look())
+    show = Show([source(ticking())], [model()], OverlayStyle())
     monkeypatch.setattr(window, "has_display", lambda: False)
     with pytest.raises(InputError, match="no display"):
         Window(show)
