@@ -29,10 +29,10 @@ from machine import cpu, save
 from rich.console import Console
 
 from refinenet_edge.bundle import open_bundle
-from refinenet_edge.demo import Captured, Figures, Model, OverlayStyle, Show, Source
-from refinenet_edge.demo.source import Frames
+from refinenet_edge.demo import Captured, Figures, LiveSource, Model, OverlayStyle, Show
 from refinenet_edge.demo.web import Web
 from refinenet_edge.errors import InputError
+from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.labels import SCENES
 from refinenet_edge.records import Frame, FrameSpec, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
@@ -55,7 +55,7 @@ class Camera:
         self.outages = [(began + at, began + at + UNPLUGGED) for at in (seconds / 3, 2 * seconds / 3)]
         self._kept = [[video_frame(VALIDATION, number, size)[0] for number in range(8)] for size in SIZES]
 
-    def frames(self) -> Frames:
+    def frames(self) -> CapturedFrames:
         due = time.monotonic()
         while True:
             due = max(due + 1 / RATE, time.monotonic() - 1 / RATE)
@@ -145,7 +145,7 @@ def main(bundle: Path | None, minutes: float, frames: int, out: Path | None) -> 
     rate = measure_rate(segmenter)
     camera = Camera(min(60 * minutes, frames / rate))
     log = Log()
-    show = Show([Source("camera", camera.frames, live=True, lasting=True)], [model], OverlayStyle())
+    show = Show([LiveSource("camera", camera.frames, live=True, lasting=True)], [model], OverlayStyle())
     web = Web(show)
     context = multiprocessing.get_context("spawn")
     viewers = [context.Process(target=watch, args=(web.address, forever), daemon=True) for forever in (True, False)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refinenet_edge.images import read_image
+from refinenet_edge.frames.images import read_image
 from refinenet_edge.runtime import Segmenter
 
 

@@ -20,8 +20,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import ShapeInferencePass
 
 from refinenet_edge.build import build
+from refinenet_edge.frames.images import write_png
 from refinenet_edge.fusion import Firing, Rewrite
-from refinenet_edge.images import write_png
 from refinenet_edge.model import create
 from refinenet_edge.records import Recipe
 from refinenet_edge.trace import to_bytes, trace

@@ -25,9 +25,9 @@ from refinenet_edge.errors import (
     MissingExtra,
     RefineNetEdgeError,
 )
+from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import REWRITES, parity
 from refinenet_edge.fusion.rewrite import LibraryRewrite
-from refinenet_edge.images import read_image
 from refinenet_edge.labels import PERSON, numbered
 from refinenet_edge.model import load_checkpoint, save_checkpoint
 from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Manifest, Profile, Recipe, Speed, TensorSpec

@@ -20,7 +20,7 @@ from refinenet_edge import __version__, cli, doctor
 from refinenet_edge.bench import read_run, write_run
 from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, open_bundle, write_bundle
 from refinenet_edge.doctor import Finding
-from refinenet_edge.images import write_png
+from refinenet_edge.frames.images import write_png
 from refinenet_edge.model import MODELS
 from refinenet_edge.records import Profile
 from tests.bench import runs

@@ -17,8 +17,8 @@ HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "rich", "click")
 BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda")
 FOR_MYPY = {"typing_extensions", "tensorrt_stubs", "tensorrt_rtx_stubs"}
 ALLOWED = {"numpy", "cv2", *FOR_MYPY, *sys.stdlib_module_names} - {"tomllib"}
-ON_DEVICE = ("errors", "files", "records", "labels", "bundle", "images", "jetson", "opencv", "runtime")
-FILES = sorted([*(ROOT / "runtime").glob("*.py"), *(p for n in ON_DEVICE if (p := ROOT / f"{n}.py").exists())])
+ON_DEVICE = ("errors", "files", "records", "labels", "bundle", "frames", "scenes", "jetson", "opencv", "runtime")
+FILES = sorted(p for n in ON_DEVICE for p in ((ROOT / n).rglob("*.py") if (ROOT / n).is_dir() else [ROOT / f"{n}.py"]))
 
 
 def test_the_device_side_imports_without_the_rest() -> None:
@@ -26,7 +26,7 @@ def test_the_device_side_imports_without_the_rest() -> None:
 import sys
 for heavy in {HEAVY!r}:
     sys.modules[heavy] = None
-import refinenet_edge.runtime, refinenet_edge.bundle, refinenet_edge.images, refinenet_edge.labels
+import refinenet_edge.runtime, refinenet_edge.bundle, refinenet_edge.frames, refinenet_edge.labels
 early = [name for name in {BACKENDS!r} if name in sys.modules]
 assert not early, early
 """

@@ -31,7 +31,7 @@ from refinenet_edge.bench.screen import measure_screen
 from refinenet_edge.bench.start import measure_start
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.evaluation import DataSet, evaluate
-from refinenet_edge.images import list_images, read_image
+from refinenet_edge.frames.images import list_images, read_image
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame, Size
 from refinenet_edge.runtime.cuda import gpu_bus_id, gpu_name

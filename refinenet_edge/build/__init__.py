@@ -28,8 +28,8 @@ from refinenet_edge.bundle import MODEL, PLAN, open_bundle, write_bundle
 from refinenet_edge.errors import CheckpointError, GraphError, InputError, MissingExtra
 from refinenet_edge.evaluation import open_dataset
 from refinenet_edge.files import sha256
+from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import REWRITES, Firing, Rewrite, fuse, parity
-from refinenet_edge.images import read_image
 from refinenet_edge.labels import LABEL_SETS
 from refinenet_edge.model import SHIPPED, create, load_checkpoint, locate
 from refinenet_edge.records import (

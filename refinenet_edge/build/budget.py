@@ -20,9 +20,9 @@ from typing import Literal, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from refinenet_edge.calibration.frames import Frames
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.evaluation import DataSet, Unusable, evaluate
+from refinenet_edge.frames import Frames
 from refinenet_edge.precision.placement import Placement
 from refinenet_edge.precision.qdq import layers, quantise
 from refinenet_edge.precision.sensitivity import LogitNoise, Ranking

@@ -4,9 +4,9 @@ frames.py open -> observe.py run -> histogram.py count -> methods.py choose amax
 """
 
 from refinenet_edge.calibration.calibrate import DEFAULT, calibrate, require
-from refinenet_edge.calibration.frames import open_frames
 from refinenet_edge.calibration.methods import parse_method
 from refinenet_edge.calibration.ranges import read_ranges, write_ranges
+from refinenet_edge.frames import open_frames
 
 __all__ = [
     "DEFAULT",

@@ -25,13 +25,13 @@ import numpy as np
 import onnx_ir as ir
 
 from refinenet_edge import __version__
-from refinenet_edge.calibration.frames import Frames
 from refinenet_edge.calibration.histogram import BINS, Histogram
 from refinenet_edge.calibration.methods import Method, Percentile, name_of
 from refinenet_edge.calibration.observe import ActivationCounter, activation_counter, observable
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.files import write_atomically
-from refinenet_edge.images import digest_of
+from refinenet_edge.frames import Frames
+from refinenet_edge.frames.images import digest_of
 from refinenet_edge.records import Bilinear, Frame, FrameSpec, Range, Ranges, RangesKey, to_json
 from refinenet_edge.runtime.frame import prepare
 

@@ -38,7 +38,7 @@ UPSAMPLINGS: dict[str, Interpolation] = {
 @allow_host_code
 def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float, allow_host_code: bool) -> None:
     """Segment IMAGES, an image file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
-    from refinenet_edge.images import write_image, write_png
+    from refinenet_edge.frames.images import write_image, write_png
     from refinenet_edge.runtime import Segmenter
 
     frames = _frames(images)
@@ -76,7 +76,7 @@ def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float, a
 def compare(first: Path, second: Path, images: Path, backend: str, second_backend: str, allow_host_code: bool) -> None:
     """Compare two bundles, or one bundle on two backends: logit error and label agreement on IMAGES."""
     from refinenet_edge.bundle_comparison import compare_bundles
-    from refinenet_edge.images import list_images
+    from refinenet_edge.frames.images import list_images
     from refinenet_edge.runtime import Segmenter
 
     paths = list_images(images)
@@ -165,7 +165,7 @@ def evaluate(
 def _frames(images: str) -> list[tuple[str, Callable[[], Frame]]]:
     """Names and readers of the frames that `images` means."""
     from refinenet_edge.evaluation import open_dataset
-    from refinenet_edge.images import list_images, read_image
+    from refinenet_edge.frames.images import list_images, read_image
 
     if images.partition(":")[0] == "scenes" and not Path(images).exists():
         samples = open_dataset(images).samples

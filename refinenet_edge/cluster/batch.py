@@ -35,7 +35,7 @@ from refinenet_edge.cluster.storage import CLUSTER, Storage, is_remote, open_sto
 from refinenet_edge.cluster.work import Item, Piece, Reader, find
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.files import sha256
-from refinenet_edge.images import digest_of, encode_png
+from refinenet_edge.frames.images import digest_of, encode_png
 from refinenet_edge.records import Frame, LabelMap, Labels, from_json, to_json
 
 RUN, PROBLEMS = "batch.json", "problems.json"

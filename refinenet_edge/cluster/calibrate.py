@@ -11,10 +11,10 @@ import onnx
 import onnx_ir as ir
 
 from refinenet_edge.calibration.calibrate import Counted, FrameCheck, LocalFrameObserver, check_frame
-from refinenet_edge.calibration.frames import open_frames
 from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.cluster.pool import Pool, Worker
 from refinenet_edge.errors import RefineNetEdgeError
+from refinenet_edge.frames import open_frames
 from refinenet_edge.records import FrameSpec
 from refinenet_edge.trace import to_bytes
 

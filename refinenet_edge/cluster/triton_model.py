@@ -25,7 +25,7 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 from refinenet_edge.errors import InputError, RefineNetEdgeError
-from refinenet_edge.images import decode_image
+from refinenet_edge.frames.images import decode_image
 from refinenet_edge.records import Frame
 from refinenet_edge.runtime import Segmenter
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from refinenet_edge.cluster.storage import Storage, folder_of, is_remote, locate, shown
 from refinenet_edge.errors import InputError
-from refinenet_edge.images import SUFFIXES, decode_image
+from refinenet_edge.frames.images import SUFFIXES, decode_image
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
 from refinenet_edge.scenes import scene

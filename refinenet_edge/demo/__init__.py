@@ -1,6 +1,5 @@
 """The real-time demo: frames -> masks while they are fresh -> a window, a recording, a web page.
 
-source.py    cameras, streams, files, drawn streets: what frames come from
 stream.py    live(source, segmenter): reads, infers and hands out at once; the newest frame wins
 overlay.py   mask over frame, figures and legend
 show.py      one picture and one set of figures for all who look, and what can be changed
@@ -13,19 +12,19 @@ for result in live(open_source("0"), segmenter):
 from refinenet_edge.demo.overlay import OverlayStyle, blend, draw
 from refinenet_edge.demo.record import Recording
 from refinenet_edge.demo.show import DemoSummary, Figures, Model, Show, View
-from refinenet_edge.demo.source import Captured, Source, open_source
 from refinenet_edge.demo.stream import SegmentedFrame, live
+from refinenet_edge.frames import Captured, LiveSource, open_source
 
 __all__ = [
     "Captured",
     "DemoSummary",
     "Figures",
+    "LiveSource",
     "Model",
     "OverlayStyle",
     "Recording",
     "SegmentedFrame",
     "Show",
-    "Source",
     "View",
     "blend",
     "draw",

@@ -24,10 +24,10 @@ import numpy as np
 
 from refinenet_edge.demo.overlay import OverlayStyle, draw, no_signal
 from refinenet_edge.demo.record import Recording
-from refinenet_edge.demo.source import Source
 from refinenet_edge.demo.stream import SegmentedFrame, live
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import Confusion
+from refinenet_edge.frames import LiveSource
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import RGB, Frame, Labels, Mask
 from refinenet_edge.runtime import Segmenter
@@ -148,7 +148,7 @@ class Show:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[LiveSource],
         models: Sequence[Model],
         style: OverlayStyle,
         recording: Recording | None = None,
@@ -378,7 +378,7 @@ class _Statistics:
         self._times: deque[float] = deque()
         self._stages: dict[str, deque[float]] = {}
 
-    def add(self, result: SegmentedFrame, source: Source, model: int) -> None:
+    def add(self, result: SegmentedFrame, source: LiveSource, model: int) -> None:
         self.drops = result.drops
         if model != self._model:
             self._model = model

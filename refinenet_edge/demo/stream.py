@@ -20,9 +20,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from refinenet_edge.demo.source import Captured, Source
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import Truth
+from refinenet_edge.frames import Captured, LiveSource
 from refinenet_edge.records import Frame, Mask
 
 REPEAT_PERIOD = 0.5  # seconds between repeated results while there is no signal
@@ -61,7 +61,7 @@ class Segments(Protocol):
     def segment(self, frame: Frame) -> Mask: ...
 
 
-def live(source: Source, segmenter: Segments) -> Generator[SegmentedFrame, None, None]:
+def live(source: LiveSource, segmenter: Segments) -> Generator[SegmentedFrame, None, None]:
     """The results of `source` as they come, the newest frame first; closing the iterator ends its threads.
 
     A lost camera or stream is opened again and again, less often as time goes by (every two seconds at last); meanwhile
@@ -155,7 +155,7 @@ class _Read:
 class _Reader(threading.Thread):
     """Reads `source` into `frames` until `stop`, and opens it again when it is lost."""
 
-    def __init__(self, source: Source, frames: Slot[_Read]) -> None:
+    def __init__(self, source: LiveSource, frames: Slot[_Read]) -> None:
         super().__init__(name="reader", daemon=True)
         self.stop = threading.Event()
         self._source, self._frames = source, frames

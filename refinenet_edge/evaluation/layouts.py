@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import IGNORE
 from refinenet_edge.evaluation.samples import Coding, FileSample
-from refinenet_edge.images import list_images
+from refinenet_edge.frames.images import list_images
 from refinenet_edge.labels import CAMVID, CITYSCAPES, NYU40, VOC
 from refinenet_edge.records import Labels
 

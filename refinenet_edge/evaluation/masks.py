@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.images import MAX_BYTES, image_size
+from refinenet_edge.frames.images import MAX_BYTES, image_size
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import MAX_SIDE
 

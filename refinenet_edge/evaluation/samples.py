@@ -14,7 +14,7 @@ import numpy.typing as npt
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import Truth
 from refinenet_edge.evaluation.masks import read_mask
-from refinenet_edge.images import read_image
+from refinenet_edge.frames.images import read_image
 from refinenet_edge.labels import voc_colour
 from refinenet_edge.records import Frame
 from refinenet_edge.scenes import scene

@@ -14,9 +14,9 @@ from refinenet_edge.build import build
 from refinenet_edge.build.budget import FRAMES, SHOWN, Candidates, LostLabels, MiouDrop, fewest, spend
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.calibration import calibrate
-from refinenet_edge.calibration.frames import Frames
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.evaluation import evaluate, open_dataset
+from refinenet_edge.frames import Frames
 from refinenet_edge.fusion import fuse
 from refinenet_edge.labels import SCENES, numbered
 from refinenet_edge.model import load_checkpoint, locate

@@ -20,12 +20,12 @@ from click.testing import CliRunner
 from refinenet_edge.build import build
 from refinenet_edge.calibration import calibrate, observe, open_frames, read_ranges, require, write_ranges
 from refinenet_edge.calibration.calibrate import graph_digests, key_of
-from refinenet_edge.calibration.frames import Frames
 from refinenet_edge.calibration.methods import Entropy, MinMax, Percentile
 from refinenet_edge.cli import main
 from refinenet_edge.errors import CalibrationError, InputError
+from refinenet_edge.frames import Frames
+from refinenet_edge.frames.images import write_png
 from refinenet_edge.fusion import fuse
-from refinenet_edge.images import write_png
 from refinenet_edge.records import Cubic, Frame, FrameSpec, Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene

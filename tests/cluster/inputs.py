@@ -11,7 +11,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from refinenet_edge.bundle import MODEL, write_bundle
-from refinenet_edge.images import write_png
+from refinenet_edge.frames.images import write_png
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import FrameSpec, Manifest, TensorSpec
 from refinenet_edge.scenes import scene

@@ -20,7 +20,7 @@ from refinenet_edge.cluster.batch import PROBLEMS, RUN, Job, Labeller, Problem, 
 from refinenet_edge.cluster.bundles import opening
 from refinenet_edge.cluster.work import Item
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
-from refinenet_edge.images import read_image
+from refinenet_edge.frames.images import read_image
 from refinenet_edge.records import from_json
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene

@@ -14,11 +14,11 @@ import pytest
 
 from refinenet_edge import calibration, evaluation
 from refinenet_edge.bundle import MODEL, open_bundle
-from refinenet_edge.calibration.frames import open_frames
 from refinenet_edge.cluster import calibrate, evaluate, work
 from refinenet_edge.cluster.batch import label
 from refinenet_edge.cluster.pool import RayPool, open_pool
 from refinenet_edge.errors import InputError, RefineNetEdgeError
+from refinenet_edge.frames import open_frames
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.trace import read_onnx
 from tests.cluster.inputs import contents, pictures, tiny_bundle

@@ -114,7 +114,7 @@ def test_a_table_says_what_there_is_to_know(tmp_path: Path) -> None:
     from refinenet_edge.bundle import MANIFEST
     from refinenet_edge.errors import BundleError
     from refinenet_edge.files import sha256
-    from refinenet_edge.images import digest_of, read_image
+    from refinenet_edge.frames.images import digest_of, read_image
     from refinenet_edge.runtime import Segmenter
 
     path = tiny_bundle(tmp_path / "b")

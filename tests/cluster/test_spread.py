@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from refinenet_edge import calibration, evaluation
 from refinenet_edge.bundle import MODEL, open_bundle
-from refinenet_edge.calibration.frames import open_frames
 from refinenet_edge.cli import main
 from refinenet_edge.cluster import calibrate, evaluate
 from refinenet_edge.errors import RefineNetEdgeError
+from refinenet_edge.frames import open_frames
 from refinenet_edge.records import Cubic, Interpolation
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.trace import read_onnx

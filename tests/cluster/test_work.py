@@ -10,7 +10,7 @@ import pytest
 from refinenet_edge.cluster import work
 from refinenet_edge.cluster.work import PIECE, Item, Reader, find
 from refinenet_edge.errors import InputError
-from refinenet_edge.images import read_image
+from refinenet_edge.frames.images import read_image
 from refinenet_edge.scenes import scene
 from tests.cluster.inputs import number_of, pictures, video
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from refinenet_edge.demo import Captured, Figures, Source
-from refinenet_edge.demo.source import Frames
+from refinenet_edge.demo import Captured, Figures, LiveSource
+from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.records import Frame, FrameSpec, Labels, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
 from refinenet_edge.runtime.session import Feeds, Outputs
@@ -39,15 +39,17 @@ def grey(level: int, size: tuple[int, int] = (48, 64)) -> Frame:
 
 
 def source(
-    frames: Callable[[], Frames], *, live: bool = True, lasting: bool = True, labels: Labels | None = None
-) -> Source:
-    return Source("fake", frames, live, lasting, labels)
+    frames: Callable[[], CapturedFrames], *, live: bool = True, lasting: bool = True, labels: Labels | None = None
+) -> LiveSource:
+    return LiveSource("fake", frames, live, lasting, labels)
 
 
-def ticking(seconds: float = 0.005, count: int | None = None, size: tuple[int, int] = (48, 64)) -> Callable[[], Frames]:
+def ticking(
+    seconds: float = 0.005, count: int | None = None, size: tuple[int, int] = (48, 64)
+) -> Callable[[], CapturedFrames]:
     """A camera: a frame every so often; its brightness goes round."""
 
-    def frames() -> Frames:
+    def frames() -> CapturedFrames:
         number = 0
         while count is None or number < count:
             time.sleep(seconds)
@@ -57,10 +59,10 @@ def ticking(seconds: float = 0.005, count: int | None = None, size: tuple[int, i
     return frames
 
 
-def given(frames: Sequence[Frame]) -> Callable[[], Frames]:
+def given(frames: Sequence[Frame]) -> Callable[[], CapturedFrames]:
     """These frames, at once."""
 
-    def all_of_them() -> Frames:
+    def all_of_them() -> CapturedFrames:
         for frame in frames:
             yield Captured(frame, time.monotonic())
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import Captured, Model, OverlayStyle, Show, Source
-from refinenet_edge.demo.source import Frames
+from refinenet_edge.demo import Captured, LiveSource, Model, OverlayStyle, Show
 from refinenet_edge.demo.web import Web
 from refinenet_edge.errors import InputError
+from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.labels import VOC
 from tests.browser import DESKTOP, PHONE, browser, complaints, resize
 from tests.demo.fakes import THREE, segmenter, ticking
@@ -54,14 +54,14 @@ class Camera:
     def __init__(self) -> None:
         self.unplugged = False
 
-    def frames(self) -> Frames:
+    def frames(self) -> CapturedFrames:
         for item in ticking(0.01, size=(240, 320))():
             if self.unplugged:
                 raise InputError("it is unplugged")
             yield Captured(item.frame, item.at, np.zeros(item.frame.shape[:2], np.uint8))
 
 
-def missing() -> Frames:
+def missing() -> CapturedFrames:
     raise InputError("camera 9 does not open")
     yield
 
@@ -80,9 +80,9 @@ def served(driver: Any = None, **options: Any) -> Iterator[Page]:
     models = [Model("street", "fp32", segmenter(0.01)), Model("street", "int8", segmenter(0.01))]
     models.append(Model("objects", "fp32", segmenter(0.01, VOC)))
     sources = [
-        Source("camera", camera.frames, live=True, lasting=True, labels=THREE),
-        Source("small", ticking(0.01, size=(120, 160)), live=True, lasting=True),
-        Source("camera 9", missing, live=True, lasting=True),
+        LiveSource("camera", camera.frames, live=True, lasting=True, labels=THREE),
+        LiveSource("small", ticking(0.01, size=(120, 160)), live=True, lasting=True),
+        LiveSource("camera 9", missing, live=True, lasting=True),
     ]
     show = Show(sources, models, OverlayStyle())
     web = Web(show, **options)

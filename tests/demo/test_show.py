@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import Captured, Model, OverlayStyle, Recording, Show, Source, stream
-from refinenet_edge.demo.source import Frames
+from refinenet_edge.demo import Captured, LiveSource, Model, OverlayStyle, Recording, Show, stream
 from refinenet_edge.errors import InputError
+from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.labels import VOC
 from refinenet_edge.records import Labels
 from tests.demo.fakes import THREE, Audience, given, grey, read_video, segmenter, source, ticking
@@ -45,7 +45,7 @@ def running(show: Show) -> Iterator[None]:
 
 
 def show_of(
-    *sources: Source, models: list[Model] | None = None, style: OverlayStyle | None = None
+    *sources: LiveSource, models: list[Model] | None = None, style: OverlayStyle | None = None
 ) -> tuple[Show, Audience]:
     show, audience = Show(sources or (source(ticking()),), models or [model()], style or OverlayStyle()), Audience()
     show.views.append(audience)
@@ -101,7 +101,7 @@ def test_figures_are_of_what_was_shown() -> None:
 
 
 def test_miou_is_of_the_truth() -> None:
-    def frames() -> Frames:
+    def frames() -> CapturedFrames:
         for _ in range(60):
             truth = np.zeros((48, 64), np.uint8)
             truth[:24] = 1  # half of it is dark in truth, all of it is found dark
@@ -116,7 +116,7 @@ def test_miou_is_of_the_truth() -> None:
 
 
 def test_the_truth_of_other_classes_is_no_truth() -> None:
-    def frames() -> Frames:
+    def frames() -> CapturedFrames:
         yield Captured(grey(0), time.monotonic(), np.zeros((48, 64), np.uint8))
 
     show, audience = show_of(source(frames, live=False, lasting=False, labels=VOC))
@@ -198,7 +198,7 @@ def test_models_can_be_changed() -> None:
 
 
 def test_the_figures_of_a_model_are_its_own() -> None:
-    def frames() -> Frames:
+    def frames() -> CapturedFrames:
         for item in ticking(0.002)():
             yield Captured(item.frame, item.at, np.zeros((48, 64), np.uint8))
 
@@ -224,7 +224,7 @@ def test_sources_can_be_changed() -> None:
         audience.wait(lambda: audience.figures[-1].size == (20, 30) and audience.figures[-1].state == "paused")
 
 
-def missing() -> Frames:
+def missing() -> CapturedFrames:
     raise InputError("no camera there")
     yield
 
@@ -249,7 +249,7 @@ def test_a_lost_source_is_said_to_have_no_signal(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(stream, "REPEAT_PERIOD", 0.05)
     opened: list[int] = []
 
-    def frames() -> Frames:
+    def frames() -> CapturedFrames:
         opened.append(1)
         if len(opened) > 1:
             raise InputError("it is unplugged")

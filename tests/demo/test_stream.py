@@ -8,9 +8,9 @@ import time
 import pytest
 
 from refinenet_edge.demo import Captured, SegmentedFrame, live, stream
-from refinenet_edge.demo.source import Frames
 from refinenet_edge.demo.stream import Ended, Slot
 from refinenet_edge.errors import InputError
+from refinenet_edge.frames import CapturedFrames
 from tests.demo.fakes import given, grey, segmenter, source, ticking
 
 
@@ -33,7 +33,7 @@ def all_end() -> bool:
     return not threads()
 
 
-def first(results: Frames | object, count: int) -> list[SegmentedFrame]:
+def first(results: CapturedFrames | object, count: int) -> list[SegmentedFrame]:
     """The first results; then the stream is closed."""
     with contextlib.closing(results) as open_:  # type: ignore[type-var]
         return list(itertools.islice(open_, count))  # type: ignore[call-overload]
@@ -53,7 +53,7 @@ def test_every_frame_of_what_can_wait_comes_in_order() -> None:
 def test_what_can_wait_is_not_read_before_its_time() -> None:
     read: list[int] = []
 
-    def frames() -> Frames:
+    def frames() -> CapturedFrames:
         for level in range(100):
             read.append(level)
             yield Captured(grey(level), time.monotonic())
@@ -101,7 +101,7 @@ def test_closing_ends_the_threads_at_once() -> None:
 def test_a_source_that_hangs_is_left_behind() -> None:
     stuck = threading.Event()
 
-    def frames() -> Frames:
+    def frames() -> CapturedFrames:
         yield Captured(grey(5), time.monotonic())
         stuck.wait(20)
 
@@ -116,7 +116,7 @@ def test_a_source_that_hangs_is_left_behind() -> None:
 def test_a_lost_source_is_opened_again() -> None:
     opened, stuck = itertools.count(), threading.Event()
 
-    def frames() -> Frames:
+    def frames() -> CapturedFrames:
         number = next(opened)
         if number in (1, 2):
             raise InputError("it is unplugged")
@@ -147,7 +147,7 @@ def test_a_source_that_hangs_has_no_signal(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(stream, "FRAME_TIMEOUT", 0.2)
     stuck = threading.Event()
 
-    def frames() -> Frames:
+    def frames() -> CapturedFrames:
         yield Captured(grey(5), time.monotonic())
         stuck.wait(20)
         yield Captured(grey(6), time.monotonic())
@@ -160,7 +160,7 @@ def test_a_source_that_hangs_has_no_signal(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_source_that_never_opens_is_an_error() -> None:
-    def frames() -> Frames:
+    def frames() -> CapturedFrames:
         raise InputError("no camera there")
         yield
 
@@ -170,7 +170,7 @@ def test_a_source_that_never_opens_is_an_error() -> None:
 
 
 def test_a_file_that_goes_away_is_an_error() -> None:
-    def frames() -> Frames:
+    def frames() -> CapturedFrames:
         yield Captured(grey(5), time.monotonic())
         raise InputError("the video is gone")
 
@@ -202,7 +202,7 @@ def test_what_the_segmenter_raises_comes_through(error: Exception) -> None:
 
 
 def test_a_bug_in_a_source_comes_through() -> None:
-    def frames() -> Frames:
+    def frames() -> CapturedFrames:
         yield Captured(grey(5), time.monotonic())
         raise ZeroDivisionError
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from refinenet_edge.demo import Captured, Model, OverlayStyle, Show
-from refinenet_edge.demo.source import Frames
 from refinenet_edge.demo.web import HEADERS, Web
 from refinenet_edge.errors import InputError
+from refinenet_edge.frames import CapturedFrames
 from tests.demo.fakes import segmenter, source, ticking
 from tests.demo.test_show import model, running
 
@@ -59,7 +59,7 @@ class Page:
 
 @contextlib.contextmanager
 def served(
-    frames: Callable[[], Frames] | None = None, models: Sequence[Model] | None = None, **options: Any
+    frames: Callable[[], CapturedFrames] | None = None, models: Sequence[Model] | None = None, **options: Any
 ) -> Iterator[Page]:
     show = Show([source(frames or ticking())], models or [model()], OverlayStyle())
     web = Web(show, **options)
@@ -244,7 +244,7 @@ def test_a_port_that_is_taken() -> None:
         Web(show, port=taken.getsockname()[1])
 
 
-def numbered() -> Frames:
+def numbered() -> CapturedFrames:
     """Noise, which makes a JPEG of 300 kB, with its number in black and white along the top."""
     noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
     for number in itertools.count():

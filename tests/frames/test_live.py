@@ -9,16 +9,16 @@ import cv2
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import open_source
-from refinenet_edge.demo import source as source_module
-from refinenet_edge.demo.source import Source, csi_pipeline, rtsp_pipeline
 from refinenet_edge.errors import InputError
-from refinenet_edge.images import write_png
+from refinenet_edge.frames import live as live_module
+from refinenet_edge.frames import open_source
+from refinenet_edge.frames.images import write_png
+from refinenet_edge.frames.live import LiveSource, csi_pipeline, rtsp_pipeline
 from refinenet_edge.labels import SCENES
 from tests.demo.fakes import grey, write_video
 
 
-def levels(source: Source, count: int | None = None) -> list[int]:
+def levels(source: LiveSource, count: int | None = None) -> list[int]:
     """The brightness of its frames, to the nearest ten: JPEG changes it a little."""
     return [round(float(item.frame.mean()), -1) for item in itertools.islice(source.frames(), count)]  # type: ignore[misc]
 
@@ -151,14 +151,14 @@ def test_damaged_frames_of_a_camera_are_left_out(monkeypatch: pytest.MonkeyPatch
 
 
 def test_csi_needs_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_module, "_has_gstreamer", lambda: False)
+    monkeypatch.setattr(live_module, "_has_gstreamer", lambda: False)
     with pytest.raises(InputError, match="GStreamer"):
         open_source("csi")
 
 
 def test_csi_and_rtsp_go_through_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
-    monkeypatch.setattr(source_module, "_has_gstreamer", lambda: True)
+    monkeypatch.setattr(live_module, "_has_gstreamer", lambda: True)
     monkeypatch.setattr(cv2, "VideoCapture", lambda *args: opened.append(args) or Device([grey(9)]))
     for text in ("csi:1", "rtsp://cam/a"):
         assert len(list(open_source(text).frames())) == 1
@@ -168,7 +168,7 @@ def test_csi_and_rtsp_go_through_gstreamer(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_rtsp_goes_through_ffmpeg_where_there_is_no_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_module, "_has_gstreamer", lambda: False)
+    monkeypatch.setattr(live_module, "_has_gstreamer", lambda: False)
     monkeypatch.setattr(cv2, "VideoCapture", lambda *args: Device([], opens=args[1] != cv2.CAP_FFMPEG))
     monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", raising=False)
     with pytest.raises(InputError, match="FFmpeg"):

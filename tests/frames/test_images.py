@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refinenet_edge import images
 from refinenet_edge.errors import InputError
-from refinenet_edge.images import image_size, list_images, read_image, write_image, write_png
+from refinenet_edge.frames import images
+from refinenet_edge.frames.images import image_size, list_images, read_image, write_image, write_png
 from refinenet_edge.records import MAX_SIDE
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (13, 21, 3), np.uint8)

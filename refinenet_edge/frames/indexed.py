@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.images import list_images, read_image
+from refinenet_edge.frames.images import list_images, read_image
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
 from refinenet_edge.scenes import VALIDATION, scene

@@ -26,11 +26,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.evaluation.confusion import Truth
-from refinenet_edge.images import SUFFIXES, list_images, read_image
+from refinenet_edge.frames.images import SUFFIXES, list_images, read_image
 from refinenet_edge.labels import SCENES
 from refinenet_edge.opencv import cv2
-from refinenet_edge.records import MAX_SIDE, Frame, Labels
+from refinenet_edge.records import MAX_SIDE, Frame, LabelMap, Labels
 from refinenet_edge.scenes import VALIDATION, VALIDATION_COUNT, World, render
 
 MEANT = "a camera (0), csi, rtsp:// or http://, a video file, an image folder, or scenes"
@@ -50,14 +49,14 @@ class Captured:
 
     frame: Frame
     at: float
-    truth: Truth | None = None
+    truth: LabelMap | None = None
 
 
-Frames = Generator[Captured, None, None]
+CapturedFrames = Generator[Captured, None, None]
 
 
 @dataclass(frozen=True)
-class Source:
+class LiveSource:
     """`frames()` opens the source and closes it with the iterator; it raises `InputError` when it fails.
 
     `live`: frames come at their own time, and one that is not taken is lost to the next. Otherwise they wait.
@@ -66,14 +65,14 @@ class Source:
     """
 
     name: str  # without a password
-    frames: Callable[[], Frames]
+    frames: Callable[[], CapturedFrames]
     live: bool
     lasting: bool
     labels: Labels | None = None
     rate: float | None = None  # frames per second, of a file
 
 
-def open_source(text: str, *, every_frame: bool = False, repeat: bool = False) -> Source:
+def open_source(text: str, *, every_frame: bool = False, repeat: bool = False) -> LiveSource:
     """The source that `text` names (see the module). Raises `InputError` for what is none, or cannot work here.
 
     Files play at their own rate and frames that nobody takes are lost; `every_frame`: as fast as they are taken, none
@@ -92,11 +91,12 @@ def open_source(text: str, *, every_frame: bool = False, repeat: bool = False) -
     if path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES):
         images = list_images(path)
         seconds = 0.0 if every_frame else IMAGE_SECONDS
-        return Source(text, lambda: _of_images(images, seconds, repeat), not every_frame, False, rate=1 / IMAGE_SECONDS)
+        rate = 1 / IMAGE_SECONDS
+        return LiveSource(text, lambda: _of_images(images, seconds, repeat), not every_frame, False, rate=rate)
     if path.is_file():
         rate = _rate(path)
         seconds = 0.0 if every_frame else 1 / rate
-        return Source(text, lambda: _of_file(path, seconds, repeat), not every_frame, False, rate=rate)
+        return LiveSource(text, lambda: _of_file(path, seconds, repeat), not every_frame, False, rate=rate)
     raise InputError(f"no source {text!r}: {MEANT} is meant")
 
 
@@ -111,7 +111,7 @@ def usable(frame: Any) -> bool:
     )
 
 
-def _scenes(text: str, numbers: list[str]) -> Source:
+def _scenes(text: str, numbers: list[str]) -> LiveSource:
     # decimal, and short: int() takes neither "²" nor thousands of digits
     if len(numbers) > 2 or not all(number.isdecimal() and len(number) < 10 for number in numbers):
         raise InputError(f"{text!r}: scenes:SEED:COUNT is meant, such as scenes:{VALIDATION}:{VALIDATION_COUNT}")
@@ -119,10 +119,10 @@ def _scenes(text: str, numbers: list[str]) -> Source:
     seed, count = (*given, *(VALIDATION, VALIDATION_COUNT)[len(given) :])
     if count < 1:
         raise InputError(f"{text!r}: at least 1 street is meant")
-    return Source(text, lambda: _of_scenes(seed, count), live=False, lasting=True, labels=SCENES)
+    return LiveSource(text, lambda: _of_scenes(seed, count), live=False, lasting=True, labels=SCENES)
 
 
-def _of_scenes(seed: int, count: int) -> Frames:
+def _of_scenes(seed: int, count: int) -> CapturedFrames:
     """Drives along the streets by the clock: it moves as fast however often somebody looks."""
     start, street, world = time.monotonic(), -1, None
     while True:
@@ -142,7 +142,7 @@ def _is_camera(text: str) -> bool:
         return False
 
 
-def _camera(text: str) -> Source:
+def _camera(text: str) -> LiveSource:
     def open_() -> Any:
         number: Any = int(text) if text.isdecimal() else text
         api = cv2.CAP_V4L2 if cv2.videoio_registry.hasBackend(cv2.CAP_V4L2) else cv2.CAP_ANY
@@ -152,7 +152,7 @@ def _camera(text: str) -> Source:
         return camera
 
     missing = f"camera {text} does not open: is it plugged in, free, and may this user read /dev/video*?"
-    return Source(text, lambda: _of_device(open_, missing), live=True, lasting=True)
+    return LiveSource(text, lambda: _of_device(open_, missing), live=True, lasting=True)
 
 
 def csi_pipeline(sensor: int) -> str:
@@ -175,7 +175,7 @@ def _has_gstreamer() -> bool:
     return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 
-def _csi(text: str, numbers: list[str]) -> Source:
+def _csi(text: str, numbers: list[str]) -> LiveSource:
     if len(numbers) > 1 or not all(number.isdecimal() and len(number) < 3 for number in numbers):
         raise InputError(f"{text!r}: csi or csi:SENSOR is meant, such as csi:1")
     if not _has_gstreamer():
@@ -185,7 +185,7 @@ def _csi(text: str, numbers: list[str]) -> Source:
         )
     pipeline = csi_pipeline(int(numbers[0]) if numbers else 0)
     missing = f"{text} does not open: is the camera connected, and does nvgstcapture-1.0 show it?"
-    return Source(
+    return LiveSource(
         text,
         lambda: _of_device(lambda: cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER), missing),
         live=True,
@@ -193,7 +193,7 @@ def _csi(text: str, numbers: list[str]) -> Source:
     )
 
 
-def _network(text: str) -> Source:
+def _network(text: str) -> LiveSource:
     try:
         parts = urlsplit(text)
         host = parts.hostname
@@ -218,10 +218,10 @@ def _network(text: str) -> Source:
 
     how = "GStreamer" if with_gstreamer else "FFmpeg"
     missing = f"{name} does not open with OpenCV's {how}: is it there, and are name and password right?"
-    return Source(name, lambda: _of_device(open_, missing), live=True, lasting=True)
+    return LiveSource(name, lambda: _of_device(open_, missing), live=True, lasting=True)
 
 
-def _of_device(open_: Callable[[], Any], missing: str) -> Frames:
+def _of_device(open_: Callable[[], Any], missing: str) -> CapturedFrames:
     device = open_()
     try:
         if not device.isOpened():
@@ -241,7 +241,7 @@ def _of_device(open_: Callable[[], Any], missing: str) -> Frames:
 
 
 def _rate(path: Path) -> float:
-    """Frames per second of a video file."""
+    """CapturedFrames per second of a video file."""
     video = _open_file(path)
     rate = float(video.get(cv2.CAP_PROP_FPS))
     video.release()
@@ -255,7 +255,7 @@ def _open_file(path: Path) -> Any:
     return video
 
 
-def _of_file(path: Path, seconds: float, repeat: bool) -> Frames:
+def _of_file(path: Path, seconds: float, repeat: bool) -> CapturedFrames:
     clock = _Clock(seconds)
     while True:
         video = _open_file(path)
@@ -279,7 +279,7 @@ def _of_file(path: Path, seconds: float, repeat: bool) -> Frames:
             return
 
 
-def _of_images(images: list[Path], seconds: float, repeat: bool) -> Frames:
+def _of_images(images: list[Path], seconds: float, repeat: bool) -> CapturedFrames:
     clock = _Clock(seconds)
     while True:
         shown = 0
