@@ -23,12 +23,12 @@ class Difference:
     label_agreement: float
 
 
-def relative_error(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
-    """Max |found - expected| / max |expected|; inf where `found` has another shape or is not finite."""
-    expected, found = np.asarray(expected, np.float64), np.asarray(found, np.float64)
-    if found.shape != expected.shape or not np.isfinite(found).all():
+def relative_error(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> float:
+    """Max |actual - expected| / max |expected|; inf where `actual` has another shape or is not finite."""
+    expected, actual = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")
-    return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+    return float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-30))
 
 
 def compare_bundles(first: Segmenter, second: Segmenter, paths: Iterable[Path]) -> Iterator[Difference]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from refinenet_edge.fusion.cost import has_single_consumer
 from refinenet_edge.fusion.rewrite import Firing
 
 
@@ -48,29 +49,23 @@ def _reorder(graph: ir.Graph, root: ir.Node) -> bool:
 
 def _adds(root: ir.Node) -> list[ir.Node]:
     """The additions of the sum that ends in `root`, in the order of the graph; `root` is the last."""
-    found: list[ir.Node] = []
+    adds: list[ir.Node] = []
     for value in root.inputs:
         producer = value.producer() if value is not None else None
         if producer is not None and producer.op_type == "Add" and _is_inner(producer):
-            found += _adds(producer)
-    return [*found, root]
+            adds += _adds(producer)
+    return [*adds, root]
 
 
 def _is_inner(add: ir.Node) -> bool:
     """An addition whose result goes into one other addition only."""
     result = add.outputs[0]
-    uses = list(result.uses())
-    return len(uses) == 1 and not result.is_graph_output() and uses[0].node.op_type == "Add"
+    return has_single_consumer(result) and all(use.node.op_type == "Add" for use in result.uses())
 
 
 def _is_carrier(value: ir.Value) -> bool:
     producer = value.producer()
-    return (
-        producer is not None
-        and producer.op_type == "Conv"
-        and len(list(value.uses())) == 1
-        and not value.is_graph_output()
-    )
+    return producer is not None and producer.op_type == "Conv" and has_single_consumer(value)
 
 
 REWRITE = CarrySums()

@@ -21,25 +21,21 @@ class FoldBatchNorm(PatternRewrite):
 
     def pattern(self, op: Any, x: Any) -> Any:
         return op.BatchNormalization(
-            op.Conv(x, _allow_other_inputs=True, _outputs=["convolved"]),
+            op.Conv(x, _allow_other_inputs=True, _outputs=["convolution"]),
             _allow_other_inputs=True,
-            _outputs=["normalised"],
+            _outputs=["norm"],
         )
 
-    def check(self, context: Any, convolved: ir.Value, normalised: ir.Value, **_: Any) -> MatchResult:
-        convolution, norm = convolved.producer(), normalised.producer()
-        assert convolution is not None and norm is not None
+    def check(self, x: ir.Value, convolution: ir.Node, norm: ir.Node) -> MatchResult:
         if conv_inputs(convolution) is None:
-            return refused("the convolution's weights are computed or not float32", convolved)
+            return refused("the convolution's weights are computed or not float32", convolution)
         if any(constant(value) is None for value in norm.inputs[1:]):
-            return refused("the normalisation's statistics are computed", normalised)
+            return refused("the normalisation's statistics are computed", norm)
         if norm.attributes.get_int("training_mode", 0):
-            return refused("the normalisation is in training mode", normalised)
+            return refused("the normalisation is in training mode", norm)
         return MatchResult()
 
-    def rewrite(self, op: Any, x: ir.Value, convolved: ir.Value, normalised: ir.Value) -> ir.Value:
-        convolution, norm = convolved.producer(), normalised.producer()
-        assert convolution is not None and norm is not None
+    def rewrite(self, op: Any, x: ir.Value, convolution: ir.Node, norm: ir.Node) -> ir.Value:
         kernel, bias = conv_inputs(convolution)  # type: ignore[misc]
         gamma, beta, mean, variance = (np.asarray(constant(v), np.float64) for v in norm.inputs[1:])
         scale = gamma / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))

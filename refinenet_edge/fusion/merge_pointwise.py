@@ -24,27 +24,23 @@ class MergePointwise(PatternRewrite):
 
     def pattern(self, op: Any, x: Any) -> Any:
         return op.Conv(
-            op.Conv(x, _allow_other_inputs=True, _outputs=["middle"]), _allow_other_inputs=True, _outputs=["out"]
+            op.Conv(x, _allow_other_inputs=True, _outputs=["first"]), _allow_other_inputs=True, _outputs=["second"]
         )
 
-    def check(self, context: Any, middle: ir.Value, out: ir.Value, **_: Any) -> MatchResult:
-        first, second = middle.producer(), out.producer()
-        assert first is not None and second is not None
+    def check(self, x: ir.Value, first: ir.Node, second: ir.Node) -> MatchResult:
         if not is_pointwise(second):
-            return refused("the second convolution is not pointwise", out)
+            return refused("the second convolution is not pointwise", second)
         if first.attributes.get_int("group", 1) != 1:
-            return refused("the first convolution is grouped", middle)
+            return refused("the first convolution is grouped", first)
         inner, outer = conv_inputs(first), conv_inputs(second)
         if inner is None or outer is None:
-            return refused("the weights are computed or not float32", out)
+            return refused("the weights are computed or not float32", second)
         (mid, *_rest), (c_out, _mid, *_ones) = inner[0].shape, outer[0].shape
         if c_out * inner[0][0].size > inner[0].size + c_out * mid:
-            return refused("the merged convolution would cost more than the two", out)
+            return refused("the merged convolution would cost more than the two", second)
         return MatchResult()
 
-    def rewrite(self, op: Any, x: ir.Value, middle: ir.Value, out: ir.Value) -> ir.Value:
-        first, second = middle.producer(), out.producer()
-        assert first is not None and second is not None
+    def rewrite(self, op: Any, x: ir.Value, first: ir.Node, second: ir.Node) -> ir.Value:
         (w1, b1), (w2, b2) = conv_inputs(first), conv_inputs(second)  # type: ignore[misc]
         mix = w2[:, :, 0, 0].astype(np.float64)
         kernel = np.tensordot(mix, w1, axes=1)

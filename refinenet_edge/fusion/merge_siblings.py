@@ -27,28 +27,25 @@ class MergeSiblings(PatternRewrite):
             op.Conv(y, _allow_other_inputs=True, _outputs=["right"]),
         )
 
-    def check(self, context: Any, x: ir.Value, y: ir.Value, left: ir.Value, right: ir.Value) -> MatchResult:
-        first, second = left.producer(), right.producer()
-        assert first is not None and second is not None
-        if not (is_pointwise(first) and is_pointwise(second)):
+    def check(self, x: ir.Value, y: ir.Value, left: ir.Node, right: ir.Node) -> MatchResult:
+        if not (is_pointwise(left) and is_pointwise(right)):
             return refused("a summand is no pointwise convolution", left, right)
-        inputs = conv_inputs(first), conv_inputs(second)
+        inputs = conv_inputs(left), conv_inputs(right)
         if inputs[0] is None or inputs[1] is None:
             return refused("the weights are computed or not float32", left, right)
-        if left.shape is None or left.shape != right.shape:
+        shape = left.outputs[0].shape
+        if shape is None or shape != right.outputs[0].shape:
             return refused("the summands differ in size, or it is unknown", left, right)
         (c_out, c_x), (_, c_y) = inputs[0][0].shape[:2], inputs[1][0].shape[:2]
         if c_x + c_y >= c_out:
             return refused("the concatenated inputs are wider than the sum", x, y)
         return MatchResult()
 
-    def rewrite(self, op: Any, x: ir.Value, y: ir.Value, left: ir.Value, right: ir.Value) -> ir.Value:
-        first, second = left.producer(), right.producer()
-        assert first is not None and second is not None
-        (w1, b1), (w2, b2) = conv_inputs(first), conv_inputs(second)  # type: ignore[misc]
+    def rewrite(self, op: Any, x: ir.Value, y: ir.Value, left: ir.Node, right: ir.Node) -> ir.Value:
+        (w1, b1), (w2, b2) = conv_inputs(left), conv_inputs(right)  # type: ignore[misc]
         biases = [bias for bias in (b1, b2) if bias is not None]
-        both = op.Concat(x, y, axis=1, _name=f"{first.name}/Concat")
-        return conv(op, both, first, np.concatenate([w1, w2], axis=1), np.sum(biases, axis=0) if biases else None)
+        both = op.Concat(x, y, axis=1, _name=f"{left.name}/Concat")
+        return conv(op, both, left, np.concatenate([w1, w2], axis=1), np.sum(biases, axis=0) if biases else None)
 
 
 REWRITE = MergeSiblings()

@@ -24,30 +24,26 @@ class MoveBeforeResize(PatternRewrite):
 
     def pattern(self, op: Any, x: Any) -> Any:
         return op.Conv(
-            op.Resize(x, _allow_other_inputs=True, _outputs=["large"]), _allow_other_inputs=True, _outputs=["out"]
+            op.Resize(x, _allow_other_inputs=True, _outputs=["resize"]), _allow_other_inputs=True, _outputs=["conv"]
         )
 
-    def check(self, context: Any, x: ir.Value, large: ir.Value, out: ir.Value) -> MatchResult:
-        conv = out.producer()
-        assert conv is not None
+    def check(self, x: ir.Value, resize: ir.Node, conv: ir.Node) -> MatchResult:
         if not is_pointwise(conv):
-            return refused("the convolution sees neighbouring pixels", out)
-        return _movable(x, large, out)
+            return refused("the convolution sees neighbouring pixels", conv)
+        return _movable(x, resize, conv)
 
-    def rewrite(self, op: Any, x: ir.Value, large: ir.Value, out: ir.Value) -> ir.Value:
-        conv = out.producer()
-        assert conv is not None
+    def rewrite(self, op: Any, x: ir.Value, resize: ir.Node, conv: ir.Node) -> ir.Value:
         small = op.Conv(x, *conv.inputs[1:], _name=conv.name, **conv.attributes)
-        return _resized(op, small, large, out)
+        return _resized(op, small, resize, conv)
 
 
 class MoveScaleBeforeResize(PatternRewrite):
     name = "move_scale_before_resize"
 
     def pattern(self, op: Any, x: Any, scale: Any) -> Any:
-        return op.Mul(op.Resize(x, _allow_other_inputs=True, _outputs=["large"]), scale, _outputs=["out"])
+        return op.Mul(op.Resize(x, _allow_other_inputs=True, _outputs=["resize"]), scale, _outputs=["mul"])
 
-    def check(self, context: Any, x: ir.Value, scale: ir.Value, large: ir.Value, out: ir.Value) -> MatchResult:
+    def check(self, x: ir.Value, scale: ir.Value, resize: ir.Node, mul: ir.Node) -> MatchResult:
         factors = constant(scale)
         if factors is None:
             return refused("the factor is computed", scale)
@@ -57,29 +53,25 @@ class MoveScaleBeforeResize(PatternRewrite):
             or factors.shape[-1:] not in ((), (1,))
         ):
             return refused("the factor differs from pixel to pixel", scale)
-        return _movable(x, large, out)
+        return _movable(x, resize, mul)
 
-    def rewrite(self, op: Any, x: ir.Value, scale: ir.Value, large: ir.Value, out: ir.Value) -> ir.Value:
-        mul = out.producer()
-        assert mul is not None
-        return _resized(op, op.Mul(x, scale, _name=mul.name), large, out)
+    def rewrite(self, op: Any, x: ir.Value, scale: ir.Value, resize: ir.Node, mul: ir.Node) -> ir.Value:
+        return _resized(op, op.Mul(x, scale, _name=mul.name), resize, mul)
 
 
-def _movable(x: ir.Value, large: ir.Value, out: ir.Value) -> MatchResult:
-    resize = large.producer()
-    assert resize is not None
+def _movable(x: ir.Value, resize: ir.Node, moved: ir.Node) -> MatchResult:
     if resize.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-        return refused("the Resize crops", large)
-    pixels = [_pixels(value) for value in (x, large)]
+        return refused("the Resize crops", resize)
+    pixels = [_pixels(value) for value in (x, resize.outputs[0])]
     if pixels[0] is None or pixels[1] is None:
-        if not _sizes_are_kept(resize, x, out):
-            return refused("the sizes are free and name other channels", large)
+        if not _sizes_are_kept(x, moved.outputs[0]):
+            return refused("the sizes are free and name other channels", resize)
     elif pixels[1] <= pixels[0]:
-        return refused("the Resize does not enlarge", large)
+        return refused("the Resize does not enlarge", resize)
     return MatchResult()
 
 
-def _sizes_are_kept(resize: ir.Node, x: ir.Value, out: ir.Value) -> bool:
+def _sizes_are_kept(x: ir.Value, out: ir.Value) -> bool:
     """Free sizes stay right when the number of channels does."""
     return x.shape is not None and out.shape is not None and x.shape[1] == out.shape[1]
 
@@ -89,13 +81,12 @@ def _pixels(value: ir.Value) -> int | None:
     return prod(sides) if len(sides) == 2 else None
 
 
-def _resized(op: Any, small: ir.Value, large: ir.Value, out: ir.Value) -> ir.Value:
-    """The Resize of `large` on `small` instead; constant sizes name the channels too, so they are written anew."""
-    resize = large.producer()
-    assert resize is not None
+def _resized(op: Any, small: ir.Value, resize: ir.Node, moved: ir.Node) -> ir.Value:
+    """`resize` on `small` instead, which has the channels of `moved`; constant sizes name them, so they are new."""
     others = list(resize.inputs[1:])
     sizes = constant(others[2]) if len(others) > 2 else None
-    channels = out.shape[1] if out.shape is not None else None
+    shape = moved.outputs[0].shape
+    channels = shape[1] if shape is not None else None
     if sizes is not None and len(sizes) == 4 and isinstance(channels, int):
         others[2] = initializer(op, np.array([sizes[0], channels, *sizes[2:]], np.int64))
     value: ir.Value = op.Resize(small, *others, _name=resize.name, **resize.attributes)

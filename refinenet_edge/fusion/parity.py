@@ -33,25 +33,25 @@ def logits(model: bytes, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         source = session.get_inputs()[0]
         dtype = np.float16 if source.type == "tensor(float16)" else np.float32
-        found = {}
+        by_frame = {}
         for name, image in inputs.items():
             padding = [(0, 0), (0, source.shape[1] - image.shape[1]), (0, 0), (0, 0)]
             feed = np.pad(image, padding).astype(dtype)
-            found[name] = np.asarray(session.run(None, {source.name: feed})[0], np.float32)
-        return found
+            by_frame[name] = np.asarray(session.run(None, {source.name: feed})[0], np.float32)
+        return by_frame
     except Exception as exc:  # ONNX Runtime's own classes are private
         raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
 
 
-def compare(stage: str, reference: Inputs, found: Inputs) -> tuple[Parity, ...]:
-    """How far the logits `found` are from `reference`, frame by frame."""
+def compare(stage: str, reference: Inputs, actual: Inputs) -> tuple[Parity, ...]:
+    """How far the logits `actual` are from `reference`, frame by frame."""
     parities = []
     for name, expected in reference.items():
         if not np.isfinite(expected).all():
             raise GraphError(f"the model's own logits are not finite on the {name} frame: its weights cannot be used")
-        same_shape = found[name].shape == expected.shape
-        agreement = float((found[name].argmax(1) == expected.argmax(1)).mean()) if same_shape else 0.0
-        parities.append(Parity(stage, name, relative_error(expected, found[name]), agreement))
+        same_shape = actual[name].shape == expected.shape
+        agreement = float((actual[name].argmax(1) == expected.argmax(1)).mean()) if same_shape else 0.0
+        parities.append(Parity(stage, name, relative_error(expected, actual[name]), agreement))
     return tuple(parities)
 
 

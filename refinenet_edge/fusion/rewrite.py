@@ -1,11 +1,11 @@
 """What every rewrite is: applied to a graph until it no longer fires, counted, and able to say why it did not.
 
-A rewrite of ours is a `PatternRewrite`: `pattern` draws what it matches, `check` refuses with a reason, `rewrite` gives
-the replacement. `LibraryRewrite` runs one of onnxscript's or onnx-ir's own.
+A rewrite of ours is a `PatternRewrite`; `LibraryRewrite` runs one of onnxscript's or onnx-ir's own.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,14 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
-from onnxscript.rewriter import (
-    MatchingTracer,
-    MatchResult,
-    MatchStatus,
-    RewriteRule,
-    RewriteRuleClassBase,
-    RewriteRuleSet,
-)
+from onnxscript.rewriter import MatchingTracer, MatchResult, MatchStatus, RewriteRule, RewriteRuleSet
 
 from refinenet_edge.records import GraphCost
 
@@ -53,17 +46,27 @@ class Rewrite(Protocol):
     def __call__(self, model: ir.Model) -> Firing: ...
 
 
-class PatternRewrite(RewriteRuleClassBase):  # type: ignore[misc]
-    """A rewrite given by `pattern`, `check` and `rewrite`, as onnxscript defines them."""
+class PatternRewrite:
+    """A rewrite given by `pattern`, `check` and `rewrite`.
+
+    `pattern(op, ...)` draws what is matched, as onnxscript does; `check` refuses with a reason; `rewrite(op, ...)` gives
+    the replacement. Both get, by name, the pattern's parameters as values and what it names by `_outputs` as nodes.
+    """
 
     name: str
-
-    def __init__(self) -> None:
-        super().__init__(self.name)
+    pattern: Callable[..., Any]
+    check: Callable[..., MatchResult]
+    rewrite: Callable[..., ir.Value]
 
     def __call__(self, model: ir.Model) -> Firing:
+        rule = RewriteRule(
+            self.pattern,
+            lambda op, **matched: self.rewrite(op, **self._handed_over(matched)),
+            lambda _context, **matched: self.check(**self._handed_over(matched)),
+            name=self.name,
+        )
         # an addition matches whichever way round its operands come
-        rules = RewriteRuleSet([type(self).rule()], commute=True)
+        rules = RewriteRuleSet([rule], commute=True)
         fired = 0
         for _ in range(MAX_ROUNDS):
             if not (count := rules.apply_to_model(model)):
@@ -75,6 +78,10 @@ class PatternRewrite(RewriteRuleClassBase):  # type: ignore[misc]
         reasons = _Reasons()
         rules.apply_to_model(model, tracer=reasons)
         return Firing(self.name, fired, dict(Counter(reason for reason, _ in reasons.places)))
+
+    def _handed_over(self, matched: dict[str, ir.Value]) -> dict[str, ir.Value | ir.Node | None]:
+        given = inspect.signature(self.pattern).parameters
+        return {name: value if name in given else value.producer() for name, value in matched.items()}
 
 
 class _Reasons(MatchingTracer):  # type: ignore[misc]

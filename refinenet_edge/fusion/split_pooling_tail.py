@@ -29,33 +29,30 @@ class SplitPoolingTail(PatternRewrite):
     name = "split_pooling_tail"
 
     def pattern(self, op: Any, total: Any, pooled: Any) -> Any:
-        tail = op.Conv(pooled, _allow_other_inputs=True, _outputs=["tail"])
-        return op.Conv(op.Add(total, tail), _allow_other_inputs=True, _outputs=["out"])
+        tail = op.Conv(pooled, _allow_other_inputs=True, _outputs=["last"])
+        return op.Conv(op.Add(total, tail), _allow_other_inputs=True, _outputs=["following"])
 
-    def check(self, context: Any, total: ir.Value, pooled: ir.Value, tail: ir.Value, out: ir.Value) -> MatchResult:
-        last, following = tail.producer(), out.producer()
-        assert last is not None and following is not None
+    def check(self, total: ir.Value, pooled: ir.Value, last: ir.Node, following: ir.Node) -> MatchResult:
+        tail = last.outputs[0]
         if total is tail:
             return refused("the chain is summed with itself", tail)
         if not is_pointwise(last):
-            return refused("the chain's convolution is not pointwise", tail)
+            return refused("the chain's convolution is not pointwise", last)
         inner, outer = conv_inputs(last), conv_inputs(following)
         if inner is None or outer is None:
-            return refused("the weights are computed", tail, out)
+            return refused("the weights are computed", last, following)
         if inner[1] is not None:
-            return refused("the chain's convolution has a bias, which padding would cut", tail)
+            return refused("the chain's convolution has a bias, which padding would cut", last)
         if following.attributes.get_int("group", 1) != 1:
-            return refused("the next convolution is grouped", out)
+            return refused("the next convolution is grouped", following)
         if total.shape is None or total.shape != tail.shape:
             return refused("the sum and the chain differ in size, or it is unknown", total, tail)
         c_out, c_mid, *kernel = outer[0].shape
         if c_out * int(np.prod(kernel)) > c_mid or c_out >= c_mid:
-            return refused("the next convolution has too many outputs for it to pay", out)
+            return refused("the next convolution has too many outputs for it to pay", following)
         return MatchResult()
 
-    def rewrite(self, op: Any, total: ir.Value, pooled: ir.Value, tail: ir.Value, out: ir.Value) -> ir.Value:
-        last, following = tail.producer(), out.producer()
-        assert last is not None and following is not None
+    def rewrite(self, op: Any, total: ir.Value, pooled: ir.Value, last: ir.Node, following: ir.Node) -> ir.Value:
         (w, _), (a, bias) = conv_inputs(last), conv_inputs(following)  # type: ignore[misc]
         product = np.einsum("omyx,mi->oiyx", a.astype(np.float64), w[:, :, 0, 0].astype(np.float64))
         direct = conv(op, total, following, a, bias)

@@ -24,27 +24,21 @@ class SumBeforeResize(PatternRewrite):
         return op.Add(
             op.Resize(x, _allow_other_inputs=True, _outputs=["left"]),
             op.Resize(y, _allow_other_inputs=True, _outputs=["right"]),
-            _outputs=["out"],
+            _outputs=["add"],
         )
 
-    def check(
-        self, context: Any, x: ir.Value, y: ir.Value, left: ir.Value, right: ir.Value, out: ir.Value
-    ) -> MatchResult:
-        first, second = left.producer(), right.producer()
-        assert first is not None and second is not None
+    def check(self, x: ir.Value, y: ir.Value, left: ir.Node, right: ir.Node, add: ir.Node) -> MatchResult:
         if x.shape is None or x.shape != y.shape:
             return refused("the maps differ in size before the upsampling, or it is unknown", x, y)
-        if not _same_attributes(first, second) or not _same_inputs(first, second):
+        if not _same_attributes(left, right) or not _same_inputs(left, right):
             return refused("the two upsamplings differ", left, right)
-        if first.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        if left.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
             return refused("the Resize crops", left)
         return MatchResult()
 
-    def rewrite(self, op: Any, x: ir.Value, y: ir.Value, left: ir.Value, right: ir.Value, out: ir.Value) -> ir.Value:
-        resize, add = left.producer(), out.producer()
-        assert resize is not None and add is not None
+    def rewrite(self, op: Any, x: ir.Value, y: ir.Value, left: ir.Node, right: ir.Node, add: ir.Node) -> ir.Value:
         total = op.Add(x, y, _name=add.name)
-        value: ir.Value = op.Resize(total, *resize.inputs[1:], _name=resize.name, **resize.attributes)
+        value: ir.Value = op.Resize(total, *left.inputs[1:], _name=left.name, **left.attributes)
         return value
 
 
