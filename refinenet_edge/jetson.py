@@ -138,13 +138,13 @@ def builder_gpus(folder: Path) -> frozenset[str]:
     From about 10.8 on there is a libnvinfer_builder_resource_smNN.so for each; before, one file for all.
     """
     names = (path.name for path in folder.glob("libnvinfer_builder_resource_sm*"))
-    return frozenset(f"sm_{found[1]}" for name in names if (found := re.search(r"_sm(\d+)", name)))
+    return frozenset(f"sm_{match[1]}" for name in names if (match := re.search(r"_sm(\d+)", name)))
 
 
 def numbers(version: str) -> Release:
     """The leading numbers of a version: "10.3.0.30-1+cuda12.5" -> (10, 3, 0, 30)."""
-    found = re.match(r"\d{1,9}(\.\d{1,9})*", version)
-    return tuple(map(int, found[0].split("."))) if found else ()
+    match = re.match(r"\d{1,9}(\.\d{1,9})*", version)
+    return tuple(map(int, match[0].split("."))) if match else ()
 
 
 def _number(path: Path) -> int | None:
@@ -153,8 +153,8 @@ def _number(path: Path) -> int | None:
 
 
 def _l4t(release: str) -> Release | None:
-    found = re.search(r"\bR(\d{1,9}) \(release\), REVISION: (\d[\d.]*)", release)
-    return (int(found[1]), *numbers(found[2])) if found else None
+    match = re.search(r"\bR(\d{1,9}) \(release\), REVISION: (\d[\d.]*)", release)
+    return (int(match[1]), *numbers(match[2])) if match else None
 
 
 def _packages(root: Path) -> dict[str, str]:

@@ -138,7 +138,7 @@ def read_label_file(path: Path) -> Labels:
     try:
         if path.stat().st_size > MAX_LABEL_FILE:
             raise InputError(
-                f"label file {path} has more than {MAX_LABEL_FILE} bytes: one class name per line is meant"
+                f"label file {path} has more than {MAX_LABEL_FILE} bytes: expected one class name per line"
             )
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as exc:
@@ -153,7 +153,7 @@ def read_label_file(path: Path) -> Labels:
             (int(colour[:2], 16), int(colour[2:4], 16), int(colour[4:], 16)) if is_colour else voc_colour(len(palette))
         )
     if not 1 <= len(names) <= 255 or "" in names:
-        raise InputError(f"label file {path}: 1 to 255 lines with a class name each are meant, it has {len(names)}")
+        raise InputError(f"label file {path}: expected 1 to 255 lines with a class name each, it has {len(names)}")
     return Labels(path.stem, tuple(names), tuple(palette))
 
 
@@ -164,11 +164,13 @@ def resolve(labels: str | None, num_classes: int) -> Labels:
     """
     if labels is None:
         return numbered(num_classes)
-    found = LABEL_SETS.get(labels) or (read_label_file(Path(labels)) if Path(labels).is_file() else None)
-    if found is None:
+    label_set = LABEL_SETS.get(labels) or (read_label_file(Path(labels)) if Path(labels).is_file() else None)
+    if label_set is None:
         raise InputError(f"no label set or file named {labels!r}; known sets: {', '.join(LABEL_SETS)}")
-    if len(found.names) != num_classes:
+    if len(label_set.names) != num_classes:
         fitting = [name for name, known in LABEL_SETS.items() if len(known.names) == num_classes]
         hint = f"--labels {fitting[0]}" if fitting else f"--labels FILE with {num_classes} lines"
-        raise InputError(f"the model has {num_classes} classes, labels {labels!r} has {len(found.names)}: use {hint}")
-    return found
+        raise InputError(
+            f"the model has {num_classes} classes, labels {labels!r} has {len(label_set.names)}: use {hint}"
+        )
+    return label_set

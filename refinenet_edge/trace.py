@@ -89,7 +89,7 @@ def read_onnx(path: Path, size: Size | None = None) -> ir.Model:
     if len(inputs) != 1 or len(outputs) != 1 or len(shape) != 4 or shape[1] != 3 or not floats:
         raise GraphError(
             f"{path} takes {takes or 'nothing'} and gives {gives}; "
-            "one float32 input 1x3xHxW and one float32 output 1xCxhxw are meant"
+            "expected one float32 input 1x3xHxW and one float32 output 1xCxhxw"
         )
     if size is not None:
         for axis, wanted in ((2, size[0]), (3, size[1])):
@@ -114,7 +114,7 @@ def num_classes(model: ir.Model) -> int:
     """The channels of the logits."""
     shape = model.graph.outputs[0].shape
     if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
-        raise GraphError(f"the output has shape {shape}: logits 1xCxhxw with a fixed C are meant")
+        raise GraphError(f"the output has shape {shape}: expected logits 1xCxhxw with a fixed C")
     return int(shape[1])
 
 

@@ -167,7 +167,7 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
         )
     pairs = [item.rpartition("=") for item in special]
     if wrong := next((method for glob, _, method in pairs if not glob), None):
-        raise InputError(f"--method-for {wrong}: GLOB=METHOD is meant, such as '*relu*=percentile:99.9'")
+        raise InputError(f"--method-for {wrong}: expected GLOB=METHOD, such as '*relu*=percentile:99.9'")
     overrides = {glob: calibration.parse_method(text) for glob, _, text in pairs}
     make_folder(path.parent)
     state = path.with_name(f".{path.name}.partial.npz")

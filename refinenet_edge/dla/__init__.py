@@ -89,10 +89,10 @@ def check(model: ir.Model) -> Report:
 def _reasons(
     nodes: Mapping[ir.Node, str], refused: Mapping[str, Mapping[ir.Node, Sequence[Rule]]]
 ) -> tuple[Reason, ...]:
-    rules = dict.fromkeys(rule for found in refused.values() for rules in found.values() for rule in rules)
+    rules = dict.fromkeys(rule for of_nodes in refused.values() for rules in of_nodes.values() for rule in rules)
     reasons = []
     for rule in rules:
-        where = tuple(where for where, found in refused.items() if any(rule in rules for rules in found.values()))
+        where = tuple(where for where, of_nodes in refused.items() if any(rule in rules for rules in of_nodes.values()))
         names = tuple(name for node, name in nodes.items() if rule in refused[where[0]][node])
         reasons.append(Reason(rule.reason, rule.source, rule.certain, where, names))
     return tuple(sorted(reasons, key=lambda reason: -len(reason.nodes)))

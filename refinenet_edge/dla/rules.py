@@ -162,8 +162,8 @@ def _outside_deconvolution(name: str) -> Callable[[ir.Node], bool]:
     """Whether kernel or stride is neither 1 to 32 nor one of the long ones."""
 
     def refuses(node: ir.Node) -> bool:
-        found = _kernel(node) if name == "kernel_shape" else _ints(node, name, (1, 1))
-        return not all(1 <= side <= 32 for side in found) and not (1 in found and set(found) <= {1, *LONG})
+        lengths = _kernel(node) if name == "kernel_shape" else _ints(node, name, (1, 1))
+        return not all(1 <= side <= 32 for side in lengths) and not (1 in lengths and set(lengths) <= {1, *LONG})
 
     return refuses
 

@@ -78,8 +78,8 @@ def _tensorrt(board: Board, python: Python) -> Finding:
         return Finding(subject, "absent", f"{version}; this JetPack is not known here")
     if _dotted(release[:2]) in board.row.tensorrt:
         return Finding(subject, "ok", f"{version} pairs with JetPack {board.row.name}")
-    meant = " or ".join(board.row.tensorrt)
-    detail = f"{version}, where {meant} pairs with JetPack {board.row.name}; in NVIDIA's own containers that may be so"
+    listed = " or ".join(board.row.tensorrt)
+    detail = f"{version}, where {listed} pairs with JetPack {board.row.name}; in NVIDIA's own containers that may be so"
     return Finding(subject, "limited", detail, OWN_TENSORRT)
 
 
@@ -139,15 +139,15 @@ def _wheel(board: Board, python: Python) -> Finding:
 
 def _cuda(board: Board, python: Python) -> Finding:
     subject = "CUDA for this JetPack"
-    meant = board.row.cuda if board.row else None
-    if board.cuda and meant and numbers(board.cuda)[0] != numbers(meant)[0]:
+    listed = board.row.cuda if board.row else None
+    if board.cuda and listed and numbers(board.cuda)[0] != numbers(listed)[0]:
         fix = "sudo apt install --reinstall nvidia-jetpack, then let /usr/local/cuda lead to its CUDA"
-        return Finding(subject, "wrong", f"CUDA {board.cuda}, JetPack {_name(board)} comes with {meant}", fix)
-    cuda = board.cuda or meant
+        return Finding(subject, "wrong", f"CUDA {board.cuda}, JetPack {_name(board)} comes with {listed}", fix)
+    cuda = board.cuda or listed
     if cuda is None:
         return Finding(subject, "absent", "/usr/local/cuda/version.json does not say which CUDA this is")
     major = numbers(cuda)[0]
-    said = f"CUDA {board.cuda}" if board.cuda else f"CUDA {meant} by its JetPack"
+    said = f"CUDA {board.cuda}" if board.cuda else f"CUDA {listed} by its JetPack"
     bindings = f"pip install 'cuda-bindings>={major},<{major + 1}'"
     if python.cuda_bindings is None:
         return Finding(subject, "absent", f"{said}; cuda-bindings is not installed", bindings)

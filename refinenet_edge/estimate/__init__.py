@@ -41,11 +41,11 @@ def estimate(model: str, device: str, size: Size | None = None, classes: int | N
     Of a name: `size` is (height, width), `classes` a count, by default `SIZE` and `CLASSES`; the weights do not matter.
     A bundle has its own, and needs no torch. Every precision that the device has is bounded, whatever the bundle is in.
     """
-    device_name, found = find_device(device)
+    device_name, specs = find_device(device)
     keep: tuple[str, ...] = ()
     if Path(model).is_dir():
         graph, keep = graph_of_bundle(Path(model), size, classes)
     else:
         graph = graph_of_name(model, size or SIZE, classes or CLASSES)
-    bounds = (bound(kernels(graph, precision, keep), precision, found) for precision in found.precisions)
-    return Bounds(model, frame_size(graph), device_name, found, tuple(bounds))
+    bounds = (bound(kernels(graph, precision, keep), precision, specs) for precision in specs.precisions)
+    return Bounds(model, frame_size(graph), device_name, specs, tuple(bounds))

@@ -85,11 +85,11 @@ def bound(kernels: Sequence[Kernel], precision: str, device: Device) -> Bound:
     for kernel in kernels:
         block = blocks.setdefault(kernel.block, _Sum(kernel.block))
         block.add(kernel, max(0, kernel.maps - cache) + round(fetched * kernel.weights), device)
-    found = tuple(block.bound() for block in blocks.values())
-    ms = sum(block.ms for block in found)
+    by_block = tuple(block.bound() for block in blocks.values())
+    ms = sum(block.ms for block in by_block)
     if not ms:
         raise GraphError("there is nothing to bound: no convolution, and every map fits into the L2")
-    return Bound(precision, len(kernels), ms, 1000 / ms, expected(ms, len(kernels), device), found)
+    return Bound(precision, len(kernels), ms, 1000 / ms, expected(ms, len(kernels), device), by_block)
 
 
 class _Sum:

@@ -77,10 +77,10 @@ def find_device(name: str) -> tuple[str, Device]:
     path = Path(name)
     if path.suffix != ".toml" and not path.exists():
         raise InputError(f"no device {name!r}; there are {', '.join(devices())}, or the path of a TOML file")
-    found = read_devices(path)
-    if len(found) != 1:
-        raise InputError(f"{path} holds {len(found)} devices ({', '.join(found) or 'none'}): one is meant")
-    return next(iter(found.items()))
+    own = read_devices(path)
+    if len(own) != 1:
+        raise InputError(f"{path} holds {len(own)} devices ({', '.join(own) or 'none'}): expected exactly one")
+    return next(iter(own.items()))
 
 
 def read_devices(path: Path) -> dict[str, Device]:
@@ -95,10 +95,10 @@ def read_devices(path: Path) -> dict[str, Device]:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as exc:
         raise InputError(f"{path} cannot be read as TOML: {exc}") from exc
-    found = {}
+    read = {}
     for name, table in tables.items():
         try:
-            found[name] = from_json(Device, json.dumps(table, default=str))
+            read[name] = from_json(Device, json.dumps(table, default=str))
         except (BundleError, InputError) as exc:
             raise InputError(f"{path}, device {name!r}: {str(exc).removeprefix('Device.')}") from exc
-    return found
+    return read

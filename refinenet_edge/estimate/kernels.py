@@ -71,7 +71,7 @@ def frame_size(model: ir.Model) -> Size:
     _count(model.graph.inputs[0])
     shape = model.graph.inputs[0].shape
     if shape is None or len(shape) != 4:
-        raise GraphError(f"the input has shape {shape}: an image 1xCxHxW is meant")
+        raise GraphError(f"the input has shape {shape}: expected an image 1xCxHxW")
     return int(shape[2]), int(shape[3])  # type: ignore[arg-type]
 
 

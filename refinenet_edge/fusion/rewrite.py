@@ -49,8 +49,8 @@ class Rewrite(Protocol):
 class PatternRewrite:
     """A rewrite given by `pattern`, `check` and `rewrite`.
 
-    `pattern(op, ...)` draws what is matched, as onnxscript does; `check` refuses with a reason; `rewrite(op, ...)` gives
-    the replacement. Both get, by name, the pattern's parameters as values and what it names by `_outputs` as nodes.
+    `pattern(op, ...)` draws what is matched, as onnxscript does; `check(...)` refuses with a reason; `rewrite(op, ...)`
+    gives the replacement. Both get, by name, the pattern's parameters as values and its `_outputs` as nodes.
     """
 
     name: str

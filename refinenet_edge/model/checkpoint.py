@@ -216,9 +216,9 @@ def _read_torch(path: Path) -> object:
     except Exception as exc:  # a damaged pickle raises anything
         if "Weights only load failed" in str(exc):
             global_ = re.search(r"GLOBAL ([\w.]+)", str(exc))
-            found = f" ({global_.group(1)})" if global_ else ""
+            which = f" ({global_.group(1)})" if global_ else ""
             raise CheckpointError(
-                f"{path} holds more than weights{found}, and code in model files is never run here; save the "
+                f"{path} holds more than weights{which}, and code in model files is never run here; save the "
                 "state_dict alone where you trust it: torch.save(model.state_dict(), 'weights.pth')"
             ) from exc
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__

@@ -117,7 +117,7 @@ def _view(anchor: str, name: str, run: Run) -> RunView:
         best=best,
         judges=judged,
         pareto=pareto,
-        profiles={key: found for key, found in profiles.items() if found},
+        profiles={key: layers for key, layers in profiles.items() if layers},
     )
 
 

@@ -69,12 +69,12 @@ def stages(measurement: Measurement) -> dict[str, float]:
 
 def blocks(run: Run, subject: Subject) -> tuple[Block, ...]:
     """Blocks of `subject`, the most costly first; () where it has no profile."""
-    found: dict[str, list[Layer]] = {}
+    by_block: dict[str, list[Layer]] = {}
     for layer in run.layers:
         if layer.subject == subject.name:
-            found.setdefault(layer.block, []).append(layer)
+            by_block.setdefault(layer.block, []).append(layer)
     made = [
         Block(name, sum(layer.ms for layer in layers), tuple(sorted(layers, key=lambda layer: -layer.ms)))
-        for name, layers in found.items()
+        for name, layers in by_block.items()
     ]
     return tuple(sorted(made, key=lambda block: -block.ms))

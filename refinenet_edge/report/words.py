@@ -30,8 +30,8 @@ def interval(estimate: Estimate) -> str:
 def moment(started: str) -> str:
     """An ISO 8601 time to the minute, anything else as it is; without a zone it is UTC."""
     try:
-        found = datetime.fromisoformat(started)
-        zoned = found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+        read = datetime.fromisoformat(started)
+        zoned = read if read.tzinfo else read.replace(tzinfo=timezone.utc)
         return f"{zoned.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
     except (ValueError, OverflowError):
         return started
@@ -104,17 +104,17 @@ def _lead(best: Row, timed: Sequence[Row], reference: str) -> str:
     return f"{lead} Within the intervals, as fast: {', '.join(level)}." if level else lead
 
 
-def _accuracy(found: Subject, run: Run) -> str:
-    """What it costs in mIoU to be as fast as `found`."""
+def _accuracy(best: Subject, run: Run) -> str:
+    """What it costs in mIoU to be as fast as `best`."""
     if all(subject.miou is None for subject in run.subjects):
         return "mIoU was not asked."
-    if found.miou is None:
+    if best.miou is None:
         return "Its mIoU was not asked."
     reference = run.subjects[0]
-    reached = f"{percent(found.miou)}{f' on {found.judge}' if found.judge else ''}"
-    if found is reference or reference.miou is None or reference.judge != found.judge:
+    reached = f"{percent(best.miou)}{f' on {best.judge}' if best.judge else ''}"
+    if best is reference or reference.miou is None or reference.judge != best.judge:
         return f"mIoU: {reached}."
-    points = 100 * (reference.miou - found.miou)
+    points = 100 * (reference.miou - best.miou)
     if abs(points) < SAME_POINTS:
         return f"It costs no mIoU: {reached}."
     against = f"{reached} against {percent(reference.miou)}"

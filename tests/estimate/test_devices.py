@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_named(written: Path, old: str, new: str, says: str
 def test_a_file_holds_one_device(written: Path) -> None:
     written.write_text(GOOD + GOOD.replace("mine", "other"))
     assert list(read_devices(written)) == ["mine", "other"]
-    with pytest.raises(InputError, match=r"holds 2 devices \(mine, other\): one is meant"):
+    with pytest.raises(InputError, match=r"holds 2 devices \(mine, other\): expected exactly one"):
         find_device(str(written))
 
 
