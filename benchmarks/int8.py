@@ -34,6 +34,7 @@ from machine import cpu, save
 from rich.console import Console
 from rich.table import Table
 
+from refinenet_edge.baselines import OnnxBaseline
 from refinenet_edge.bench.measure import RESAMPLES, Contender, Estimate, Timing, bounds, take_turns
 from refinenet_edge.bench.record import Case, Subject
 from refinenet_edge.build import build
@@ -41,7 +42,6 @@ from refinenet_edge.bundle import MODEL, open_bundle
 from refinenet_edge.calibration import calibrate, open_frames, write_ranges
 from refinenet_edge.evaluation import Confusion, open_dataset
 from refinenet_edge.model import load_checkpoint
-from refinenet_edge.peers import OnnxPeer
 from refinenet_edge.records import FrameSpec, Ranges, Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
@@ -133,7 +133,7 @@ def _staged(segmenter: Segmenter, frame: np.ndarray) -> Contender:
 @contextmanager
 def _usual(graph: Path, frame: np.ndarray) -> Iterator[Contender]:
     """`graph` with the usual code around it."""
-    peer = OnnxPeer(Subject(graph.stem, "peer", NAME, CHECKPOINT, "", "openvino"), graph, FrameSpec(SIZE))
+    peer = OnnxBaseline(Subject(graph.stem, "peer", NAME, CHECKPOINT, "", "openvino"), graph, FrameSpec(SIZE))
     with peer.open(Case(SIZE)) as run:
         yield lambda: run([frame])
 

@@ -1,14 +1,14 @@
-"""Bundles and peers timed side by side: a frozen `Run` that can be read, checked and compared.
+"""Bundles and baselines timed side by side: a frozen `BenchmarkRun` that can be read, checked and compared.
 
 measure.py    contenders in turn -> Timing: medians, intervals, the rule that ended it
-entry.py      a bundle as something to time; peers.py, beside this package, has the others
-run.py        entries + options -> Run
+entry.py      a bundle as something to time; baselines.py, beside this package, has the others
+run.py        entries + options -> BenchmarkRun
 start.py      an entry in a process of its own: loading, first frame, memory
 power.py      an entry running alone: watts, joules, heat, clocks
 screen.py     a bundle in the demo's loop: camera to screen
 machine.py    where it ran
 blocks.py     a layer's name -> the block of the model
-record.py     Run, to JSON and back
+record.py     BenchmarkRun, to JSON and back
 compare.py    ratios and verdicts, in one run and between two
 suite.py      TOML -> what to build and to measure
 """
@@ -16,11 +16,12 @@ suite.py      TOML -> what to build and to measure
 from refinenet_edge.bench.compare import Change, Verdict, compare, ratios
 from refinenet_edge.bench.entry import BundleEntry, Entry, bundle_entry
 from refinenet_edge.bench.measure import Contender, Estimate, Stages, Timing, take_turns, timed
-from refinenet_edge.bench.record import Case, Run, read_run, summary, write_run
+from refinenet_edge.bench.record import BenchmarkRun, Case, read_run, summary, write_run
 from refinenet_edge.bench.run import Options, run
 from refinenet_edge.bench.suite import Suite, read_suite
 
 __all__ = [
+    "BenchmarkRun",
     "BundleEntry",
     "Case",
     "Change",
@@ -28,7 +29,6 @@ __all__ = [
     "Entry",
     "Estimate",
     "Options",
-    "Run",
     "Stages",
     "Suite",
     "Timing",

@@ -18,7 +18,7 @@ import numpy as np
 
 from refinenet_edge.bench.machine import comparable
 from refinenet_edge.bench.measure import RESAMPLES, Estimate, Timing, bounds
-from refinenet_edge.bench.record import Case, Run
+from refinenet_edge.bench.record import BenchmarkRun, Case
 from refinenet_edge.errors import InputError
 
 Word = Literal["same", "faster", "slower", "unclear"]
@@ -60,7 +60,7 @@ def word(times: Estimate) -> Word:
     return "same" if times.low > 1 - ALIKE and times.high < 1 + ALIKE else "unclear"
 
 
-def ratios(run: Run, case: Case) -> dict[str, Verdict]:
+def ratios(run: BenchmarkRun, case: Case) -> dict[str, Verdict]:
     """Subject -> how many times as long as the run's first subject a frame takes; without the first itself."""
     found = run.of(case)
     first = run.subjects[0].name
@@ -71,7 +71,7 @@ def ratios(run: Run, case: Case) -> dict[str, Verdict]:
     return {who: Verdict(times, word(times)) for who, times in estimates.items()}
 
 
-def compare(before: Run, after: Run, force: bool = False) -> tuple[Change, ...]:
+def compare(before: BenchmarkRun, after: BenchmarkRun, force: bool = False) -> tuple[Change, ...]:
     """What changed, for every subject and case that both runs have.
 
     Raises `InputError` for runs of different devices or power modes, unless `force`, and for runs with nothing in
@@ -104,7 +104,7 @@ def _unpaired(samples: tuple[float, ...], to: tuple[float, ...]) -> Estimate:
     return Estimate(float(np.median(samples) / np.median(to)), *bounds(medians[0] / medians[1]))
 
 
-def _miou(before: Run, after: Run, name: str) -> float | None:
+def _miou(before: BenchmarkRun, after: BenchmarkRun, name: str) -> float | None:
     old, new = before.subject(name), after.subject(name)
     if old.miou is None or new.miou is None or old.judge != new.judge:
         return None

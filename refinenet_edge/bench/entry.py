@@ -1,4 +1,4 @@
-"""What can be timed: a bundle, through the Segmenter that people use; peers.py has the others.
+"""What can be timed: a bundle, through the Segmenter that people use; baselines.py has the others.
 
 An entry is a value that can be sent to another process: what it needs is opened by `open`, for one case.
 """

@@ -1,8 +1,8 @@
-"""What a benchmark leaves behind: a `Run`, frozen, with everything needed to judge it and to compare it.
+"""What a benchmark leaves behind: a `BenchmarkRun`, frozen, with everything needed to judge it and to compare it.
 
-Run            one `refinenet-edge bench`: where, what, how, and everything that was measured
+BenchmarkRun            one `refinenet-edge bench`: where, what, how, and everything that was measured
   Machine      device, system, versions, power mode
-  Subject      what was timed: a bundle, or a peer
+  Subject      what was timed: a bundle, or a baseline
   Measurement  one subject in one case (frame size, batch, streams): ms of every run, in the order in which they ran
   Start        a subject in a process of its own: loading, first frame, memory
   Screen       a subject on a live source: how old what is shown is
@@ -49,7 +49,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Subject:
-    """What was timed. `name` is unique in a run; `manifest_sha256` is None of a peer.
+    """What was timed. `name` is unique in a run; `manifest_sha256` is None of a baseline.
 
     `miou` in [0, 1] on `judge`, None: not asked.
     """
@@ -148,7 +148,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Run:
+class BenchmarkRun:
     """One benchmark. The first subject is what the others are compared with."""
 
     started: str  # ISO 8601, UTC
@@ -197,7 +197,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Summary:
+class LatencySummary:
     """Figures of a measurement's runs, ms. `jitter` is p99 - p50: what a schedule must allow for."""
 
     least: float
@@ -209,18 +209,18 @@ class Summary:
     count: int
 
 
-def summary(samples: tuple[float, ...]) -> Summary:
+def summary(samples: tuple[float, ...]) -> LatencySummary:
     """Percentiles by linear interpolation, as numpy's default."""
     p50, p90, p99 = (float(value) for value in np.percentile(samples, [50, 90, 99]))
-    return Summary(min(samples), p50, p90, p99, max(samples), p99 - p50, len(samples))
+    return LatencySummary(min(samples), p50, p90, p99, max(samples), p99 - p50, len(samples))
 
 
-def write_run(path: Path, run: Run) -> None:
+def write_run(path: Path, run: BenchmarkRun) -> None:
     """Write `run` to `path`: the old file or the new one is there, never a part. Raises `InputError`."""
     write_atomically(path, to_json(run).encode(), InputError)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> BenchmarkRun:
     """The run in `path`. Raises `InputError` naming what does not fit."""
     try:
         with path.open("rb") as file:
@@ -230,6 +230,6 @@ def read_run(path: Path) -> Run:
     if len(data) > MAX_RUN:
         raise InputError(f"{path} has more than {MAX_RUN} bytes: it is not a benchmark result")
     try:
-        return from_json(Run, data.decode())
+        return from_json(BenchmarkRun, data.decode())
     except (RefineNetEdgeError, UnicodeDecodeError) as exc:
         raise InputError(f"{path} is not a benchmark result: {exc}") from exc

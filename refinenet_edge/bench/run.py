@@ -1,4 +1,4 @@
-"""Time entries side by side, and everything else that belongs into a report: a `Run`.
+"""Time entries side by side, and everything else that belongs into a report: a `BenchmarkRun`.
 
     per entry   mIoU, start (a process of its own), camera to screen, power (running alone), layers
     per case    all entries in turn, round by round, each on the same frame
@@ -26,7 +26,7 @@ from refinenet_edge.bench.entry import WHOLE, BundleEntry, Entry, Runner
 from refinenet_edge.bench.machine import commit, describe
 from refinenet_edge.bench.measure import RULE, WARM_UPS, Contender, Stages, take_turns
 from refinenet_edge.bench.power import has_sensors, measure_power
-from refinenet_edge.bench.record import STAGES, Case, Layer, Measurement, Power, Run, Screen, Start, Subject
+from refinenet_edge.bench.record import STAGES, BenchmarkRun, Case, Layer, Measurement, Power, Screen, Start, Subject
 from refinenet_edge.bench.screen import measure_screen
 from refinenet_edge.bench.start import measure_start
 from refinenet_edge.errors import InputError, RefineNetEdgeError
@@ -63,7 +63,7 @@ class Options:
     brief: bool = False
 
 
-def run(entries: Sequence[Entry], options: Options, command: str, step: Step = lambda _: None) -> Run:
+def run(entries: Sequence[Entry], options: Options, command: str, step: Step = lambda _: None) -> BenchmarkRun:
     """Measure `entries`; the first is what the others are compared with. Nothing is written.
 
     Raises `InputError` for names that are not unique or frames that cannot be read; what an entry cannot do in one case
@@ -101,7 +101,7 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
             with _noted(f"layers of {name}", notes):
                 step(f"profile {name}")
                 layers += _layers(entry, frames[0])
-    return Run(
+    return BenchmarkRun(
         started=started,
         command=command,
         commit=commit(Path(__file__).parent),

@@ -18,7 +18,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.records import Recipe
 
 if TYPE_CHECKING:
-    from refinenet_edge.bench import Case, Run
+    from refinenet_edge.bench import BenchmarkRun, Case
     from refinenet_edge.records import Size
 
 
@@ -75,7 +75,7 @@ def bench_run(
     from refinenet_edge import bench
     from refinenet_edge.evaluation import open_dataset
 
-    rivals = tuple(filter(None, against.split(",")))
+    against_names = tuple(filter(None, against.split(",")))
     with progress_bar() as bar:
         task = bar.add_task("start", total=None)
 
@@ -85,15 +85,15 @@ def bench_run(
         if len(what) == 1 and what[0].endswith(".toml"):
             suite = bench.read_suite(Path(what[0]), Path("build", "suites", Path(what[0]).stem))
             what = tuple(_built_again(recipe, step) for recipe in suite.bundles.values())
-            rivals += suite.against
+            against_names += suite.against
             sizes, batches, streams = sizes or suite.sizes, batches or suite.batches, streams or suite.streams
             judge, source = judge or suite.judge, source or suite.source
         bundles = [bench.bundle_entry(Path(path), backend, allow_host_code) for path in what]
         entries: list[bench.Entry] = [*bundles]
-        if rivals:
+        if against_names:
             with heavy(EXPORT):
-                from refinenet_edge.peers import peers
-            entries += peers(rivals, bundles[0], checkpoint)
+                from refinenet_edge.baselines import baselines_for
+            entries += baselines_for(against_names, bundles[0], checkpoint)
         points = itertools.product(sizes or (bundles[0].size,), batches or (1,), streams or (1,))
         options = bench.Options(
             tuple(bench.Case(*point) for point in points),
@@ -196,7 +196,7 @@ def _built_again(recipe: Recipe, step: Callable[[str], None]) -> str:
     return str(build_bundle(recipe, lambda said: step(f"{Path(recipe.output).name}: {said}")).path)
 
 
-def _timings(run: Run, case: Case) -> Table:
+def _timings(run: BenchmarkRun, case: Case) -> Table:
     from refinenet_edge.bench import ratios, summary
 
     headings = folding("", "p50 ms", "p90", "p99", "frames/s", "times as long", "", "mIoU")

@@ -19,7 +19,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.records import Bilinear, Cubic, Interpolation
 
 if TYPE_CHECKING:
-    from refinenet_edge.evaluation import Result
+    from refinenet_edge.evaluation import EvaluationResult
     from refinenet_edge.records import Frame, Mask
 
 UPSAMPLINGS: dict[str, Interpolation] = {
@@ -121,16 +121,16 @@ def evaluate(
     """
     from refinenet_edge import evaluation
     from refinenet_edge.bundle import open_bundle
-    from refinenet_edge.evaluation.score import Comparing, Here
+    from refinenet_edge.evaluation.score import Evaluator, LocalEvaluator
     from refinenet_edge.runtime import Segmenter
 
     opened, data = open_bundle(bundle), evaluation.open_dataset(dataset)
     way = UPSAMPLINGS[upsample] if upsample else None
     with contextlib.ExitStack() as stack, progress_bar() as bar:
-        by: Comparing
+        by: Evaluator
         if ray == "off":
             segmenter = stack.enter_context(Segmenter(opened, backend, allow_host_code=allow_host_code))
-            by = Here(segmenter, way)
+            by = LocalEvaluator(segmenter, way)
         else:
             from refinenet_edge.cluster.bundles import gpus_of, resolve
             from refinenet_edge.cluster.evaluate import DistributedEvaluator
@@ -181,7 +181,7 @@ def _shares(mask: Mask) -> str:
     return ", ".join(f"{name} {100 * share:.0f} %" for name, share in list(mask.shares().items())[:4] if share >= 0.005)
 
 
-def _scores(result: Result, title: str) -> Table:
+def _scores(result: EvaluationResult, title: str) -> Table:
     table = Table("class", "IoU", "share of truth", "most often taken for", title=title)
     pixels = max(sum(map(sum, result.confusion)), 1)
     for label, row in enumerate(result.confusion):

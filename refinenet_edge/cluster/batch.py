@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Run:
+class LabellingRecord:
     """What made the labels of a folder; the same when the run is started again."""
 
     bundle_sha256: str
@@ -72,7 +72,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Problem:
+class FrameProblem:
     """A frame without labels."""
 
     id: str
@@ -80,7 +80,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Summary:
+class LabellingSummary:
     """`before`: labelled by an earlier run; `labelled`: by this one, in `seconds`, of which its workers computed
     `cpu_seconds`, all together.
     """
@@ -88,7 +88,7 @@ class Summary:
     frames: int
     before: int
     labelled: int
-    problems: tuple[Problem, ...]
+    problems: tuple[FrameProblem, ...]
     seconds: float
     cpu_seconds: float
     backend: str
@@ -99,7 +99,7 @@ class Report:
     """Of one piece."""
 
     labelled: int
-    problems: tuple[Problem, ...]
+    problems: tuple[FrameProblem, ...]
     cpu_seconds: float = 0.0
 
 
@@ -114,7 +114,7 @@ def label(
     workers: int | None = None,
     allow_host_code: bool = False,
     progress: Progress | None = None,
-) -> Summary:
+) -> LabellingSummary:
     """Label every frame of `source` (see work.py) into the folder `out`, a path or a URL.
 
     `ray`: see `pool.open_pool`; `workers` None: as many as the cluster has room for. With Ray the workers may be on
@@ -125,7 +125,7 @@ def label(
     wanted = resolve(bundle, backend, ray)
     digest = sha256(bundle.path / MANIFEST, BundleError)
     manifest, where = bundle.manifest, _absolute(source)
-    run = Run(digest, manifest.model, manifest.checkpoint, wanted, form, manifest.labels, shown(where))
+    run = LabellingRecord(digest, manifest.model, manifest.checkpoint, wanted, form, manifest.labels, shown(where))
     storage = open_storage(out)
     if form == "parquet":
         _parquet()  # that it is not installed is found out now
@@ -137,7 +137,7 @@ def label(
     before = frames - sum(map(len, left))
     started = time.monotonic()
     labelled, cpu_seconds = 0, 0.0
-    problems: list[Problem] = []
+    problems: list[FrameProblem] = []
 
     def tell() -> None:
         if progress:
@@ -156,7 +156,7 @@ def label(
             _note(storage, problems, names)
     if not before + labelled and problems:
         raise InputError(f"no frame of {shown(source)} can be labelled; {problems[0].id}: {problems[0].reason}")
-    return Summary(frames, before, labelled, tuple(problems), time.monotonic() - started, cpu_seconds, wanted)
+    return LabellingSummary(frames, before, labelled, tuple(problems), time.monotonic() - started, cpu_seconds, wanted)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Job:
     """What every worker of a run is given."""
 
     opening: Opening
-    run: Run
+    run: LabellingRecord
     source: str
     out: str
 
@@ -178,7 +178,7 @@ class Labeller:
         self._reader = Reader(job.source)
         self._out = open_storage(job.out)
         try:
-            here = from_json(Run, self._out.read(RUN).decode())
+            here = from_json(LabellingRecord, self._out.read(RUN).decode())
         except InputError as exc:
             raise InputError(f"on {platform.node()} {exc}; name an --out that all machines share") from exc
         if here != job.run:
@@ -186,7 +186,7 @@ class Labeller:
             raise InputError(f"on {platform.node()} {place} is another folder; name one that all machines share")
 
     def __call__(self, piece: Piece) -> Report:
-        problems: list[Problem] = []
+        problems: list[FrameProblem] = []
         labelled, started = 0, time.process_time()
         rows: list[dict[str, Any]] = []
         for item, frame in self._reader.frames(piece):
@@ -195,7 +195,7 @@ class Labeller:
                     raise frame
                 labels = self._segmenter.segment(frame).labels
             except (InputError, BundleError) as exc:
-                problems.append(Problem(item.id, str(exc)))
+                problems.append(FrameProblem(item.id, str(exc)))
                 continue
             labelled += 1
             if self._run.format == "png":
@@ -227,7 +227,7 @@ def _reports(pool: Pool, job: Job, pieces: Sequence[Piece]) -> Iterator[Report]:
     # which of its frames it was that a worker died of
     single = [(item,) for piece in deadly for item in piece]
     for (item,), report in zip(single, pool.run(make, single), strict=True):
-        yield report or Report(0, (Problem(item.id, "its worker died each time it had this frame"),))
+        yield report or Report(0, (FrameProblem(item.id, "its worker died each time it had this frame"),))
 
 
 def _refuse_inside(source: str, out: str) -> None:
@@ -248,7 +248,7 @@ def _absolute(source: str) -> str:
     return str(Path(source).resolve())
 
 
-def _begin(storage: Storage, run: Run, out: str, names: Sequence[str]) -> None:
+def _begin(storage: Storage, run: LabellingRecord, out: str, names: Sequence[str]) -> None:
     """Write down what makes the labels, or see that it is what made those that are there."""
     if RUN not in names:
         if names:
@@ -256,10 +256,10 @@ def _begin(storage: Storage, run: Run, out: str, names: Sequence[str]) -> None:
         storage.write(RUN, to_json(run).encode())
         return
     try:
-        there = from_json(Run, storage.read(RUN).decode())
+        there = from_json(LabellingRecord, storage.read(RUN).decode())
     except (BundleError, UnicodeDecodeError) as exc:
         raise InputError(f"{shown(out)}: {RUN} cannot be read: {exc}; name another --out") from exc
-    fields = [field.name for field in dataclasses.fields(Run)]
+    fields = [field.name for field in dataclasses.fields(LabellingRecord)]
     if other := [name for name in fields if getattr(there, name) != getattr(run, name)]:
         raise InputError(f"{shown(out)} holds labels of another {' and another '.join(other)}: name another --out")
 
@@ -279,7 +279,7 @@ def _left(pieces: Sequence[Piece], there: set[str]) -> tuple[int, list[Piece]]:
     return sum(map(len, pieces)), [piece for piece in left if piece]
 
 
-def _note(storage: Storage, problems: Sequence[Problem], names: Sequence[str]) -> None:
+def _note(storage: Storage, problems: Sequence[FrameProblem], names: Sequence[str]) -> None:
     if problems:
         text = json.dumps([dataclasses.asdict(problem) for problem in problems], indent=1)
         storage.write(PROBLEMS, f"{text}\n".encode())
@@ -287,7 +287,7 @@ def _note(storage: Storage, problems: Sequence[Problem], names: Sequence[str]) -
         storage.remove(PROBLEMS)
 
 
-def _row(item: Item, frame: Frame, labels: LabelMap, run: Run) -> dict[str, Any]:
+def _row(item: Item, frame: Frame, labels: LabelMap, run: LabellingRecord) -> dict[str, Any]:
     counts = np.bincount(labels.ravel(), minlength=len(run.classes.names))
     return {
         "id": item.id,
@@ -300,7 +300,7 @@ def _row(item: Item, frame: Frame, labels: LabelMap, run: Run) -> dict[str, Any]
     }
 
 
-def _table(rows: Sequence[dict[str, Any]], run: Run) -> bytes:
+def _table(rows: Sequence[dict[str, Any]], run: LabellingRecord) -> bytes:
     import pyarrow as pa
 
     kinds = {"height": pa.int32(), "width": pa.int32(), "labels": pa.binary(), "shares": pa.list_(pa.float64())}

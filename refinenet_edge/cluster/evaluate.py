@@ -17,7 +17,7 @@ from refinenet_edge.cluster.pool import Pool
 from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.evaluation import Confusion, Sample, Unusable
 from refinenet_edge.evaluation.samples import Kind
-from refinenet_edge.evaluation.score import Compared, Here
+from refinenet_edge.evaluation.score import Compared, LocalEvaluator
 from refinenet_edge.records import FrameSpec, Interpolation, Labels
 
 PIECE = 16  # samples
@@ -27,7 +27,7 @@ Outcome = tuple[str, npt.NDArray[np.int64] | tuple[Kind, str]]  # the stamp; the
 
 @dataclass(frozen=True)
 class DistributedEvaluator:
-    """`evaluation.score.Comparing` on `pool`, with a bundle that every worker opens for `backend`."""
+    """`evaluation.score.Evaluator` on `pool`, with a bundle that every worker opens for `backend`."""
 
     bundle: Bundle
     backend: str
@@ -60,7 +60,7 @@ class DistributedEvaluator:
 class _Comparer:
     def __init__(self, job: Opening) -> None:
         self._segmenter = job.segmenter()
-        self._here = Here(self._segmenter)
+        self._here = LocalEvaluator(self._segmenter)
 
     def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
         return [

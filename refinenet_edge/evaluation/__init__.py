@@ -5,7 +5,7 @@
     samples.py      sample -> frame and truth
     masks.py        PNG -> the class numbers in it
     confusion.py    truth + prediction -> Confusion -> IoU, mIoU, pixel accuracy
-    score.py        Segmenter + DataSet -> Result, resumable
+    score.py        Segmenter + DataSet -> EvaluationResult, resumable
 
 numpy and OpenCV only, as the device side.
 """
@@ -13,15 +13,15 @@ numpy and OpenCV only, as the device side.
 from refinenet_edge.evaluation.confusion import IGNORE, Confusion
 from refinenet_edge.evaluation.datasets import DataSet, open_dataset
 from refinenet_edge.evaluation.samples import Sample, Unusable
-from refinenet_edge.evaluation.score import Problem, Result, Subject, evaluate, subject_of
+from refinenet_edge.evaluation.score import EvaluationResult, SampleProblem, Subject, evaluate, subject_of
 
 __all__ = [
     "IGNORE",
     "Confusion",
     "DataSet",
-    "Problem",
-    "Result",
+    "EvaluationResult",
     "Sample",
+    "SampleProblem",
     "Subject",
     "Unusable",
     "evaluate",

@@ -25,7 +25,7 @@ NO_COLOUR = 256  # what a colour outside the palette becomes: a number that no l
 
 
 class Unusable(InputError):
-    """One sample cannot be used; `kind` says in which way (see `score.Problem`)."""
+    """One sample cannot be used; `kind` says in which way (see `score.SampleProblem`)."""
 
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Segmenter + data set -> Result: every frame segmented at its original size, one confusion matrix over all of them.
+"""Segmenter + data set -> EvaluationResult: every frame at its original size, one confusion matrix over all of them.
 
 A static bundle has every frame resized to its size and gives labels at the frame's own; a dynamic one is fed the frame
 as it is, and refuses a frame outside its range. Truth is never resized.
@@ -53,7 +53,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Problem:
+class SampleProblem:
     """A sample that could not be used, and was counted nowhere.
 
     missing: the image or the mask is not there; unreadable; size: the two differ in it; label: the mask has a class
@@ -66,7 +66,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Result:
+class EvaluationResult:
     """`classes`, `iou` and `confusion` (row: truth, column: prediction, in pixels) are in the order of the classes.
 
     None stands for nan: the IoU of a class that is in neither truth nor prediction, and everything where nothing was
@@ -84,7 +84,7 @@ class Result:
     pixel_accuracy: float | None
     iou: tuple[float | None, ...]
     confusion: Matrix
-    problems: tuple[Problem, ...]
+    problems: tuple[SampleProblem, ...]
     seconds: float
     toolkit: str = __version__
     schema: int = SCHEMA
@@ -103,8 +103,8 @@ class _Partial:
 Compared = tuple[Sample, str, Confusion | Unusable]  # the stamp is from before the sample was read
 
 
-class Comparing(Protocol):
-    """What segments samples and compares: `Here`, or many machines (cluster/evaluate.py)."""
+class Evaluator(Protocol):
+    """What segments samples and compares: `LocalEvaluator`, or many machines (cluster/evaluate.py)."""
 
     @property
     def labels(self) -> Labels: ...
@@ -119,7 +119,7 @@ class Comparing(Protocol):
         """Every one of `samples`, in order."""
 
 
-class Here:
+class LocalEvaluator:
     """A segmenter in this process; `upsample` replaces its way from logits to the frame's size."""
 
     def __init__(self, segmenter: Segmenter, upsample: Interpolation | None = None) -> None:
@@ -139,7 +139,7 @@ class Here:
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Tally:
     """Replaced as a whole after each sample: an interrupt at any moment leaves matrix and list in agreement."""
 
     confusion: Confusion
@@ -154,7 +154,7 @@ def subject_of(bundle: Bundle) -> Subject:
 
 
 def evaluate(
-    segmenter: Segmenter | Comparing,
+    segmenter: Segmenter | Evaluator,
     dataset: DataSet,
     *,
     subject: Subject | None = None,
@@ -162,26 +162,26 @@ def evaluate(
     out: Path | None = None,
     strict: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Result:
+) -> EvaluationResult:
     """Segment every sample and compare; `out` receives the result as JSON, whole or not at all.
 
     `upsample` replaces a segmenter's way from logits to the frame's size. `progress(used or not, of how many)` is
-    called at the start and after each sample. A sample that cannot be used becomes a `Problem`; with `strict` it
+    called at the start and after each sample. A sample that cannot be used becomes a `SampleProblem`; with `strict` it
     raises.
 
     Raises `InputError` when the classes are not the data set's, no sample can be used, `out` cannot be written, or
     `OUT.partial` is of another run; `BundleError` when the network's output is not usable logits.
     """
-    by = Here(segmenter, upsample) if isinstance(segmenter, Segmenter) else segmenter
+    by = LocalEvaluator(segmenter, upsample) if isinstance(segmenter, Segmenter) else segmenter
     _require_same_classes(by, dataset)
     key = _key(by, dataset, subject)
     partial = out.with_name(f"{out.name}.partial") if out else None
     before = _read_partial(partial, key, dataset, len(by.labels.names)) if partial else None
     zero = Confusion.zero(len(by.labels.names))
-    held = _Held(Confusion(np.array(before.confusion, np.int64)), before.done) if before else _Held(zero, {})
+    held = _Tally(Confusion(np.array(before.confusion, np.int64)), before.done) if before else _Tally(zero, {})
     earlier = before.seconds if before else 0.0
     started = saved = time.monotonic()
-    problems: list[Problem] = []
+    problems: list[SampleProblem] = []
 
     def save() -> None:
         if partial:
@@ -197,10 +197,10 @@ def evaluate(
             if isinstance(found, Unusable):
                 if strict:
                     raise Unusable(found.kind, f"{sample.id}: {found}") from found
-                problems.append(Problem(sample.id, found.kind, str(found)))
+                problems.append(SampleProblem(sample.id, found.kind, str(found)))
                 logger.info("%s: %s", sample.id, found)
             else:
-                held = _Held(held.confusion + found, {**held.done, sample.id: stamp})
+                held = _Tally(held.confusion + found, {**held.done, sample.id: stamp})
             if progress:
                 progress(len(held.done) + len(problems), len(dataset.samples))
             if time.monotonic() - saved > SAVE_SECONDS:
@@ -241,7 +241,7 @@ def compare(segmenter: Segmenter, sample: Sample) -> Confusion:
     return Confusion.of(truth, mask.labels, classes)
 
 
-def _require_same_classes(by: Comparing, dataset: DataSet) -> None:
+def _require_same_classes(by: Evaluator, dataset: DataSet) -> None:
     ours, theirs = by.labels, dataset.labels
     if theirs is None:
         return
@@ -255,7 +255,7 @@ def _require_same_classes(by: Comparing, dataset: DataSet) -> None:
         logger.warning("class names differ, %s has %r where %s has %r", ours.name, first[0], theirs.name, first[1])
 
 
-def _key(by: Comparing, dataset: DataSet, subject: Subject | None) -> dict[str, str]:
+def _key(by: Evaluator, dataset: DataSet, subject: Subject | None) -> dict[str, str]:
     ids = "\n".join(sample.id for sample in dataset.samples)
     return {
         "bundle": subject.manifest_sha256 if subject else "",
@@ -294,15 +294,15 @@ def _read_partial(path: Path, key: Mapping[str, str], dataset: DataSet, classes:
 
 
 def _result(
-    by: Comparing,
+    by: Evaluator,
     dataset: DataSet,
     subject: Subject | None,
-    held: _Held,
-    problems: tuple[Problem, ...],
+    held: _Tally,
+    problems: tuple[SampleProblem, ...],
     seconds: float,
-) -> Result:
+) -> EvaluationResult:
     confusion = held.confusion
-    return Result(
+    return EvaluationResult(
         subject=subject,
         backend=by.backend,
         dataset=dataset.name,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
-from refinenet_edge.bench.record import STAGES, Case, Run, summary
+from refinenet_edge.bench.record import STAGES, BenchmarkRun, Case, summary
 from refinenet_edge.report import charts
 from refinenet_edge.report.view import Block, Row, blocks, judges, rows, stages, undominated
 from refinenet_edge.report.words import faster, frames, interval, moment, number, percent, sentence, size
@@ -42,7 +42,7 @@ class RunView:
 
     anchor: str
     name: str
-    run: Run
+    run: BenchmarkRun
     summary: str
     cases: tuple[CaseView, ...]
     ladder: tuple[Row, ...]  # of the first case, the fastest first
@@ -81,7 +81,7 @@ class RunView:
         return [(anchor, title) for anchor, title, content in every if content]
 
 
-def page(runs: Sequence[tuple[str, Run]]) -> str:
+def page(runs: Sequence[tuple[str, BenchmarkRun]]) -> str:
     """The page of `runs` (name, run), a section each in that order."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("refinenet_edge.report"),
@@ -97,7 +97,7 @@ def page(runs: Sequence[tuple[str, Run]]) -> str:
     )
 
 
-def _view(anchor: str, name: str, run: Run) -> RunView:
+def _view(anchor: str, name: str, run: BenchmarkRun) -> RunView:
     cases = tuple(_case(f"{anchor}-case-{i}", run, case) for i, case in enumerate(run.cases(), 1))
     ladder = tuple(sorted(cases[0].rows, key=lambda row: row.times.p50)) if cases else ()
     judged, best = judges(ladder), frozenset[int]()
@@ -121,7 +121,7 @@ def _view(anchor: str, name: str, run: Run) -> RunView:
     )
 
 
-def _case(anchor: str, run: Run, case: Case) -> CaseView:
+def _case(anchor: str, run: BenchmarkRun, case: Case) -> CaseView:
     measured = rows(run, case)
     samples = {row.key: row.measurement.ms for row in measured}
     return CaseView(

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from refinenet_edge.bench.record import Run
+from refinenet_edge.bench.record import BenchmarkRun
 from refinenet_edge.report.view import Row, rows
 from refinenet_edge.report.words import frames, interval, moment, number, percent, sentence
 
 COLUMNS = ("precision", "backend", "mIoU", "p50", "p90", "p99", "max", "frames/s")
 
 
-def markdown(runs: Sequence[tuple[str, Run]]) -> str:
+def markdown(runs: Sequence[tuple[str, BenchmarkRun]]) -> str:
     """`runs` (name, run) as GitHub's Markdown, without headings: it goes below one of the README's."""
     return "\n".join(line for _, run in runs for line in _lines(run))
 
 
-def _lines(run: Run) -> Iterator[str]:
+def _lines(run: BenchmarkRun) -> Iterator[str]:
     yield f"{_plain(sentence(run))}\n"
     reference = _plain(run.subjects[0].name)
     for case in run.cases():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refinenet_edge.bench.compare import Verdict, ratios
-from refinenet_edge.bench.record import STAGES, Case, Layer, Measurement, Run, Subject, Summary, summary
+from refinenet_edge.bench.record import STAGES, BenchmarkRun, Case, LatencySummary, Layer, Measurement, Subject, summary
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Row:
     key: int
     subject: Subject
     measurement: Measurement
-    times: Summary
+    times: LatencySummary
     verdict: Verdict | None  # None: the reference, or not run in turn with it
 
 
@@ -30,7 +30,7 @@ class Block:
     layers: tuple[Layer, ...]
 
 
-def rows(run: Run, case: Case) -> tuple[Row, ...]:
+def rows(run: BenchmarkRun, case: Case) -> tuple[Row, ...]:
     """What was measured in `case`, in the order of the subjects."""
     measured, verdicts = run.of(case), ratios(run, case)
     return tuple(
@@ -67,7 +67,7 @@ def stages(measurement: Measurement) -> dict[str, float]:
     return {stage: statistics.median(measurement.stages[stage]) for stage in order if measurement.stages[stage]}
 
 
-def blocks(run: Run, subject: Subject) -> tuple[Block, ...]:
+def blocks(run: BenchmarkRun, subject: Subject) -> tuple[Block, ...]:
     """Blocks of `subject`, the most costly first; () where it has no profile."""
     by_block: dict[str, list[Layer]] = {}
     for layer in run.layers:

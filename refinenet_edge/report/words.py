@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from refinenet_edge.bench.measure import Estimate
-from refinenet_edge.bench.record import Case, Run, Subject, Summary
+from refinenet_edge.bench.record import BenchmarkRun, Case, LatencySummary, Subject
 from refinenet_edge.report.view import Row, fastest, rows
 
 SAME_POINTS = 0.005  # of mIoU: below, what is printed is the same
@@ -59,7 +59,7 @@ def frames(case: Case) -> str:
     return what if case.streams == 1 else f"{what} in each of {case.streams} streams"
 
 
-def sentence(run: Run) -> str:
+def sentence(run: BenchmarkRun) -> str:
     """Which subject is the fastest in the first case, by how much and how surely, and what that costs in mIoU."""
     if not run.measurements:
         return f"Nothing was timed on {run.machine.device}."
@@ -75,7 +75,7 @@ def sentence(run: Run) -> str:
     return f"On {run.machine.device}, {name} is the fastest of {len(timed)}: {took}, {rate}. {lead} {accuracy}"
 
 
-def _tail(times: Summary) -> str:
+def _tail(times: LatencySummary) -> str:
     """How long the slow ones took; of fewer than a hundred runs, 99 of 100 would be a guess."""
     if times.count < 100:
         return f"the slowest of {times.count} took {number(times.most)} ms"
@@ -104,7 +104,7 @@ def _lead(best: Row, timed: Sequence[Row], reference: str) -> str:
     return f"{lead} Within the intervals, as fast: {', '.join(level)}." if level else lead
 
 
-def _accuracy(best: Subject, run: Run) -> str:
+def _accuracy(best: Subject, run: BenchmarkRun) -> str:
     """What it costs in mIoU to be as fast as `best`."""
     if all(subject.miou is None for subject in run.subjects):
         return "mIoU was not asked."

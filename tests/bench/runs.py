@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from refinenet_edge.bench.record import Case, Machine, Measurement, Run, Subject
+from refinenet_edge.bench.record import BenchmarkRun, Case, Machine, Measurement, Subject
 
 MACHINE = Machine("Board", "Board's CPU", 6, 8 << 30, "Linux", "3.10.12", "15W", {"refinenet_edge": "0.1"})
 CASE = Case((512, 512))
@@ -14,7 +14,7 @@ def measurement(subject: str, *ms: float, case: Case = CASE) -> Measurement:
     return Measurement(subject, case, ms, {"engine": ms}, (1.0,), 1.0, "by hand")
 
 
-def run(*measurements: Measurement, machine: Machine = MACHINE, miou: float | None = None, **more: Any) -> Run:
+def run(*measurements: Measurement, machine: Machine = MACHINE, miou: float | None = None, **more: Any) -> BenchmarkRun:
     names = dict.fromkeys(m.subject for m in measurements)
     model = "rf_lw_mbv2", "scenes", "fp32", "openvino", "0" * 64
     whole = {
@@ -27,4 +27,4 @@ def run(*measurements: Measurement, machine: Machine = MACHINE, miou: float | No
         "subjects": tuple(Subject(name, "bundle", *model, miou, "scenes") for name in names),
         "measurements": measurements,
     }
-    return Run(**{**whole, **more})
+    return BenchmarkRun(**{**whole, **more})

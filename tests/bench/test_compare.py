@@ -9,7 +9,7 @@ import pytest
 
 from refinenet_edge.bench.compare import compare, ratios, word
 from refinenet_edge.bench.measure import Estimate
-from refinenet_edge.bench.record import Case, Run
+from refinenet_edge.bench.record import BenchmarkRun, Case
 from refinenet_edge.errors import InputError
 from tests.bench.runs import CASE, MACHINE, measurement, run
 
@@ -30,7 +30,7 @@ def test_words(low: float, high: float, says: str) -> None:
     assert word(Estimate((low + high) / 2, low, high)) == says
 
 
-def noisy(trial: int, slowdown: float, rounds: int = 40) -> Run:
+def noisy(trial: int, slowdown: float, rounds: int = 40) -> BenchmarkRun:
     """Two subjects in turn, the second `slowdown` times as long; 3 % noise each, drift, and now and then a hiccup."""
     dice = np.random.default_rng(trial)
     drift = 20 * (1 + 0.1 * np.sin(np.arange(rounds) / 7))
@@ -50,7 +50,7 @@ def test_an_identical_pair_is_the_same_or_unclear() -> None:
 
 
 def test_a_planted_slowdown_between_two_runs() -> None:
-    def alone(trial: int, slowdown: float) -> Run:
+    def alone(trial: int, slowdown: float) -> BenchmarkRun:
         ms = 20 * slowdown * np.random.default_rng(trial).lognormal(0, 0.03, 40)
         return run(measurement("ours", *ms))
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.cli import main
 from refinenet_edge.cluster import batch
-from refinenet_edge.cluster.batch import PROBLEMS, RUN, Job, Labeller, Problem, Run, label
+from refinenet_edge.cluster.batch import PROBLEMS, RUN, FrameProblem, Job, Labeller, LabellingRecord, label
 from refinenet_edge.cluster.bundles import opening
 from refinenet_edge.cluster.work import Item
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
@@ -61,7 +61,7 @@ def test_labels_are_the_segmenters(bundle: Path, source: Path, tmp_path: Path) -
             assert len(np.unique(found[f"{name}.png"])) > 1
             assert np.array_equal(found[f"{name}.png"], segmenter.segment(read_image(source / name)).labels)
     assert [name for name in sorted(found) if "drive" in name] == [f"drive.avi/00000{n}.png" for n in range(3)]
-    made = from_json(Run, (tmp_path / "out" / RUN).read_text())
+    made = from_json(LabellingRecord, (tmp_path / "out" / RUN).read_text())
     assert (made.backend, made.format, made.source) == ("openvino", "png", str(source.resolve()))
     assert len(made.bundle_sha256) == 64
     assert len(contents(tmp_path / "out")) == COUNT + 3 + 1
@@ -142,7 +142,7 @@ def test_a_frame_that_kills_its_worker_costs_only_itself(
     monkeypatch.setattr(batch, "open_pool", lambda *_, **__: nullcontext(Many(workers, deadly)))
     done = label(open_bundle(bundle), "scenes:7:6", str(tmp_path / "out"), ray="auto")
     assert done.labelled == 5
-    assert done.problems == (Problem("scenes-7/000002", "its worker died each time it had this frame"),)
+    assert done.problems == (FrameProblem("scenes-7/000002", "its worker died each time it had this frame"),)
     expected = contents(tmp_path / "whole")
     del expected["scenes-7/000002.png"]
     found = contents(tmp_path / "out")
@@ -172,7 +172,7 @@ def test_what_concerns_every_frame_stops_the_run(
 
 def test_a_machine_that_has_another_folder_there_says_so(bundle: Path, source: Path, tmp_path: Path) -> None:
     opened, out = open_bundle(bundle), tmp_path / "out"
-    made = Run("0" * 64, "tiny", "random", "openvino", "png", opened.manifest.labels, str(source))
+    made = LabellingRecord("0" * 64, "tiny", "random", "openvino", "png", opened.manifest.labels, str(source))
     how = opening(opened, "openvino", Many(1), False, None)
     with pytest.raises(InputError, match=r"that all machines share"):
         Labeller(Job(how, made, str(source), str(out)))

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from refinenet_edge.errors import BundleError, InputError
-from refinenet_edge.evaluation import Confusion, DataSet, Problem, Result, Subject, evaluate, open_dataset, score
+from refinenet_edge.evaluation import (
+    Confusion,
+    DataSet,
+    EvaluationResult,
+    SampleProblem,
+    Subject,
+    evaluate,
+    open_dataset,
+    score,
+)
 from refinenet_edge.evaluation.samples import FileSample
 from refinenet_edge.labels import PERSON, SCENES, VOC, numbered
 from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Labels, TensorSpec, from_json
@@ -32,7 +41,7 @@ def whole(classes: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(truths(classes)), np.stack(predictions(classes))
 
 
-def timeless(result: Result) -> Result:
+def timeless(result: EvaluationResult) -> EvaluationResult:
     return replace(result, seconds=0)
 
 
@@ -100,7 +109,7 @@ def test_scenes_of_a_segmenter_that_says_road() -> None:
 def test_the_result_says_what_it_is_of(plain7: DataSet, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     result = evaluate(seer(PERSON), plain7, subject=SUBJECT, out=out)
-    assert from_json(Result, out.read_text("utf-8")) == result
+    assert from_json(EvaluationResult, out.read_text("utf-8")) == result
     assert [p.name for p in out.parent.iterdir() if p.is_file()] == ["result.json"]
     read = json.loads(out.read_text("utf-8"), parse_constant=pytest.fail)  # no NaN, which is not JSON
     assert read["schema"] == 1
@@ -208,7 +217,7 @@ def test_unusable_samples_are_counted_and_named(plain7: DataSet, tmp_path: Path)
 def test_a_frame_outside_the_engines_range_is_refused(plain7: DataSet) -> None:
     segmenter = interrupted(seer(PERSON), 3, InputError("this engine takes 32x32 to 64x64"))
     result = evaluate(segmenter, plain7)
-    assert result.problems == (Problem("s3", "refused", "this engine takes 32x32 to 64x64"),)
+    assert result.problems == (SampleProblem("s3", "refused", "this engine takes 32x32 to 64x64"),)
     assert result.counted == 3
 
 
@@ -253,7 +262,7 @@ def test_a_stopped_run_goes_on(plain7: DataSet, tmp_path: Path, with_: BaseExcep
     assert len(runs) == COUNT - 2
     assert steps == [(done, COUNT + 6) for done in range(2, COUNT + 7)]
     assert timeless(result) == timeless(expected)
-    assert from_json(Result, out.read_text("utf-8")) == result
+    assert from_json(EvaluationResult, out.read_text("utf-8")) == result
     assert not partial.exists()
 
 

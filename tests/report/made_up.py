@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from refinenet_edge.bench.record import Case, Layer, Machine, Measurement, Power, Run, Screen, Start, Subject
+from refinenet_edge.bench.record import BenchmarkRun, Case, Layer, Machine, Measurement, Power, Screen, Start, Subject
 
 SMALL, LARGE = Case((512, 512)), Case((1024, 2048), batch=4)
 HASH = "5f" * 32
@@ -34,9 +34,9 @@ def measured(name: str, times: float, case: Case = SMALL, **changes: Any) -> Mea
     return replace(Measurement(name, case, ms, stages, (90.0, 30.0), 1000 / ms[2], "20 rounds"), **changes)
 
 
-def run(**changes: Any) -> Run:
+def run(**changes: Any) -> BenchmarkRun:
     """Two subjects, the second twice as fast and 0.3 points of mIoU worse; nothing else was asked."""
-    given = Run(
+    given = BenchmarkRun(
         started="2026-11-24T10:00:00+00:00",
         command="refinenet-edge bench engines/fp32 engines/int8 -o result.json",
         commit="c0ffee",
@@ -49,7 +49,7 @@ def run(**changes: Any) -> Run:
     return replace(given, **changes)
 
 
-def full_run(**changes: Any) -> Run:
+def full_run(**changes: Any) -> BenchmarkRun:
     """Everything that a run can hold."""
     given = run(
         measurements=(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from refinenet_edge.bench.record import Case, Run
+from refinenet_edge.bench.record import BenchmarkRun, Case
 from refinenet_edge.report import page
 from tests.report.made_up import MACHINE, full_run, measured, run, subject
 
@@ -258,7 +258,7 @@ def poisoned(value: Any) -> Any:
 
 
 def test_nothing_in_a_record_becomes_markup(full: Page) -> None:
-    given: Run = poisoned(full_run())
+    given: BenchmarkRun = poisoned(full_run())
     found = Page(page([("result.json" + HOSTILE, given)]))
     assert Counter(tag for tag, _ in found.tags) == Counter(tag for tag, _ in full.tags)
     names = {name for _, attrs in full.tags for name in attrs}

@@ -46,7 +46,7 @@ NAMES: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Peer:
+class Baseline:
     """One of `NAMES` with the network of `bundle`, whose `checkpoint` is None for random weights."""
 
     subject: Subject
@@ -69,7 +69,7 @@ class Peer:
 
 
 @dataclass(frozen=True)
-class OnnxPeer:
+class OnnxBaseline:
     """Anybody's network, fed as `frame` says."""
 
     subject: Subject
@@ -87,8 +87,8 @@ class OnnxPeer:
             )
 
 
-def peers(against: Sequence[str], entry: BundleEntry, checkpoint: Path | None = None) -> list[Entry]:
-    """The peers named in `against` for the bundle of `entry`; `checkpoint`: its weights, where they have moved.
+def baselines_for(against: Sequence[str], entry: BundleEntry, checkpoint: Path | None = None) -> list[Entry]:
+    """The baselines named in `against` for the bundle of `entry`; `checkpoint`: its weights, where they have moved.
 
     Raises `InputError` for a name that is none, or weights that are not the bundle's, `MissingExtra` without torch.
     """
@@ -96,15 +96,15 @@ def peers(against: Sequence[str], entry: BundleEntry, checkpoint: Path | None = 
     found: list[Entry] = []
     for name in against:
         if name in NAMES:
-            found.append(_peer(name, bundle, checkpoint, entry.on_gpu))
+            found.append(_baseline(name, bundle, checkpoint, entry.on_gpu))
         elif name.endswith(".onnx"):
-            found.append(_onnx_peer(Path(name), bundle))
+            found.append(_onnx_baseline(Path(name), bundle))
         else:
             raise InputError(f"--against {name}: {', '.join(NAMES)} or FILE.onnx is meant")
     return found
 
 
-def _peer(kind: str, bundle: Bundle, checkpoint: Path | None, on_gpu: bool) -> Peer:
+def _baseline(kind: str, bundle: Bundle, checkpoint: Path | None, on_gpu: bool) -> Baseline:
     _require("torch")
     device: Literal["cpu", "cuda"] = "cuda" if on_gpu and kind in ("torch", "compile") else "cpu"
     if device == "cuda":
@@ -121,7 +121,7 @@ def _peer(kind: str, bundle: Bundle, checkpoint: Path | None, on_gpu: bool) -> P
         checkpoint = _weights(bundle, checkpoint)
     precision, library = "fp16" if device == "cuda" else "fp32", "torch" if kind == "compile" else kind
     subject = Subject(NAMES[kind], "peer", manifest.model, manifest.checkpoint, precision, f"{library} on {device}")
-    return Peer(subject, kind, bundle.path, checkpoint, device)  # type: ignore[arg-type]
+    return Baseline(subject, kind, bundle.path, checkpoint, device)  # type: ignore[arg-type]
 
 
 def _weights(bundle: Bundle, given: Path | None) -> Path:
@@ -138,13 +138,13 @@ def _weights(bundle: Bundle, given: Path | None) -> Path:
     return path
 
 
-def _onnx_peer(path: Path, bundle: Bundle) -> OnnxPeer:
+def _onnx_baseline(path: Path, bundle: Bundle) -> OnnxBaseline:
     if not path.is_file():
         raise InputError(f"there is no {path} to compare with")
     backend = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
     _require(backend)
     subject = Subject(path.stem, "peer", path.name, path.name, "as in the file", backend)
-    return OnnxPeer(subject, path, bundle.manifest.frame)
+    return OnnxBaseline(subject, path, bundle.manifest.frame)
 
 
 def _require(library: str) -> None:

@@ -1,4 +1,4 @@
-"""Peers compute what the bundle computes, and are refused where they would not."""
+"""Baselines compute what the bundle computes, and are refused where they would not."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refinenet_edge import bench
-from refinenet_edge import peers as peers_module
+from refinenet_edge import baselines, bench
+from refinenet_edge.baselines import baselines_for
 from refinenet_edge.bench import Case, Entry, bundle_entry
 from refinenet_edge.errors import InputError
-from refinenet_edge.peers import peers
 from refinenet_edge.records import Frame
 from refinenet_edge.scenes import scene
 
 SMALL = Case((64, 96))
 
 
-def results_of(peer: Entry, monkeypatch: pytest.MonkeyPatch, frame: Frame) -> dict[str, Any]:
-    """What each stage of a peer gave."""
+def results_of(baseline: Entry, monkeypatch: pytest.MonkeyPatch, frame: Frame) -> dict[str, Any]:
+    """What each stage of a baseline gave."""
     results = {}
 
     def kept(stages: bench.Stages, name: str, function: Callable[..., Any], *args: Any) -> Any:
         results[name] = bench.timed(stages, name, function, *args)
         return results[name]
 
-    monkeypatch.setattr(peers_module, "timed", kept)
-    with peer.open(SMALL) as run:
+    monkeypatch.setattr(baselines, "timed", kept)
+    with baseline.open(SMALL) as run:
         assert list(run([frame])) == ["prepare", "engine", "head"]
     return results
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
-def test_a_peer_computes_the_bundles_logits(name: str, mobile_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_baseline_computes_the_bundles_logits(
+    name: str, mobile_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours = bundle_entry(mobile_bundle, "openvino")
-    (peer,) = peers([name], ours)
-    assert peer.subject.kind == "peer" and peer.subject.model == "rf_lw_mbv2"
+    (baseline,) = baselines_for([name], ours)
+    assert baseline.subject.kind == "peer" and baseline.subject.model == "rf_lw_mbv2"
     frame = scene(5, 0, (64, 96))[0]
-    found = results_of(peer, monkeypatch, frame)
+    found = results_of(baseline, monkeypatch, frame)
     with ours.segmenter() as segmenter:
         expected = segmenter.logits(frame)
         np.testing.assert_allclose(found["engine"], expected, atol=1e-4 * float(np.abs(expected).max()))
@@ -52,27 +53,27 @@ def test_a_peer_computes_the_bundles_logits(name: str, mobile_bundle: Path, monk
 def test_torch_compile_is_torch_compile(mobile_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     monkeypatch.setattr("torch.compile", lambda module: compiled.append(module) or module)
-    (peer,) = peers(["compile"], bundle_entry(mobile_bundle, "openvino"))
-    with peer.open(SMALL) as run:
+    (baseline,) = baselines_for(["compile"], bundle_entry(mobile_bundle, "openvino"))
+    with baseline.open(SMALL) as run:
         run([scene(5, 0, (64, 96))[0]] * 2)
     assert len(compiled) == 1
 
 
 class TestAnOnnxFile:
     def test_a_batch_runs_in_a_row(self, mobile_bundle: Path) -> None:
-        (peer,) = peers([str(mobile_bundle / "model.onnx")], bundle_entry(mobile_bundle, "openvino"))
-        assert peer.subject.name == "model" and peer.subject.precision == "as in the file"
-        with peer.open(Case((64, 96), 2)) as run:
+        (baseline,) = baselines_for([str(mobile_bundle / "model.onnx")], bundle_entry(mobile_bundle, "openvino"))
+        assert baseline.subject.name == "model" and baseline.subject.precision == "as in the file"
+        with baseline.open(Case((64, 96), 2)) as run:
             assert list(run([scene(5, index, (64, 96))[0] for index in range(2)])) == ["prepare", "engine", "head"]
 
     def test_a_missing_one(self, mobile_bundle: Path) -> None:
         with pytest.raises(InputError, match=r"there is no none\.onnx"):
-            peers(["none.onnx"], bundle_entry(mobile_bundle, "openvino"))
+            baselines_for(["none.onnx"], bundle_entry(mobile_bundle, "openvino"))
 
 
 def test_an_unknown_name(mobile_bundle: Path) -> None:
     with pytest.raises(InputError, match=r"--against tvm: torch, compile, onnxruntime, openvino or FILE\.onnx"):
-        peers(["tvm"], bundle_entry(mobile_bundle, "openvino"))
+        baselines_for(["tvm"], bundle_entry(mobile_bundle, "openvino"))
 
 
 @pytest.fixture
@@ -92,12 +93,12 @@ def test_other_weights_are_refused(changed: Callable[..., Path]) -> None:
     command = "refinenet-edge build --checkpoint scenes"
     entry = bundle_entry(changed(checkpoint="scenes", checkpoint_sha256="0" * 64, command=command), "openvino")
     with pytest.raises(InputError, match=r"is not what .* was built from"):
-        peers(["torch"], entry)
+        baselines_for(["torch"], entry)
     with pytest.raises(InputError, match=r"gone\.pth, are not here: give --checkpoint FILE"):
-        peers(["torch"], entry, Path("gone.pth"))
+        baselines_for(["torch"], entry, Path("gone.pth"))
 
 
 def test_a_bundle_from_onnx_has_no_torch(changed: Callable[..., Path]) -> None:
     entry = bundle_entry(changed(command="refinenet-edge build --onnx theirs.onnx"), "openvino")
     with pytest.raises(InputError, match="was made from an ONNX file: give that file to --against"):
-        peers(["torch"], entry)
+        baselines_for(["torch"], entry)
