@@ -30,7 +30,6 @@ from rich.console import Console
 from rich.table import Table
 
 from refinenet_edge.bench.measure import Estimate, Stages, take_turns
-from refinenet_edge.bundle import open_bundle
 from refinenet_edge.demo import Figures, Model, OverlayStyle, Show, open_source
 from refinenet_edge.demo.web import Web
 from refinenet_edge.records import Frame, Mask
@@ -104,6 +103,7 @@ class Sides:
         gated = Model(model.name, model.precision, cast(Segmenter, self._gate))
         self._show = Show([open_source(str(video), every_frame=True, repeat=True)], [gated], OverlayStyle())
         web = Web(self._show)
+        web.start()
         self._viewer = multiprocessing.get_context("spawn").Process(target=watch, args=(web.address,), daemon=True)
         self._viewer.start()
         while not web.wanted():
@@ -149,29 +149,27 @@ def main(bundles: tuple[Path, ...], rounds: int, frames: int, out: Path | None) 
         video = Path(folder) / "drive.mp4"
         kept = write_video(video)
         for path in bundles:
-            bundle = open_bundle(path)
-            cell = measure(Model(path.name, bundle.manifest.precision, Segmenter(bundle)), kept, video, rounds, frames)
+            with Model.open(path) as model:
+                cell = measure(model, kept, video, rounds, frames)
             cells.append(cell)
             console.print(row(cell))
     console.print(save({"cpu": cpu(), "cells": cells}, "demo_rate.json", out))
 
 
 def measure(model: Model, kept: list[Frame], video: Path, rounds: int, count: int) -> dict[str, Any]:
-    with model.segmenter as segmenter:
-        sides = Sides(model, kept, video, count)
-        timing = take_turns({"loop": sides.loop, "demo": sides.demo}, rounds)
-        sides.close()
-        backend = segmenter.session.name
+    sides = Sides(model, kept, video, count)
+    timing = take_turns({"loop": sides.loop, "demo": sides.demo}, rounds)
+    sides.close()
     figures = sides.clock.figures
     assert figures
     return {
         "bundle": model.name,
         "precision": model.precision,
-        "backend": backend,
+        "backend": model.segmenter.session.name,
         "loop_fps": 1000 / timing.ms("loop"),
         "demo_fps": 1000 / timing.ms("demo"),
         "share": asdict(timing.ratio("loop", "demo")),
-        "stages_ms": dict(figures.stages_ms),
+        "stages_ms": dict(figures.speed.stages_ms),
         "loop_ms": [round(ms, 2) for ms in timing.samples("loop")],
         "demo_ms": [round(ms, 2) for ms in timing.samples("demo")],
     }

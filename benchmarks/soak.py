@@ -85,7 +85,7 @@ class Log:
         if not self.signals or self.signals[-1][1] != (figures.state == "live"):
             self.signals.append((now, figures.state == "live"))
         if figures.state == "live":
-            self._ages.append(figures.age_ms)
+            self._ages.append(figures.speed.age_ms)
         if now - self._second >= 1 and self._ages:
             self._second = now
             self.rows.append(
@@ -94,9 +94,9 @@ class Log:
                     "age_ms": statistics.median(self._ages),
                     "oldest_ms": max(self._ages),
                     "rss_mb": rss_mb(),
-                    "fps": figures.fps,
-                    "frames": figures.frames,
-                    "drops": figures.drops,
+                    "fps": figures.speed.fps,
+                    "frames": figures.speed.frames,
+                    "drops": figures.speed.drops,
                 }
             )
             self._ages = []
@@ -147,6 +147,7 @@ def main(bundle: Path | None, minutes: float, frames: int, out: Path | None) -> 
     log = Log()
     show = Show([LiveSource("camera", camera.frames, live=True, lasting=True)], [model], OverlayStyle())
     web = Web(show)
+    web.start()
     context = multiprocessing.get_context("spawn")
     viewers = [context.Process(target=watch, args=(web.address, forever), daemon=True) for forever in (True, False)]
     for viewer in viewers:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from refinenet_edge import __version__
 from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, make_folder
 from refinenet_edge.cli.screen import err, out, plain, progress_bar
 from refinenet_edge.records import Recipe
+
+if TYPE_CHECKING:
+    from refinenet_edge.demo import Show
 
 
 @main.command("demo")
@@ -53,11 +57,9 @@ def demo(
     # what OpenCV and FFmpeg say of a camera that is away, we say; they read this when they are imported
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from refinenet_edge.bundle import open_bundle
     from refinenet_edge.demo import Model, OverlayStyle, Recording, Show, open_source
     from refinenet_edge.demo.power import RecentWatts
-    from refinenet_edge.demo.window import KEYS, Window, has_display, has_windows
-    from refinenet_edge.runtime import Segmenter
+    from refinenet_edge.demo.window import KEYS, Window, has_windows
     from refinenet_edge.runtime.cuda import gpu_bus_id
     from refinenet_edge.sensors import Meters
 
@@ -68,11 +70,8 @@ def demo(
     chosen = sources or (("0", "scenes") if camera else ("scenes",))
     opened = [open_source(text, every_frame=rate == "full", repeat=repeat) for text in chosen]
     with contextlib.ExitStack() as stack:
-        models = []
-        for path in bundles or (shipped_bundle(),):
-            bundle = open_bundle(path)
-            segmenter = stack.enter_context(Segmenter(bundle, backend, allow_host_code=allow_host_code))
-            models.append(Model(path.name, bundle.manifest.precision, segmenter))
+        paths = bundles or (shipped_bundle(),)
+        models = [stack.enter_context(Model.open(path, backend, allow_host_code)) for path in paths]
         recording = Recording(record, opened[0].rate if rate == "full" else None) if record else None
         # read when figures are made, not in a thread
         meters = stack.enter_context(Meters(gpu=gpu_bus_id(), period=None))
@@ -82,18 +81,26 @@ def demo(
             show.views.append(Window(show))
             out.print(f"keys: {KEYS}")
         elif view == "web":
-            with heavy("'refinenet-edge[demo]'"):
-                from refinenet_edge.demo.web import Web
-            web = Web(show, host, port, token)
-            show.views.append(web)
-            out.print(f"open [bold]{plain(web.address)}[/] (Ctrl-C ends it)", soft_wrap=True)
-            if has_display() and out.is_terminal:
-                click.launch(web.address)
+            _serve(show, host, port, token)
         with _until_interrupted():
             show.run(frames)
     summary = show.summary()
     rest = f", {summary.drops} that were older by then dropped" if summary.drops else ""
     out.print(f"{summary.frames} frames in {summary.seconds:.1f} s{rest}" + (f": {plain(record)}" if record else ""))
+
+
+def _serve(show: Show, host: str, port: int, token: str | None) -> None:
+    """Show it in a web page too, and say where that is."""
+    with heavy("'refinenet-edge[demo]'"):
+        from refinenet_edge.demo.web import Web
+    from refinenet_edge.demo.window import has_display
+
+    web = Web(show, host, port, token)
+    show.views.append(web)
+    web.start()
+    out.print(f"open [bold]{plain(web.address)}[/] (Ctrl-C ends it)", soft_wrap=True)
+    if has_display() and out.is_terminal:
+        click.launch(web.address)
 
 
 def shipped_bundle() -> Path:

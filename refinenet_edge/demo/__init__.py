@@ -2,21 +2,26 @@
 
 stream.py    live(source, segmenter): reads, infers and hands out at once; the newest frame wins
 overlay.py   mask over frame, figures and legend
-show.py      one picture and one set of figures for all who look, and what can be changed
-record.py, window.py, web.py   where it is looked at
+controls.py  what viewers set, and whether it can be
+figures.py   what is counted, and the figures made of it
+show.py      plays sources through models: one picture and one set of figures for all who look
+record.py, window.py, web.py   where it is looked at; access.py: who may
 
 for result in live(open_source("0"), segmenter):
     print(result.mask.shares(), result.age_ms)
 """
 
+from refinenet_edge.demo.controls import Controls
+from refinenet_edge.demo.figures import Figures
 from refinenet_edge.demo.overlay import OverlayStyle, blend, draw
 from refinenet_edge.demo.record import Recording
-from refinenet_edge.demo.show import DemoSummary, Figures, Model, Show, View
+from refinenet_edge.demo.show import DemoSummary, Model, Show, View
 from refinenet_edge.demo.stream import SegmentedFrame, live
 from refinenet_edge.frames import Captured, LiveSource, open_source
 
 __all__ = [
     "Captured",
+    "Controls",
     "DemoSummary",
     "Figures",
     "LiveSource",

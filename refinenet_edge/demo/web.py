@@ -2,7 +2,7 @@
 
     GET  /  app.js  style.css  icon.svg   the page; nothing else of the disk can be asked for
     GET  /stream                          multipart/x-mixed-replace, one JPEG a frame, encoded once for all viewers
-    GET  /figures                         text/event-stream, `show.Figures` as JSON
+    GET  /figures                         text/event-stream, `figures.Figures` as JSON
     GET  /snapshot.png                    the picture as it is
     POST /controls                        JSON for `Show.change`
 
@@ -19,25 +19,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import ipaddress
 import json
-import secrets
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import resources
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from refinenet_edge.demo.show import Figures, Show
+from refinenet_edge.demo.access import Guard, token_for
+from refinenet_edge.demo.figures import Figures
+from refinenet_edge.demo.show import Show
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
@@ -48,17 +46,6 @@ ASSETS = {
     "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-COOKIE = "refinenet_edge"
-SHORTEST_TOKEN = 12  # characters
 MAX_BODY = 4096  # bytes, of a POST
 MAX_CONNECTIONS = 64
 WIDEST = 1280  # pixels: larger pictures are sent smaller
@@ -74,21 +61,12 @@ class Web:
     """A `View` that serves `show` at `address` until it is closed."""
 
     def __init__(self, show: Show, host: str = "127.0.0.1", port: int = 0, token: str | None = None) -> None:
-        """Listen at once; port 0 takes a free one. Raises `InputError` when it cannot, or `token` is too short.
+        """Listen; port 0 takes a free one. Raises `InputError` when it cannot, or `token` is too short.
 
         On a host that others can reach without a `token` one is made.
         """
-        local = _is_loopback(host)
-        if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
-            raise InputError(f"a token has {SHORTEST_TOKEN} or more ASCII characters: leave it out, and one is made")
-        token = token or (None if local else secrets.token_urlsafe(24))
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family)
-        except (OSError, OverflowError) as exc:
-            raise InputError(f"{host} port {port} cannot be listened on: {exc}; name another with --port") from exc
-        # connections inherit it: the fewer pictures are on their way, the newer is what a slow viewer sees
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        token = token_for(host, token)
+        self._socket = _listen(host, port)
         self.port = int(self._socket.getsockname()[1])
         seen_as = _reachable(host)
         name = f"[{seen_as}]" if ":" in seen_as else seen_as
@@ -97,9 +75,12 @@ class Web:
         self._viewers = 0
         self._picture: Frame | None = None
         self._part, self._number = b"", 0
-        self._event, self._news = b"", 0
-        self._closed = False
+        self._event, self._event_number = b"", 0
         self._last: Figures | None = None
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = asyncio.Event()
+        self._ready = threading.Event()
         routes = [
             *(Route(path, _asset(*asset)) for path, asset in ASSETS.items()),
             Route("/stream", self._stream),
@@ -107,28 +88,16 @@ class Web:
             Route("/snapshot.png", self._snapshot),
             Route("/controls", self._controls, methods=["POST"]),
         ]
-        app = _Guard(Starlette(routes=routes), {host, socket.gethostname()}, token)
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            loop="asyncio",
-            lifespan="off",
-            log_config=None,
-            access_log=False,  # it would hold the token
-            server_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
-        self._ready = threading.Event()
+        self._server = _server(Guard(Starlette(routes=routes), {host, socket.gethostname()}, token))
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web", daemon=True)
+
+    def start(self) -> None:
+        """Serve until `close`, in a thread of its own."""
         self._thread.start()
         self._ready.wait(LEAVE)
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._changed = asyncio.Event()
         self._ready.set()
         await self._server.serve(sockets=[self._socket])
 
@@ -142,7 +111,7 @@ class Web:
         event = b""
         if figures is not self._last:
             self._last = figures
-            event = b"data: " + json.dumps(dataclasses.asdict(figures)).encode() + b"\n\n"
+            event = b"data: " + json.dumps(dataclasses.asdict(figures), default=sorted).encode() + b"\n\n"
         if part or event:
             self._call(lambda: self._publish(picture, part, event))
 
@@ -150,12 +119,14 @@ class Web:
         """End all connections and the server; a second call does nothing."""
         self._call(self._finish)
         self._server.should_exit = True
-        self._thread.join(LEAVE)
+        if self._loop is not None:
+            self._thread.join(LEAVE)
         self._socket.close()
 
-    def _call(self, function: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(function)
+    def _call(self, function: Callable[[], None]) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(function)
 
     # --- in the server's thread
 
@@ -163,13 +134,13 @@ class Web:
         if part:
             self._picture, self._part, self._number = picture, part, self._number + 1
         if event:
-            self._event, self._news = event, self._news + 1
+            self._event, self._event_number = event, self._event_number + 1
         self._wake()
 
     def _finish(self) -> None:
         self._closed = True
         self._wake()
-        self._loop.call_later(PATIENCE, self._cut_off)
+        asyncio.get_running_loop().call_later(PATIENCE, self._cut_off)
 
     def _cut_off(self) -> None:
         """End the connections whose viewers do not read what is on its way."""
@@ -206,12 +177,12 @@ class Web:
         return StreamingResponse(self._events(), media_type="text/event-stream")
 
     async def _events(self) -> AsyncIterator[bytes]:
-        news = 0
+        number = 0
         while not self._closed:
-            if news == self._news:
+            if number == self._event_number:
                 await self._changed.wait()
             else:
-                news = self._news
+                number = self._event_number
                 yield self._event
 
     async def _snapshot(self, request: Request) -> Response:
@@ -239,74 +210,12 @@ class Web:
         try:
             asked = json.loads(body)
             if not isinstance(asked, dict):
-                raise InputError("an object of what is to change is meant")
+                raise InputError("expected an object of what is to change")
             self._show.change(asked)
         except (ValueError, RecursionError, InputError) as exc:
-            said = str(exc) if isinstance(exc, RefineNetEdgeError) else "JSON is meant"
+            said = str(exc) if isinstance(exc, RefineNetEdgeError) else "expected JSON"
             return PlainTextResponse(said, 400)
         return Response(status_code=204)
-
-
-class _Guard:
-    """Lets through who may look (see the module), and puts `HEADERS` on every answer."""
-
-    def __init__(self, app: ASGIApp, names: set[str], token: str | None) -> None:
-        self._app = app
-        self._names = {"localhost", *(name.lower() for name in names)}
-        self._token = token
-        self._session = secrets.token_urlsafe(24)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        answer = self._answer(Request(scope)) if scope["type"] == "http" else PlainTextResponse("HTTP is meant\n", 400)
-        await (answer or self._app)(scope, receive, with_headers)
-
-    def _answer(self, request: Request) -> Response | None:
-        """What is said instead of the app's answer."""
-        if not self._is_ours(request.headers.get("host", "")):
-            return PlainTextResponse("this is not the host it was started for\n", 421)
-        if self._token is not None:
-            given = request.query_params.get("token")
-            if request.url.path == "/" and given is not None and _same(given, self._token):
-                answer = RedirectResponse("/", 303)
-                answer.set_cookie(COOKIE, self._session, httponly=True, samesite="lax")
-                return answer
-            if not _same(request.cookies.get(COOKIE, ""), self._session):
-                return PlainTextResponse("open the address with ?token=... that the demo printed\n", 401)
-        if request.method not in ("GET", "HEAD") and not _from_page(request):
-            return PlainTextResponse("only the page itself may change something\n", 403)
-        return None
-
-    def _is_ours(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
-        with contextlib.suppress(ValueError):
-            ipaddress.ip_address(name.partition("%")[0])
-            return True  # an address cannot be made to point elsewhere
-        return name in self._names or name.removesuffix(".local") in self._names
-
-
-def _from_page(request: Request) -> bool:
-    """Whether a browser says that our page asks; JSON, because other pages cannot send it unasked."""
-    origin = urlsplit(request.headers.get("origin", ""))
-    kind = request.headers.get("content-type", "").partition(";")[0].strip()
-    return (
-        origin.scheme in ("http", "https")
-        and origin.netloc.lower() == request.headers.get("host", "").lower()
-        and request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
-        and kind == "application/json"
-    )
-
-
-def _same(given: str, meant: str) -> bool:
-    """In a time that does not tell how much of it is right."""
-    return secrets.compare_digest(given.encode(), meant.encode())
 
 
 def _asset(name: str, kind: str) -> Any:
@@ -327,11 +236,30 @@ def _part(picture: Frame) -> bytes:
     return b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n%b" % (len(data), data, BOUNDARY)
 
 
-def _is_loopback(host: str) -> bool:
+def _listen(host: str, port: int) -> socket.socket:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as exc:
+        raise InputError(f"{host} port {port} cannot be listened on: {exc}; name another with --port") from exc
+    # connections inherit it: the fewer pictures are on their way, the newer is what a slow viewer sees
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+    return listening
+
+
+def _server(app: ASGIApp) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,  # it would hold the token
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config)
 
 
 def _reachable(host: str) -> str:

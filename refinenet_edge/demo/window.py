@@ -6,7 +6,8 @@ import os
 import re
 import sys
 
-from refinenet_edge.demo.show import Figures, Show
+from refinenet_edge.demo.figures import Figures
+from refinenet_edge.demo.show import Show
 from refinenet_edge.errors import InputError
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
@@ -67,9 +68,9 @@ class Window:
         elif key == "f":
             self._show.change({"figures": not style.figures})
         elif key == "m":
-            self._show.change({"model": (controls.model + 1) % len(figures.models)})
+            self._show.change({"model": (controls.model + 1) % len(figures.playing.models)})
         elif key == "n":
-            self._show.change({"source": (controls.source + 1) % len(figures.sources)})
+            self._show.change({"source": (controls.source + 1) % len(figures.playing.sources)})
 
     def close(self) -> None:
         cv2.destroyWindow(TITLE)

@@ -86,6 +86,7 @@ def served(driver: Any = None, **options: Any) -> Iterator[Page]:
     ]
     show = Show(sources, models, OverlayStyle())
     web = Web(show, **options)
+    web.start()
     show.views.append(web)
     with running(show):
         yield Page(driver, show, web, camera)

@@ -6,7 +6,7 @@ const MINUTE = 60000;
 const STAGES = ["read", "wait", "segment", "draw", "encode"];
 const history = []; // [time, age in ms]
 const SETTLED = 700; // ms after which the figures say what was asked for
-const wished = {}; // name: [value, when], asked for a moment ago
+const requested = {}; // name: [value, when], asked for a moment ago
 let shown = null; // the newest figures
 
 // --- what is asked for: one POST at a time, so that the last one wins; while one is under way the next are joined
@@ -14,8 +14,8 @@ let shown = null; // the newest figures
 let waiting = null;
 let asking = false;
 
-async function wish(asked) {
-  for (const [name, value] of Object.entries(asked)) wished[name] = [value, Date.now()];
+async function change(asked) {
+  for (const [name, value] of Object.entries(asked)) requested[name] = [value, Date.now()];
   waiting = { ...waiting, ...asked };
   render();
   if (asking) return;
@@ -36,11 +36,10 @@ async function wish(asked) {
 
 // as it was asked for, or else as it is
 function now(name) {
-  const [value, at] = wished[name] ?? [null, 0];
+  const [value, at] = requested[name] ?? [null, 0];
   if (Date.now() < at + SETTLED) return value;
   if (name === "paused") return shown.state === "paused";
-  if (name === "hidden") return shown.classes.flatMap((item, i) => (item.hidden ? [i] : []));
-  return shown[name];
+  return { ...shown.controls, ...shown.controls.style }[name];
 }
 
 function say(text) {
@@ -84,20 +83,24 @@ const number = (value, digits = 0) =>
 function show(figures) {
   shown = figures;
   say(figures.message);
-  by("running").textContent = `${figures.models[figures.model]} on ${figures.backend}, ${figures.sources[figures.source]}`;
-  const some = figures.age_ms > 0; // a picture was shown
-  by("fps").textContent = some ? number(figures.fps, 1) : "–";
-  by("age").textContent = some ? number(figures.age_ms) : "–";
-  by("p50").textContent = some ? number(figures.p50_ms, 1) : "–";
-  by("p99").textContent = some ? number(figures.p99_ms, 1) : "–";
-  by("drops").textContent = number(figures.drops);
-  by("miou-tile").hidden = figures.miou === null;
-  if (figures.miou !== null) by("miou").textContent = number(100 * figures.miou, 1);
-  by("judged").textContent = figures.judged === 1 ? "frame" : `${figures.judged} frames`;
+  const { controls, playing, speed, score } = figures;
+  by("running").textContent =
+    `${playing.models[controls.model]} on ${playing.backend}, ${playing.sources[controls.source]}`;
+  const some = speed.age_ms > 0; // a picture was shown
+  by("fps").textContent = some ? number(speed.fps, 1) : "–";
+  by("age").textContent = some ? number(speed.age_ms) : "–";
+  by("p50").textContent = some ? number(speed.p50_ms, 1) : "–";
+  by("p99").textContent = some ? number(speed.p99_ms, 1) : "–";
+  by("drops").textContent = number(speed.drops);
+  by("miou-tile").hidden = score === null;
+  if (score !== null) {
+    by("miou").textContent = number(100 * score.miou, 1);
+    by("judged").textContent = score.frames === 1 ? "frame" : `${score.frames} frames`;
+  }
   by("power-tile").hidden = figures.power_w === null;
   if (figures.power_w !== null) by("power").textContent = number(figures.power_w, 1);
-  showAge(figures);
-  showStages(figures.stages_ms);
+  showAge(speed.age_ms, figures.state);
+  showStages(speed.stages_ms);
   showClasses(figures.classes);
   render();
 }
@@ -111,8 +114,8 @@ function render() {
   for (const name of ["paused", "side_by_side", "figures"]) by(name).setAttribute("aria-pressed", String(now(name)));
   by("opacity").value = now("opacity");
   by("opacity-value").textContent = `${Math.round(100 * now("opacity"))} %`;
-  choose("model", shown.models);
-  choose("source", shown.sources);
+  choose("model", shown.playing.models);
+  choose("source", shown.playing.sources);
   const hidden = new Set(now("hidden"));
   for (const [i, row] of [...by("list").children].entries()) row.firstChild.checked = !hidden.has(i);
 }
@@ -129,10 +132,10 @@ function choose(name, names) {
   list.dataset.index = index;
 }
 
-function showAge(figures) {
-  if (!figures.age_ms || figures.state === "paused" || figures.state === "opening") return;
+function showAge(age, state) {
+  if (!age || state === "paused" || state === "opening") return;
   const now = Date.now();
-  history.push([now, figures.age_ms]);
+  history.push([now, age]);
   while (history[0][0] < now - MINUTE) history.shift();
   const ages = history.map(([, age]) => age);
   const most = Math.max(...ages, 1);
@@ -173,7 +176,7 @@ function showClasses(classes) {
   const names = classes.map((item) => item.name).join("\n");
   if (list.dataset.names !== names) {
     list.dataset.names = names;
-    delete wished.hidden; // it was of other classes
+    delete requested.hidden; // it was of other classes
     list.replaceChildren(...classes.map(classRow));
   }
   classes.forEach((item, i) => {
@@ -206,20 +209,20 @@ function toggle(index) {
   if (index >= shown.classes.length) return;
   const hidden = new Set(now("hidden"));
   if (!hidden.delete(index)) hidden.add(index);
-  wish({ hidden: [...hidden] });
+  change({ hidden: [...hidden] });
 }
 
-const flip = (name) => shown && wish({ [name]: !now(name) });
+const flip = (name) => shown && change({ [name]: !now(name) });
 for (const name of ["paused", "side_by_side", "figures"]) by(name).addEventListener("click", () => flip(name));
-by("all").addEventListener("click", () => wish({ hidden: [] }));
-by("none").addEventListener("click", () => shown && wish({ hidden: shown.classes.map((_, i) => i) }));
+by("all").addEventListener("click", () => change({ hidden: [] }));
+by("none").addEventListener("click", () => shown && change({ hidden: shown.classes.map((_, i) => i) }));
 for (const name of ["model", "source"]) {
-  by(name).addEventListener("change", () => wish({ [name]: by(name).selectedIndex }));
+  by(name).addEventListener("change", () => change({ [name]: by(name).selectedIndex }));
 }
-by("opacity").addEventListener("input", () => wish({ opacity: by("opacity").valueAsNumber }));
+by("opacity").addEventListener("input", () => change({ opacity: by("opacity").valueAsNumber }));
 
-const next = (name) => wish({ [name]: (now(name) + 1) % shown[`${name}s`].length });
-const opacity = (step) => wish({ opacity: Math.round(100 * Math.min(Math.max(now("opacity") + step, 0), 1)) / 100 });
+const next = (name) => change({ [name]: (now(name) + 1) % shown.playing[`${name}s`].length });
+const opacity = (step) => change({ opacity: Math.round(100 * Math.min(Math.max(now("opacity") + step, 0), 1)) / 100 });
 const KEYS = {
   " ": () => flip("paused"),
   b: () => flip("side_by_side"),

@@ -1,0 +1,188 @@
+"""What is counted of the frames that are shown, and the figures that are made of it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from refinenet_edge.demo.controls import Controls
+from refinenet_edge.demo.stream import SegmentedFrame
+from refinenet_edge.evaluation.confusion import Confusion
+from refinenet_edge.frames import LiveSource
+from refinenet_edge.opencv import cv2
+from refinenet_edge.records import RGB, Labels
+
+FPS_WINDOW = 2.0  # seconds that the frame rate is counted over
+TIMED = 300  # frames that percentiles are of
+SCORED = 100  # frames that mIoU is of
+SMOOTHING = 0.15  # weight of a frame's shares in the shown ones
+LEGEND_CLASSES = 10
+LEGEND_SHARE = 0.005  # of the frame, for a class to be in the legend
+
+
+@dataclass(frozen=True)
+class Playing:
+    """What can be chosen, and how the chosen model computes."""
+
+    sources: tuple[str, ...]
+    models: tuple[str, ...]
+    precision: str
+    backend: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast it is. Durations are ms.
+
+    `fps` is of the pictures shown in the last two seconds; `p50_ms` and `p99_ms` are of "segment", from frame to
+    labels, of the last 300 frames; `age_ms` is of the newest mask, from its capture until it was shown.
+    """
+
+    fps: float
+    p50_ms: float
+    p99_ms: float
+    age_ms: float
+    stages_ms: Mapping[str, float]
+    frames: int
+    drops: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """mIoU over the last `frames` whose truth is known."""
+
+    miou: float
+    frames: int
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """A class, and its share of the frame, smoothed."""
+
+    name: str
+    colour: RGB
+    share: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is said beside the picture. None: not known here."""
+
+    state: str  # opening, live, paused, no signal
+    message: str
+    controls: Controls
+    playing: Playing
+    speed: Speed
+    score: Score | None
+    classes: tuple[ClassShare, ...]
+    power_w: float | None
+
+    def lines(self) -> list[str]:
+        """The most important ones, for the picture."""
+        speed = self.speed
+        return [
+            f"{speed.fps:.1f} fps",
+            f"p50 {speed.p50_ms:.1f}  p99 {speed.p99_ms:.1f} ms",
+            f"{self.playing.precision}, {self.playing.backend}",
+            f"age {speed.age_ms:.0f} ms, {speed.drops} dropped",
+            *([f"mIoU {100 * self.score.miou:.1f} %"] if self.score else []),
+        ]
+
+    def legend(self) -> list[tuple[str, RGB]]:
+        """The classes that are seen, in their order."""
+        hidden = self.controls.style.hidden
+        seen = [item for i, item in enumerate(self.classes) if item.share >= LEGEND_SHARE and i not in hidden]
+        largest = sorted(seen, key=lambda item: -item.share)[:LEGEND_CLASSES]
+        return [(item.name, item.colour) for item in seen if item in largest]
+
+
+class Statistics:
+    """Counts what is shown. Another source begins anew, and another model except for its drops; totals are of all."""
+
+    def __init__(self) -> None:
+        self.frames = self._earlier_drops = self._drops = 0
+        self.begin_source()
+
+    def begin_source(self) -> None:
+        """What comes now is of another source."""
+        self._earlier_drops, self._drops = self.drops, 0
+        self.source_frames = 0
+        self.age_ms = 0.0
+        self._begin_model(None)
+
+    def _begin_model(self, model: int | None) -> None:
+        self._model = model
+        self._shares: Any = np.zeros(0)
+        self._confusions: deque[Confusion] = deque(maxlen=SCORED)
+        self._times: deque[float] = deque()
+        self._stages: dict[str, deque[float]] = {}
+
+    @property
+    def drops(self) -> int:
+        """Live frames that were replaced unseen."""
+        return self._earlier_drops + self._drops
+
+    def add(self, result: SegmentedFrame, source: LiveSource, model: int) -> None:
+        """Count a frame of `source` that `model`, an index, segmented."""
+        self._drops = result.drops
+        if model != self._model:
+            self._begin_model(model)
+        self.frames += 1
+        self.source_frames += 1
+        for name, ms in result.stages_ms.items():
+            self.stage(name, ms)
+        labels, classes = result.mask.labels, result.mask.classes
+        count = len(classes.names)
+        shares = cv2.calcHist([labels], [0], None, [count], [0, count]).ravel() / labels.size
+        self._shares = shares if len(self._shares) != count else (1 - SMOOTHING) * self._shares + SMOOTHING * shares
+        if result.truth is not None and source.labels is not None and source.labels.names == classes.names:
+            self._confusions.append(Confusion.of(result.truth, labels, count))
+
+    def stage(self, name: str, ms: float) -> None:
+        """Count a stage of a frame."""
+        self._stages.setdefault(name, deque(maxlen=TIMED)).append(ms)
+
+    def shown(self, at: float, age_ms: float) -> None:
+        """Count a picture that is seen since `at`, in seconds, and as old."""
+        self.age_ms = age_ms
+        self._times.append(at)
+        while self._times[0] < at - FPS_WINDOW:
+            self._times.popleft()
+
+    def no_signal(self) -> None:
+        """Nothing comes: there is no frame rate."""
+        self._times.clear()
+
+    def speed(self) -> Speed:
+        """What was counted of times."""
+        times, segment = self._times, self._stages.get("segment")
+        p50, p99 = map(float, np.percentile(segment, [50, 99])) if segment else (0.0, 0.0)
+        return Speed(
+            fps=(len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0,
+            p50_ms=p50,
+            p99_ms=p99,
+            age_ms=self.age_ms,
+            stages_ms={name: float(np.median(samples)) for name, samples in self._stages.items()},
+            frames=self.frames,
+            drops=self.drops,
+        )
+
+    def score(self) -> Score | None:
+        """What was counted of the truth; None: nothing."""
+        if not self._confusions:
+            return None
+        miou = sum(self._confusions, Confusion.zero(len(self._shares))).miou
+        return None if math.isnan(miou) else Score(miou, len(self._confusions))
+
+    def classes(self, labels: Labels) -> tuple[ClassShare, ...]:
+        """Of each class its share; 0 where frames of other classes were counted."""
+        shares = self._shares if len(self._shares) == len(labels.names) else np.zeros(len(labels.names))
+        return tuple(
+            ClassShare(name, colour, float(share))
+            for name, colour, share in zip(labels.names, labels.palette, shares, strict=True)
+        )
