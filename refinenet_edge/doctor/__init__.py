@@ -17,7 +17,8 @@ from refinenet_edge.runtime import available
 from refinenet_edge.runtime.backends import ON_CPU
 from refinenet_edge.runtime.cuda import gpu_capability, gpu_problem
 from refinenet_edge.runtime.head import implementation
-from refinenet_edge.runtime.tensorrt.builder import MODULES
+from refinenet_edge.runtime.tensorrt.builder import FLAVOURS
+from refinenet_edge.runtime.tensorrt.library import MODULES
 
 # package -> the oldest release that was seen to work, and what it is for
 EXPORT = {
@@ -88,7 +89,8 @@ def _runs_here() -> Iterator[Finding]:
 
 
 def _builds_here() -> Iterator[Finding]:
-    for flavour, module in MODULES.items():
+    for flavour in FLAVOURS:
+        module = MODULES[flavour]
         fix = (
             "pip install 'refinenet-edge[rtx]'"
             if flavour == "tensorrt-rtx"

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
 from refinenet_edge.precision.constant import constant
-from refinenet_edge.runtime.tensorrt.builder import MULTIPLE
+from refinenet_edge.records import CHANNEL_MULTIPLE
 
 
 def pad_channels(model: ir.Model) -> bool:
@@ -79,7 +79,7 @@ def _pad(graph: ir.Graph, node: ir.Node, index: int, axis: int) -> None:
     old = node.inputs[index]
     assert old is not None and old.const_value is not None
     array = old.const_value.numpy()
-    widths = [(0, -array.shape[i] % MULTIPLE if i == axis else 0) for i in range(array.ndim)]
+    widths = [(0, -array.shape[i] % CHANNEL_MULTIPLE if i == axis else 0) for i in range(array.ndim)]
     padded = np.pad(array, widths)
     new = constant(f"{old.name}/padded", padded)
     graph.initializers.add(new)
@@ -92,4 +92,4 @@ def _widen(value: ir.Value) -> None:
     assert shape is not None
     channels = shape[1]
     assert isinstance(channels, int)
-    value.shape = ir.Shape([shape[0], channels + -channels % MULTIPLE, *shape[2:]])
+    value.shape = ir.Shape([shape[0], channels + -channels % CHANNEL_MULTIPLE, *shape[2:]])

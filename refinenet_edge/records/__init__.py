@@ -30,6 +30,7 @@ from refinenet_edge.records.frame import (
 )
 from refinenet_edge.records.json import from_json, to_json
 from refinenet_edge.records.manifest import (
+    CHANNEL_MULTIPLE,
     INPUT,
     OUTPUT,
     EngineInfo,
@@ -44,7 +45,7 @@ from refinenet_edge.records.quantised import INT8_LEVELS, Budget, Harm, Range, R
 from refinenet_edge.records.recipe import Backend, Recipe
 
 __all__ = [
-    "INPUT", "INT8_LEVELS", "MAX_SIDE", "OUTPUT", "RGB", "SMALLEST_SIDE", "Backend", "Bilinear", "Budget", "Cubic",
+    "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "MAX_SIDE", "OUTPUT", "RGB", "SMALLEST_SIDE", "Backend", "Bilinear", "Budget", "Cubic",
     "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Interpolation", "LabelMap", "Labels",
     "Manifest", "Mask", "Parity", "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Speed", "TensorSpec",
     "from_json", "to_json",

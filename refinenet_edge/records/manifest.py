@@ -14,6 +14,7 @@ from refinenet_edge.records.recipe import Backend
 
 SCHEMA = 1
 INPUT, OUTPUT = "image", "logits"  # the names of every graph's input and output
+CHANNEL_MULTIPLE = 8  # padded channels come in multiples of it: TensorRT's HWC8 without gaps is plain NHWC
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from refinenet_edge.runtime.cuda import gpu_problem, load_cuda
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import Session
-from refinenet_edge.runtime.tensorrt.session import MODULES, TrtSession
+from refinenet_edge.runtime.tensorrt.library import MODULES
+from refinenet_edge.runtime.tensorrt.session import TrtSession
 
 # how each backend gets onto a machine
 INSTALL = {
@@ -56,7 +57,7 @@ def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool
         return OpenVinoSession(bundle.path_of(MODEL), threads)
     if backend == "onnxruntime":
         return OrtSession(bundle.path_of(MODEL), threads=threads)
-    return TrtSession(bundle, backend, allow_host_code=allow_host_code)
+    return TrtSession.open(bundle, backend, allow_host_code=allow_host_code)
 
 
 def choose(bundle: Bundle, backend: str = "auto") -> str:

@@ -219,7 +219,7 @@ def _driver() -> ctypes.CDLL:
 class Cuda:
     """One GPU with its compute stream, `stream`. Closing it gives back everything made in its scopes.
 
-    Every use is inside `use()`, which also keeps other threads out: sessions that share a `Cuda` take turns.
+    Every use is inside `use()`, which also keeps other threads out.
     """
 
     def __init__(self) -> None:
@@ -230,7 +230,7 @@ class Cuda:
         self._scopes: list[Scope] = []
         self._scratch: Scope | None = None
         self._scratch_address = 0
-        self._users = 1
+        self._closed = False
         with _opening:
             _open.add(id(self))
         try:
@@ -282,17 +282,11 @@ class Cuda:
             self._scratch_address = self._scratch.memory(size)
         return self._scratch_address
 
-    def share(self) -> Cuda:
-        """The object itself, for one more user: it closes with the last of them."""
-        with self._lock:
-            self._users += 1
-        return self
-
     def close(self) -> None:
-        """The end of one use; with the last, everything is given back. A lost device is then reset."""
+        """Give everything back; a second call does nothing. A lost device is then reset."""
         with self._lock:
-            self._users -= 1
-            if self._users != 0:
+            closed, self._closed = self._closed, True
+            if closed:
                 return
         with _opening:
             _open.discard(id(self))

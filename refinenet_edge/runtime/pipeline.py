@@ -239,7 +239,7 @@ class _Steps:
         channels = image.shape[1] if image.name in self._session.channel_last else None
         assert channels is None or isinstance(channels, int)
         rows, columns = spec.size or self.size
-        shapes = self._session.set_shapes({image.name: (1, channels or 3, rows, columns)})
+        shapes = self._session.context.set_shapes({image.name: (1, channels or 3, rows, columns)})
         self._frame = DeviceFrame(scope, spec, self.size, image.dtype, channels)
         _, padded, height, width = shapes[logits.name]
         padding = padded if logits.name in self._session.channel_last else None
@@ -288,17 +288,17 @@ class _Steps:
         return job
 
     def _compute(self, place: int, pitch: int, result: int, clock: _Clock | None) -> None:
-        if self._session.shapes != self._input:  # run() on the session has changed them
+        if self._session.context.shapes != self._input:  # run() on the session has changed them
             self._forget_graphs()
-            self._session.set_shapes(self._input)
+            self._session.context.set_shapes(self._input)
             self._ran = False
-        key = (place, pitch, result, self._session.ready())
+        key = (place, pitch, result, self._session.context.ready())
 
         def steps() -> None:
             self._frame.prepare(place, pitch)
             if clock is not None:
                 clock.done("prepare")
-            self._session.queue(self._addresses)
+            self._session.context.queue(self._addresses)
             if clock is not None:
                 clock.done("engine")
             self._head.label(self._logits, result)

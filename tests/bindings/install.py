@@ -3,7 +3,8 @@
     python -m tests.bindings.install        -> build/bindings/<release>
 
 The bindings are real; the libraries they load are empty ones with the symbols that they look for, made by the C
-compiler. Where there is no network or compiler it says so, and the tests that compare with them are skipped.
+compiler. Beside the lean runtime's lies its real library (tensorrt_lean_libs), to be read and not to be loaded: it ends
+a process that has no GPU. Where there is no network or compiler it says so, and the tests that compare are skipped.
 """
 
 from __future__ import annotations
@@ -15,11 +16,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2] / "build" / "bindings"
 FULL = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
-# release -> distribution, version, module, the libraries that it loads and their suffix
+# release -> distributions, version, module, the libraries that it loads and their suffix
 RELEASES = {
-    "10.16": ("tensorrt-cu12-bindings", "10.16.1.11", "tensorrt_bindings", FULL, "10"),
-    "11.4": ("tensorrt-cu13-bindings", "11.4.0.106", "tensorrt_bindings", FULL, "11"),
-    "lean": ("tensorrt-lean-cu12-bindings", "10.16.1.11", "tensorrt_lean_bindings", ("nvinfer_lean",), "10"),
+    "10.16": (("tensorrt-cu12-bindings",), "10.16.1.11", "tensorrt_bindings", FULL, "10"),
+    "11.4": (("tensorrt-cu13-bindings",), "11.4.0.106", "tensorrt_bindings", FULL, "11"),
+    "lean": (
+        ("tensorrt-lean-cu12-bindings", "tensorrt-lean-cu12-libs"),
+        "10.16.1.11",
+        "tensorrt_lean_bindings",
+        ("nvinfer_lean",),
+        "10",
+    ),
 }
 SYMBOLS = (
     "createInferBuilder_INTERNAL",
@@ -36,11 +43,11 @@ SYMBOLS = (
 
 def install(release: str) -> None:
     """Put one release under `ROOT`, whole or not at all."""
-    distribution, version, _, names, suffix = RELEASES[release]
+    distributions, version, _, names, suffix = RELEASES[release]
     folder, beside = ROOT / release, ROOT / f"{release}.new"
     shutil.rmtree(beside, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(beside)]
-    subprocess.run([*pip, f"{distribution}=={version}"], check=True)
+    subprocess.run([*pip, *(f"{distribution}=={version}" for distribution in distributions)], check=True)
     libraries = beside / "libs"
     libraries.mkdir()
     source = "\n".join(f"void *{symbol}(void) {{ return 0; }}" for symbol in SYMBOLS)

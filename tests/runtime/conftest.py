@@ -15,7 +15,7 @@ from refinenet_edge.bundle import MODEL, PLAN, Bundle, open_bundle, write_bundle
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import EngineInfo, FrameSpec, Manifest, TensorSpec
 from refinenet_edge.runtime import cuda
-from refinenet_edge.runtime.tensorrt import session as trt_module
+from refinenet_edge.runtime.tensorrt import library
 from tests.runtime.fake_tensorrt import MODES, plan, tensorrt
 from tests.runtime.gpu import Gpu
 from tests.runtime.tinynet import CLASSES, tiny
@@ -87,18 +87,31 @@ def make_gpu(monkeypatch: pytest.MonkeyPatch, host_kernels: Path) -> Iterator[Ca
 
 
 @pytest.fixture
-def make_plan(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bundle]]:
+def make_tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Installs a TensorRT on a GPU: make_tensorrt(gpu, release)."""
+    made = []
+
+    def make(gpu: Gpu, release: str = "10.3") -> Any:
+        module = tensorrt(gpu, release)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        made.append(module)
+        return module
+
+    yield make
+    for module in made:
+        library._loggers.pop(module, None)
+
+
+@pytest.fixture
+def make_plan(make_bundle: MakeBundle, make_tensorrt: Callable[..., Any]) -> Callable[..., Bundle]:
     """Installs a TensorRT on a GPU, and writes a bundle for it: make_plan(gpu, release, fields of plan())."""
 
     def make(gpu: Gpu, release: str = "10.3", info: dict[str, Any] | None = None, **fields: Any) -> Bundle:
-        module = tensorrt(gpu, release)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        trt_module._logs.clear()
+        make_tensorrt(gpu, release)
         backend = "tensorrt-rtx" if release == "rtx" else "tensorrt"
         lean = {"version_compatible": True} if release == "lean" else {}
         engine = replace(EngineInfo(backend, MODES[release], ("sm_87",), 0), **(lean | (info or {})))
         size = fields.get("size")
         return make_bundle(size=size, files={PLAN: plan(**fields)}, backend=backend, engine=engine)
 
-    yield make
-    trt_module._logs.clear()
+    return make

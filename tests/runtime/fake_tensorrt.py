@@ -1,65 +1,56 @@
-"""TensorRT on the GPU of gpu.py, with exactly what one release has (tests/bindings/): a call that it lacks is an error.
+"""TensorRT on the GPU of gpu.py, with exactly what all releases have (tests/bindings/): any other call is an error.
 
-A plan is JSON: dtype, channel_last, classes, size (None: free), profiles ((min, opt, max) heights and widths) and what
-`fails`, and whether it is refittable: then "weight", a scale, can be changed. The network mixes the channels of every
-fourth pixel.
+A plan is JSON: dtype, channel_last, layout (of another one), classes, size (None: free), profiles ((min, opt, max)
+heights and widths) and what `fails`. The network mixes the channels of every fourth pixel.
+
+A builder builds no such plan: `module.seen` has what was asked of it, `module.fails` what goes wrong, `module.ends` the
+network's input and output. As in the libraries, the first logger of a module gets every message, later ones none.
 """
 
 from __future__ import annotations
 
-import ast
 import enum
 import json
 import types
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.bindings.generate import RTX_STUB, STUB, lean, parameters, read_stub
 from tests.runtime.gpu import DEFAULT_STREAM, Failure, Gpu
 
-BINDINGS = Path(__file__).parents[1] / "bindings"
-RELEASES = {
-    "10.3": "10.3.0.30",
-    "10.13": "10.13.3.9",
-    "10.16": "10.16.1.11",
-    "11.4": "11.4.0.106",
-    "rtx": "1.7.1.116",
-}
+RELEASES = {"10.3": "10.3.0.30", "rtx": "1.7.1.116"}  # the oldest TensorRT, which has what every later one has, and RTX
 MODES = {**RELEASES, "lean": "10.16.1.11"}  # with the lean runtime, which can less
 BACKENDS = {"rtx": "tensorrt-rtx", "lean": "tensorrt-lean"}  # of the others it is tensorrt
 SCRATCH = 4096  # bytes of activations for each row of the input
+# what the libraries say of a tensor's layout: tests/bindings/test_bindings.py reads it in them
+WORDS = {
+    "LINEAR": "Row major linear FP16 format (kLINEAR)",
+    "HWC8": "Eight channel FP16 format (kHWC8) where C is padded to a multiple of 8",
+    "CHW2": "Two wide channel vectorized row major FP16 format (kCHW2)",
+}
 
-
-def stub(release: str) -> Path:
-    return (
-        BINDINGS / "common" / "tensorrt_rtx_stubs.pyi"
-        if release == "rtx"
-        else BINDINGS / release / "tensorrt_stubs.pyi"
-    )
+Surface = dict[str, dict[str, list[list[str]]]]
 
 
 @cache
-def surface(release: str) -> dict[str, dict[str, list[list[str]]]]:
+def surface(release: str) -> Surface:
     """Class -> member -> the parameters' names of each overload, [] of what is no method."""
-    (module,) = (node for node in ast.parse(stub(release).read_text("utf-8")).body if isinstance(node, ast.ClassDef))
-    found: dict[str, dict[str, list[list[str]]]] = {}
-    for kind in module.body:
-        if isinstance(kind, ast.ClassDef):
-            members = found.setdefault(kind.name, {})
-            for part in kind.body:
-                if isinstance(part, ast.FunctionDef):
-                    members.setdefault(part.name, []).append([argument.arg for argument in part.args.args[1:]])
-                elif isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
-                    members.setdefault(part.target.id, [])
-                elif isinstance(part, ast.ClassDef):
-                    members.setdefault(part.name, [])
-    return found
+    members = read_stub(STUB)
+    if release == "lean":
+        members = lean(members)
+    if release == "rtx":
+        for name, own in read_stub(RTX_STUB).items():
+            members[name] = members.get(name, {}) | own
+    return {
+        name: {member: [parameters(text) for text in texts if text.startswith("def ")] for member, texts in own.items()}
+        for name, own in members.items()
+    }
 
 
 def plan(**fields: Any) -> bytes:
-    standard = {"dtype": "float16", "channel_last": True, "classes": 5, "size": None, "fails": "", "refittable": False}
+    standard = {"dtype": "float16", "channel_last": True, "layout": "", "classes": 5, "size": None, "fails": ""}
     standard["profiles"] = [[[8, 8], [32, 32], [64, 64]]]
     return json.dumps(standard | fields).encode()
 
@@ -115,7 +106,11 @@ class Interface:
 class IRuntimeCache(Limited):
     _data = b""
 
-    def serialize(self) -> bytes:
+    def serialize(self) -> bytes | None:
+        if self._refused("serialize"):
+            if self._trt.fails == "serialize":
+                raise RuntimeError("the cache cannot be serialised")
+            return None
         return json.dumps(self._trt.compiled).encode()
 
     def deserialize(self, blob: bytes) -> bool:
@@ -130,8 +125,8 @@ class IRuntimeCache(Limited):
 class IRuntimeConfig(Limited):
     cuda_graph_strategy: Any = None
 
-    def create_runtime_cache(self) -> IRuntimeCache:
-        return self._trt.IRuntimeCache()
+    def create_runtime_cache(self) -> IRuntimeCache | None:
+        return None if self._refused("create_runtime_cache") else self._trt.IRuntimeCache()
 
     def set_runtime_cache(self, cache: Any = None) -> bool:
         assert isinstance(cache, self._trt.IRuntimeCache)
@@ -149,6 +144,9 @@ class IExecutionContext(Limited):
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         assert stream_handle in self._gpu.streams
+        if self._refused("set_optimization_profile_async"):
+            self._engine._say("another context has the profile")
+            return False
         self._profile, self._shape = profile_index, None
         return True
 
@@ -164,6 +162,9 @@ class IExecutionContext(Limited):
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         assert self._shape is not None
+        if self._refused("get_tensor_shape"):  # Dims{-1, {}} in C++
+            self._engine._say("the shape cannot be inferred")
+            return ()
         batch, _, height, width = self._shape
         if name == "image":
             return self._shape
@@ -178,7 +179,10 @@ class IExecutionContext(Limited):
 
     def update_device_memory_size_for_shapes(self) -> int:
         assert self._shape is not None
-        return SCRATCH * self._shape[2]
+        if self._refused("update_device_memory_size_for_shapes"):
+            self._engine._say("the shapes are not all known")
+            return 0
+        return self._engine._scratch * self._shape[2]
 
     def set_device_memory(self, memory: int, size: int) -> None:
         assert self._user_managed
@@ -197,7 +201,8 @@ class IExecutionContext(Limited):
             self._engine._say("the enqueue failed")
             return False
         if self._user_managed:
-            assert self._memory[1] >= SCRATCH * self._shape[2], "too little memory for activations"
+            assert self._memory[1] >= self._engine._scratch * self._shape[2], "too little memory for activations"
+            assert self._memory[1] or not self._engine._scratch
         for name in ("image", "logits"):
             self._gpu.check(self._addresses[name], self._engine._bytes(self.get_tensor_shape(name)))
         memory, addresses, shape = self._memory, dict(self._addresses), self._shape
@@ -209,7 +214,7 @@ class IExecutionContext(Limited):
         if self._user_managed:
             self._gpu.view(memory[0], (memory[1],))[:] = 0x77
         image = self._engine._read(addresses["image"], shape)
-        logits = network(image, self._engine._padded, self._engine._plan["classes"]) * self._engine._scale
+        logits = network(image, self._engine._padded, self._engine._plan["classes"])
         self._engine._write(addresses["logits"], logits)
         if self.profiler is not None:
             assert self.profiler.made
@@ -217,24 +222,18 @@ class IExecutionContext(Limited):
                 self.profiler.report_layer_time(layer, ms)
 
 
-class EngineInspector(Limited):
-    def get_engine_information(self, format: Any) -> str:
-        assert format is self._trt.LayerInformationFormat.JSON
-        return json.dumps({"Layers": ["mix", "reformat"]})
-
-
 class ICudaEngine(Limited):
     num_io_tensors = 2
 
     def __init__(self, plan: dict[str, Any], recorder: Any) -> None:
         self._plan, self._recorder = plan, recorder
-        self._scale = np.dtype("float16" if plan["dtype"] == "fp8" else plan["dtype"]).type(1)
+        self._scratch = 0 if plan["fails"] == "needs none" else SCRATCH
         self._channels = 8 if plan["channel_last"] else 3
         self._padded = 8 if plan["channel_last"] else plan["classes"]
 
     @property
-    def refittable(self) -> bool:
-        return bool(self._plan["refittable"])
+    def device_memory_size_v2(self) -> int:
+        return self._scratch * 4096
 
     @property
     def num_optimization_profiles(self) -> int:
@@ -247,12 +246,14 @@ class ICudaEngine(Limited):
         return self._trt.TensorIOMode.INPUT if name == "image" else self._trt.TensorIOMode.OUTPUT
 
     def get_tensor_format(self, name: str) -> Any:
-        return self._trt.TensorFormat.HWC8 if self._plan["channel_last"] else self._trt.TensorFormat.LINEAR
+        return self._trt.TensorFormat[self._layout]
 
     def get_tensor_format_desc(self, name: str) -> str:
-        if self._plan["channel_last"]:
-            return "Channel major FP16 format where C % 8 == 0"
-        return "Row major linear FP16 format"
+        return WORDS.get(self._layout, self._layout)
+
+    @property
+    def _layout(self) -> str:
+        return self._plan["layout"] or ("HWC8" if self._plan["channel_last"] else "LINEAR")
 
     def get_tensor_dtype(self, name: str) -> Any:
         names = {"float16": "HALF", "float32": "FLOAT", "fp8": "FP8"}
@@ -278,10 +279,7 @@ class ICudaEngine(Limited):
         return self._trt.IExecutionContext(self, value is strategies.USER_MANAGED, strategy)
 
     def create_runtime_config(self) -> Any:
-        return self._trt.IRuntimeConfig()
-
-    def create_engine_inspector(self) -> Any:
-        return self._trt.EngineInspector()
+        return None if self._refused("create_runtime_config") else self._trt.IRuntimeConfig()
 
     def _say(self, text: str) -> None:
         self._recorder.report_error(None, text)
@@ -307,91 +305,206 @@ class ICudaEngine(Limited):
         self._gpu.view(address, laid_out.shape, laid_out.dtype)[:] = laid_out
 
 
-class Weights(Limited):
-    def __init__(self, a: np.ndarray) -> None:
-        assert a.flags.c_contiguous
-        self._array = a
-
-
-class Refitter(Limited):
-    def __init__(self, engine: Any, logger: Any) -> None:
-        assert engine.refittable
-        assert logger.made
-        self._engine, self._weights = engine, {}
-
-    def set_named_weights(self, name: str, weights: Any) -> bool:
-        if name not in ("weight", "bias") or weights._array.dtype != np.float32:
-            self._engine._say(f"no such weights: {name}")
-            return False
-        self._weights[name] = weights._array
-        return True
-
-    def get_missing_weights(self) -> list[str]:
-        return ["weight"] if set(self._weights) == {"bias"} else []
-
-    def refit_cuda_engine(self) -> bool:
-        assert not any(self._gpu.streams.values()), "work is queued on the engine"
-        if self._refused("refit_cuda_engine"):
-            self._engine._say("no memory for the weights")
-            return False
-        self._engine._scale = self._weights["weight"].astype(self._engine._scale.dtype)
-        return True
-
-
 class Runtime(Limited):
     error_recorder: Any = None
     engine_host_code_allowed = False
 
     def __init__(self, logger: Any) -> None:
-        assert logger.made
-        self._logger = logger
+        _take(self._trt, logger)
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
         assert self.error_recorder.made
         self._trt.host_code = self.engine_host_code_allowed
         found = json.loads(serialized_engine)
         if found["fails"] == "deserialize" or self._refused("deserialize_cuda_engine"):
-            self._logger.log(types.SimpleNamespace(name="ERROR"), "the magic tag does not match")
+            self._trt.say("ERROR", "the magic tag does not match")
             self.error_recorder.report_error(None, "the magic tag does not match")
             return None
         return self._trt.ICudaEngine(found, self.error_recorder)
+
+
+# --- the builder's side
+
+
+class IHostMemory(Limited):
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __bytes__(self) -> bytes:  # stands for the buffer: Python classes have none before 3.12
+        return self._data
+
+
+class IBuilderConfig(Limited):
+    progress_monitor: Any = None
+    profiling_verbosity: Any = None
+    hardware_compatibility_level: Any = None
+
+    def __init__(self) -> None:
+        self._trt.seen |= {"config": self, "flags": {"TF32"}, "shapes": []}  # TF32 is on by default
+
+    def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
+        self._trt.seen["pool"] = (pool, pool_size)
+
+    def add_optimization_profile(self, profile: Any) -> int:
+        return 0
+
+    def set_flag(self, flag: Any) -> None:
+        self._trt.seen["flags"].add(flag.name)
+
+    def clear_flag(self, flag: Any) -> None:
+        self._trt.seen["flags"].discard(flag.name)
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
+        self._trt.seen["timings"] = serialized_timing_cache
+        return None if serialized_timing_cache == b"damaged" else self._trt.ITimingCache()
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        assert isinstance(cache, self._trt.ITimingCache)
+        assert not ignore_mismatch
+        return bool(self._trt.seen["timings"] != b"of another GPU")
+
+
+class ITimingCache(Limited):
+    def serialize(self) -> Any:
+        if self._trt.fails == "serialize":
+            return None
+        return self._trt.IHostMemory(self._trt.seen["timings"] + b" and this build")
+
+
+class IOptimizationProfile(Limited):
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+        self._trt.seen["shapes"].append((input, min, opt, max))
+
+
+class ITensor(Limited):
+    allowed_formats: Any = None
+    shape: tuple[int, ...] = ()
+
+    def __init__(self, dtype: Any, shape: tuple[int, ...]) -> None:
+        self._dtype, self.shape = dtype, shape
+
+    @property
+    def dtype(self) -> Any:
+        return self._dtype
+
+
+class INetworkDefinition(Limited):
+    num_inputs = num_outputs = 1
+
+    def __init__(self) -> None:
+        kinds = {"half": self._trt.DataType.HALF, "float": self._trt.DataType.FLOAT}
+        self._trt.seen["ends"] = [self._trt.ITensor(kinds[dtype], shape) for dtype, shape in self._trt.ends]
+
+    def get_input(self, index: int) -> Any:
+        return self._trt.seen["ends"][index]
+
+    def get_output(self, index: int) -> Any:
+        return self._trt.seen["ends"][1 + index]
+
+
+class Builder(Limited):
+    def __init__(self, logger: Any) -> None:
+        _take(self._trt, logger)
+
+    def create_network(self, flags: int) -> Any:
+        assert flags == 1 << int(self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        return self._trt.INetworkDefinition()
+
+    def create_builder_config(self) -> Any:
+        return self._trt.IBuilderConfig()
+
+    def create_optimization_profile(self) -> Any:
+        return self._trt.IOptimizationProfile()
+
+    def build_serialized_network(self, network: Any, config: Any) -> Any:
+        """The build, as its monitor and its logger see it."""
+        say, monitor = self._trt.say, config.progress_monitor
+        monitor.phase_start("Building Engine", None, 3)
+        monitor.phase_start("Tactic selection", "Building Engine", 2)
+        for step in range(2):
+            if not monitor.step_complete("Tactic selection", step):
+                say("ERROR", "Build canceled by user")
+                return None
+        monitor.phase_finish("Tactic selection")
+        monitor.phase_finish("Building Engine")
+        if self._trt.fails.startswith("build"):
+            for severity, message in self._trt.messages:
+                say(severity, message)
+            return None
+        say("VERBOSE", "Name: one, LayerType: CaskConvolution\nName: two, LayerType: CaskConvolution")
+        say("INFO", "Total Activation Memory: 1024 bytes")
+        say("INFO", "Total Weights Memory: 512 bytes")
+        return self._trt.IHostMemory(b"ftrt plan")
+
+
+class ParserError(Limited):
+    def desc(self) -> str:
+        return "no importer registered for op: Unheard"
+
+    def node_name(self) -> str:
+        return "refine4.crp/Unheard"
+
+
+class OnnxParser(Limited):
+    num_errors = 5
+
+    def __init__(self, network: Any, logger: Any) -> None:
+        assert isinstance(network, self._trt.INetworkDefinition)
+        _take(self._trt, logger)
+
+    def parse(self, model: bytes, path: Any = None) -> bool:
+        self._trt.seen["model"] = model
+        return bool(self._trt.fails != "parse")
+
+    def get_error(self, index: int) -> Any:
+        assert 0 <= index < 5
+        return self._trt.ParserError()
+
+
+def _take(module: Any, logger: Any) -> None:
+    assert logger.made
+    module.logger = module.logger or logger
 
 
 KINDS = (
     IRuntimeCache,
     IRuntimeConfig,
     IExecutionContext,
-    EngineInspector,
     ICudaEngine,
-    Weights,
-    Refitter,
     Runtime,
+    IHostMemory,
+    IBuilderConfig,
+    ITimingCache,
+    IOptimizationProfile,
+    ITensor,
+    INetworkDefinition,
+    Builder,
+    ParserError,
+    OnnxParser,
 )
-ENUMERATIONS = (
-    "DataType",
-    "TensorIOMode",
-    "TensorFormat",
-    "LayerInformationFormat",
-    "CudaGraphStrategy",
-    "ExecutionContextAllocationStrategy",
-)
+INTERFACES = ("ILogger", "IErrorRecorder", "IProfiler", "IProgressMonitor")  # of ours
+MORE = {"DataType": ["FP8"], "TensorFormat": ["CHW2"], "MemoryPoolType": ["TACTIC_DRAM"]}  # that we must not confuse
 
 
 def tensorrt(gpu: Gpu, release: str) -> Any:
-    """The module, as far as the runtime calls it."""
+    """The module, as far as this package calls it."""
     module: Any = types.ModuleType(BACKENDS.get(release, "tensorrt").replace("-", "_"))
     module.__version__ = MODES[release]
     module.compiled, module.loaded = ["kernel"], None  # by TensorRT-RTX on the device; from its cache
-    has = surface(release)
-    for name in ENUMERATIONS:
-        if name in has:
-            members = [member for member in has[name] if member != "name" and member[0] != "_"]
-            setattr(module, name, enum.Enum(name, [*members, *(["FP8"] if name == "DataType" else [])]))
-    for name in ("ILogger", "IErrorRecorder", "IProfiler"):
-        setattr(module, name, type(name, (Interface,), {}))
-    for kind in KINDS:
-        if kind.__name__ in has:
-            own = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
-            own |= {"_members": has[kind.__name__], "_release": release, "_gpu": gpu, "_trt": module}
-            setattr(module, kind.__name__, type(kind.__name__, (Limited,), own))
+    module.fails, module.seen, module.messages, module.logger = "", {}, (), None
+    module.ends = (("half", (1, 8, 64, 96)), ("half", (1, 24, 16, 24)))
+    module.say = lambda severity, message: module.logger.log(types.SimpleNamespace(name=severity), message)
+    has, ours = surface(release), {kind.__name__: kind for kind in KINDS}
+    for name, members in has.items():
+        if name in INTERFACES:
+            setattr(module, name, type(name, (Interface,), {}))
+        elif name in ours:
+            own = {key: value for key, value in vars(ours[name]).items() if key not in ("__dict__", "__weakref__")}
+            own |= {"_members": members, "_release": release, "_gpu": gpu, "_trt": module}
+            setattr(module, name, type(name, (Limited,), own))
+        else:
+            values = [member for member in members if member != "name" and member[0] != "_"]
+            setattr(module, name, enum.IntEnum(name, [*values, *MORE.get(name, ())], start=0))
+    if release != "lean":
+        module.float16 = module.DataType.HALF
     return module

@@ -167,7 +167,7 @@ def test_auto_gives_a_version_compatible_plan_to_the_lean_runtime(
     hide(monkeypatch, "tensorrt")
     monkeypatch.setitem(sys.modules, "tensorrt_lean", types.ModuleType("tensorrt_lean"))
     used = []
-    monkeypatch.setattr(backends, "TrtSession", lambda _, backend, **more: used.append((backend, more)))
+    monkeypatch.setattr(backends.TrtSession, "open", lambda _, backend, **more: used.append((backend, more)))
     info = EngineInfo("tensorrt", "10.3.0", ("sm_87",), 0, version_compatible=True)
     open_session(make_bundle(backend="tensorrt", engine=info), allow_host_code=True)
     assert used == [("tensorrt-lean", {"allow_host_code": True})]

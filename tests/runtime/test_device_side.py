@@ -19,7 +19,7 @@ from refinenet_edge.errors import CudaError, InputError
 from refinenet_edge.records import EngineInfo
 from refinenet_edge.runtime import Segmenter, available, backends
 from refinenet_edge.runtime.frame import on_device
-from refinenet_edge.runtime.tensorrt.session import MODULES
+from refinenet_edge.runtime.tensorrt.library import MODULES
 from tests.runtime.fake_tensorrt import RELEASES
 from tests.runtime.gpu import DEFAULT_STREAM, ILLEGAL_ADDRESS, Gpu
 from tests.runtime.test_pipeline import expected, frames

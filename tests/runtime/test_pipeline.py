@@ -70,7 +70,7 @@ def running(make_gpu: MakeGpu, make_plan: Callable[..., Bundle]) -> Iterator[Cal
         gpu = make_gpu(provider, **gpu_fields)
         fields = {"profiles": [[[8, 8], [32, 32], [64, 64]]], "size": size, **(plan or {})}
         backend = BACKENDS.get(release, "tensorrt")
-        session = TrtSession(make_plan(gpu, release, **fields), backend, allow_host_code=release == "lean")
+        session = TrtSession.open(make_plan(gpu, release, **fields), backend, allow_host_code=release == "lean")
         made.append(Running(gpu, session, FrameSpec(size)))
         return made[-1]
 
@@ -259,29 +259,15 @@ def test_stages_are_waited_for_and_give_the_same_labels(running: Callable[..., R
     assert run.launches() == 1  # the graph is made as if nothing had been timed
 
 
-def test_other_weights_are_captured_again(running: Callable[..., Running]) -> None:
-    run = running(plan={"refittable": True})
-    for _ in range(2):
-        run.device.labels(FRAME)
-    assert run.gpu.held()["graphs"] == 1
-    run.session.refit({"weight": np.full(1, -1, np.float32)})
-    other = run.device.labels(FRAME)
-    assert "graphs" not in run.gpu.held()
-    assert np.array_equal(run.device.labels(FRAME), other)
-    assert not np.array_equal(other, expected(FRAME, run.spec))
-
-
-def test_activations_that_move_make_another_graph(
-    running: Callable[..., Running], make_plan: Callable[..., Bundle]
-) -> None:
+def test_activations_that_move_make_another_graph(running: Callable[..., Running]) -> None:
     run = running()
     for _ in range(2):
         run.device.labels(FRAME[:40])
-    beside = TrtSession(make_plan(run.gpu, size=[64, 64]), beside=run.session)
-    beside.run({"image": np.zeros((1, 8, 64, 64), np.float16)})
+    with run.session.cuda.use():  # somebody with a larger engine on this stream
+        run.session.cuda.scratch(4096 * 64)
     for _ in range(2):
         assert np.array_equal(run.device.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
-    beside.close()
+    assert run.gpu.held()["graphs"] == 2
 
 
 @pytest.mark.parametrize("refuses", ["cudaStreamBeginCapture", "cudaGraphInstantiate", "pycuda"])
@@ -341,14 +327,15 @@ FAULTS = [("cuda-bindings", release) for release in MODES] + [("pycuda", "10.3")
 
 
 SAID = re.compile(
-    r"failed: (cudaError|CUDA_ERROR_)\w+|refused the memory|cannot (load|make)|could not run|does not take"
+    r"failed: (cudaError|CUDA_ERROR_)\w+|refused the memory|cannot (load|make|say|change)|could not run|does not take"
+    r"|the shape \(\)"
 )
 
 
 def use(bundle: Bundle, backend: str) -> None:
     """Open, stream four frames, run the session, close."""
     shot = frames(4, height=16)
-    with TrtSession(bundle, backend, allow_host_code=True) as session:
+    with TrtSession.open(bundle, backend, allow_host_code=True) as session:
         device = DeviceSegmenter(session, FrameSpec(None), CLASSES)
         try:
             for frame, labels in zip(shot, device.stream(shot, 2), strict=True):

@@ -19,7 +19,8 @@ from refinenet_edge.runtime import FakeSession, Session, available
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import LayerTime, medians
-from refinenet_edge.runtime.tensorrt.session import MODULES, TrtSession
+from refinenet_edge.runtime.tensorrt.library import MODULES
+from refinenet_edge.runtime.tensorrt.session import TrtSession
 from tests.runtime.tinynet import CLASSES, build_plan, convolve, tiny
 
 Open = Callable[[str, tuple[int, int] | None], Session]
@@ -49,7 +50,7 @@ def opened(request: pytest.FixtureRequest, make_bundle: Callable[..., Bundle]) -
             trt = importlib.import_module(MODULES[backend])
             info = EngineInfo(flavour=backend, version=trt.__version__, targets=("default",), workspace_bytes=0)
             plan = build_plan(trt, tiny(dtype, size))
-            session = TrtSession(make_bundle(dtype, size, {PLAN: plan}, backend=backend, engine=info), backend)
+            session = TrtSession.open(make_bundle(dtype, size, {PLAN: plan}, backend=backend, engine=info), backend)
         else:
             kind = {"openvino": OpenVinoSession, "onnxruntime": OrtSession}[backend]
             session = kind(tiny(dtype, size).SerializeToString())

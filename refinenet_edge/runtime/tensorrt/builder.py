@@ -8,8 +8,6 @@ TensorRT-RTX builds without a GPU; TensorRT builds on the device that runs the p
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import logging
 import re
 import threading
 import time
@@ -17,25 +15,22 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from refinenet_edge.bundle import MODEL, PLAN, Bundle, write_bundle
-from refinenet_edge.errors import BuildError, MissingExtra
+from refinenet_edge.errors import BuildError
 from refinenet_edge.files import write_atomically
-from refinenet_edge.records import INPUT, SMALLEST_SIDE, EngineInfo, Manifest, Profile, Size
+from refinenet_edge.records import CHANNEL_MULTIPLE, INPUT, SMALLEST_SIDE, EngineInfo, Manifest, Profile, Size
 from refinenet_edge.runtime.cuda import gpu_capability
+from refinenet_edge.runtime.tensorrt.library import Report, load_tensorrt, logger_of, reports
 
 if TYPE_CHECKING:
     import tensorrt_rtx_stubs  # the bindings' types: tests/bindings
     from tensorrt_stubs import TensorRt
 
-logger = logging.getLogger(__name__)
-
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
-MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 MIN_WORKSPACE = 16 << 20  # every convolution engine of TensorRT-RTX reserves 8 MB of scratch
-MULTIPLE = 8  # of channels: HWC8 without gaps is plain NHWC
 POLL = 0.1  # seconds between looks for Ctrl-C
 
 Progress = Callable[[str, int, int], None]  # phase, steps done, steps
@@ -43,10 +38,7 @@ Progress = Callable[[str, int, int], None]  # phase, steps done, steps
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a plan is built. `targets`: compute capabilities such as "sm_89"; empty leaves them to the builder.
-
-    A `refittable` plan takes other weights without being built again (`TrtSession.refit`), and may be slower.
-    """
+    """How a plan is built. `targets`: compute capabilities such as "sm_89"; empty leaves them to the builder."""
 
     targets: tuple[str, ...] = ()
     workspace_bytes: int = 1 << 30
@@ -54,22 +46,12 @@ class EngineOptions:
     timing_cache: Path | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
-    refittable: bool = False
 
 
 def profile_for(size: Size) -> Profile:
     """The default range of a dynamic engine around `size`: from a quarter of it to twice it."""
     low, high = (max(SMALLEST_SIDE, size[0] // 4), max(SMALLEST_SIDE, size[1] // 4)), (size[0] * 2, size[1] * 2)
     return Profile(low, size, high)
-
-
-def load_tensorrt(flavour: Flavour) -> ModuleType:
-    """The Python module of a flavour. Raises `MissingExtra` with the way to get it."""
-    try:
-        return importlib.import_module(MODULES[flavour])
-    except Exception as exc:  # a broken install raises OSError, ImportError or worse
-        fix = "pip install 'refinenet-edge[rtx]'" if flavour == "tensorrt-rtx" else "on a Jetson it comes with JetPack"
-        raise MissingExtra(f"{MODULES[flavour]} cannot be imported here ({exc}); {fix}") from exc
 
 
 def build_plan(
@@ -81,14 +63,12 @@ def build_plan(
     """
     trt = cast("type[TensorRt]", load_tensorrt(flavour))
     _refuse_unsupported(trt, flavour, options)
-    said = _logger(trt)
-    said.start()
     cancelled = threading.Event()
     started = time.perf_counter()
-    with ThreadPoolExecutor(1, "tensorrt-build") as pool:
+    with reports(trt) as report, ThreadPoolExecutor(1, "tensorrt-build") as pool:
         try:
             # in a thread of its own: the main thread must stay free to see Ctrl-C
-            future = pool.submit(_build, trt, onnx, options, _monitor(trt, cancelled, progress), said)
+            future = pool.submit(_build, trt, onnx, options, _monitor(trt, cancelled, progress), report)
             while not wait([future], POLL).done:
                 pass
         except BaseException:
@@ -103,9 +83,9 @@ def build_plan(
         profile=options.profile,
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
-        layers=said.layers or None,
-        activation_bytes=said.reported("Total Activation Memory"),
-        weight_bytes=said.reported("Total Weights Memory"),
+        layers=report.layers or None,
+        activation_bytes=report.memory.get("Total Activation Memory"),
+        weight_bytes=report.memory.get("Total Weights Memory"),
         build_seconds=round(time.perf_counter() - started, 3),
     )
     return plan, info
@@ -159,17 +139,19 @@ def _target_name(enum: str) -> str:
     return enum.lower().replace("sm", "sm_")
 
 
-def _build(trt: type[TensorRt], onnx: bytes, options: EngineOptions, monitor: Any, said: Any) -> bytes:
-    builder = trt.Builder(said)
+def _build(trt: type[TensorRt], onnx: bytes, options: EngineOptions, monitor: Any, report: Report) -> bytes:
+    logger = logger_of(trt)
+    builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, said)
+    parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
         raise BuildError(
-            f"{trt.__name__} {trt.__version__} cannot read the graph: {_parser_errors(parser) or said.complaint()}"
+            f"{trt.__name__} {trt.__version__} cannot read the graph: {_parser_errors(parser) or report.said()}"
         )
     _channel_last(trt, network)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: float32 would be multiplied with 10 bits of its fraction
     config.progress_monitor = monitor
     # layers keep their names and shapes in the plan: the inspector and the profiler read them
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -178,12 +160,11 @@ def _build(trt: type[TensorRt], onnx: bytes, options: EngineOptions, monitor: An
     if options.profile is not None:
         profile = builder.create_optimization_profile()
         sizes = (options.profile.min, options.profile.opt, options.profile.max)
-        profile.set_shape(INPUT, *((1, 3, *size) for size in sizes))
+        channels = network.get_input(0).shape[1]  # more than 3 where they are padded
+        profile.set_shape(INPUT, *((1, channels, *size) for size in sizes))
         config.add_optimization_profile(profile)
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if options.refittable:
-        config.set_flag(trt.BuilderFlag.REFIT)
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     cache = None
@@ -195,10 +176,23 @@ def _build(trt: type[TensorRt], onnx: bytes, options: EngineOptions, monitor: An
             )
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BuildError(f"{trt.__name__} {trt.__version__} could not build the engine: {said.complaint()}")
-    if cache is not None and options.timing_cache is not None:
-        write_atomically(options.timing_cache, bytes(cache.serialize()), BuildError)
+        library = f"{trt.__name__} {trt.__version__}"
+        raise BuildError(f"{library} could not build the engine: {report.said()}{_advice(report)}")
+    timings = None if cache is None else cache.serialize()
+    if timings is not None and options.timing_cache is not None:
+        write_atomically(options.timing_cache, bytes(timings), BuildError)
     return bytes(plan)
+
+
+def _advice(report: Report) -> str:
+    """What to build instead, after a failure that is known."""
+    unsupported = re.compile(r"Could not infer output types for operation:\s.*dequantize", re.DOTALL)
+    if not any(map(unsupported.search, report.errors)):
+        return ""
+    return (
+        "; this TensorRT cannot build INT8 for this GPU (NVIDIA/TensorRT issue 4832, seen with 10.16.2 on Orin): "
+        "build with --precision fp16"
+    )
 
 
 def _set_targets(module: Any, builder_config: Any, targets: tuple[str, ...]) -> None:
@@ -214,7 +208,7 @@ def _channel_last(trt: type[TensorRt], network: TensorRt.INetworkDefinition) -> 
     """Where input and output are padded (see precision/pad_channels.py), let them lie as convolutions want them."""
     ends = [network.get_input(i) for i in range(network.num_inputs)]
     for tensor in (*ends, *(network.get_output(i) for i in range(network.num_outputs))):
-        if tensor.dtype == trt.float16 and tensor.shape[1] % MULTIPLE == 0:
+        if tensor.dtype == trt.float16 and tensor.shape[1] % CHANNEL_MULTIPLE == 0:
             tensor.allowed_formats = 1 << int(trt.TensorFormat.HWC8)
 
 
@@ -258,48 +252,3 @@ def _monitor(trt: Any, cancelled: threading.Event, progress: Progress | None) ->
                 progress(phase, step, self.steps.get(phase, 0))
 
     return Monitor()
-
-
-_loggers: dict[str, Any] = {}
-
-
-def _logger(trt: Any) -> Any:
-    """The process's one logger for a TensorRT module (a second is ignored); keeps what the current build reports."""
-    if trt.__name__ in _loggers:
-        return _loggers[trt.__name__]
-    levels = {
-        trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
-        trt.ILogger.Severity.ERROR: logging.ERROR,
-        trt.ILogger.Severity.WARNING: logging.WARNING,
-        trt.ILogger.Severity.INFO: logging.INFO,
-        trt.ILogger.Severity.VERBOSE: logging.DEBUG,
-    }
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.start()
-
-        def start(self) -> None:
-            """Forget the last build."""
-            self.errors: list[str] = []
-            self.memory: dict[str, int] = {}
-            self.layers = 0
-
-        def log(self, severity: Any, message: str) -> None:
-            level = levels.get(severity, logging.DEBUG)
-            # a failed build is reported by its exception; here errors are detail
-            logger.log(min(level, logging.INFO), "%s: %s", trt.__name__, message)
-            if level >= logging.ERROR:
-                self.errors.append(message)
-            elif match := re.match(r"(Total \w+ Memory): (\d+) bytes", message):
-                self.memory[match[1]] = int(match[2])
-            self.layers += len(re.findall(r"^Name: .*?LayerType: |^Layer\(", message, re.MULTILINE))
-
-        def reported(self, what: str) -> int | None:
-            return self.memory.get(what)
-
-        def complaint(self) -> str:
-            return " / ".join(self.errors[-2:]) or "it gave no reason"
-
-    return _loggers.setdefault(trt.__name__, Logger())

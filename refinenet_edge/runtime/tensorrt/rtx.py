@@ -23,27 +23,39 @@ class RuntimeCache:
 
     def __init__(self, cache: TensorRt.IRuntimeCache, path: Path) -> None:
         self.cache, self._path = cache, path
-        self._kept = path.read_bytes() if path.is_file() else b""
+        try:
+            self._kept = path.read_bytes()
+        except OSError:  # none yet, or none that can be read
+            self._kept = b""
         if self._kept and not cache.deserialize(self._kept):
             logger.info("%s is of another release, driver or GPU: the kernels are compiled again", path)
 
     def save(self) -> None:
-        """Keep what was compiled since it was read."""
-        found = bytes(self.cache.serialize())
-        if found != self._kept:
-            keep(self._path, found)
-            self._kept = found
+        """Keep what was compiled since it was read. Never raises: without it the next start only takes longer."""
+        try:
+            data = self.cache.serialize()
+            kernels = b"" if data is None else bytes(data)
+        except Exception as exc:  # whatever the bindings make of a failure
+            logger.info("TensorRT-RTX does not give its kernels to keep: %s", exc)
+            return
+        if kernels and kernels != self._kept:
+            keep(self._path, kernels)
+            self._kept = kernels
 
 
-def make_context(module: Any, loaded: Any, digest: str, capability: str) -> tuple[Any, RuntimeCache]:
-    """An execution context (None: refused) for the engine `loaded` by `module`, and its cache.
+def make_context(module: Any, loaded: Any, digest: str, capability: str) -> tuple[Any, RuntimeCache | None]:
+    """An execution context (None: refused) for the engine `loaded` by `module`, and its cache, if it has one.
 
     `digest` is the plan's. Inside `Cuda.use()`: the cache asks for the GPU.
     """
     trt, engine = cast("type[TensorRt]", module), cast("TensorRt.ICudaEngine", loaded)
     config = engine.create_runtime_config()
+    if config is None:
+        return None, None
     config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-    path = cache_folder() / f"{digest[:32]}-{capability}-{trt.__version__}.rtx"
-    cache = RuntimeCache(config.create_runtime_cache(), path)
-    config.set_runtime_cache(cache.cache)
+    kernels, cache = config.create_runtime_cache(), None
+    if kernels is not None:
+        path = cache_folder() / f"{digest[:32]}-{capability}-{trt.__version__}.rtx"
+        cache = RuntimeCache(kernels, path)
+        config.set_runtime_cache(kernels)
     return engine.create_execution_context(config), cache

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import _thread
-import enum
-import inspect
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from refinenet_edge import precision
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle
 from refinenet_edge.errors import BuildError, MissingExtra
@@ -28,12 +27,12 @@ from refinenet_edge.fusion import parity
 from refinenet_edge.model import MODELS
 from refinenet_edge.precision import to_fp16
 from refinenet_edge.records import EngineInfo, Profile, Recipe
-from refinenet_edge.runtime.tensorrt import builder
+from refinenet_edge.runtime.tensorrt import builder, library
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, add_plan, build_plan, profile_for
 from refinenet_edge.runtime.tensorrt.plan_header import read_header
 from refinenet_edge.trace import to_bytes
 from tests.conftest import onnx_model, weights
-from tests.runtime.fake_tensorrt import RELEASES, surface
+from tests.runtime.gpu import Gpu
 
 Phases = list[tuple[str, int, int]]
 
@@ -81,6 +80,40 @@ class TestRtx:
         assert rtx(small(size="h,w"), profile=profile)[0] == plan
         with pytest.raises(BuildError, match=r"could not build the engine: .*no optimization profile"):
             rtx(small(size="h,w"))
+
+    def test_a_padded_network_with_free_sides(self) -> None:
+        """The profile has the channels of the network, which are 8 where it was padded for HWC8."""
+        model = ir.from_proto(onnx.load_model_from_string(small("float16", size="h,w")))
+        assert precision.pad_channels(model)
+        profile = Profile((32, 32), (32, 48), (64, 96))
+        assert rtx(to_bytes(model), profile=profile)[1].profile == profile
+
+    def test_a_session_that_was_opened_before_leaves_the_builder_its_words(self) -> None:
+        """In a process of its own: the first logger of a process stays."""
+        code = (
+            "import sys, tensorrt_rtx as trt\n"
+            "from refinenet_edge.runtime.tensorrt import builder, library\n"
+            "runtime = trt.Runtime(library.logger_of(trt))\n"
+            "plan, info = builder.build_plan(sys.stdin.buffer.read(), 'tensorrt-rtx', builder.EngineOptions())\n"
+            "print(info.layers, info.weight_bytes)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], input=small(), capture_output=True, check=True)
+        layers, weight_bytes = done.stdout.decode().split()
+        assert int(layers) >= 2
+        assert int(weight_bytes) > 0
+
+    def test_float32_is_not_rounded_to_tf32(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module, flags = library.load_tensorrt("tensorrt-rtx"), []
+        build = module.Builder.build_serialized_network
+
+        def look(self: Any, network: Any, config: Any) -> Any:
+            flags.append(config.get_flag(module.BuilderFlag.TF32))
+            return build(self, network, config)
+
+        assert module.Builder(library.logger_of(module)).create_builder_config().get_flag(module.BuilderFlag.TF32)
+        monkeypatch.setattr(module.Builder, "build_serialized_network", look)
+        rtx(small())
+        assert flags == [False]
 
     def test_a_range_that_does_not_fit_is_refused(self) -> None:
         with pytest.raises(BuildError, match="could not build the engine"):
@@ -263,238 +296,32 @@ def test_a_range_is_a_quarter_to_twice_the_usual_size() -> None:
     assert profile_for((64, 33)) == Profile((32, 32), (64, 33), (128, 66))
 
 
-# TensorRT 10.3, as JetPack 6.2 has it: its names, and an AttributeError for every other
-
-
-class Strict:
-    """An object whose attributes are those of its class, as the bindings' are."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        assert hasattr(type(self), name), f"TensorRT 10.3 has no {type(self).__name__}.{name}"
-        object.__setattr__(self, name, value)
-
-
-class FakeMemory:
-    """IHostMemory: a buffer."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def __bytes__(self) -> bytes:
-        return self._data
-
-
-class FakeTensorRt(types.ModuleType):
-    """`fails`: what goes wrong; `seen`: what was asked of the builder."""
-
-    __version__ = "10.3.0.30"
-    NetworkDefinitionCreationFlag = enum.IntEnum(
-        "NetworkDefinitionCreationFlag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
-    )
-    MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE", "DLA_MANAGED_SRAM", "TACTIC_SHARED_MEMORY"])
-    ProfilingVerbosity = enum.Enum("ProfilingVerbosity", ["LAYER_NAMES_ONLY", "NONE", "DETAILED"])
-    BuilderFlag = enum.Enum("BuilderFlag", ["FP16", "INT8", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "REFIT"])
-    HardwareCompatibilityLevel = enum.Enum("HardwareCompatibilityLevel", ["NONE", "AMPERE_PLUS"])
-    TensorFormat = enum.IntEnum("TensorFormat", {"LINEAR": 0, "HWC8": 2})
-    float16, float32 = "half", "float"
-
-    def __init__(self, fails: str = "") -> None:
-        super().__init__("tensorrt")
-        self.fails = fails
-        self.ends: tuple[tuple[str, tuple[int, ...]], ...] = (("half", (1, 8, 64, 96)), ("half", (1, 24, 16, 24)))
-        self.seen: dict[str, Any] = {"flags": set(), "shapes": []}
-        module = self
-
-        class ILogger:
-            Severity = enum.Enum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
-
-            def __init__(self) -> None:
-                module.seen["logger"] = self
-
-        class IProgressMonitor:
-            def __init__(self) -> None:
-                pass
-
-        class Config(Strict):
-            progress_monitor: Any = None
-            profiling_verbosity: Any = None
-            hardware_compatibility_level: Any = None
-
-            def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
-                module.seen["pool"] = (pool, pool_size)
-
-            def add_optimization_profile(self, profile: Any) -> int:
-                module.seen["profile"] = profile
-                return 0
-
-            def set_flag(self, flag: Any) -> None:
-                module.seen["flags"].add(flag)
-
-            def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
-                module.seen["timings"] = serialized_timing_cache
-                return None if serialized_timing_cache == b"damaged" else Cache()
-
-            def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-                assert isinstance(cache, Cache)
-                assert not ignore_mismatch
-                return module.seen["timings"] != b"of another GPU"
-
-        class Cache(Strict):
-            def serialize(self) -> FakeMemory:
-                return FakeMemory(module.seen["timings"] + b" and this build")
-
-        class OptimizationProfile(Strict):
-            def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
-                module.seen["shapes"].append((input, min, opt, max))
-
-        class Tensor(Strict):
-            allowed_formats: Any = None
-            dtype: Any = None
-            shape: tuple[int, ...] = ()
-
-            def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
-                self.dtype, self.shape = dtype, shape
-
-        class Network(Strict):
-            num_inputs = num_outputs = 1
-
-            def __init__(self) -> None:
-                module.seen["ends"] = [Tensor(*end) for end in module.ends]
-
-            def get_input(self, index: int) -> Tensor:
-                tensor: Tensor = module.seen["ends"][index]
-                return tensor
-
-            def get_output(self, index: int) -> Tensor:
-                tensor: Tensor = module.seen["ends"][1 + index]
-                return tensor
-
-        class Builder(Strict):
-            def __init__(self, logger: ILogger) -> None:
-                assert isinstance(logger, ILogger)
-
-            def create_network(self, flags: int) -> Network:
-                assert flags == 1 << module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
-                return Network()
-
-            def create_builder_config(self) -> Config:
-                module.seen["config"] = Config()
-                return module.seen["config"]
-
-            def create_optimization_profile(self) -> OptimizationProfile:
-                return OptimizationProfile()
-
-            def build_serialized_network(self, network: Network, config: Config) -> FakeMemory | None:
-                return module.run(config)
-
-        class Error(Strict):
-            def desc(self) -> str:
-                return "no importer registered for op: Unheard"
-
-            def node_name(self) -> str:
-                return "refine4.crp/Unheard"
-
-        class OnnxParser(Strict):
-            num_errors = 5
-
-            def __init__(self, network: Network, logger: ILogger) -> None:
-                assert (isinstance(network, Network), isinstance(logger, ILogger)) == (True, True)
-
-            def parse(self, model: bytes) -> bool:
-                module.seen["model"] = model
-                return module.fails != "parse"
-
-            def get_error(self, index: int) -> Error:
-                assert 0 <= index < 5
-                return Error()
-
-        self.ILogger, self.IProgressMonitor, self.Builder, self.OnnxParser = (
-            ILogger,
-            IProgressMonitor,
-            Builder,
-            OnnxParser,
-        )
-        self.kinds: dict[str, type] = {
-            "IBuilderConfig": Config,
-            "ITimingCache": Cache,
-            "IOptimizationProfile": OptimizationProfile,
-            "ITensor": Tensor,
-            "INetworkDefinition": Network,
-            "Builder": Builder,
-            "ParserError": Error,
-            "OnnxParser": OnnxParser,
-        }
-
-    def run(self, config: Any) -> FakeMemory | None:
-        """The build, as its monitor and its logger see it."""
-        log, severity, monitor = self.seen["logger"].log, self.ILogger.Severity, config.progress_monitor
-        monitor.phase_start("Building Engine", None, 3)
-        monitor.phase_start("Tactic selection", "Building Engine", 2)
-        for step in range(2):
-            if not monitor.step_complete("Tactic selection", step):
-                log(severity.ERROR, "Build canceled by user")
-                return None
-        monitor.phase_finish("Tactic selection")
-        monitor.phase_finish("Building Engine")
-        if self.fails == "build":
-            log(severity.WARNING, "Tactic requires more memory than available")
-            log(severity.INTERNAL_ERROR, "first of three")
-            log(severity.ERROR, "Could not find any implementation for node classifier/Conv")
-            log(severity.ERROR, "Error Code 10: Internal Error")
-            return None
-        if self.fails == "build silently":
-            return None
-        log(severity.VERBOSE, "Name: one, LayerType: CaskConvolution\nName: two, LayerType: CaskConvolution")
-        log(severity.INFO, "Total Activation Memory: 1024 bytes")
-        log(severity.INFO, "Total Weights Memory: 512 bytes")
-        return FakeMemory(b"ftrt plan")
+# TensorRT as it is on a device: what every release has, and an AttributeError for all else
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeTensorRt]]:
+def fake(make_tensorrt: Callable[..., Any]) -> Callable[..., Any]:
     """Puts a fake TensorRT in the place of the real one."""
-    before = dict(builder._loggers)
 
-    def install(fails: str = "") -> FakeTensorRt:
-        builder._loggers.pop("tensorrt", None)
-        module = FakeTensorRt(fails)
-        monkeypatch.setitem(sys.modules, "tensorrt", module)
+    def install(fails: str = "") -> Any:
+        module = make_tensorrt(Gpu())
+        module.fails = fails
+        module.messages = MESSAGES if fails == "build" else ()
         return module
 
-    yield install
-    builder._loggers.clear()
-    builder._loggers.update(before)
+    return install
 
 
-Install = Callable[..., FakeTensorRt]
+Install = Callable[..., Any]
+MESSAGES = (
+    ("WARNING", "Tactic requires more memory than available"),
+    ("INTERNAL_ERROR", "first of three"),
+    ("ERROR", "Could not find any implementation for node classifier/Conv"),
+    ("ERROR", "Error Code 10: Internal Error"),
+)
 
 
 class TestTensorRt:
-    @pytest.mark.parametrize("release", RELEASES)
-    def test_the_fake_has_nothing_that_a_release_lacks(self, fake: Install, release: str) -> None:
-        has, looked = surface(release), 0
-        for name, kind in fake().kinds.items():
-            for member, value in vars(kind).items():
-                if member[0] == "_":
-                    continue
-                assert member in has[name], f"{name}.{member}"
-                if inspect.isfunction(value):
-                    ours = [*inspect.signature(value).parameters][1:]
-                    assert any(theirs[: len(ours)] == ours for theirs in has[name][member]), f"{name}.{member}"
-                looked += 1
-        assert looked > 20
-        trt = fake()
-        for name, member in {
-            "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
-            "MemoryPoolType": "WORKSPACE",
-            "ProfilingVerbosity": "DETAILED",
-            "TensorFormat": "HWC8",
-            "BuilderFlag": "VERSION_COMPATIBLE",
-            "HardwareCompatibilityLevel": "AMPERE_PLUS",
-        }.items():
-            assert hasattr(getattr(trt, name), member)
-            assert member in has[name]
-
     def test_a_plan_is_built(self, fake: Install) -> None:
         trt = fake()
         phases: Phases = []
@@ -504,7 +331,7 @@ class TestTensorRt:
         assert trt.seen["pool"] == (trt.MemoryPoolType.WORKSPACE, 64 << 20)
         assert trt.seen["config"].profiling_verbosity is trt.ProfilingVerbosity.DETAILED
         assert trt.seen["config"].hardware_compatibility_level is None
-        assert (trt.seen["flags"], trt.seen["shapes"]) == (set(), [])
+        assert (trt.seen["flags"], trt.seen["shapes"]) == (set(), [])  # TF32, which is on by default, too
         assert (info.flavour, info.version, info.targets) == ("tensorrt", "10.3.0.30", ("default",))
         assert (info.layers, info.activation_bytes, info.weight_bytes) == (2, 1024, 512)
         assert phases == [
@@ -517,15 +344,16 @@ class TestTensorRt:
         ]
 
     @pytest.mark.parametrize(
-        ("dtype", "channels", "formats"), [("half", 8, 1 << 2), ("half", 3, None), ("float", 8, None)]
+        ("dtype", "channels", "formats"), [("half", 8, "HWC8"), ("half", 3, None), ("float", 8, None)]
     )
     def test_padded_half_precision_ends_lie_channel_last(
-        self, fake: Install, dtype: str, channels: int, formats: int | None
+        self, fake: Install, dtype: str, channels: int, formats: str | None
     ) -> None:
         trt = fake()
         trt.ends = ((dtype, (1, channels, -1, -1)), ("float", (1, 21, -1, -1)))
         build_plan(b"model", "tensorrt", EngineOptions())
-        assert [end.allowed_formats for end in trt.seen["ends"]] == [formats, None]
+        wanted = 1 << trt.TensorFormat[formats] if formats else None
+        assert [end.allowed_formats for end in trt.seen["ends"]] == [wanted, None]
 
     def test_the_gpu_it_was_built_on_is_noted(self, fake: Install, monkeypatch: pytest.MonkeyPatch) -> None:
         fake()
@@ -537,20 +365,18 @@ class TestTensorRt:
         monkeypatch.setattr(builder, "gpu_capability", lambda: "sm_87")
         options = EngineOptions(version_compatible=True, hardware_compatible=True)
         _, info = build_plan(b"model", "tensorrt", options)
-        assert trt.seen["flags"] == {trt.BuilderFlag.VERSION_COMPATIBLE}
+        assert trt.seen["flags"] == {"VERSION_COMPATIBLE"}
         assert trt.seen["config"].hardware_compatibility_level is trt.HardwareCompatibilityLevel.AMPERE_PLUS
         assert (info.version_compatible, info.hardware_compatible, info.targets) == (True, True, ("default",))
-
-    def test_a_plan_that_takes_other_weights(self, fake: Install) -> None:
-        trt = fake()
-        build_plan(b"model", "tensorrt", EngineOptions(refittable=True))
-        assert trt.seen["flags"] == {trt.BuilderFlag.REFIT}
 
     def test_a_range_of_sizes_is_set(self, fake: Install) -> None:
         trt = fake()
         profile = Profile((32, 32), (64, 96), (128, 192))
-        assert build_plan(b"model", "tensorrt", EngineOptions(profile=profile))[1].profile == profile
-        assert trt.seen["shapes"] == [("image", (1, 3, 32, 32), (1, 3, 64, 96), (1, 3, 128, 192))]
+        for channels in (8, 3):  # of a padded network, and of any other
+            trt.ends = (("half", (1, channels, -1, -1)), ("half", (1, 24, -1, -1)))
+            assert build_plan(b"model", "tensorrt", EngineOptions(profile=profile))[1].profile == profile
+            sizes = ((1, channels, *size) for size in ((32, 32), (64, 96), (128, 192)))
+            assert trt.seen["shapes"] == [("image", *sizes)]
 
     def test_timings_are_kept(self, fake: Install, tmp_path: Path) -> None:
         trt = fake()
@@ -597,12 +423,13 @@ class TestTensorRt:
             build_plan(b"model", "tensorrt", EngineOptions())
 
     def test_a_build_that_fails_without_a_word_is_told_too(self, fake: Install) -> None:
-        fake("build silently")
+        fake("build without a word")
         with pytest.raises(BuildError, match="it gave no reason"):
             build_plan(b"model", "tensorrt", EngineOptions())
 
-    def test_ctrl_c_cancels_the_build(self, fake: Install) -> None:
-        trt = fake()
+    def test_ctrl_c_cancels_the_build(self, fake: Install, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO")
+        fake()
         steps: Phases = []
 
         def interrupt(*step: Any) -> None:
@@ -615,7 +442,48 @@ class TestTensorRt:
         with pytest.raises(KeyboardInterrupt):
             build_plan(b"model", "tensorrt", EngineOptions(), interrupt)
         assert "Building Engine" not in [phase for phase, *_ in steps[1:]]
-        assert trt.seen["logger"].errors == ["Build canceled by user"]
+        assert "Build canceled by user" in caplog.text
+
+    def test_int8_that_this_gpu_cannot_have_says_what_to_build(self, fake: Install) -> None:
+        trt = fake("build of INT8")
+        trt.messages = (
+            # as NVIDIA/TensorRT issue 4832 has it, of 10.16.2 on Orin
+            (
+                "ERROR",
+                "Error Code: 9: Skipping tactic 0x0000000000000000 due to exception [type.cpp:186: infer_type] Could "
+                "not infer output types for operation:\n291: dequantize: Dequantized input0-(f32[1,16,512,512]) | "
+                "input0 reshape out_transpose_out\nreshape out slice_U28 out-(i8[]), MyelinPW(42188) - Input "
+                "Dequantization 0 scale\nweightsHalf-0.35498H:(f16[]), stream = 0, "
+                "No matching rules found for input operand types",
+            ),
+            *MESSAGES[2:],
+        )
+        with pytest.raises(BuildError, match=r"Internal Error; this TensorRT cannot build INT8 .*--precision fp16$"):
+            build_plan(b"model", "tensorrt", EngineOptions())
+        trt.messages = MESSAGES  # any other failure
+        with pytest.raises(BuildError, match=r"Internal Error$"):
+            build_plan(b"model", "tensorrt", EngineOptions())
+
+    def test_timings_that_tensorrt_does_not_give_cost_no_plan(self, fake: Install, tmp_path: Path) -> None:
+        fake("serialize")
+        assert build_plan(b"model", "tensorrt", EngineOptions(timing_cache=tmp_path / "timings"))[0] == b"ftrt plan"
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("made", ["Runtime", "Builder"])
+    def test_the_first_logger_of_the_process_gets_what_a_build_says(
+        self, fake: Install, made: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        trt = fake("build")
+        getattr(trt, made)(library.logger_of(trt))  # by a session that is opened before, say
+        with pytest.raises(BuildError, match="could not build the engine: Could not find any implementation"):
+            build_plan(b"model", "tensorrt", EngineOptions())
+        assert not [record for record in caplog.records if record.levelno > logging.INFO]  # the exception says it
+        trt.fails = ""
+        assert build_plan(b"model", "tensorrt", EngineOptions())[1].weight_bytes == 512
+        trt.say("ERROR", "not of a build")
+        assert [record.message for record in caplog.records if record.levelno > logging.INFO] == [
+            "tensorrt: not of a build"
+        ]
 
     def test_targets_are_refused(self, fake: Install) -> None:
         fake()
@@ -639,6 +507,6 @@ def test_a_library_that_does_not_load_is_an_error_of_ours(monkeypatch: pytest.Mo
     def fail(name: str) -> None:
         raise OSError("libnvinfer.so.10: cannot open shared object file")
 
-    monkeypatch.setattr(builder.importlib, "import_module", fail)
+    monkeypatch.setattr(library.importlib, "import_module", fail)
     with pytest.raises(MissingExtra, match=r"tensorrt cannot be imported here \(libnvinfer\.so\.10"):
         build_plan(small(), "tensorrt", EngineOptions())

@@ -8,7 +8,7 @@ import pytest
 
 from refinenet_edge.bundle import PLAN
 from refinenet_edge.errors import BundleError
-from refinenet_edge.runtime.tensorrt.builder import load_tensorrt
+from refinenet_edge.runtime.tensorrt.library import load_tensorrt
 from refinenet_edge.runtime.tensorrt.plan_header import PlanHeader, read_header
 
 HEADER = bytes(20) + bytes([10, 3, 0, 30]) + b"the rest"

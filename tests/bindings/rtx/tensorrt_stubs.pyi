@@ -1,1 +1,0 @@
-from tensorrt_rtx_stubs import TensorRt as TensorRt
