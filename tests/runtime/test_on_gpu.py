@@ -22,7 +22,7 @@ def test_a_record(
     monkeypatch.setattr(backends, "gpu_problem", lambda: "")
     monkeypatch.setattr(measure, "MAX_SECONDS", 0.1)
     monkeypatch.setattr(on_gpu, "STREAM", 5)
-    bundle = make_plan(make_gpu(), "10.16")
+    bundle = make_plan(make_gpu(), "10.3")
     frames = [np.full((40, 48, 3), value, np.uint8) for value in (10, 200)]
     record = on_gpu.measured(bundle.path, "auto", frames)
     assert record["layers_ms"] == [("mix", 0.5), ("reformat", 0.25)]
