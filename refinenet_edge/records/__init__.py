@@ -46,7 +46,8 @@ from refinenet_edge.records.recipe import Backend, Recipe
 
 __all__ = [
     "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "MAX_SIDE", "OUTPUT", "RGB", "SMALLEST_SIDE", "Backend", "Bilinear",
-    "Budget", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Interpolation", "LabelMap", "Labels",
+    "Budget", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Interpolation",
+    "LabelMap", "Labels",
     "Manifest", "Mask", "Parity", "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Speed", "TensorSpec",
     "from_json", "to_json",
 ]  # fmt: skip
