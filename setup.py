@@ -1,7 +1,32 @@
+import contextlib
+import sys
+
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 KERNELS = "refinenet_edge/runtime/kernels"
 FLAGS = ["-O3", "-std=c++17", "-ffp-contract=off", "-pthread"]  # off: a fused multiply-add would change the results
+WITHOUT = """
+refinenet-edge: THE C++ HEAD WAS NOT BUILT, so numpy makes the labels: the same ones, slower.
+Install Python's headers and a compiler (sudo apt install python3-dev g++), then this package again:
+pip install --force-reinstall --no-deps --no-cache-dir refinenet-edge
+
+"""
+
+
+class LoudlyOptional(build_ext):
+    """Says what is missed on the terminal, too: pip shows nothing of a build that succeeds."""
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            super().build_extension(ext)
+        except Exception:
+            print(WITHOUT, file=sys.stderr)
+            with contextlib.suppress(OSError), open("/dev/tty", "w") as terminal:
+                terminal.write(WITHOUT)
+            raise
+
+
 head = Extension(
     "refinenet_edge.runtime.kernels._head",
     [f"{KERNELS}/head.cpp"],
@@ -10,4 +35,4 @@ head = Extension(
     extra_link_args=["-pthread"],
     optional=True,  # without a compiler numpy does the same
 )
-setup(ext_modules=[head])
+setup(ext_modules=[head], cmdclass={"build_ext": LoudlyOptional})

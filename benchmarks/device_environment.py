@@ -1,7 +1,4 @@
-"""An empty environment with the device side in it: what `pip install .[device]` brings, and OpenCV.
-
-On a Jetson OpenCV and TensorRT come with JetPack; here opencv-python-headless stands in, and there is no TensorRT.
-"""
+"""An empty environment with the device side in it: what `pip install .[device]` brings."""
 
 from __future__ import annotations
 
@@ -9,25 +6,30 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 PROJECT = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 PACKAGE = "refinenet_edge"
 
 
-def make_environment(folder: Path) -> Path:
-    """A virtual environment in `folder`, of the Python that runs this; the path of its own Python."""
-    root, source = Path(__file__).parents[1], folder / "source"
-    # a copy: a build in the checkout would take in what an earlier one left there
-    shutil.copytree(root / PACKAGE, source / PACKAGE, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+def make_environment(folder: Path, python: str = sys.executable, pins: Sequence[str] = ()) -> Path:
+    """A virtual environment of `python` in `folder`, with `pins` instead of constraints.txt; the path of its Python."""
+    source = copy_source(folder / "source")
+    subprocess.run([python, "-m", "venv", folder / "env"], check=True, env=clean())
+    own = folder / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    install = [own, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{source}[device]"]
+    subprocess.run([*install, *(pins or ("--constraint", ROOT / "constraints.txt"))], check=True, env=clean())
+    return own
+
+
+def copy_source(folder: Path) -> Path:
+    """What is installed from, in `folder`: a build in the checkout would take in what an earlier one left there."""
+    shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     for name in PROJECT:
-        shutil.copy(root / name, source / name)
-    subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
-    python = folder / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    install += ["--constraint", root / "constraints.txt"]
-    subprocess.run([*install, f"{source}[device]", "opencv-python-headless"], check=True, env=clean())
-    return python
+        shutil.copy(ROOT / name, folder / name)
+    return folder
 
 
 def clean() -> dict[str, str]:

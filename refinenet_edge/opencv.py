@@ -28,7 +28,8 @@ def _explained(exc: Exception) -> MissingExtra:
         return MissingExtra(f"{said}: it was built for another numpy than {numpy.__version__}: pip install 'numpy<2'")
     if "cannot open shared object file" in str(exc):
         return MissingExtra(f"{said}: sudo apt install libgl1 libglib2.0-0")
-    return MissingExtra(f"{said}: pip uninstall -y opencv-python opencv-contrib-python; {INSTALL}")
+    again = INSTALL.replace("pip install", "pip install --force-reinstall --no-deps")
+    return MissingExtra(f"{said}: pip uninstall -y opencv-python opencv-contrib-python; {again}")
 
 
 try:

@@ -1,7 +1,6 @@
 """What runs on the device needs numpy and OpenCV, and Python 3.10."""
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,11 @@ from packaging.specifiers import SpecifierSet
 
 import refinenet_edge
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(refinenet_edge.__file__).parent
 HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "rich", "click")
 BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda")
@@ -19,6 +23,8 @@ FOR_MYPY = {"typing_extensions", "tensorrt_stubs", "tensorrt_rtx_stubs"}
 ALLOWED = {"numpy", "cv2", *FOR_MYPY, *sys.stdlib_module_names} - {"tomllib"}
 ON_DEVICE = ("errors", "files", "records", "labels", "bundle", "frames", "scenes", "jetson", "opencv", "runtime")
 FILES = sorted(p for n in ON_DEVICE for p in ((ROOT / n).rglob("*.py") if (ROOT / n).is_dir() else [ROOT / f"{n}.py"]))
+PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text("utf-8"))["project"]
+DEVICE = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["device"]]  # what `pip install .[device]` brings
 
 
 def test_the_device_side_imports_without_the_rest() -> None:
@@ -33,18 +39,38 @@ assert not early, early
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
-@pytest.mark.parametrize(
-    ("machine", "python", "meant"),
-    [("aarch64", "3.10", ">=12.6,<13"), ("aarch64", "3.12", ">=12.6"), ("x86_64", "3.10", ">=12.6")],
-    ids=["JetPack 6", "JetPack 7", "desktop"],
-)
-def test_every_machine_gets_one_release_of_the_cuda_bindings(machine: str, python: str, meant: str) -> None:
-    device = re.search(r"(?ms)^device = \[(.*?)^\]", (ROOT.parent / "pyproject.toml").read_text("utf-8"))
-    assert device
-    needs = list(map(Requirement, re.findall(r'(?m)^ *"(.+)",$', device[1])))
-    assert len(needs) == 2
+MACHINES = {
+    "JetPack 6": ("aarch64", "3.10", {"numpy": ">=1.24,<2", "cuda-bindings": ">=12.6,<13"}),
+    "JetPack 7": ("aarch64", "3.12", {"numpy": ">=1.24", "cuda-bindings": ">=13"}),
+    "desktop": (
+        "x86_64",
+        "3.10",
+        {
+            "numpy": ">=1.24",
+            "cuda-bindings": ">=13",
+            "nvidia-cuda-nvrtc": ">=13",
+            "opencv-python-headless": ">=4.8",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("machine", "python", "meant"), MACHINES.values(), ids=MACHINES)
+def test_every_machine_gets_what_its_cuda_and_opencv_agree_with(
+    machine: str, python: str, meant: dict[str, str]
+) -> None:
     there = {"platform_machine": machine, "python_version": python, "sys_platform": "linux"}
-    assert [need.specifier for need in needs if need.marker and need.marker.evaluate(there)] == [SpecifierSet(meant)]
+    needs = [need for need in map(Requirement, DEVICE) if need.marker is None or need.marker.evaluate(there)]
+    assert len({need.name for need in needs}) == len(needs)
+    versions = {need.name: need.specifier for need in needs if need.name not in ("click", "rich")}
+    assert versions == {name: SpecifierSet(version) for name, version in meant.items()}
+
+
+@pytest.mark.parametrize("extra", ["cpu", "demo", "device"])
+def test_a_jetson_keeps_its_opencv(extra: str) -> None:
+    (need,) = (need for need in map(Requirement, PROJECT["optional-dependencies"][extra]) if "opencv" in need.name)
+    assert need.marker
+    assert not need.marker.evaluate({"platform_machine": "aarch64"})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -55,6 +55,15 @@ def test_a_gpu_is_named_by_its_capability(monkeypatch: pytest.MonkeyPatch) -> No
     assert find("NVIDIA GPU") == [Finding("NVIDIA GPU", "ok", "sm_87")]
 
 
+def test_a_head_that_was_not_built_is_said_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find("labels from logits") == [Finding("labels from logits", "ok", "by C++")]
+    monkeypatch.setattr(doctor, "implementation", lambda: "numpy")
+    (finding,) = find("labels from logits")
+    assert finding.state == "limited"
+    assert "not built" in finding.detail
+    assert finding.fix.startswith("sudo apt install python3-dev g++; pip install ")
+
+
 def test_a_builder_that_is_not_installed_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     (finding,) = find("build for tensorrt-rtx")

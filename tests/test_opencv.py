@@ -66,7 +66,8 @@ BROKEN = {
     "other numpy": ("raise ImportError('numpy.core.multiarray failed to import')", "pip install 'numpy<2'"),
     "two at once": (
         "raise AttributeError(\"partially initialized module 'cv2' has no attribute 'gapi'\")",
-        "pip uninstall -y opencv-python opencv-contrib-python; pip install opencv-python-headless",
+        "pip uninstall -y opencv-python opencv-contrib-python; "
+        "pip install --force-reinstall --no-deps opencv-python-headless",
     ),
 }
 

@@ -33,6 +33,7 @@ RIVALS = (  # distributions that overwrite each other's files
     ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
     ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
 )
+HEAD = "sudo apt install python3-dev g++; pip install --force-reinstall --no-deps --no-cache-dir refinenet-edge"
 
 
 def examine(root: Path = Path("/")) -> Iterator[Finding]:
@@ -72,9 +73,13 @@ def _opencv() -> Finding:
 def _runs_here() -> Iterator[Finding]:
     gpu = gpu_problem()
     yield Finding("NVIDIA GPU", "absent" if gpu else "ok", gpu or f"{gpu_capability()}")
-    how = implementation()
-    fix = "" if how == "c++" else "install a C++ compiler, then this package again"
-    yield Finding("labels from logits", "ok" if how == "c++" else "absent", f"by the {how} head", fix)
+    built = implementation() == "c++"
+    yield Finding(
+        "labels from logits",
+        "ok" if built else "limited",
+        "by C++" if built else "by numpy, slower: the C++ head was not built",
+        "" if built else HEAD,
+    )
     reasons = available()
     for backend, reason in reasons.items():
         if gpu and backend not in ON_CPU:
