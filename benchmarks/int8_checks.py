@@ -1,6 +1,6 @@
-"""What issue 5 asks beside accuracy and speed: a damaged layer, rf50, and the memory of TensorRT-RTX's plans.
+"""INT8 beside accuracy and speed: a damaged layer, rf50, and the memory of TensorRT-RTX's plans.
 
-Each function measures one thing and says what was meant; int8.py runs them all.
+Each function measures one thing and says its goal; int8.py runs them all.
 
     python benchmarks/int8_checks.py benchmarks/results/<cpu>/int8.json       rf50 again, the rest of the result stays
 """

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import click
 
-from refinenet_edge.demo import live, open_source
-from refinenet_edge.runtime import Segmenter
+from refinenet_edge import Segmenter, live, open_source
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])

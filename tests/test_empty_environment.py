@@ -118,6 +118,11 @@ def test_the_commands_of_a_device_are_there(desktop: Environment) -> None:
     assert "plan" in desktop.edge("plan", "--help")
 
 
+def test_a_type_checker_finds_the_types(desktop: Environment) -> None:
+    package = desktop.call("-c", "import refinenet_edge; print(refinenet_edge.__path__[0])").strip()
+    assert Path(package, "py.typed").is_file()
+
+
 def test_a_frame_is_segmented(desktop: Environment) -> None:
     assert desktop.call("-W", "error", "-c", SEGMENT).split() == ["1", "0", "(50,", "70,", "3)"]
 

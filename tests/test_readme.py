@@ -51,8 +51,9 @@ def test_the_links_lead_somewhere() -> None:
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_the_python_compiles(block: str) -> None:
+def test_the_python_compiles_and_its_imports_are_there(block: str) -> None:
     compile(block, "README.md", "exec")
+    exec("\n".join(line for line in block.splitlines() if line.startswith(("import ", "from "))))
 
 
 def test_the_results_are_those_of_the_files() -> None:

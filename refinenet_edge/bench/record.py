@@ -149,7 +149,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """One benchmark. The first subject is what the others are compared with."""
+    """One benchmark. The first subject is what the others are compared with. Raises `BundleError`."""
 
     started: str  # ISO 8601, UTC
     command: str

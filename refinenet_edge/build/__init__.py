@@ -84,7 +84,10 @@ class Source:
 
 
 def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None = None) -> Built:
-    """Build the bundle of `recipe` at `recipe.output`. `step` hears what is done, `progress` the engine builder."""
+    """Build the bundle of `recipe` at `recipe.output`. `step` hears what is done, `progress` the engine builder.
+
+    Raises the `RefineNetEdgeError` of the stage that refuses; a bundle that is there stays as it was.
+    """
     backend = recipe.backend if recipe.backend != "auto" else _preferred()
     refuse(recipe, backend)
     rewrites = _rewrites(recipe)

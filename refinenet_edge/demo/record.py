@@ -41,7 +41,7 @@ class Recording:
             raise InputError(f"{path} cannot be written: {exc.strerror}; name another place") from exc
 
     def write(self, picture: Frame) -> None:
-        """Add `picture` (HxWx3 BGR uint8), for as long as it takes until the next."""
+        """Add `picture` (HxWx3 BGR uint8), for as long as it takes until the next. Raises `InputError`."""
         now = time.monotonic()
         if self._writer is None:
             height, width = (side // 2 * 2 or 2 for side in picture.shape[:2])  # the codec halves both for colour
@@ -57,7 +57,10 @@ class Recording:
         self.frames = max(due, self.frames)
 
     def close(self) -> None:
-        """Finish the file and put it at `path`; a second call does nothing. Nothing written: no file."""
+        """Finish the file and put it at `path`; a second call does nothing. Nothing written: no file.
+
+        Raises `InputError` when it cannot be put there.
+        """
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.release()

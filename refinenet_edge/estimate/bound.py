@@ -77,7 +77,7 @@ class Bounds:
 
 
 def bound(kernels: Sequence[Kernel], precision: str, device: Device) -> Bound:
-    """The bound of `kernels`, which are of `precision`, on `device`."""
+    """The bound of `kernels`, which are of `precision`, on `device`. Raises `GraphError` when they do nothing."""
     cache = int(device.cache_mib * 2**20)
     weights = sum(kernel.weights for kernel in kernels)
     fetched = max(0.0, 1 - cache / weights) if weights else 0.0  # of the weights, every frame

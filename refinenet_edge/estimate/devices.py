@@ -21,7 +21,10 @@ CUDA = ("fp32", "fp16")
 
 @dataclass(frozen=True)
 class Device:
-    """One GPU and its memory at the clocks of `mode`; devices.toml says what the fields are and their units."""
+    """One GPU and its memory at the clocks of `mode`; devices.toml says what the fields are and their units.
+
+    Raises `InputError` naming the field that does not fit.
+    """
 
     title: str
     mode: str

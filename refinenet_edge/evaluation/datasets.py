@@ -27,7 +27,10 @@ LABEL_FILE = "labels.txt"
 
 @dataclass(frozen=True)
 class DataSet:
-    """Samples and what their classes are; `labels` None: those of what is evaluated."""
+    """Samples and what their classes are; `labels` None: those of what is evaluated.
+
+    Raises `InputError` where there is no sample, or one twice.
+    """
 
     name: str
     labels: Labels | None

@@ -33,7 +33,7 @@ MODELS = (*DEPTHS, "rf_lw_mbv2")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What `create` needs to build a network again."""
+    """What `create` needs to build a network again. Raises `InputError` for what is not one of ours."""
 
     name: str
     num_classes: int

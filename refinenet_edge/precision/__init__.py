@@ -54,7 +54,8 @@ def apply(
 ) -> ir.Model:
     """The fused float32 `model`, in place, in `precision` for `backend`.
 
-    int8 and fp8 need `ranges`, unless the model has Q/DQ already; the nodes named in `keep` stay float.
+    int8 and fp8 need `ranges`, unless the model has Q/DQ already; the nodes named in `keep` stay float. Raises
+    `InputError` where they lack, or for an unknown precision.
     """
     if precision not in PRECISIONS:
         raise InputError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")

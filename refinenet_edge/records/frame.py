@@ -43,7 +43,8 @@ class FrameSpec:
     """Frame (HxWx3 BGR uint8) -> input (1x3xhxw, RGB, (x / 255 - mean) / std); logits -> labels by `upsample`, argmax.
 
     `size` is the (height, width) the network takes; None: every frame at its own size (a dynamic engine).
-    `resize` brings the frame to `size`, `upsample` brings logits to the frame's size.
+    `resize` brings the frame to `size`, `upsample` brings logits to the frame's size. Raises `BundleError` for
+    what no frame can have.
     """
 
     size: Size | None
@@ -63,7 +64,7 @@ class FrameSpec:
 
 @dataclass(frozen=True)
 class Labels:
-    """Class names and RGB palette, index = class; label `ignore` is never counted."""
+    """Class names and RGB palette, index = class; label `ignore` is never counted. Raises `BundleError`."""
 
     name: str
     names: tuple[str, ...]

@@ -81,7 +81,7 @@ class FileDigest:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything needed to run a bundle, judge it and build it again."""
+    """Everything needed to run a bundle, judge it and build it again. Raises `BundleError` for what no bundle has."""
 
     model: str
     checkpoint: str  # file name, "random" or the ONNX file's name

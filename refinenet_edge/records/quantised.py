@@ -14,7 +14,10 @@ INT8_LEVELS = 127  # the largest |q| of symmetric INT8
 
 @dataclass(frozen=True)
 class Range:
-    """One tensor over all calibration frames: symmetric INT8 covers [-amax, amax], values from `low` to `high` came."""
+    """One tensor over all calibration frames: symmetric INT8 covers [-amax, amax], values from `low` to `high` came.
+
+    Raises `BundleError` where these are not finite or in order.
+    """
 
     amax: float
     low: float
@@ -41,7 +44,10 @@ class RangesKey:
 
 @dataclass(frozen=True)
 class Ranges:
-    """What calibration saw: tensor name -> range. `source` is where the `count` frames came from."""
+    """What calibration saw: tensor name -> range. `source` is where the `count` frames came from.
+
+    Raises `BundleError` for a `schema` other than this release's.
+    """
 
     key: RangesKey
     source: str

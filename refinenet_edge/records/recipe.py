@@ -18,7 +18,10 @@ Backend = Literal["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]  # what
 
 @dataclass(frozen=True)
 class Recipe:
-    """One bundle to build. Either `onnx`, or `model` and/or `checkpoint`; no checkpoint means random weights."""
+    """One bundle to build. Either `onnx`, or `model` and/or `checkpoint`; no checkpoint means random weights.
+
+    Raises `InputError` for options that contradict each other.
+    """
 
     output: str
     model: str | None = None

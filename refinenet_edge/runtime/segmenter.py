@@ -129,7 +129,8 @@ class Segmenter:
         """`segment` for each of `frames`, in their order, with up to `depth` of them on their way at once.
 
         On a discrete GPU the copies of one frame overlap the computation of another. A frame must stay as it is until
-        its mask comes; an iterator that is not read to its end is closed, or waits with its frames.
+        its mask comes; an iterator that is not read to its end is closed, or waits with its frames. Raises as `segment`
+        does, and `InputError` for a `depth` below 1.
         """
         if depth < 1:
             raise InputError(f"a depth of {depth}: at least 1 frame is on its way")
@@ -175,7 +176,7 @@ class Segmenter:
         return self._logits(self.image(frame))
 
     def image(self, frame: Frame) -> npt.NDArray[Any]:
-        """What the network is fed for `frame`."""
+        """What the network is fed for `frame`: 1xCxhxw in its dtype, C 3 or padded with zeros. Raises `InputError`."""
         check_frame(frame)
         self._check_range(frame)
         return prepare(frame, self.frame, self.session.inputs[0].dtype, self._channels)
@@ -185,7 +186,10 @@ class Segmenter:
         return found[:, : len(self.labels.names)] if self._channels > 3 and found.ndim == 4 else found
 
     def mask(self, logits: npt.NDArray[Any], size: Size) -> Mask:
-        """The second half of `segment`: the labels of `logits` at the frame's `size` (height, width)."""
+        """The second half of `segment`: the labels of `logits` (1xCxhxw) at the frame's `size` (height, width).
+
+        Raises `BundleError` when they are not logits of this bundle's classes.
+        """
         if logits.ndim == 4:
             self._check_classes(logits.shape[1])
         try:
