@@ -18,7 +18,7 @@ from refinenet_edge.bench.entry import BundleEntry, Entry, bundle_entry
 from refinenet_edge.bench.measure import Contender, Estimate, Stages, Timing, take_turns, timed
 from refinenet_edge.bench.record import BenchmarkRun, Case, read_run, summary, write_run
 from refinenet_edge.bench.run import Options, run
-from refinenet_edge.bench.suite import Suite, read_suite
+from refinenet_edge.bench.suite import Scope, Suite, read_suite
 
 __all__ = [
     "BenchmarkRun",
@@ -29,6 +29,7 @@ __all__ = [
     "Entry",
     "Estimate",
     "Options",
+    "Scope",
     "Stages",
     "Suite",
     "Timing",

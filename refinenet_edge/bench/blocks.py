@@ -32,14 +32,14 @@ _NODE = re.compile(
 
 def block_of(node_name: str) -> str:
     """The block of a node of a graph that this toolkit traced, fused or quantised; "other" for any other name."""
-    found = _NODE.search(node_name)
-    if found is None:
+    node = _NODE.search(node_name)
+    if node is None:
         return OTHER
-    if stage := found["stage"]:
+    if stage := node["stage"]:
         return f"encoder.{stage}" if stage.startswith("layer") else "encoder.stem"
-    if refine := found["refine"]:
-        part = found["part"]
-        if part == "rcus" or found["place"] not in (None, "0"):
+    if refine := node["refine"]:
+        part = node["part"]
+        if part == "rcus" or node["place"] not in (None, "0"):
             return f"{refine}.rcu"
         return f"{refine}.{part.partition('.')[0]}"
-    return CLASSIFIER if found["classifier"] else FRAME
+    return CLASSIFIER if node["classifier"] else FRAME

@@ -62,12 +62,12 @@ def word(times: Estimate) -> Word:
 
 def ratios(run: BenchmarkRun, case: Case) -> dict[str, Verdict]:
     """Subject -> how many times as long as the run's first subject a frame takes; without the first itself."""
-    found = run.of(case)
+    measurements = run.of(case)
     first = run.subjects[0].name
-    if first not in found:
+    if first not in measurements:
         return {}
-    timing = Timing({who: [{"frame": ms} for ms in m.ms] for who, m in found.items()}, "")
-    estimates = {who: timing.ratio(who, first) for who in found if who != first}
+    timing = Timing({who: [{"frame": ms} for ms in m.ms] for who, m in measurements.items()}, "")
+    estimates = {who: timing.ratio(who, first) for who in measurements if who != first}
     return {who: Verdict(times, word(times)) for who, times in estimates.items()}
 
 

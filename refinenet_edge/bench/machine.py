@@ -87,8 +87,8 @@ def commit(folder: Path) -> str | None:
 
 def cpu(root: Path = Path("/")) -> str:
     """The processor's name."""
-    found = re.search(r"model name\s*:\s*(.+)", read_text(root / "proc/cpuinfo") or "")
-    return found[1] if found else platform.processor() or platform.machine()
+    name = re.search(r"model name\s*:\s*(.+)", read_text(root / "proc/cpuinfo") or "")
+    return name[1] if name else platform.processor() or platform.machine()
 
 
 def _system(root: Path) -> str:
@@ -112,11 +112,11 @@ def _driver(bus_id: str) -> tuple[str | None, str | None]:
     except OSError:
         return None, None
     with contextlib.closing(gpu):
-        limit = _said(gpu.limit)
-        return _said(gpu.driver), None if limit is None else f"GPU limited to {limit:.0f} W"
+        limit = _or_none(gpu.limit)
+        return _or_none(gpu.driver), None if limit is None else f"GPU limited to {limit:.0f} W"
 
 
-def _said(ask: Callable[[], T]) -> T | None:
+def _or_none(ask: Callable[[], T]) -> T | None:
     try:
         return ask()
     except OSError:

@@ -203,8 +203,8 @@ def _frames(source: str, size: Size) -> list[Frame]:
     """`FRAMES` frames of `size`: drawn ones, or images of a folder, resized."""
     if source == SCENES:
         return [scene(VALIDATION, index, size)[0] for index in range(FRAMES)]
-    found = [read_image(path) for path in list_images(source)[:FRAMES]]
-    return [np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), np.uint8) for frame in found]
+    images = [read_image(path) for path in list_images(source)[:FRAMES]]
+    return [np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), np.uint8) for frame in images]
 
 
 def _judged(entry: Entry, judge: DataSet | None, step: Step) -> Subject:

@@ -62,8 +62,8 @@ def peak_memory() -> int | None:
     Not getrusage's ru_maxrss: that one remembers the parent's memory over exec.
     """
     status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return 1024 * int(found[1]) if found else None
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return 1024 * int(peak[1]) if peak else None
 
 
 def _device_memory() -> int | None:

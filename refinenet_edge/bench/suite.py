@@ -15,14 +15,38 @@ Paths in it are relative to where the command is run, as in every recipe.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from refinenet_edge.bench.record import Case
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.recipe import parse_size, read_table, recipe_of
 from refinenet_edge.records import Recipe, Size, from_json
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is measured, beside which baselines; what is empty or None is not said."""
+
+    against: tuple[str, ...] = ()
+    sizes: tuple[Size, ...] = ()
+    batches: tuple[int, ...] = ()
+    streams: tuple[int, ...] = ()
+    judge: str | None = None
+    source: str | None = None
+
+    def before(self, other: Scope) -> Scope:
+        """This, and what `other` says where this says nothing; the baselines are those of both."""
+        merged = {name: value or getattr(other, name) for name, value in vars(self).items()}
+        return Scope(**{**merged, "against": self.against + other.against})
+
+    def cases(self, usual: Size) -> tuple[Case, ...]:
+        """Every size with every batch and number of streams; `usual` is the size where none is said."""
+        points = itertools.product(self.sizes or (usual,), self.batches or (1,), self.streams or (1,))
+        return tuple(Case(*point) for point in points)
 
 
 @dataclass(frozen=True)
@@ -30,12 +54,7 @@ class Suite:
     """What a suite's file says; `bundles`: name -> recipe, whose `output` is `folder`/name."""
 
     bundles: Mapping[str, Recipe]
-    against: tuple[str, ...] = ()
-    sizes: tuple[Size, ...] = ()
-    batches: tuple[int, ...] = (1,)
-    streams: tuple[int, ...] = (1,)
-    judge: str | None = None
-    source: str | None = None
+    scope: Scope
 
 
 def read_suite(path: Path, folder: Path) -> Suite:
@@ -52,7 +71,6 @@ def read_suite(path: Path, folder: Path) -> Suite:
     if isinstance(table.get("sizes"), list):
         table["sizes"] = [parse_size(str(size)) for size in table["sizes"]]
     try:
-        rest = from_json(Suite, json.dumps({"bundles": {}, **table}, default=str))
+        return Suite(recipes, from_json(Scope, json.dumps(table, default=str)))
     except BundleError as exc:
-        raise InputError(f"suite {path}: {str(exc).removeprefix('Suite.')}") from exc
-    return Suite(recipes, rest.against, rest.sizes, rest.batches, rest.streams, rest.judge, rest.source)
+        raise InputError(f"suite {path}: {str(exc).removeprefix('Scope.')}") from exc

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 import sys
 from collections.abc import Callable
@@ -75,7 +74,7 @@ def bench_run(
     from refinenet_edge import bench
     from refinenet_edge.evaluation import open_dataset
 
-    against_names = tuple(filter(None, against.split(",")))
+    scope = bench.Scope(tuple(filter(None, against.split(","))), sizes, batches, streams, judge, source)
     with progress_bar() as bar:
         task = bar.add_task("start", total=None)
 
@@ -85,24 +84,15 @@ def bench_run(
         if len(what) == 1 and what[0].endswith(".toml"):
             suite = bench.read_suite(Path(what[0]), Path("build", "suites", Path(what[0]).stem))
             what = tuple(_built_again(recipe, step) for recipe in suite.bundles.values())
-            against_names += suite.against
-            sizes, batches, streams = sizes or suite.sizes, batches or suite.batches, streams or suite.streams
-            judge, source = judge or suite.judge, source or suite.source
+            scope = scope.before(suite.scope)
         bundles = [bench.bundle_entry(Path(path), backend, allow_host_code) for path in what]
         entries: list[bench.Entry] = [*bundles]
-        if against_names:
+        if scope.against:
             with heavy(EXPORT):
                 from refinenet_edge.baselines import baselines_for
-            entries += baselines_for(against_names, bundles[0], checkpoint)
-        points = itertools.product(sizes or (bundles[0].size,), batches or (1,), streams or (1,))
-        options = bench.Options(
-            tuple(bench.Case(*point) for point in points),
-            frames,
-            rounds,
-            open_dataset(judge) if judge else None,
-            source,
-            brief,
-        )
+            entries += baselines_for(scope.against, bundles[0], checkpoint)
+        dataset = open_dataset(scope.judge) if scope.judge else None
+        options = bench.Options(scope.cases(bundles[0].size), frames, rounds, dataset, scope.source, brief)
         make_folder(result.parent)
         measured = bench.run(entries, options, shlex.join(["refinenet-edge", *sys.argv[1:]]), step)
     bench.write_run(result, measured)
@@ -110,10 +100,8 @@ def bench_run(
         out.print(_timings(measured, case))
     for note in measured.notes:
         err.print(f"[yellow]left out:[/] {plain(note)}", soft_wrap=True)
-    out.print(
-        f"next: [bold]refinenet-edge report {plain(result)} -o {plain(result.with_suffix('.html'))}[/]",
-        soft_wrap=True,
-    )
+    page = plain(result.with_suffix(".html"))
+    out.print(f"next: [bold]refinenet-edge report {plain(result)} -o {page}[/]", soft_wrap=True)
 
 
 @bench_group.command("compare")
