@@ -13,27 +13,24 @@ compare.py    ratios and verdicts, in one run and between two
 suite.py      TOML -> what to build and to measure
 """
 
-from refinenet_edge.bench.compare import Change, Verdict, compare, ratios
+from refinenet_edge.bench.compare import compare, ratios
 from refinenet_edge.bench.entry import BundleEntry, Entry, bundle_entry
 from refinenet_edge.bench.measure import Contender, Estimate, Stages, Timing, take_turns, timed
 from refinenet_edge.bench.record import BenchmarkRun, Case, read_run, summary, write_run
 from refinenet_edge.bench.run import Options, run
-from refinenet_edge.bench.suite import Scope, Suite, read_suite
+from refinenet_edge.bench.suite import Scope, read_suite
 
 __all__ = [
     "BenchmarkRun",
     "BundleEntry",
     "Case",
-    "Change",
     "Contender",
     "Entry",
     "Estimate",
     "Options",
     "Scope",
     "Stages",
-    "Suite",
     "Timing",
-    "Verdict",
     "bundle_entry",
     "compare",
     "ratios",

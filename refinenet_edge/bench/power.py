@@ -13,18 +13,16 @@ from refinenet_edge.sensors import Meters
 SECONDS = 3.0
 
 
-def has_sensors(gpu: str | None, notes: list[str]) -> bool:
-    """Whether any sensor of the machine, or of the GPU with that bus id, can be read; `notes` get why not."""
+def measure_power(entry: Entry, case: Case, frames: Sequence[Frame], gpu: str | None, notes: list[str]) -> Power | None:
+    """Of `entry`, on the GPU with that bus id or the CPU, segmenting `frames` again and again.
+
+    `notes` get what could not be read. None: nothing could; then it did not run.
+    """
     with Meters(gpu=gpu) as meters:
         pass
-    if meters.reading() is not None:
-        return True
-    notes += meters.notes
-    return False
-
-
-def measure_power(entry: Entry, case: Case, frames: Sequence[Frame], gpu: str | None, notes: list[str]) -> list[Power]:
-    """Of `entry` segmenting `frames` again and again; none where nothing can be read. `gpu`: the bus id of its GPU."""
+    if meters.reading() is None:
+        notes += meters.notes
+        return None
     with entry.open(case) as run:
         run(frames[:1])
         done = 0
@@ -34,9 +32,8 @@ def measure_power(entry: Entry, case: Case, frames: Sequence[Frame], gpu: str | 
                 run([frames[done % len(frames)]])
                 done += 1
     notes += meters.notes
-    reading = meters.reading()
-    if reading is None:
-        return []
+    if (reading := meters.reading()) is None:
+        return None
     joules = None if reading.joules is None else reading.joules / done
     heat = reading.celsius, reading.mhz, reading.throttled
-    return [Power(entry.subject.name, reading.seconds, done, reading.watts, joules, *heat)]
+    return Power(entry.subject.name, reading.seconds, done, reading.watts, joules, *heat)

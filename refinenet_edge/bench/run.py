@@ -25,7 +25,7 @@ from refinenet_edge.bench.blocks import block_of
 from refinenet_edge.bench.entry import WHOLE, BundleEntry, Entry, Runner
 from refinenet_edge.bench.machine import commit, describe
 from refinenet_edge.bench.measure import RULE, WARM_UPS, Contender, Stages, take_turns
-from refinenet_edge.bench.power import has_sensors, measure_power
+from refinenet_edge.bench.power import measure_power
 from refinenet_edge.bench.record import STAGES, BenchmarkRun, Case, Layer, Measurement, Power, Screen, Start, Subject
 from refinenet_edge.bench.screen import measure_screen
 from refinenet_edge.bench.start import measure_start
@@ -81,8 +81,7 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
     frames = _frames(options.frames, options.cases[0].size)
     starts: list[Start] = []
     screens: list[Screen] = []
-    power: list[Power] = []
-    metered = not options.brief and has_sensors(gpu_bus_id(), notes)
+    power: list[Power | None] = []
     layers: list[Layer] = []
     for entry in () if options.brief else entries:
         name = entry.subject.name
@@ -90,10 +89,9 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
             step(f"start {name} by itself")
             starts.append(measure_start(entry, Case(options.cases[0].size), frames))
         with _noted(f"power of {name}", notes):
-            if metered:
-                step(f"run {name} alone")
-                gpu = gpu_bus_id() if _on_gpu(entry) else None
-                power += measure_power(entry, Case(options.cases[0].size), frames, gpu, notes)
+            step(f"run {name} alone")
+            gpu = gpu_bus_id() if _on_gpu(entry) else None
+            power.append(measure_power(entry, Case(options.cases[0].size), frames, gpu, notes))
         if isinstance(entry, BundleEntry):
             if options.source is not None:
                 step(f"show {options.source} by {name}")
@@ -112,7 +110,7 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
         measurements=tuple(measurements),
         starts=tuple(starts),
         screens=tuple(screens),
-        power=tuple(power),
+        power=tuple(filter(None, power)),
         layers=tuple(layers),
         notes=tuple(dict.fromkeys(notes)),
     )

@@ -31,12 +31,11 @@ class Controls:
         it cannot be. A model of other classes hides none.
         """
         classes = len(models[self.model].names)
+        boolean = (lambda v: isinstance(v, bool), "true or false")
         rules: dict[str, tuple[Callable[[Any], bool], str]] = {
             "opacity": (lambda v: _is_number(v) and 0 <= v <= 1, "0 to 1"),
             "hidden": (lambda v: isinstance(v, list) and all(_is_index(i, classes) for i in v), "class numbers"),
-            "side_by_side": (lambda v: isinstance(v, bool), "true or false"),
-            "figures": (lambda v: isinstance(v, bool), "true or false"),
-            "paused": (lambda v: isinstance(v, bool), "true or false"),
+            **dict.fromkeys(("side_by_side", "figures", "paused"), boolean),
             "source": (lambda v: _is_index(v, sources), f"0 to {sources - 1}"),
             "model": (lambda v: _is_index(v, len(models)), f"0 to {len(models) - 1}"),
         }

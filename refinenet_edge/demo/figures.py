@@ -112,7 +112,7 @@ class Statistics:
         """What comes now is of another source."""
         self._earlier_drops, self._drops = self.drops, 0
         self.source_frames = 0
-        self.age_ms = 0.0
+        self._age_ms = 0.0
         self._begin_model(None)
 
     def _begin_model(self, model: int | None) -> None:
@@ -134,8 +134,7 @@ class Statistics:
             self._begin_model(model)
         self.frames += 1
         self.source_frames += 1
-        for name, ms in result.stages_ms.items():
-            self.stage(name, ms)
+        self._count_stages(result.stages_ms)
         labels, classes = result.mask.labels, result.mask.classes
         count = len(classes.names)
         shares = cv2.calcHist([labels], [0], None, [count], [0, count]).ravel() / labels.size
@@ -143,20 +142,22 @@ class Statistics:
         if result.truth is not None and source.labels is not None and source.labels.names == classes.names:
             self._confusions.append(Confusion.of(result.truth, labels, count))
 
-    def stage(self, name: str, ms: float) -> None:
-        """Count a stage of a frame."""
-        self._stages.setdefault(name, deque(maxlen=TIMED)).append(ms)
-
-    def shown(self, at: float, age_ms: float) -> None:
-        """Count a picture that is seen since `at`, in seconds, and as old."""
-        self.age_ms = age_ms
+    def shown(self, at: float, age_ms: float, stages_ms: Mapping[str, float]) -> None:
+        """Count a picture that is seen since `at`, in seconds, and what that took."""
+        self._age_ms = age_ms
+        self._count_stages(stages_ms)
         self._times.append(at)
         while self._times[0] < at - FPS_WINDOW:
             self._times.popleft()
 
-    def no_signal(self) -> None:
-        """Nothing comes: there is no frame rate."""
+    def no_signal(self, age_ms: float) -> None:
+        """Nothing comes: the picture grows old, and there is no frame rate."""
+        self._age_ms = age_ms
         self._times.clear()
+
+    def _count_stages(self, stages_ms: Mapping[str, float]) -> None:
+        for name, ms in stages_ms.items():
+            self._stages.setdefault(name, deque(maxlen=TIMED)).append(ms)
 
     def speed(self) -> Speed:
         """What was counted of times."""
@@ -166,7 +167,7 @@ class Statistics:
             fps=(len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0,
             p50_ms=p50,
             p99_ms=p99,
-            age_ms=self.age_ms,
+            age_ms=self._age_ms,
             stages_ms={name: float(np.median(samples)) for name, samples in self._stages.items()},
             frames=self.frames,
             drops=self.drops,

@@ -52,14 +52,14 @@ def draw(
     return np.hstack([frame, picture]) if style.side_by_side else picture
 
 
-def no_signal(picture: Frame, said: str = "NO SIGNAL") -> Frame:
-    """`picture` grey and dark with `said` across it: what is seen is the past."""
+def no_signal(picture: Frame, text: str = "NO SIGNAL") -> Frame:
+    """`picture` grey and dark with `text` across it: what is seen is the past."""
     grey: Any = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     dark: Any = cv2.convertScaleAbs(grey, alpha=0.4)
     height, width = picture.shape[:2]
-    scale = min(2.0 * height / 512, width / (24.0 * max(len(said), 1)))
-    (wide, tall), _ = cv2.getTextSize(said, FONT, scale, 2)
-    cv2.putText(dark, said, ((width - wide) // 2, (height + tall) // 2), FONT, scale, WHITE, 2, cv2.LINE_AA)
+    scale = min(2.0 * height / 512, width / (24.0 * len(text)))
+    (wide, tall), _ = cv2.getTextSize(text, FONT, scale, 2)
+    cv2.putText(dark, text, ((width - wide) // 2, (height + tall) // 2), FONT, scale, WHITE, 2, cv2.LINE_AA)
     return np.asarray(dark, np.uint8)
 
 

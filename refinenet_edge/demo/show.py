@@ -178,8 +178,6 @@ class Show:
                     if source.live and result.captured < self._resumed:
                         continue  # it waited while the show was paused
                     self._statistics.add(result, source, model)
-                else:
-                    self._statistics.no_signal()
                 self._show(result)
                 if self._statistics.frames == limit:
                     return False
@@ -210,12 +208,11 @@ class Show:
         for view in self.views:
             view.show(picture, figures)
         done = time.monotonic()
-        if result.signal and not controls.paused:
-            statistics.shown(done, 1000 * (done - result.captured))
-            statistics.stage("draw", 1000 * (drawn - started))
-            statistics.stage("encode", 1000 * (done - drawn))
-        elif not result.signal:
-            statistics.age_ms = 1000 * (done - result.captured)
+        age_ms = 1000 * (done - result.captured)
+        if not result.signal:
+            statistics.no_signal(age_ms)
+        elif not controls.paused:
+            statistics.shown(done, age_ms, {"draw": 1000 * (drawn - started), "encode": 1000 * (done - drawn)})
 
     def _take_figures(self, state: str) -> Figures:
         controls, statistics = self.controls, self._statistics

@@ -24,7 +24,6 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import resources
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -81,8 +80,12 @@ class Web:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._ready = threading.Event()
+        files = resources.files("refinenet_edge.demo") / "assets"
         routes = [
-            *(Route(path, _asset(*asset)) for path, asset in ASSETS.items()),
+            *(
+                Route(path, Response((files / name).read_bytes(), media_type=kind), methods=["GET"])
+                for path, (name, kind) in ASSETS.items()
+            ),
             Route("/stream", self._stream),
             Route("/figures", self._figures),
             Route("/snapshot.png", self._snapshot),
@@ -216,15 +219,6 @@ class Web:
             said = str(exc) if isinstance(exc, RefineNetEdgeError) else "expected JSON"
             return PlainTextResponse(said, 400)
         return Response(status_code=204)
-
-
-def _asset(name: str, kind: str) -> Any:
-    data = (resources.files("refinenet_edge.demo") / "assets" / name).read_bytes()
-
-    async def serve(request: Request) -> Response:
-        return Response(data, media_type=kind)
-
-    return serve
 
 
 def _part(picture: Frame) -> bytes:

@@ -54,23 +54,22 @@ class Window:
             self._show.stop()
 
     def _press(self, key: str, figures: Figures) -> None:
-        controls = self._show.controls
+        controls, playing = self._show.controls, figures.playing
         style = controls.style
+        opacity = round(style.opacity + (STEP if key == "+" else -STEP), 2)
+        changes: dict[str, dict[str, object]] = {
+            " ": {"paused": not controls.paused},
+            "+": {"opacity": min(opacity, 1.0)},
+            "-": {"opacity": max(opacity, 0.0)},
+            "b": {"side_by_side": not style.side_by_side},
+            "f": {"figures": not style.figures},
+            "m": {"model": (controls.model + 1) % len(playing.models)},
+            "n": {"source": (controls.source + 1) % len(playing.sources)},
+        }
         if key in ("q", "\x1b"):
             self._show.stop()
-        elif key == " ":
-            self._show.change({"paused": not controls.paused})
-        elif key in ("+", "-"):
-            opacity = round(style.opacity + (STEP if key == "+" else -STEP), 2)
-            self._show.change({"opacity": min(max(opacity, 0.0), 1.0)})
-        elif key == "b":
-            self._show.change({"side_by_side": not style.side_by_side})
-        elif key == "f":
-            self._show.change({"figures": not style.figures})
-        elif key == "m":
-            self._show.change({"model": (controls.model + 1) % len(figures.playing.models)})
-        elif key == "n":
-            self._show.change({"source": (controls.source + 1) % len(figures.playing.sources)})
+        elif key in changes:
+            self._show.change(changes[key])
 
     def close(self) -> None:
         cv2.destroyWindow(TITLE)

@@ -32,9 +32,9 @@ HOLDS_A_CLOCK = re.compile(r"(thermal-)?(cpufreq|devfreq)-.+|.+-throttle-alert|h
 SWITCHED_OFF = -50.0  # °C: below are the values with which a Jetson says that a part has no power
 
 
-def figure_sensors(root: Path, gpu: Gpu | None) -> list[Sensor[float]]:
-    """What gives numbers; the second of a name and kind is called "acpitz 2"."""
-    sensors = [*_gpu_figures(gpu), *_rails(root), *_heat(root), *_clocks(root)]
+def find_sensors(root: Path, gpu: Gpu | None) -> list[Sensor]:
+    """All of them; the second of a name and kind is called "acpitz 2"."""
+    sensors = [*_gpu(gpu), *_rails(root), *_heat(root), *_clocks(root), *_throttles(root)]
     count: Counter[tuple[str, Kind]] = Counter()
     for sensor in sensors:
         count[key] = number = count[key := (sensor.name, sensor.kind)] + 1
@@ -43,33 +43,17 @@ def figure_sensors(root: Path, gpu: Gpu | None) -> list[Sensor[float]]:
     return sensors
 
 
-def throttle_sensors(root: Path, gpu: Gpu | None) -> list[Sensor[frozenset[str]]]:
-    """What says why clocks are held back."""
-    sensors: list[Sensor[frozenset[str]]] = []
-    if gpu is not None:
-        sensors.append(Sensor(GPU, "throttled", gpu.throttled))
-    for chip, name in _chips(root):
-        if name == "soctherm_oc":
-            for path in sorted(chip.glob("oc*_event_cnt")):
-                event = f"over-current {path.name.split('_')[0]}"
-                sensors.append(Sensor(event, "throttled", _Events(path, event)))
-    for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
-        kind = read_text(device / "type") or ""
-        if HOLDS_A_CLOCK.fullmatch(kind):
-            sensors.append(Sensor(kind, "throttled", partial(_held_back, device / "cur_state", kind)))
-    return sensors
-
-
-def _gpu_figures(gpu: Gpu | None) -> Iterator[Sensor[float]]:
+def _gpu(gpu: Gpu | None) -> Iterator[Sensor]:
     if gpu is not None:
         yield Sensor(GPU, "joules", gpu.joules)
         yield Sensor(GPU, "watts", gpu.watts)
         yield Sensor(GPU, "celsius", gpu.celsius)
         yield Sensor("GPU SM", "mhz", gpu.sm_mhz)
         yield Sensor("GPU memory", "mhz", gpu.memory_mhz)
+        yield Sensor(GPU, "throttled", gpu.throttled)
 
 
-def _rails(root: Path) -> Iterator[Sensor[float]]:
+def _rails(root: Path) -> Iterator[Sensor]:
     for chip, name in _chips(root):
         if name == "ina3221":
             for path in sorted(chip.glob("in[123]_label")):
@@ -89,7 +73,7 @@ def _rails(root: Path) -> Iterator[Sensor[float]]:
         yield Sensor(" ".join(parts), "joules", partial(_scaled, zone / "energy_uj", 1e6), wraps)
 
 
-def _heat(root: Path) -> Iterator[Sensor[float]]:
+def _heat(root: Path) -> Iterator[Sensor]:
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         yield Sensor(read_text(zone / "type") or zone.name, "celsius", partial(_hottest, [zone / "temp"]))
     for chip, name in _chips(root):
@@ -98,7 +82,7 @@ def _heat(root: Path) -> Iterator[Sensor[float]]:
             yield Sensor(name, "celsius", partial(_hottest, inputs))
 
 
-def _clocks(root: Path) -> Iterator[Sensor[float]]:
+def _clocks(root: Path) -> Iterator[Sensor]:
     """The fastest of the CPU's clocks and of a Jetson's GPU's: an idle core's says nothing."""
     cores = sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*/scaling_cur_freq"))
     if cores:
@@ -112,6 +96,18 @@ def _clocks(root: Path) -> Iterator[Sensor[float]]:
 def _chips(root: Path) -> Iterator[tuple[Path, str]]:
     for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         yield chip, read_text(chip / "name") or ""
+
+
+def _throttles(root: Path) -> Iterator[Sensor]:
+    for chip, name in _chips(root):
+        if name == "soctherm_oc":
+            for path in sorted(chip.glob("oc*_event_cnt")):
+                event = f"over-current {path.name.split('_')[0]}"
+                yield Sensor(event, "throttled", _Events(path, event))
+    for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
+        kind = read_text(device / "type") or ""
+        if HOLDS_A_CLOCK.fullmatch(kind):
+            yield Sensor(kind, "throttled", partial(_held_back, device / "cur_state", kind))
 
 
 class _Events:
@@ -157,12 +153,12 @@ def _hottest(paths: list[Path]) -> float:
 def _highest(paths: list[Path], unit: float) -> float:
     """The highest of those that can be read; cores go offline."""
     values: list[float] = []
-    why: OSError | ValueError | None = None
+    errors: list[Exception] = []
     for path in paths:
         try:
             values.append(_scaled(path, unit))
         except (OSError, ValueError) as exc:
-            why = why or exc
-    if why is not None and not values:
-        raise why
+            errors.append(exc)
+    if not values:
+        raise errors[0]
     return max(values)

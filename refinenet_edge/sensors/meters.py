@@ -7,11 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 from refinenet_edge.jetson import read_board
-from refinenet_edge.sensors.discovery import figure_sensors, throttle_sensors
+from refinenet_edge.sensors.discovery import find_sensors
 from refinenet_edge.sensors.nvml import Gpu
 from refinenet_edge.sensors.reading import Reading, reading_of, total_power_rails
 from refinenet_edge.sensors.sensor import Sensor
@@ -36,8 +34,7 @@ class Meters:
         self._root, self._bus_id, self._period, self._clock = root, gpu, period, clock
         self._jetson = read_board(root) is not None
         self._times: list[float] = []
-        self._figures: list[Sensor[float]] = []
-        self._throttles: list[Sensor[frozenset[str]]] = []
+        self._sensors: list[Sensor] = []
         self._no_gpu = ""
         self._lock = threading.RLock()  # of the samples
         self._end = threading.Event()
@@ -48,8 +45,7 @@ class Meters:
             gpu = self._open_gpu()
             if gpu:
                 stack.callback(gpu.close)
-            self._figures = figure_sensors(self._root, gpu)
-            self._throttles = throttle_sensors(self._root, gpu)
+            self._sensors = find_sensors(self._root, gpu)
             self.sample()
             stack.callback(self.sample)
             if self._period is not None:
@@ -60,9 +56,7 @@ class Meters:
             self._open = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._open.close()
 
     def sample(self) -> None:
@@ -85,7 +79,7 @@ class Meters:
 
     def reading(self) -> Reading | None:
         """What was read; after the block, of all of it. None: no sensor gave anything."""
-        return reading_of(self._times[0], self._times[-1], self._figures, self._throttles, self._rails)
+        return reading_of(self._sensors, self._times[0], self._times[-1], self._rails)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -93,25 +87,16 @@ class Meters:
         notes = [self._no_gpu] * bool(self._no_gpu)
         notes += [note for sensor in self._sensors if (note := sensor.note())]
         if not self._sensors:
-            notes.append(
-                "power, heat and clocks: this machine shows no sensor, as most containers and virtual machines"
-            )
+            no_sensor = "this machine shows no sensor, as most containers and virtual machines"
+            notes.append(f"power, heat and clocks: {no_sensor}")
         elif not self._rails:
-            reason = (
-                "of this board's rails none is known to carry all of it"
-                if self._jetson
-                else "no RAPL counter of the CPU is here"
-            )
-            notes.append(f"joules of a frame: {reason}")
+            of_a_jetson = "of this board's rails none is known to carry all of it"
+            notes.append(f"joules of a frame: {of_a_jetson if self._jetson else 'no RAPL counter of the CPU is here'}")
         return tuple(notes)
 
     @property
-    def _sensors(self) -> tuple[Sensor[Any], ...]:
-        return (*self._figures, *self._throttles)
-
-    @property
     def _rails(self) -> tuple[str, ...]:
-        return total_power_rails(self._figures, self._jetson, self._bus_id is not None)
+        return total_power_rails(self._sensors, self._jetson, self._bus_id is not None)
 
     def _open_gpu(self) -> Gpu | None:
         if self._bus_id is None or self._jetson:

@@ -13,8 +13,9 @@ from the beginning to the end. Which rails carry the whole of a Jetson:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,6 @@ from refinenet_edge.sensors.sensor import Kind, Sensor
 
 TOTAL_POWER_RAILS = (("VIN",), ("VDD_IN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
 CPU_PACKAGE = re.compile(r"package-\d+")
-
-Sensors = Sequence[Sensor[float]]
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,16 @@ class Reading:
         return None if self.joules is None else self.joules / self.seconds
 
 
-def reading_of(
-    first: float, last: float, figures: Sensors, throttles: Sequence[Sensor[frozenset[str]]], rails: tuple[str, ...]
-) -> Reading | None:
+def reading_of(sensors: Sequence[Sensor], first: float, last: float, rails: Sequence[str]) -> Reading | None:
     """The reading from `first` to `last` (seconds), where `rails` carry the device; None: no sensor gave anything."""
-    watts, joules = _power(first, last, figures)
-    celsius = {name: max(values) for name, values in _values(figures, "celsius")}
-    mhz = {name: (min(values), max(values)) for name, values in _values(figures, "mhz")}
-    reasons = [given for throttle in throttles for _, given in throttle.samples]
+
+    def values(kind: Kind) -> dict[str, list[Any]]:
+        return {s.name: [value for _, value in s.samples] for s in sensors if s.kind == kind and s.samples}
+
+    watts, joules = _power(sensors, first, last)
+    celsius = {name: max(degrees) for name, degrees in values("celsius").items()}
+    mhz = {name: (min(clocks), max(clocks)) for name, clocks in values("mhz").items()}
+    reasons = [given for throttle in values("throttled").values() for given in throttle]
     if not (watts or celsius or mhz or reasons):
         return None
     energy = sum(joules[name] for name in rails) if rails and set(rails) <= set(joules) else None
@@ -59,45 +60,39 @@ def reading_of(
     return Reading(last - first, watts, energy, celsius, mhz, throttled)
 
 
-def total_power_rails(figures: Sensors, jetson: bool, on_gpu: bool) -> tuple[str, ...]:
+def total_power_rails(sensors: Sequence[Sensor], jetson: bool, on_gpu: bool) -> tuple[str, ...]:
     """The rails whose sum is what the device draws that computes; empty: not known."""
-    rails = [figure.name for figure in figures if figure.kind in ("joules", "watts")]
+    rails = [sensor.name for sensor in sensors if sensor.kind in ("joules", "watts")]
     if jetson:
         return next((names for names in TOTAL_POWER_RAILS if set(names) <= set(rails)), ())
     return (GPU,) if on_gpu else tuple(name for name in rails if CPU_PACKAGE.fullmatch(name))
 
 
-def _values(figures: Sensors, kind: Kind) -> Iterator[tuple[str, list[float]]]:
-    for figure in figures:
-        if figure.kind == kind and figure.samples:
-            yield figure.name, [value for _, value in figure.samples]
-
-
-def _power(first: float, last: float, figures: Sensors) -> tuple[dict[str, float], dict[str, float]]:
+def _power(sensors: Sequence[Sensor], first: float, last: float) -> tuple[dict[str, float], dict[str, float]]:
     """Rail -> mean watts over what was read of it; rail -> joules, where that is everything."""
     watts: dict[str, float] = {}
     joules: dict[str, float] = {}
-    for figure in figures:
-        energy = _energy(figure)
-        if energy is None or figure.name in joules:
+    for rail in sensors:
+        energy = _energy(rail)
+        if energy is None or rail.name in joules:
             continue
-        begun, ended = figure.samples[0][0], figure.samples[-1][0]
+        begun, ended = rail.samples[0][0], rail.samples[-1][0]
         whole = (begun, ended) == (first, last)
         if whole:
-            joules[figure.name] = energy
-        if whole or figure.name not in watts:
-            watts[figure.name] = energy / (ended - begun)
+            joules[rail.name] = energy
+        if whole or rail.name not in watts:
+            watts[rail.name] = energy / (ended - begun)
     return watts, joules
 
 
-def _energy(figure: Sensor[float]) -> float | None:
+def _energy(sensor: Sensor) -> float | None:
     """Joules from the first to the last sample of a rail; None: it is none, was read once, or its counter fell."""
-    if figure.kind not in ("joules", "watts") or len(figure.samples) < 2:
+    if sensor.kind not in ("joules", "watts") or len(sensor.samples) < 2:
         return None
-    times, values = np.array(figure.samples).T
-    if figure.kind == "watts":
+    times, values = np.array(sensor.samples).T
+    if sensor.kind == "watts":
         return float(np.sum(np.diff(times) * (values[1:] + values[:-1]) / 2))
     steps = np.diff(values)
-    if figure.wraps is not None:
-        steps[steps < 0] += figure.wraps
+    if sensor.wraps is not None:
+        steps[steps < 0] += sensor.wraps
     return float(steps.sum()) if np.all(steps >= 0) else None

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Any, Literal
 
 Kind = Literal["joules", "watts", "celsius", "mhz", "throttled"]
-T = TypeVar("T")
 
 
 @dataclass
-class Sensor(Generic[T]):
-    """Something that can be read, and its samples: (seconds, value). `read` raises `OSError` or `ValueError`.
-
-    Joules, watts, °C and MHz are floats; what throttles is the set of its reasons.
-    """
+class Sensor:
+    """`read` gives joules, watts, °C or MHz, or the set of reasons that throttle; or `OSError` or `ValueError`."""
 
     name: str
     kind: Kind
-    read: Callable[[], T]
+    read: Callable[[], Any]
     wraps: float | None = None  # joules, of a counter that begins again at 0
-    samples: list[tuple[float, T]] = field(default_factory=list)
+    samples: list[tuple[float, Any]] = field(default_factory=list)  # seconds, value
     missed: int = 0
     why: str = ""  # of the first that was missed
 
