@@ -80,7 +80,7 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     folder = Path(os.path.abspath(folder))  # not resolve(): a link is refused, not followed
     beside = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.new"
     try:
-        _require_replaceable(folder)
+        require_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir()
         for name, data in {**files, MANIFEST: text}.items():
@@ -115,7 +115,8 @@ def open_bundle(folder: str | Path) -> Bundle:
     return Bundle(folder, manifest)
 
 
-def _require_replaceable(folder: Path) -> None:
+def require_replaceable(folder: Path) -> None:
+    """Raise `BuildError` unless a bundle may be written at `folder`: nothing is there, or a bundle."""
     if folder.is_symlink() or (folder.exists() and not (folder / MANIFEST).is_file()):
         raise BuildError(
             f"{folder} is not a bundle (a link, or no {MANIFEST}) and is not replaced: name another folder"

@@ -1,7 +1,7 @@
 """Class names and palettes of the data sets RefineNet models are trained on.
 
 The VOC colour map is computed by its bit shuffle; NYUv2, SUN RGB-D, Person-Part and Context use it too, as the
-authors' evaluation code does. `resolve` turns a `--labels` argument (a name, or a text file) into `Labels`.
+authors' evaluation code does. `find_labels` turns a `--labels` argument (a name, or a text file) into `Labels`.
 """
 
 from __future__ import annotations
@@ -157,20 +157,22 @@ def read_label_file(path: Path) -> Labels:
     return Labels(path.stem, tuple(names), tuple(palette))
 
 
-def resolve(labels: str | None, num_classes: int) -> Labels:
-    """The `Labels` that `labels` names: a set of `LABEL_SETS`, a file, or None for numbered classes.
+def find_labels(name: str) -> Labels:
+    """The labels that `name` means: a set of `LABEL_SETS`, or a file. Raises `InputError` when it is neither."""
+    if name in LABEL_SETS:
+        return LABEL_SETS[name]
+    if not Path(name).is_file():
+        raise InputError(f"no label set or file named {name!r}; known sets: {', '.join(LABEL_SETS)}")
+    return read_label_file(Path(name))
 
-    Raises `InputError` when it is neither, or does not have `num_classes` classes.
-    """
+
+def fitting(labels: Labels | None, num_classes: int) -> Labels:
+    """`labels`, or numbered classes for None. Raises `InputError` unless there are `num_classes`."""
     if labels is None:
         return numbered(num_classes)
-    label_set = LABEL_SETS.get(labels) or (read_label_file(Path(labels)) if Path(labels).is_file() else None)
-    if label_set is None:
-        raise InputError(f"no label set or file named {labels!r}; known sets: {', '.join(LABEL_SETS)}")
-    if len(label_set.names) != num_classes:
-        fitting = [name for name, known in LABEL_SETS.items() if len(known.names) == num_classes]
-        hint = f"--labels {fitting[0]}" if fitting else f"--labels FILE with {num_classes} lines"
-        raise InputError(
-            f"the model has {num_classes} classes, labels {labels!r} has {len(label_set.names)}: use {hint}"
-        )
-    return label_set
+    if len(labels.names) != num_classes:
+        others = [name for name, known in LABEL_SETS.items() if len(known.names) == num_classes]
+        hint = f"--labels {others[0]}" if others else f"--labels FILE with {num_classes} lines"
+        said = f"labels {labels.name!r} has {len(labels.names)}"
+        raise InputError(f"the model has {num_classes} classes, {said}: use {hint}")
+    return labels

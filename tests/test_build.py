@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import pytest
 import torch
 
 from refinenet_edge import __version__, bench
-from refinenet_edge import build as build_module
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle
 from refinenet_edge.errors import (
@@ -36,6 +36,7 @@ from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.tensorrt.plan_header import read_header
 from tests.conftest import SIZE, network, onnx_model, weights
 
+RESOLVE = importlib.import_module("refinenet_edge.build.resolve")  # the package has its function
 FRAMES = ["random", "astronaut.jpg"]
 BODY = "a = Conv <strides = [4,4], pads = [1,1,1,1]> (x, w) n = BatchNormalization(a, s, t, t, s) y = Relu(n)"
 Theirs = Callable[..., Recipe]
@@ -298,38 +299,6 @@ class TestWithout:
             build(theirs(without=("fuse_more", "merge_siblings", "fuse_all")))
 
 
-class TestAuto:
-    @pytest.mark.parametrize(
-        ("works", "chosen"),
-        [(("openvino", "onnxruntime"), "openvino"), (("onnxruntime",), "onnxruntime")],
-    )
-    def test_the_first_backend_that_works_is_taken(
-        self, theirs: Theirs, monkeypatch: pytest.MonkeyPatch, works: tuple[str, ...], chosen: str
-    ) -> None:
-        names = ("tensorrt", "tensorrt-rtx", "openvino", "onnxruntime")
-        monkeypatch.setattr(build_module, "available", lambda: {n: "" if n in works else "absent" for n in names})
-        assert build(theirs(backend="auto")).manifest.backend == chosen
-
-    def test_a_gpu_is_taken_first(self, theirs: Theirs, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(build_module, "available", lambda: dict.fromkeys(("tensorrt", "openvino"), ""))
-        asked: list[str] = []
-
-        def fail(_: bytes, flavour: str, *rest: Any) -> None:
-            asked.append(flavour)
-            raise BuildError("no GPU after all")
-
-        monkeypatch.setattr(build_module, "build_plan", fail)
-        with pytest.raises(BuildError, match="no GPU after all"):
-            build(theirs(backend="auto"))
-        assert asked == ["tensorrt"]
-
-    def test_without_any_the_way_to_one_is_told(self, theirs: Theirs, monkeypatch: pytest.MonkeyPatch) -> None:
-        names = ("tensorrt", "tensorrt-rtx", "openvino", "onnxruntime")
-        monkeypatch.setattr(build_module, "available", lambda: dict.fromkeys(names, "absent"))
-        with pytest.raises(MissingExtra, match=r"no backend works here: pip install 'refinenet-edge\[cpu\]'"):
-            build(theirs(backend="auto"))
-
-
 CONV = "a = Conv <strides = [4,4]> (x, w) "
 LARGE = {"w": weights(5, 3, 4, 4), "k": np.float32(6e4)}
 
@@ -380,7 +349,7 @@ class TestNothingIsWritten:
             model.graph[-1].op_type = "Neg"
             return 1
 
-        monkeypatch.setattr(build_module, "REWRITES", (*REWRITES, LibraryRewrite("negate", negate)))
+        monkeypatch.setattr(RESOLVE, "REWRITES", (*REWRITES, LibraryRewrite("negate", negate)))
         with pytest.raises(GraphError, match=r"the rewrite negate changed the logits.*build with --without negate"):
             build(theirs())
         assert [path.name for path in tmp_path.iterdir()] == ["theirs.onnx"]
@@ -474,20 +443,6 @@ class TestQuantisedElsewhere:
             build(theirs(precision="int8"))
 
 
-class TestFp8:
-    @pytest.mark.parametrize(
-        ("options", "said"),
-        [
-            ({"backend": "openvino"}, "openvino has no FP8"),
-            ({"backend": "tensorrt-rtx", "force": True, "target": ("sm_89", "sm_86")}, "sm_86 has no FP8"),
-            ({"backend": "tensorrt-rtx"}, "or with --force"),
-        ],
-    )
-    def test_where_there_is_none_it_is_refused(self, theirs: Theirs, options: dict[str, Any], said: str) -> None:
-        with pytest.raises(InputError, match=said):
-            build(theirs(precision="fp8", calib="scenes:2:1", **options))
-
-
 class TestSpeed:
     def test_the_manifest_says_how_much_faster_int8_is(self, theirs: Theirs) -> None:
         speed = build(theirs(precision="int8", calib="scenes:2:2")).manifest.speed
@@ -498,7 +453,7 @@ class TestSpeed:
     def test_a_network_that_int8_slows_down_is_named(
         self, theirs: Theirs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        runs = {"quantised": [{"network": 2.0}] * 10, "fp32": [{"network": 1.0}] * 10}
+        runs = {"int8": [{"network": 2.0}] * 10, "fp32": [{"network": 1.0}] * 10}
         monkeypatch.setattr(bench, "take_turns", lambda *_, **__: bench.Timing(runs, "given"))
         assert build(theirs(precision="int8", calib="scenes:2:2")).manifest.speed == Speed("fp32", 0.5, 0.5, 0.5)
         said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

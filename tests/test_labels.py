@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.labels import LABEL_SETS, MAX_LABEL_FILE, numbered, read_label_file, resolve, voc_colour
+from refinenet_edge.labels import (
+    LABEL_SETS,
+    MAX_LABEL_FILE,
+    find_labels,
+    fitting,
+    numbered,
+    read_label_file,
+    voc_colour,
+)
 from refinenet_edge.records import RGB
 
 COUNTS = {
@@ -65,33 +73,33 @@ def test_the_voc_map_has_256_colours() -> None:
 
 
 def test_no_labels_are_numbered() -> None:
-    assert resolve(None, 5) == numbered(5)
+    assert fitting(None, 5) == numbered(5)
     assert numbered(2).names == ("class 0", "class 1")
 
 
-def test_a_set_resolves_by_name() -> None:
-    assert resolve("voc", 21) is LABEL_SETS["voc"]
+def test_a_set_is_found_by_name() -> None:
+    assert fitting(find_labels("voc"), 21) is LABEL_SETS["voc"]
 
 
 def test_a_wrong_count_names_the_set_that_fits() -> None:
     with pytest.raises(InputError, match="40 classes, labels 'voc' has 21: use --labels nyu40"):
-        resolve("voc", 40)
+        fitting(LABEL_SETS["voc"], 40)
 
 
 def test_a_wrong_count_that_no_set_fits_asks_for_a_file() -> None:
     with pytest.raises(InputError, match="--labels FILE with 5 lines"):
-        resolve("voc", 5)
+        fitting(LABEL_SETS["voc"], 5)
 
 
 def test_an_unknown_name_lists_the_sets() -> None:
     with pytest.raises(InputError, match=r"'coco'.*voc, nyu40"):
-        resolve("coco", 80)
+        find_labels("coco")
 
 
 def test_a_label_file(tmp_path: Path) -> None:
     path = tmp_path / "pets.txt"
     path.write_text("background\n  big cat #FF8000\n\nno. #1 dog\n", "utf-8")
-    labels = resolve(str(path), 3)
+    labels = find_labels(str(path))
     assert labels.name == "pets"
     assert labels.names == ("background", "big cat", "no. #1 dog")
     assert labels.palette == ((0, 0, 0), (255, 128, 0), (0, 128, 0))

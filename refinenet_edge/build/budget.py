@@ -65,15 +65,15 @@ class MiouDrop:
         self._dataset, self.name = dataset, dataset.name
 
     def frames(self) -> list[Frame]:
-        found = []
+        images = []
         for sample in self._dataset.samples:
             try:
-                found.append(sample.read()[0])
+                images.append(sample.read()[0])
             except Unusable:
                 continue
-            if len(found) == FRAMES:
+            if len(images) == FRAMES:
                 break
-        return found
+        return images
 
     def expect(self, exact: Segmenter) -> None:
         self._exact = self._miou(exact)
@@ -82,10 +82,10 @@ class MiouDrop:
         return 100 * (self._exact - self._miou(rounded))
 
     def _miou(self, segmenter: Segmenter) -> float:
-        found = evaluate(segmenter, self._dataset).miou
-        if found is None:
+        miou = evaluate(segmenter, self._dataset).miou
+        if miou is None:
             raise InputError(f"no pixel of {self.name} has a label: an mIoU needs labelled samples")
-        return found
+        return miou
 
 
 class LostLabels:

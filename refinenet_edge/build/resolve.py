@@ -1,22 +1,84 @@
-"""What a build refuses: before it begins, and once it has seen the graph."""
+"""First stage: a recipe with every name looked up and every rule checked, before any work.
+
+What only the graph can tell is checked by the stage that first has it.
+"""
 
 from __future__ import annotations
 
-import onnx_ir as ir
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from refinenet_edge import precision
-from refinenet_edge.errors import InputError
+from refinenet_edge import calibration, precision
+from refinenet_edge.build.budget import Judge, LostLabels, MiouDrop
+from refinenet_edge.build.load import Network
+from refinenet_edge.build.quantise import Quantisation
+from refinenet_edge.bundle import require_replaceable
+from refinenet_edge.errors import InputError, MissingExtra
+from refinenet_edge.evaluation import open_dataset
+from refinenet_edge.fusion import REWRITES, Rewrite
+from refinenet_edge.labels import find_labels
+from refinenet_edge.model import SHIPPED, locate
 from refinenet_edge.records import Backend, Recipe
+from refinenet_edge.runtime import available
 from refinenet_edge.runtime.cuda import gpu_capability
+from refinenet_edge.runtime.tensorrt.builder import EngineOptions, check_options, profile_for
 
-IN_RTX = {  # measured: benchmarks/rtx_int8.py
-    "int8": "hardly fewer bytes, or more (rf_lw_mbv2 430 against 440 MB, rf_lw50 688 against 638)",
-    "fp8": "more bytes (rf_lw_mbv2 636 against 440 MB, rf_lw50 1288 against 638)",
-}
+PREFERRED: tuple[Backend, ...] = ("tensorrt", "openvino", "onnxruntime")  # what `auto` takes, first that works
 
 
-def refuse(recipe: Recipe, backend: Backend) -> None:
-    """Raise `InputError` for a recipe that would only fail, or disappoint, after minutes."""
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """What the stages are given: values, in place of the recipe's names."""
+
+    network: Network
+    rewrites: tuple[Rewrite, ...]
+    quantisation: Quantisation | None  # None: nothing is quantised here
+    precision: str
+    backend: Backend
+    engine: EngineOptions  # of a plan, where the backend has one
+    timed_against: str | None  # the precision that the quantised network should be faster than; None: not timed
+    output: Path
+
+
+def resolve(recipe: Recipe) -> ResolvedRecipe:
+    """`recipe`, ready to be built.
+
+    Raises `InputError` for one that would only fail, or disappoint, after minutes; `CalibrationError` for ranges that
+    cannot be read; `BuildError` where the engine's builder or the output folder would refuse; `MissingExtra` where
+    nothing here can build it.
+    """
+    precision.require_known(recipe.precision)
+    problems = available()
+    backend = _preferred(problems) if recipe.backend == "auto" else recipe.backend
+    _require_consistent(recipe, backend)
+    engine = _engine_options(recipe)
+    if backend == "tensorrt" or backend == "tensorrt-rtx":
+        check_options(backend, engine)
+    output = Path(recipe.output)
+    require_replaceable(output)
+    timed = recipe.calib is not None and not recipe.dynamic and not problems[backend]
+    return ResolvedRecipe(
+        network=_network(recipe),
+        rewrites=_rewrites(recipe.without),
+        quantisation=_quantisation(recipe, backend, problems),
+        precision=recipe.precision,
+        backend=backend,
+        engine=engine,
+        timed_against=("fp16" if backend in precision.ON_GPU else "fp32") if timed else None,
+        output=output,
+    )
+
+
+def _preferred(problems: Mapping[str, str]) -> Backend:
+    for backend in PREFERRED:
+        if not problems[backend]:
+            return backend
+    raise MissingExtra("no backend works here: pip install 'refinenet-edge[cpu]', then see refinenet-edge doctor")
+
+
+def _require_consistent(recipe: Recipe, backend: Backend) -> None:
+    """Raise `InputError` for options that do not go together."""
     if recipe.precision not in precision.QUANTISED:
         for asked, option in ((recipe.calib is not None, "--calib"), (recipe.budgeted, "an accuracy budget")):
             if asked:
@@ -24,40 +86,80 @@ def refuse(recipe: Recipe, backend: Backend) -> None:
         return
     if recipe.calib is None and recipe.onnx is None:
         raise InputError(precision.uncalibrated(recipe.precision))
-    if recipe.budgeted and recipe.judge is None and (recipe.calib or ".json").endswith(".json"):
+    if recipe.budgeted and recipe.calib is None:
+        raise InputError("a budget is for what is quantised here: give --calib, which a file quantised already has not")
+    if recipe.budgeted and recipe.judge is None and str(recipe.calib).endswith(".json"):
         raise InputError("a budget is judged on frames: give --judge scenes:SEED:COUNT, a folder or a data set")
     if recipe.max_miou_drop is not None and recipe.judge is None and not str(recipe.calib).startswith("scenes"):
         raise InputError("points of mIoU need labelled samples: give --judge scenes:SEED:COUNT or a data set")
     if recipe.precision == "fp8":
-        _refuse_fp8(recipe, backend)
+        _require_fp8(recipe.target, backend)
     if backend == "tensorrt-rtx" and not recipe.force:
         raise InputError(
-            f"in TensorRT-RTX's plans {recipe.precision} has more kernels than fp16 and {IN_RTX[recipe.precision]}: "
+            f"TensorRT-RTX's plans in {recipe.precision} have more kernels than in fp16 and save few bytes or none: "
             "build with --precision fp16, or with --force all the same"
         )
 
 
-def _refuse_fp8(recipe: Recipe, backend: Backend) -> None:
+def _require_fp8(targets: tuple[str, ...], backend: Backend) -> None:
     if backend not in precision.ON_GPU:
         raise InputError(f"{backend} has no FP8: build with --precision int8, or for tensorrt or tensorrt-rtx")
     here = gpu_capability() if backend == "tensorrt" else None
-    old = [target for target in (*recipe.target, *([here] if here else [])) if int(target.partition("_")[2] or 0) < 89]
-    if old:
-        raise InputError(f"{', '.join(old)} has no FP8, sm_89 and later have: build with --precision int8")
+    for target in (*targets, here or ""):
+        number = target.partition("_")[2][:4]  # of what is no number the builder says that it is no target
+        if number.isdecimal() and int(number) < 89:
+            raise InputError(f"{target} has no FP8, sm_89 and later have: build with --precision int8")
 
 
-def refuse_graph(recipe: Recipe, backend: Backend, model: ir.Model) -> None:
-    """Raise `InputError` unless the graph has Q/DQ where the recipe says so, as the backend takes it."""
-    if not precision.is_quantised(model):
-        if recipe.precision in precision.QUANTISED and recipe.calib is None:
-            raise InputError(f"{recipe.onnx} has no Q/DQ, and {precision.uncalibrated(recipe.precision)}")
-        return
-    if recipe.precision not in precision.QUANTISED:
-        raise InputError(f"{recipe.onnx} is quantised (it has Q/DQ): build it with --precision int8")
-    if recipe.calib is not None or recipe.budgeted:
-        raise InputError(f"{recipe.onnx} is quantised already (it has Q/DQ): leave --calib and budgets out")
-    if backend in precision.ON_GPU and (odd := precision.asymmetric(model)):
-        raise InputError(
-            f"{recipe.onnx} has zero points that are not zero or not INT8 ({', '.join(odd[:3])} ...), {backend} takes "
-            "symmetric INT8 only: quantise it with signed, symmetric activations, or build it for openvino"
-        )
+def _network(recipe: Recipe) -> Network:
+    # shipped weights are named after the labels they were trained on
+    labels = recipe.labels or (recipe.checkpoint if recipe.checkpoint in SHIPPED else None)
+    return Network(
+        onnx=Path(recipe.onnx) if recipe.onnx else None,
+        checkpoint=locate(recipe.checkpoint) if recipe.checkpoint else None,
+        model=recipe.model,
+        crp=recipe.crp,
+        align_corners=recipe.align_corners,
+        size=recipe.size,
+        dynamic=recipe.dynamic,
+        labels=find_labels(labels) if labels else None,
+        cubic=recipe.upsample == "cubic",
+        precision=recipe.precision,
+        calibrated=recipe.calib is not None,
+    )
+
+
+def _rewrites(without: tuple[str, ...]) -> tuple[Rewrite, ...]:
+    if unknown := set(without) - {rewrite.name for rewrite in REWRITES}:
+        raise InputError(f"no rewrite {', '.join(sorted(unknown))}; there are {', '.join(r.name for r in REWRITES)}")
+    return tuple(rewrite for rewrite in REWRITES if rewrite.name not in without)
+
+
+def _quantisation(recipe: Recipe, backend: Backend, problems: Mapping[str, str]) -> Quantisation | None:
+    calib = recipe.calib
+    if calib is None:
+        return None
+    judge: Judge | None = None
+    allowed = 0.0
+    if recipe.max_miou_drop is not None:
+        judge, allowed = MiouDrop(open_dataset(recipe.judge or calib)), recipe.max_miou_drop
+    elif recipe.min_agreement is not None:
+        judge, allowed = LostLabels(calibration.open_frames(recipe.judge or calib)), 100 - recipe.min_agreement
+    return Quantisation(
+        calibration.read_ranges(Path(calib)) if calib.endswith(".json") else calibration.open_frames(calib),
+        precision.placement_of(recipe.precision, backend),
+        judge,
+        allowed,
+        judged_by="openvino" if backend == "openvino" and not problems["openvino"] else "onnxruntime",
+    )
+
+
+def _engine_options(recipe: Recipe) -> EngineOptions:
+    return EngineOptions(
+        targets=recipe.target,
+        workspace_bytes=recipe.workspace_mib << 20,
+        profile=profile_for(recipe.size) if recipe.dynamic else None,
+        timing_cache=Path(recipe.timing_cache) if recipe.timing_cache else None,
+        version_compatible=recipe.version_compatible,
+        hardware_compatible=recipe.hardware_compatible,
+    )

@@ -35,6 +35,7 @@ __all__ = [
     "pad_channels",
     "placement_of",
     "quantise",
+    "require_known",
     "to_fp16",
     "uncalibrated",
 ]
@@ -43,6 +44,12 @@ __all__ = [
 def uncalibrated(precision: str) -> str:
     """What an error says where int8 or fp8 has no ranges."""
     return f"{precision} needs calibration: give --calib scenes, a folder of images, a video or ranges"
+
+
+def require_known(precision: str) -> None:
+    """Raise `InputError` unless `precision` is one of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise InputError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
 
 
 def apply(
@@ -54,12 +61,17 @@ def apply(
 ) -> ir.Model:
     """The fused float32 `model`, in place, in `precision` for `backend`.
 
-    int8 and fp8 need `ranges`, unless the model has Q/DQ already; the nodes named in `keep` stay float. Raises
-    `InputError` where they lack, or for an unknown precision.
+    int8 and fp8 need `ranges`, unless the model has Q/DQ already, as `backend` takes it; the nodes named in `keep` stay
+    float. Raises `InputError` where they lack, or for an unknown precision.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
-    if precision in QUANTISED and not is_quantised(model):
+    require_known(precision)
+    if precision in QUANTISED and is_quantised(model):
+        if backend in ON_GPU and (odd := asymmetric(model)):
+            raise InputError(
+                f"the graph has zero points that are not zero or not INT8 ({', '.join(odd[:3])} ...), {backend} takes "
+                "symmetric INT8 only: quantise it with signed, symmetric activations, or build it for openvino"
+            )
+    elif precision in QUANTISED:
         if ranges is None:
             raise InputError(uncalibrated(precision))
         quantise(model, ranges, placement_of(precision, backend), keep)

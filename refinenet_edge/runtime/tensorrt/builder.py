@@ -61,8 +61,8 @@ def build_plan(
 
     Ctrl-C cancels the build at TensorRT's next step. Raises `BuildError` with what TensorRT says, `MissingExtra`.
     """
+    check_options(flavour, options)
     trt = cast("type[TensorRt]", load_tensorrt(flavour))
-    _refuse_unsupported(trt, flavour, options)
     cancelled = threading.Event()
     started = time.perf_counter()
     with reports(trt) as report, ThreadPoolExecutor(1, "tensorrt-build") as pool:
@@ -108,7 +108,9 @@ def _built_for(flavour: Flavour, options: EngineOptions) -> tuple[str, ...]:
     return (capability or "default",)
 
 
-def _refuse_unsupported(trt: type[TensorRt], flavour: Flavour, options: EngineOptions) -> None:
+def check_options(flavour: Flavour, options: EngineOptions) -> None:
+    """Raise `BuildError` for options that `build_plan` would refuse, `MissingExtra` where it has no builder."""
+    trt = cast("type[TensorRt]", load_tensorrt(flavour))
     if options.workspace_bytes < MIN_WORKSPACE:
         raise BuildError(
             f"a workspace of {options.workspace_bytes} bytes is too small: at least {MIN_WORKSPACE >> 20} MiB"

@@ -1,0 +1,111 @@
+"""Second stage: a checkpoint, random weights or somebody's ONNX file becomes a traced graph."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx_ir as ir
+import torch
+
+from refinenet_edge import precision
+from refinenet_edge.errors import CheckpointError, GraphError, InputError
+from refinenet_edge.files import sha256
+from refinenet_edge.labels import fitting
+from refinenet_edge.model import SegmentationNet, create, load_checkpoint
+from refinenet_edge.model.blocks import CrpOrder
+from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Labels, Size
+from refinenet_edge.trace import num_classes, read_onnx, trace
+
+logger = logging.getLogger(__name__)
+
+RANDOM = "random"
+DEFAULT_CLASSES = 21  # of random weights: VOC's
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which network: the graph in `onnx`, the weights in `checkpoint`, or else `model` with random weights."""
+
+    onnx: Path | None
+    checkpoint: Path | None
+    model: str | None  # what a checkpoint must be of; None where the file may say
+    crp: CrpOrder | None  # None: as the checkpoint says
+    align_corners: bool | None  # None: as the checkpoint says
+    size: Size  # the usual one of a dynamic network
+    dynamic: bool
+    labels: Labels | None  # None: numbered
+    cubic: bool  # how logits reach the frame's size
+    precision: str
+    calibrated: bool  # we quantise it: then it has no Q/DQ yet
+
+
+class Origin(NamedTuple):
+    """Where a network came from, as a manifest says it."""
+
+    name: str
+    checkpoint: str
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A traced float32 graph, how frames go in and logits come out, and what its classes are called."""
+
+    origin: Origin
+    model: ir.Model
+    spec: FrameSpec
+    labels: Labels
+
+
+def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
+    """The traced graph. Raises `CheckpointError`, `GraphError`, or `InputError` where the recipe does not fit it."""
+    step("load and trace the model")
+    origin, model, align_corners = _from_onnx(network, network.onnx) if network.onnx else _from_module(network)
+    upsample = Cubic() if network.cubic else Bilinear(align_corners)
+    spec = FrameSpec(size=None if network.dynamic else network.size, upsample=upsample)
+    return LoadedModel(origin, model, spec, fitting(network.labels, num_classes(model)))
+
+
+def _from_module(network: Network) -> tuple[Origin, ir.Model, bool]:
+    path, name = network.checkpoint, network.model
+    if path is None:
+        module, checkpoint, digest = _random(network), RANDOM, None
+    else:
+        module = load_checkpoint(path, crp=network.crp, align_corners=network.align_corners)
+        if name not in (None, module.spec.name):
+            raise InputError(f"{path} is a {module.spec.name}, not {name}: use --model {module.spec.name}")
+        checkpoint, digest = path.name, sha256(path, CheckpointError)
+    spec = module.spec
+    return Origin(spec.name, checkpoint, digest), trace(module, network.size, network.dynamic), spec.align_corners
+
+
+def _random(network: Network) -> SegmentationNet:
+    name = str(network.model)
+    classes = len(network.labels.names) if network.labels else DEFAULT_CLASSES
+    # forked: a build leaves the caller's generator as it was
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        crp, align_corners = network.crp or "pool_conv", network.align_corners is not False
+        module = create(name, classes, crp=crp, align_corners=align_corners)
+    logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", name)
+    return module
+
+
+def _from_onnx(network: Network, path: Path) -> tuple[Origin, ir.Model, bool]:
+    model = read_onnx(path, None if network.dynamic else network.size)
+    shape = model.graph.inputs[0].shape
+    if network.dynamic and shape is not None and any(isinstance(side, int) for side in shape[2:]):
+        raise GraphError(f"{path} is fixed to {shape[2]}x{shape[3]}: leave --dynamic out, or export it with free sides")
+    needs_ranges = network.precision in precision.QUANTISED
+    if precision.is_quantised(model):
+        if not needs_ranges:
+            raise InputError(f"{path} is quantised (it has Q/DQ): build it with --precision int8")
+        if network.calibrated:
+            raise InputError(f"{path} is quantised already (it has Q/DQ): leave --calib and budgets out")
+    elif needs_ranges and not network.calibrated:
+        raise InputError(f"{path} has no Q/DQ, and {precision.uncalibrated(network.precision)}")
+    return Origin(path.stem, path.name, sha256(path, GraphError)), model, network.align_corners is True

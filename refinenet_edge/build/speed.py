@@ -1,0 +1,72 @@
+"""Eighth stage: how much faster quantising made the network, on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from refinenet_edge import bench
+from refinenet_edge.build.engine import Engine, build_engine
+from refinenet_edge.build.typed import type_graph
+from refinenet_edge.bundle import open_bundle, write_bundle
+from refinenet_edge.records import Manifest, Speed
+from refinenet_edge.runtime import Session, open_session
+from refinenet_edge.runtime.tensorrt.builder import EngineOptions, Progress
+
+logger = logging.getLogger(__name__)
+
+SECONDS = 3.0  # of each of the two whose speeds are compared
+GAIN = 1.05  # times as fast: quantising gained nothing where the interval ends below
+
+
+def add_speed(
+    manifest: Manifest,
+    engine: Engine,
+    exact: ir.Model,
+    than: str,
+    options: EngineOptions,
+    step: Callable[[str], None],
+    progress: Progress | None,
+) -> Manifest:
+    """`manifest` with how much faster its `engine` is than the fused float32 `exact` in precision `than`, in turn."""
+    typed = type_graph(exact, than, manifest.backend)
+    reference = build_engine(typed.onnx, manifest.backend, options, step, progress)
+    step(f"time it against {than}")
+    exactly = dataclasses.replace(
+        manifest, precision=than, engine=reference.info, inputs=typed.inputs, outputs=typed.outputs
+    )
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        contenders = {}
+        for described, files in ((manifest, engine.files), (exactly, reference.files)):
+            path = Path(folder) / described.precision
+            write_bundle(path, described, files)
+            session = stack.enter_context(open_session(open_bundle(path), manifest.backend, allow_host_code=True))
+            contenders[described.precision] = _contender(session)
+        ratio = bench.take_turns(contenders, seconds=SECONDS).ratio(than, manifest.precision)
+    if ratio.high < GAIN:
+        logger.warning(
+            "%s is not faster than %s with %s on this machine: %s times as fast; build with --precision %s",
+            *(manifest.precision, than, manifest.backend, ratio, than),
+        )
+    return dataclasses.replace(manifest, speed=Speed(than, ratio.value, ratio.low, ratio.high))
+
+
+def _contender(session: Session) -> bench.Contender:
+    """One run of the network on a frame of noise; channels that were added are zero, as the frame kernel has them."""
+    (source,) = session.inputs
+    feed = np.zeros(tuple(int(side) for side in source.shape), source.dtype)
+    feed[:, :3] = np.random.default_rng(0).standard_normal((1, 3, *feed.shape[2:]))
+
+    def run() -> bench.Stages:
+        stages: bench.Stages = {}
+        bench.timed(stages, "network", session.run, {source.name: feed})
+        return stages
+
+    return run

@@ -1,0 +1,72 @@
+"""Fifth stage: the fused graph gets its precision, and its ends as the backend's engines want them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from refinenet_edge import precision
+from refinenet_edge.build.fuse import FusedModel
+from refinenet_edge.build.quantise import Rounding
+from refinenet_edge.errors import GraphError
+from refinenet_edge.fusion import parity
+from refinenet_edge.records import Backend, Parity, TensorSpec
+from refinenet_edge.trace import copy_of, to_bytes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TypedModel:
+    """What an engine is built of: the serialised ONNX, its ends, and how far its logits moved."""
+
+    precision: str
+    onnx: bytes
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    moved: tuple[Parity, ...] = ()
+
+
+def put_precision(
+    fused: FusedModel, name: str, backend: Backend, rounding: Rounding | None, step: Callable[[str], None]
+) -> TypedModel:
+    """The fused graph in precision `name`. Raises `GraphError` where float16 cannot hold its weights or logits."""
+    step(f"put {name} into the graph")
+    typed = type_graph(fused.model, name, backend, rounding)
+    return typed if name == "fp32" else dataclasses.replace(typed, moved=_moved(fused, typed))
+
+
+def type_graph(model: ir.Model, name: str, backend: Backend, rounding: Rounding | None = None) -> TypedModel:
+    """A copy of the fused float32 `model` in precision `name`, its logits not looked at."""
+    ranges, kept = (rounding.ranges, rounding.kept) if rounding else (None, [])
+    typed = precision.apply(copy_of(model), name, backend, ranges, kept)
+    if backend in precision.ON_GPU and not precision.pad_channels(typed):
+        logger.info("the channels are not padded: the engine converts the layout of its input and output itself")
+    return TypedModel(name, to_bytes(typed), _specs(typed.graph.inputs), _specs(typed.graph.outputs))
+
+
+def _moved(fused: FusedModel, typed: TypedModel) -> tuple[Parity, ...]:
+    logits = parity.logits(typed.onnx, fused.frames)
+    classes = {name: logits[name][:, : exact.shape[1]] for name, exact in fused.logits.items()}  # without padding
+    moved = parity.compare(typed.precision, fused.logits, classes)
+    if broken := [p.frame for p in moved if not np.isfinite(p.relative_error)]:
+        raise GraphError(
+            f"in {typed.precision} the logits overflow on the {broken[0]} frame: build with --precision fp32"
+        )
+    return moved
+
+
+def _specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(
+            str(value.name),
+            value.dtype.numpy().name if value.dtype else "unknown",
+            tuple(side if isinstance(side, int) else str(side) for side in value.shape or ()),
+        )
+        for value in values
+    )
