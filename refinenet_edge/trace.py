@@ -12,7 +12,7 @@ import itertools
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from onnx_ir.passes.common import CheckerPass, ClearMetadataAndDocStringPass, In
 from torch import nn
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.records import INPUT, MAX_SIDE, OUTPUT, SMALLEST_SIDE, Size
+from refinenet_edge.records import INPUT, MAX_SIDE, OUTPUT, SMALLEST_SIDE, Size, TensorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,18 @@ def num_classes(model: ir.Model) -> int:
     if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
         raise GraphError(f"the output has shape {shape}: expected logits 1xCxhxw with a fixed C")
     return int(shape[1])
+
+
+def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+    """Inputs or outputs of a graph as records; a side that varies is a name."""
+    return tuple(
+        TensorSpec(
+            str(value.name),
+            value.dtype.numpy().name if value.dtype else "unknown",
+            tuple(side if isinstance(side, int) else str(side) for side in value.shape or ()),
+        )
+        for value in values
+    )
 
 
 def to_bytes(model: ir.Model) -> bytes:

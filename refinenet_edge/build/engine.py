@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.bundle import MODEL, PLAN
 from refinenet_edge.records import Backend, EngineInfo
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, Progress, build_plan
@@ -17,14 +18,16 @@ class Engine:
     backend: Backend
     files: Mapping[str, bytes]
     info: EngineInfo | None = None
+    reference: Engine | None = None  # of the typed model's reference
 
 
 def build_engine(
-    onnx: bytes, backend: Backend, options: EngineOptions, step: Callable[[str], None], progress: Progress | None
+    typed: TypedModel, backend: Backend, options: EngineOptions, step: Callable[[str], None], progress: Progress | None
 ) -> Engine:
-    """The engine of a typed graph; `options` are a plan's. Raises `BuildError`."""
+    """The engine of a typed graph, and of its reference; `options` are a plan's. Raises `BuildError`."""
+    reference = build_engine(typed.reference, backend, options, step, progress) if typed.reference else None
     if backend != "tensorrt" and backend != "tensorrt-rtx":
-        return Engine(backend, {MODEL: onnx})
+        return Engine(backend, {MODEL: typed.onnx}, None, reference)
     step(f"build the {backend} engine")
-    plan, info = build_plan(onnx, backend, options, progress)
-    return Engine(backend, {MODEL: onnx, PLAN: plan}, info)
+    plan, info = build_plan(typed.onnx, backend, options, progress)
+    return Engine(backend, {MODEL: typed.onnx, PLAN: plan}, info, reference)

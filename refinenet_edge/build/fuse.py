@@ -32,10 +32,10 @@ class FusedModel:
 def fuse_and_prove(model: ir.Model, rewrites: Sequence[Rewrite], size: Size, step: Callable[[str], None]) -> FusedModel:
     """`model`, which is changed in place, fused. Raises `GraphError` naming the rewrite that is not exact."""
     step("fuse the graph")
+    frames = _proof_frames(size)
     traced = to_bytes(model)
     firings = fuse(model, rewrites)
     step("hold the fused graph to the traced one")
-    frames = _proof_frames(size)
     logits = parity.logits(traced, frames)
     return FusedModel(model, tuple(firings), frames, logits, parity.prove(traced, logits, model, rewrites, frames))
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import onnx_ir as ir
 import torch
@@ -43,19 +42,13 @@ class Network:
     calibrated: bool  # we quantise it: then it has no Q/DQ yet
 
 
-class Origin(NamedTuple):
-    """Where a network came from, as a manifest says it."""
+@dataclass(frozen=True)
+class LoadedModel:
+    """A traced float32 graph and where it came from, how frames go in and logits come out, and its classes."""
 
     name: str
     checkpoint: str
     sha256: str | None
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A traced float32 graph, how frames go in and logits come out, and what its classes are called."""
-
-    origin: Origin
     model: ir.Model
     spec: FrameSpec
     labels: Labels
@@ -64,23 +57,29 @@ class LoadedModel:
 def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
     """The traced graph. Raises `CheckpointError`, `GraphError`, or `InputError` where the recipe does not fit it."""
     step("load and trace the model")
-    origin, model, align_corners = _from_onnx(network, network.onnx) if network.onnx else _from_module(network)
+    path = network.onnx or network.checkpoint
+    name, model, align_corners = _from_module(network) if network.onnx is None else _from_onnx(network, network.onnx)
     upsample = Cubic() if network.cubic else Bilinear(align_corners)
-    spec = FrameSpec(size=None if network.dynamic else network.size, upsample=upsample)
-    return LoadedModel(origin, model, spec, fitting(network.labels, num_classes(model)))
+    return LoadedModel(
+        name,
+        path.name if path else RANDOM,
+        sha256(path, CheckpointError) if path else None,
+        model,
+        FrameSpec(size=None if network.dynamic else network.size, upsample=upsample),
+        fitting(network.labels, num_classes(model)),
+    )
 
 
-def _from_module(network: Network) -> tuple[Origin, ir.Model, bool]:
-    path, name = network.checkpoint, network.model
+def _from_module(network: Network) -> tuple[str, ir.Model, bool]:
+    """The network's name, its traced graph, and whether its logits are upsampled with aligned corners."""
+    path, wanted = network.checkpoint, network.model
     if path is None:
-        module, checkpoint, digest = _random(network), RANDOM, None
+        module = _random(network)
     else:
         module = load_checkpoint(path, crp=network.crp, align_corners=network.align_corners)
-        if name not in (None, module.spec.name):
-            raise InputError(f"{path} is a {module.spec.name}, not {name}: use --model {module.spec.name}")
-        checkpoint, digest = path.name, sha256(path, CheckpointError)
-    spec = module.spec
-    return Origin(spec.name, checkpoint, digest), trace(module, network.size, network.dynamic), spec.align_corners
+        if wanted not in (None, module.spec.name):
+            raise InputError(f"{path} is a {module.spec.name}, not {wanted}: use --model {module.spec.name}")
+    return module.spec.name, trace(module, network.size, network.dynamic), module.spec.align_corners
 
 
 def _random(network: Network) -> SegmentationNet:
@@ -95,7 +94,7 @@ def _random(network: Network) -> SegmentationNet:
     return module
 
 
-def _from_onnx(network: Network, path: Path) -> tuple[Origin, ir.Model, bool]:
+def _from_onnx(network: Network, path: Path) -> tuple[str, ir.Model, bool]:
     model = read_onnx(path, None if network.dynamic else network.size)
     shape = model.graph.inputs[0].shape
     if network.dynamic and shape is not None and any(isinstance(side, int) for side in shape[2:]):
@@ -108,4 +107,4 @@ def _from_onnx(network: Network, path: Path) -> tuple[Origin, ir.Model, bool]:
             raise InputError(f"{path} is quantised already (it has Q/DQ): leave --calib and budgets out")
     elif needs_ranges and not network.calibrated:
         raise InputError(f"{path} has no Q/DQ, and {precision.uncalibrated(network.precision)}")
-    return Origin(path.stem, path.name, sha256(path, GraphError)), model, network.align_corners is True
+    return path.stem, model, network.align_corners is True

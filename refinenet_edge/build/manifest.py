@@ -16,9 +16,9 @@ def describe(
 ) -> Manifest:
     """What is known of a bundle before it is written: no digests of its files, no speed."""
     return Manifest(
-        model=loaded.origin.name,
-        checkpoint=loaded.origin.checkpoint,
-        checkpoint_sha256=loaded.origin.sha256,
+        model=loaded.name,
+        checkpoint=loaded.checkpoint,
+        checkpoint_sha256=loaded.sha256,
         precision=typed.precision,
         backend=engine.backend,
         inputs=typed.inputs,

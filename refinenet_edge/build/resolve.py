@@ -48,26 +48,24 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     cannot be read; `BuildError` where the engine's builder or the output folder would refuse; `MissingExtra` where
     nothing here can build it.
     """
-    precision.require_known(recipe.precision)
     problems = available()
     backend = _preferred(problems) if recipe.backend == "auto" else recipe.backend
     _require_consistent(recipe, backend)
-    engine = _engine_options(recipe)
-    if backend == "tensorrt" or backend == "tensorrt-rtx":
-        check_options(backend, engine)
-    output = Path(recipe.output)
-    require_replaceable(output)
     timed = recipe.calib is not None and not recipe.dynamic and not problems[backend]
-    return ResolvedRecipe(
-        network=_network(recipe),
+    resolved = ResolvedRecipe(
         rewrites=_rewrites(recipe.without),
         quantisation=_quantisation(recipe, backend, problems),
+        network=_network(recipe),
         precision=recipe.precision,
         backend=backend,
-        engine=engine,
+        engine=_engine_options(recipe),
         timed_against=("fp16" if backend in precision.ON_GPU else "fp32") if timed else None,
-        output=output,
+        output=Path(recipe.output),
     )
+    if backend == "tensorrt" or backend == "tensorrt-rtx":
+        check_options(backend, resolved.engine)
+    require_replaceable(resolved.output)
+    return resolved
 
 
 def _preferred(problems: Mapping[str, str]) -> Backend:
@@ -79,6 +77,7 @@ def _preferred(problems: Mapping[str, str]) -> Backend:
 
 def _require_consistent(recipe: Recipe, backend: Backend) -> None:
     """Raise `InputError` for options that do not go together."""
+    precision.require_known(recipe.precision)
     if recipe.precision not in precision.QUANTISED:
         for asked, option in ((recipe.calib is not None, "--calib"), (recipe.budgeted, "an accuracy budget")):
             if asked:

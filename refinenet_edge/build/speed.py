@@ -10,15 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
 from refinenet_edge import bench
-from refinenet_edge.build.engine import Engine, build_engine
-from refinenet_edge.build.typed import type_graph
+from refinenet_edge.build.engine import Engine
+from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.bundle import open_bundle, write_bundle
 from refinenet_edge.records import Manifest, Speed
 from refinenet_edge.runtime import Session, open_session
-from refinenet_edge.runtime.tensorrt.builder import EngineOptions, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -26,25 +24,19 @@ SECONDS = 3.0  # of each of the two whose speeds are compared
 GAIN = 1.05  # times as fast: quantising gained nothing where the interval ends below
 
 
-def add_speed(
-    manifest: Manifest,
-    engine: Engine,
-    exact: ir.Model,
-    than: str,
-    options: EngineOptions,
-    step: Callable[[str], None],
-    progress: Progress | None,
-) -> Manifest:
-    """`manifest` with how much faster its `engine` is than the fused float32 `exact` in precision `than`, in turn."""
-    typed = type_graph(exact, than, manifest.backend)
-    reference = build_engine(typed.onnx, manifest.backend, options, step, progress)
+def add_speed(manifest: Manifest, typed: TypedModel, engine: Engine, step: Callable[[str], None]) -> Manifest:
+    """`manifest` with how much faster its `engine` is than the reference's, in turn; as it is without one."""
+    reference, plain = typed.reference, engine.reference
+    if reference is None or plain is None:
+        return manifest
+    than = reference.precision
     step(f"time it against {than}")
-    exactly = dataclasses.replace(
-        manifest, precision=than, engine=reference.info, inputs=typed.inputs, outputs=typed.outputs
+    other = dataclasses.replace(
+        manifest, precision=than, engine=plain.info, inputs=reference.inputs, outputs=reference.outputs
     )
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         contenders = {}
-        for described, files in ((manifest, engine.files), (exactly, reference.files)):
+        for described, files in ((manifest, engine.files), (other, plain.files)):
             path = Path(folder) / described.precision
             write_bundle(path, described, files)
             session = stack.enter_context(open_session(open_bundle(path), manifest.backend, allow_host_code=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from refinenet_edge.build.quantise import Rounding
 from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion import parity
 from refinenet_edge.records import Backend, Parity, TensorSpec
-from refinenet_edge.trace import copy_of, to_bytes
+from refinenet_edge.trace import copy_of, tensor_specs, to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -30,24 +30,34 @@ class TypedModel:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     moved: tuple[Parity, ...] = ()
+    reference: TypedModel | None = None  # the same network as it would be without quantising, to be timed against
 
 
 def put_precision(
-    fused: FusedModel, name: str, backend: Backend, rounding: Rounding | None, step: Callable[[str], None]
+    fused: FusedModel,
+    name: str,
+    backend: Backend,
+    rounding: Rounding | None,
+    reference: str | None,
+    step: Callable[[str], None],
 ) -> TypedModel:
-    """The fused graph in precision `name`. Raises `GraphError` where float16 cannot hold its weights or logits."""
+    """The fused graph in precision `name`, and in that of its `reference`.
+
+    Raises `GraphError` where float16 cannot hold its weights or logits.
+    """
     step(f"put {name} into the graph")
-    typed = type_graph(fused.model, name, backend, rounding)
-    return typed if name == "fp32" else dataclasses.replace(typed, moved=_moved(fused, typed))
+    other = _typed(fused.model, reference, backend, None) if reference else None
+    typed = _typed(fused.model, name, backend, rounding)
+    return dataclasses.replace(typed, moved=_moved(fused, typed) if name != "fp32" else (), reference=other)
 
 
-def type_graph(model: ir.Model, name: str, backend: Backend, rounding: Rounding | None = None) -> TypedModel:
-    """A copy of the fused float32 `model` in precision `name`, its logits not looked at."""
+def _typed(model: ir.Model, name: str, backend: Backend, rounding: Rounding | None) -> TypedModel:
+    """A copy of the fused float32 `model` in precision `name`."""
     ranges, kept = (rounding.ranges, rounding.kept) if rounding else (None, [])
     typed = precision.apply(copy_of(model), name, backend, ranges, kept)
     if backend in precision.ON_GPU and not precision.pad_channels(typed):
         logger.info("the channels are not padded: the engine converts the layout of its input and output itself")
-    return TypedModel(name, to_bytes(typed), _specs(typed.graph.inputs), _specs(typed.graph.outputs))
+    return TypedModel(name, to_bytes(typed), tensor_specs(typed.graph.inputs), tensor_specs(typed.graph.outputs))
 
 
 def _moved(fused: FusedModel, typed: TypedModel) -> tuple[Parity, ...]:
@@ -59,14 +69,3 @@ def _moved(fused: FusedModel, typed: TypedModel) -> tuple[Parity, ...]:
             f"in {typed.precision} the logits overflow on the {broken[0]} frame: build with --precision fp32"
         )
     return moved
-
-
-def _specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(
-            str(value.name),
-            value.dtype.numpy().name if value.dtype else "unknown",
-            tuple(side if isinstance(side, int) else str(side) for side in value.shape or ()),
-        )
-        for value in values
-    )
