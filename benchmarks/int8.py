@@ -152,7 +152,7 @@ def timed_record(timing: Timing) -> dict[str, object]:
 
 def prepared(calib: str, segmenter: Segmenter) -> np.ndarray:
     frames = open_frames(calib)
-    return np.concatenate([prepare(frames.read(index), segmenter.frame) for index in range(len(frames))])
+    return np.concatenate([prepare(frames.read(index), segmenter.frame_spec) for index in range(len(frames))])
 
 
 def calibrated(bundle: Path, calib: str) -> Ranges:
@@ -200,7 +200,7 @@ def main(calib: str, count: int, names: tuple[str, ...], rounds: int, quick: boo
         module, frames = load_checkpoint(CHECKPOINT).eval(), prepared(calib, segmenters[FLOAT])
         quantised: Quantised = quantise(module, frames, {name: QUANTISERS[name] for name in names})
         for who, graph in quantised.graphs.items():
-            spec, labels = segmenters[FLOAT].frame, segmenters[FLOAT].labels
+            spec, labels = segmenters[FLOAT].frame_spec, segmenters[FLOAT].labels
             segmenters[who] = stack.enter_context(Segmenter.from_session(OpenVinoSession(graph), spec, labels))
         console.print(f"mIoU on {count} scenes")
         accuracy = score(segmenters, count)

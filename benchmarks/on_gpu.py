@@ -57,7 +57,7 @@ def measure(segmenter: Segmenter, frames: list[np.ndarray]) -> dict[str, Any]:
     }
     if isinstance(segmenter.session, TrtSession):
         spec = segmenter.session.inputs[0]
-        image = prepare(frames[0], segmenter.frame, spec.dtype, int(spec.shape[1]))
+        image = prepare(frames[0], segmenter.frame_spec, spec.dtype, int(spec.shape[1]))
         record["provider"] = segmenter.session.cuda.provider.name
         record["layers_ms"] = [(layer.name, layer.ms) for layer in segmenter.session.layer_times({spec.name: image})]
     return record

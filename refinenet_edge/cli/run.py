@@ -130,7 +130,7 @@ def evaluate(
         by: Evaluator
         if ray == "off":
             segmenter = stack.enter_context(Segmenter(opened, backend, allow_host_code=allow_host_code))
-            by = LocalEvaluator(segmenter, way)
+            by = LocalEvaluator(stack.enter_context(segmenter.with_upsample(way)) if way else segmenter)
         else:
             from refinenet_edge.cluster.bundles import gpus_of, resolve
             from refinenet_edge.cluster.evaluate import DistributedEvaluator

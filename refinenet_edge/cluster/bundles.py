@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,9 +38,10 @@ class Opening:
 
     def _open(self, folder: Path) -> Segmenter:
         segmenter = Segmenter(folder, self.backend, allow_host_code=self.allow_host_code, threads=self.threads)
-        if self.upsample is not None:
-            segmenter.frame = dataclasses.replace(segmenter.frame, upsample=self.upsample)
-        return segmenter
+        if self.upsample is None:
+            return segmenter
+        with segmenter:  # the session goes on with the other
+            return segmenter.with_upsample(self.upsample)
 
 
 def resolve(bundle: Bundle, backend: str, ray: str) -> str:

@@ -10,8 +10,6 @@ that could not be used are tried again, so that a mask may be repaired in betwee
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import hashlib
 import logging
 import math
@@ -30,7 +28,7 @@ from refinenet_edge.evaluation.confusion import IGNORE, Confusion
 from refinenet_edge.evaluation.datasets import DataSet
 from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
 from refinenet_edge.files import sha256, write_atomically
-from refinenet_edge.records import FrameSpec, Interpolation, Labels, from_json, to_json
+from refinenet_edge.records import FrameSpec, Labels, from_json, to_json
 from refinenet_edge.runtime import Segmenter
 
 SCHEMA = 1
@@ -120,14 +118,11 @@ class Evaluator(Protocol):
 
 
 class LocalEvaluator:
-    """A segmenter in this process; `upsample` replaces its way from logits to the frame's size."""
+    """A segmenter in this process."""
 
-    def __init__(self, segmenter: Segmenter, upsample: Interpolation | None = None) -> None:
-        if upsample is not None:
-            segmenter = copy.copy(segmenter)  # the caller's keeps its own; the session is shared
-            segmenter.frame = dataclasses.replace(segmenter.frame, upsample=upsample)
+    def __init__(self, segmenter: Segmenter) -> None:
         self.segmenter = segmenter
-        self.labels, self.frame, self.backend = segmenter.labels, segmenter.frame, segmenter.session.name
+        self.labels, self.frame, self.backend = segmenter.labels, segmenter.frame_spec, segmenter.session.name
 
     def compare(self, samples: Sequence[Sample]) -> Iterator[Compared]:
         for sample in samples:
@@ -158,21 +153,19 @@ def evaluate(
     dataset: DataSet,
     *,
     subject: Subject | None = None,
-    upsample: Interpolation | None = None,
     out: Path | None = None,
     strict: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Segment every sample and compare; `out` receives the result as JSON, whole or not at all.
 
-    `upsample` replaces a segmenter's way from logits to the frame's size. `progress(used or not, of how many)` is
-    called at the start and after each sample. A sample that cannot be used becomes a `SampleProblem`; with `strict` it
-    raises.
+    `progress(used or not, of how many)` is called at the start and after each sample. A sample that cannot be used
+    becomes a `SampleProblem`; with `strict` it raises.
 
     Raises `InputError` when the classes are not the data set's, no sample can be used, `out` cannot be written, or
     `OUT.partial` is of another run; `BundleError` when the network's output is not usable logits.
     """
-    by = LocalEvaluator(segmenter, upsample) if isinstance(segmenter, Segmenter) else segmenter
+    by = LocalEvaluator(segmenter) if isinstance(segmenter, Segmenter) else segmenter
     _require_same_classes(by, dataset)
     key = _key(by, dataset, subject)
     partial = out.with_name(f"{out.name}.partial") if out else None

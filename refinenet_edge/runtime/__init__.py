@@ -4,7 +4,8 @@
     frame.py       frame -> network input
     Session        network input -> logits: tensorrt/session.py, openvino.py, ort.py, fake.py; backends.py chooses
     head.py        logits -> labels at the frame's size
-    pipeline.py    all of it on the GPU, which cuda.py owns, by cuda_bindings.py or pycuda.py
+    host_path.py   the three of them with arrays on the host
+    device_path.py all of it on the GPU, which cuda.py owns, by cuda_bindings.py or pycuda.py
 
 Backends are imported when a session is opened, never before; torch and onnx are not needed.
 """

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
-from refinenet_edge.records import Frame, FrameSpec, LabelMap, Labels, Mask, Profile, Size
+from refinenet_edge.records import Frame, FrameSpec, Interpolation, LabelMap, Labels, Mask, Size
 from refinenet_edge.runtime.backends import open_session
-from refinenet_edge.runtime.frame import DeviceImage, check_frame, on_device, prepare
-from refinenet_edge.runtime.head import labels_of
-from refinenet_edge.runtime.pipeline import DeviceSegmenter, fits_device
+from refinenet_edge.runtime.device_path import DevicePath, fits_device
+from refinenet_edge.runtime.frame import DeviceImage, check_frame, on_device
+from refinenet_edge.runtime.frame_path import FramePath, Network, SharedSession
+from refinenet_edge.runtime.host_path import HostPath
 from refinenet_edge.runtime.session import Session
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 
@@ -52,37 +52,53 @@ class Segmenter:
         manifest = opened.manifest
         profile = manifest.engine.profile if manifest.engine else None
         session = open_session(opened, backend, allow_host_code=allow_host_code, threads=threads)
-        self._set(session, manifest.frame, manifest.labels, profile, f"bundle {opened.path}")
+        origin = f"bundle {opened.path}"
+        self._start(Network(SharedSession(session), manifest.frame, manifest.labels, origin, profile))
 
     @classmethod
-    def from_session(cls, session: Session, frame: FrameSpec, labels: Labels) -> Self:
+    def from_session(cls, session: Session, frame_spec: FrameSpec, labels: Labels) -> Self:
         """A segmenter over `session`, which it closes: for a `FakeSession`, or a session that no bundle describes."""
         segmenter = cls.__new__(cls)
-        segmenter._set(session, frame, labels, None, f"the {session.name} session")
+        segmenter._start(Network(SharedSession(session), frame_spec, labels, f"the {session.name} session"))
         return segmenter
 
-    def _set(self, session: Session, frame: FrameSpec, labels: Labels, profile: Profile | None, origin: str) -> None:
-        self.session = session
-        self.frame = frame
-        self.labels = labels
-        self._profile = profile
-        self._origin = origin  # what an error names
-        self._device: DeviceSegmenter | None = None
-        self._lock = threading.RLock()
+    def with_upsample(self, upsample: Interpolation) -> Self:
+        """A new segmenter whose logits reach the frame's size by `upsample`, over the same session, in turn with this.
+
+        Each is closed by itself, and the session with the last of them. Cubic interpolation is done on the CPU. Raises
+        `InputError` after close().
+        """
+        segmenter = type(self).__new__(type(self))
+        with self._turn():
+            self._network.shared.users += 1
+            frame_spec = replace(self.frame_spec, upsample=upsample)
+            segmenter._start(replace(self._network, frame_spec=frame_spec))
+        return segmenter
+
+    def _start(self, network: Network) -> None:
+        self._network, self._closed = network, False
+        session = network.session
         if len(session.inputs) != 1 or len(session.outputs) != 1:
-            session.close()
-            raise BundleError(
-                f"{origin}: {len(session.inputs)} inputs and {len(session.outputs)} outputs, one of each is meant"
-            )
-        # a network padded for channel-last engines takes more than 3 channels and gives more logits than classes
-        channels = session.inputs[0].shape[1]
-        self._channels = channels if isinstance(channels, int) and channels > 3 else 3
-        if isinstance(session, TrtSession) and fits_device(frame):
-            try:
-                session.cuda.provider.compiler.version()
-                self._device = DeviceSegmenter(session, frame, len(labels.names))
-            except MissingExtra as exc:
-                logger.warning("frame and labels are prepared on the CPU, not on the GPU: %s", exc)
+            network.shared.leave()
+            counts = f"{len(session.inputs)} inputs and {len(session.outputs)} outputs"
+            raise BundleError(f"{network.origin}: {counts}, expected exactly one of each")
+        self._host = HostPath(network)
+        self._path: FramePath = _device_path(network) or self._host
+
+    @property
+    def session(self) -> Session:
+        """What runs the network."""
+        return self._network.session
+
+    @property
+    def frame_spec(self) -> FrameSpec:
+        """How frames go in and logits come out."""
+        return self._network.frame_spec
+
+    @property
+    def labels(self) -> Labels:
+        """The classes."""
+        return self._network.labels
 
     def segment(self, frame: Frame | Any, labels: LabelMap | None = None) -> Mask:
         """The segmentation of `frame` (HxWx3 BGR uint8, any size), at its size; the mask is the caller's.
@@ -94,36 +110,16 @@ class Segmenter:
         outside a dynamic engine's range, `BundleError` when the network's output is not this bundle's logits,
         `CudaError` when the GPU fails.
         """
-        with self._lock:
-            image = self._usable(frame)
-            if self._device is not None:
-                return Mask(self._device.labels(image, labels), self.labels)
-            mask = self.mask(self.logits(frame), (frame.shape[0], frame.shape[1]))
-            if labels is None:
-                return mask
-            if labels.shape != mask.labels.shape or labels.dtype != np.uint8:
-                raise InputError("labels are written into memory of new_labels(height, width), of the frame's size")
-            np.copyto(labels, mask.labels)
-            return Mask(labels, self.labels)
+        with self._turn():
+            return self._path.segment(self._usable(frame), labels)
 
     def staged(self, frame: Frame) -> tuple[Mask, dict[str, float]]:
         """`segment`, and the ms that each of its stages took, in order: prepare, engine, head; on a GPU also copies.
 
         On a GPU every stage is waited for: nothing overlaps and nothing is one CUDA graph, so a frame takes longer.
         """
-        with self._lock:
-            if self._device is not None:
-                labels, taken = self._device.staged(self._usable(frame))
-                return Mask(labels, self.labels), taken
-            times = [time.perf_counter()]
-            image = self.image(frame)
-            times.append(time.perf_counter())
-            logits = self._logits(image)
-            times.append(time.perf_counter())
-            mask = self.mask(logits, (frame.shape[0], frame.shape[1]))
-            times.append(time.perf_counter())
-            stages = zip(("prepare", "engine", "head"), times, times[1:], strict=False)
-            return mask, {stage: 1000 * (end - start) for stage, start, end in stages}
+        with self._turn():
+            return self._path.staged(self._usable(frame))
 
     def segment_stream(self, frames: Iterable[Frame | Any], depth: int = 2) -> Iterator[Mask]:
         """`segment` for each of `frames`, in their order, with up to `depth` of them on their way at once.
@@ -134,11 +130,7 @@ class Segmenter:
         """
         if depth < 1:
             raise InputError(f"a depth of {depth}: at least 1 frame is on its way")
-        if self._device is None:
-            yield from map(self.segment, frames)
-        else:
-            for labels in self._device.stream(map(self._usable, frames), depth):
-                yield Mask(labels, self.labels)
+        yield from self._path.stream(map(self._usable, frames), depth)
 
     def new_frame(self, height: int, width: int) -> Frame:
         """Memory to read frames of this size into, again and again: `camera.read(frame)`.
@@ -146,75 +138,61 @@ class Segmenter:
         It is taken without a copy on the host, on an integrated GPU without any. It ends with the segmenter, and must
         stay as it is until the mask of its frame has come.
         """
-        if self._device is None:
-            return np.zeros((height, width, 3), np.uint8)
-        return self._device.new_frame((height, width))
+        return self._path.new_frame((height, width))
 
     def new_labels(self, height: int, width: int) -> LabelMap:
         """Memory to have labels of this size written into, again and again: `segment(frame, labels)`.
 
         On an integrated GPU the network's head writes there itself. It ends with the segmenter.
         """
-        if self._device is None:
-            return np.zeros((height, width), np.uint8)
-        return self._device.new_labels((height, width))
-
-    def _usable(self, frame: Frame | Any) -> Frame | DeviceImage:
-        """`frame` as it can be run here."""
-        image = on_device(frame)
-        if image is None:
-            check_frame(frame)
-        elif self._device is None:
-            raise InputError(f"this frame is on the GPU, {self.session.name} takes numpy arrays: download it first")
-        if self._device is not None:
-            self._check_classes(self.session.outputs[0].shape[1])
-        self._check_range(image or frame)
-        return image or frame
-
-    def logits(self, frame: Frame) -> npt.NDArray[Any]:
-        """The first half of `segment`: 1xCxhxw in the network's dtype, memory that the next frame may overwrite."""
-        return self._logits(self.image(frame))
+        return self._path.new_labels((height, width))
 
     def image(self, frame: Frame) -> npt.NDArray[Any]:
         """What the network is fed for `frame`: 1xCxhxw in its dtype, C 3 or padded with zeros. Raises `InputError`."""
-        check_frame(frame)
-        self._check_range(frame)
-        return prepare(frame, self.frame, self.session.inputs[0].dtype, self._channels)
+        return self._host.image(self._usable(frame))
 
-    def _logits(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        found = self.session.run({self.session.inputs[0].name: image})[self.session.outputs[0].name]
-        return found[:, : len(self.labels.names)] if self._channels > 3 and found.ndim == 4 else found
+    def logits(self, frame: Frame) -> npt.NDArray[Any]:
+        """The first half of `segment`: 1xCxhxw in the network's dtype, memory that the next frame may overwrite."""
+        with self._turn():
+            return self._host.logits(self.image(frame))
 
     def mask(self, logits: npt.NDArray[Any], size: Size) -> Mask:
         """The second half of `segment`: the labels of `logits` (1xCxhxw) at the frame's `size` (height, width).
 
         Raises `BundleError` when they are not logits of this bundle's classes.
         """
-        if logits.ndim == 4:
-            self._check_classes(logits.shape[1])
-        try:
-            return Mask(labels_of(logits, size, self.frame.upsample), self.labels)
-        except BundleError as exc:
-            raise BundleError(f"{self._origin}: {exc}") from exc
+        return self._host.mask(logits, size)
 
-    def _check_range(self, frame: Frame | DeviceImage) -> None:
-        if self.frame.size is None and self._profile is not None:
-            _check_range(frame, self._profile)
+    def _usable(self, frame: Frame | Any) -> Frame | DeviceImage:
+        """`frame`, or where it lies on the GPU. Raises `InputError` when it is none, or is outside the range."""
+        self._check_open()
+        image = on_device(frame)
+        if image is None:
+            check_frame(frame)
+        self._network.check_range(image or frame)
+        return image or frame
 
-    def _check_classes(self, classes: int | str) -> None:
-        wanted = len(self.labels.names)
-        if classes != wanted and not (self._channels > 3 and isinstance(classes, int) and classes > wanted):
-            raise BundleError(
-                f"{self._origin}: the network has {classes} classes, labels {self.labels.name!r} has {wanted}; "
-                f"build it again with --labels for {classes} classes"
-            )
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The session is ours until the end: segmenters and threads that share it wait."""
+        with self._network.shared.lock:
+            self._check_open()
+            yield
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("this segmenter is closed: open another")
 
     def close(self) -> None:
-        """Close the session; a second call does nothing."""
-        with self._lock:
-            if self._device is not None:
-                self._device.close()
-            self.session.close()
+        """Give back what it holds, and the session unless another segmenter has it; a second call does nothing."""
+        with self._network.shared.lock:
+            closed, self._closed = self._closed, True
+            if closed:
+                return
+            try:
+                self._path.close()
+            finally:
+                self._network.shared.leave()
 
     def __enter__(self) -> Self:
         return self
@@ -225,11 +203,14 @@ class Segmenter:
         self.close()
 
 
-def _check_range(frame: Frame | DeviceImage, profile: Profile) -> None:
-    sides = zip(profile.min, frame.shape[:2], profile.max, strict=True)
-    if not all(low <= side <= high for low, side, high in sides):
-        raise InputError(
-            f"the frame is {frame.shape[1]}x{frame.shape[0]} pixels (width x height), this engine takes "
-            f"{profile.min[1]}x{profile.min[0]} to {profile.max[1]}x{profile.max[0]}: "
-            "resize the frame, or build again with a wider range"
-        )
+def _device_path(network: Network) -> DevicePath | None:
+    """All of it on the GPU, where the session is there and the kernels do what is asked and can be compiled."""
+    session = network.session
+    if not isinstance(session, TrtSession) or not fits_device(network, session):
+        return None
+    try:
+        session.cuda.provider.compiler.version()
+    except MissingExtra as exc:
+        logger.warning("frame and labels are prepared on the CPU, not on the GPU: %s", exc)
+        return None
+    return DevicePath(network, session)

@@ -36,7 +36,7 @@ def test_evaluation(
     (root / "masks" / "s3.png").unlink()
     dataset = evaluation.open_dataset(str(root))
     with Segmenter(bundle, "openvino") as segmenter:
-        alone = evaluation.evaluate(segmenter, dataset, upsample=upsample)
+        alone = evaluation.evaluate(segmenter.with_upsample(upsample) if upsample else segmenter, dataset)
     by = evaluate.DistributedEvaluator(bundle, "openvino", Many(workers), upsample)
     spread = evaluation.evaluate(by, dataset)
     assert replace(spread, seconds=0) == replace(alone, seconds=0)

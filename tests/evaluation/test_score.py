@@ -156,12 +156,12 @@ def test_upsampling_as_asked(tmp_path: Path) -> None:
     )
     segmenter = Segmenter.from_session(session, FrameSpec(None, upsample=Bilinear(True)), PERSON)
     dataset = open_dataset(str(tmp_path))
-    ways = [None, Bilinear(True), Bilinear(False), Cubic()]
-    results = [evaluate(segmenter, dataset, upsample=way) for way in ways]
-    assert [r.frame.upsample for r in results] == [Bilinear(True), *ways[1:]]
+    ways = [Bilinear(True), Bilinear(False), Cubic()]
+    results = [evaluate(segmenter, dataset), *(evaluate(segmenter.with_upsample(way), dataset) for way in ways)]
+    assert [r.frame.upsample for r in results] == [Bilinear(True), *ways]
     assert timeless(results[0]) == timeless(results[1])
     assert len({r.confusion for r in results}) == 3
-    assert segmenter.frame.upsample == Bilinear(True)
+    assert segmenter.frame_spec.upsample == Bilinear(True)
 
 
 def test_another_number_of_classes(plain7: DataSet) -> None:
@@ -298,14 +298,14 @@ def test_the_partial_of_another_run_is_refused(plain7: DataSet, tmp_path: Path) 
     kept = partial.read_bytes()
     others = [
         ("bundle", {"subject": replace(SUBJECT, manifest_sha256="1" * 64)}),
-        ("frame or upsampling", {"upsample": Cubic()}),
+        ("frame or upsampling", {"segmenter": seer(PERSON).with_upsample(Cubic())}),
         ("samples", {"dataset": replace(plain7, samples=plain7.samples[:3])}),
         ("data set", {"dataset": replace(plain7, name="other")}),
     ]
     for said, fields in others:
-        given = {"dataset": plain7, "subject": SUBJECT, "out": out} | fields
+        given = {"segmenter": seer(PERSON), "dataset": plain7, "subject": SUBJECT, "out": out} | fields
         with pytest.raises(InputError, match=rf"of a run with another {said}: remove .*r\.json\.partial"):
-            evaluate(seer(PERSON), **given)
+            evaluate(**given)
         assert partial.read_bytes() == kept
         assert not out.exists()
 

@@ -1,7 +1,7 @@
 """TensorRT on the GPU of gpu.py, with exactly what all releases have (tests/bindings/): any other call is an error.
 
-A plan is JSON: dtype, channel_last, layout (of another one), classes, size (None: free), profiles ((min, opt, max)
-heights and widths) and what `fails`. The network mixes the channels of every fourth pixel.
+A plan is JSON: dtype, channel_last, layout and channels (others than usual), classes, size (None: free), profiles
+((min, opt, max) heights and widths) and what `fails`. The network mixes the channels of every fourth pixel.
 
 A builder builds no such plan: `module.seen` has what was asked of it, `module.fails` what goes wrong, `module.ends` the
 network's input and output. As in the libraries, the first logger of a module gets every message, later ones none.
@@ -50,7 +50,8 @@ def surface(release: str) -> Surface:
 
 
 def plan(**fields: Any) -> bytes:
-    standard = {"dtype": "float16", "channel_last": True, "layout": "", "classes": 5, "size": None, "fails": ""}
+    standard = {"dtype": "float16", "channel_last": True, "layout": "", "channels": 0, "classes": 5, "fails": ""}
+    standard["size"] = None
     standard["profiles"] = [[[8, 8], [32, 32], [64, 64]]]
     return json.dumps(standard | fields).encode()
 
@@ -228,7 +229,7 @@ class ICudaEngine(Limited):
     def __init__(self, plan: dict[str, Any], recorder: Any) -> None:
         self._plan, self._recorder = plan, recorder
         self._scratch = 0 if plan["fails"] == "needs none" else SCRATCH
-        self._channels = 8 if plan["channel_last"] else 3
+        self._channels = plan["channels"] or (8 if plan["channel_last"] else 3)
         self._padded = 8 if plan["channel_last"] else plan["classes"]
 
     @property

@@ -7,7 +7,8 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,14 +16,17 @@ import numpy as np
 import pytest
 
 from refinenet_edge.bundle import PLAN, Bundle
+from refinenet_edge.cluster.bundles import Opening
 from refinenet_edge.errors import CudaError, InputError
-from refinenet_edge.records import EngineInfo
-from refinenet_edge.runtime import Segmenter, available, backends
+from refinenet_edge.evaluation import evaluate, open_dataset
+from refinenet_edge.records import Bilinear, Cubic, EngineInfo, FrameSpec
+from refinenet_edge.runtime import FakeSession, Segmenter, available, backends
 from refinenet_edge.runtime.frame import on_device
 from refinenet_edge.runtime.tensorrt.library import MODULES
-from tests.runtime.fake_tensorrt import RELEASES
+from tests.evaluation.data import plain
+from tests.runtime.fake_tensorrt import RELEASES, network
 from tests.runtime.gpu import DEFAULT_STREAM, ILLEGAL_ADDRESS, Gpu
-from tests.runtime.test_pipeline import expected, frames
+from tests.runtime.test_device_path import expected, frames
 from tests.runtime.tinynet import build_plan, tiny
 
 MakeGpu = Callable[..., Gpu]
@@ -193,9 +197,64 @@ class GpuMat:
         return self._kind
 
 
+class TestAnotherUpsampling:
+    """Asked of a segmenter that runs on the GPU, whose kernels interpolate bilinearly."""
+
+    def known(self, spec: FrameSpec) -> np.ndarray:
+        return expected(FRAME, replace(spec, upsample=Cubic()))
+
+    def test_it_is_what_was_asked_for(self, on_gpu: OnGpu) -> None:
+        segmenter = on_gpu.segmenter
+        bilinear, cubic = expected(FRAME, segmenter.frame_spec), self.known(segmenter.frame_spec)
+        assert not np.array_equal(bilinear, cubic)
+        with segmenter.with_upsample(Cubic()) as other:
+            assert (other.frame_spec.upsample, segmenter.frame_spec.upsample) == (Cubic(), Bilinear(True))
+            for _ in range(3):  # in turn
+                assert np.array_equal(segmenter.segment(FRAME).labels, bilinear)
+                assert np.array_equal(other.segment(FRAME).labels, cubic)
+            assert all(np.array_equal(mask.labels, cubic) for mask in other.segment_stream([FRAME] * 3))
+            with other.with_upsample(Bilinear(False)) as third:
+                spec = replace(segmenter.frame_spec, upsample=Bilinear(False))
+                assert np.array_equal(third.segment(FRAME).labels, expected(FRAME, spec))
+
+    def test_the_session_closes_with_the_last(self, on_gpu: OnGpu) -> None:
+        first = on_gpu.segmenter
+        second = first.with_upsample(Cubic())
+        first.segment(FRAME)
+        first.close()
+        first.close()
+        with pytest.raises(InputError, match="this segmenter is closed"):
+            first.segment(FRAME)
+        with pytest.raises(InputError, match="this segmenter is closed"):
+            first.with_upsample(Cubic())
+        assert np.array_equal(second.segment(FRAME).labels, self.known(first.frame_spec))
+        second.close()
+        assert not on_gpu.gpu.held()
+
+    def test_an_evaluation_is_of_what_it_says(self, on_gpu: OnGpu, tmp_path: Path) -> None:
+        dataset = plain(tmp_path, 5, 2)
+        with on_gpu.segmenter.with_upsample(Cubic()) as cubic:
+            result = evaluate(cubic, open_dataset(str(dataset)))
+        on_the_cpu = FakeSession(
+            lambda feeds: {"logits": network(feeds["image"], 8, 5)}, cubic.session.inputs, cubic.session.outputs
+        )
+        with Segmenter.from_session(on_the_cpu, cubic.frame_spec, cubic.labels) as twin:
+            assert evaluate(twin, open_dataset(str(dataset))).confusion == result.confusion
+        assert result.frame.upsample == Cubic()
+        assert result.confusion != evaluate(on_gpu.segmenter, open_dataset(str(dataset))).confusion
+
+    def test_a_worker_does_it_too(
+        self, make_gpu: MakeGpu, make_plan: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(backends, "gpu_problem", lambda: "")
+        bundle = make_plan(make_gpu(), "10.3")
+        with Opening(bundle.path, None, "tensorrt", 0, upsample=Cubic()).segmenter() as segmenter:
+            assert np.array_equal(segmenter.segment(FRAME).labels, self.known(segmenter.frame_spec))
+
+
 class TestFramesOnTheGpu:
     def test_they_are_read_where_they_are(self, on_gpu: OnGpu) -> None:
-        segmenter, known = on_gpu.segmenter, expected(FRAME, on_gpu.segmenter.frame)
+        segmenter, known = on_gpu.segmenter, expected(FRAME, on_gpu.segmenter.frame_spec)
         assert np.array_equal(segmenter.segment(FRAME).labels, known)
         on_gpu.gpu.moved.clear()
         plain, _ = on_gpu.put(FRAME)
@@ -218,7 +277,7 @@ class TestFramesOnTheGpu:
             frame = np.roll(FRAME, number, axis=0)
             gpu.queue(theirs, lambda frame=frame: np.copyto(gpu.view(address, FRAME.shape), frame))
             labels = on_gpu.segmenter.segment(interface(address, stream=theirs)).labels
-            assert np.array_equal(labels, expected(frame, on_gpu.segmenter.frame))
+            assert np.array_equal(labels, expected(frame, on_gpu.segmenter.frame_spec))
         gpu.drop(gpu.streams, theirs)
 
     def test_another_address_is_another_graph_and_few_are_kept(self, on_gpu: OnGpu) -> None:
@@ -227,7 +286,7 @@ class TestFramesOnTheGpu:
                 frame = np.roll(FRAME, number, axis=0)
                 address, _ = on_gpu.put(frame)
                 labels = on_gpu.segmenter.segment(interface(address)).labels
-                assert np.array_equal(labels, expected(frame, on_gpu.segmenter.frame))
+                assert np.array_equal(labels, expected(frame, on_gpu.segmenter.frame_spec))
         assert on_gpu.gpu.held().get("graphs", 0) <= 8
 
     @pytest.mark.parametrize(
@@ -301,7 +360,7 @@ class TestWhatGoesWrong:
                 segmenter.segment(FRAME)
         gpu.failing = lambda _: 0
         with Segmenter(bundle) as segmenter:
-            assert np.array_equal(segmenter.segment(FRAME).labels, expected(FRAME, segmenter.frame))
+            assert np.array_equal(segmenter.segment(FRAME).labels, expected(FRAME, segmenter.frame_spec))
 
     def test_without_a_compiler_the_cpu_prepares(
         self,
@@ -315,7 +374,7 @@ class TestWhatGoesWrong:
         for name in ("cuda.bindings.nvrtc", "cuda.nvrtc"):
             monkeypatch.setitem(sys.modules, name, None)
         with Segmenter(bundle) as segmenter:
-            assert np.array_equal(segmenter.segment(FRAME).labels, expected(FRAME, segmenter.frame))
+            assert np.array_equal(segmenter.segment(FRAME).labels, expected(FRAME, segmenter.frame_spec))
             masks = list(segmenter.segment_stream([FRAME, FRAME]))
             assert len(masks) == 2
         assert [record.levelname for record in caplog.records] == ["WARNING"]

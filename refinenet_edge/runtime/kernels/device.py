@@ -5,7 +5,7 @@
 
 Nothing is allocated or waited for after the constructor, so both can be captured in a CUDA graph. This file has not run
 on hardware: the tests compile the kernels for every architecture, and run the same sources and the same calls on the
-CPU. runtime/pipeline.py puts an engine between them.
+CPU. runtime/device_path.py puts an engine between them.
 """
 
 from __future__ import annotations

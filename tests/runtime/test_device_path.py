@@ -13,9 +13,11 @@ from refinenet_edge.bundle import Bundle
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import Bilinear, Cubic, FrameSpec, TensorSpec
-from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.runtime.device_path import GRAPHS, DevicePath
+from refinenet_edge.runtime.frame import DeviceImage, prepare
+from refinenet_edge.runtime.frame_path import Network, SharedSession
 from refinenet_edge.runtime.head import upsample_argmax
-from refinenet_edge.runtime.pipeline import DeviceSegmenter, fits_device
+from refinenet_edge.runtime.host_path import HostPath
 from refinenet_edge.runtime.segmenter import Segmenter
 from refinenet_edge.runtime.session import CheckedSession
 from refinenet_edge.runtime.tensorrt.session import TrtSession
@@ -44,12 +46,19 @@ def filled(target: np.ndarray, frame: np.ndarray) -> np.ndarray:
     return target
 
 
+def device_path(session: TrtSession, spec: FrameSpec) -> DevicePath:
+    return DevicePath(Network(SharedSession(session), spec, numbered(CLASSES), "a session"), session)
+
+
 class Running:
-    """A device segmenter and what it runs on."""
+    """A device path and what it runs on."""
 
     def __init__(self, gpu: Gpu, session: TrtSession, spec: FrameSpec) -> None:
         self.gpu, self.session, self.spec = gpu, session, spec
-        self.device = DeviceSegmenter(session, spec, CLASSES)
+        self.device = device_path(session, spec)
+
+    def labels(self, frame: Any, into: np.ndarray | None = None) -> np.ndarray:
+        return self.device.segment(frame, into).labels
 
     def launches(self) -> int:
         return self.gpu.calls.count("cudaGraphLaunch")
@@ -88,7 +97,7 @@ def test_labels_are_those_of_the_cpu(
 ) -> None:
     run = running(size, release, plan={"dtype": dtype, "channel_last": channel_last})
     for frame in (FRAME, FRAME[::-1], FRAME[:, ::-1]):
-        assert_labels(run.device.labels(frame), frame, run.spec, channel_last, dtype)
+        assert_labels(run.labels(frame), frame, run.spec, channel_last, dtype)
     assert run.launches() == (0 if release == "rtx" else 2)
     run.device.close()
     run.device.close()
@@ -113,11 +122,11 @@ class TestStreams:
         self, running: Callable[..., Running], provider: str, integrated: bool, order: Any, depth: int
     ) -> None:
         run = running(provider=provider, integrated=integrated, order=order)
-        run.device.labels(FRAME)
+        run.labels(FRAME)
         run.gpu.moved.clear()
         shot = frames(7)
-        for frame, labels in zip(shot, run.device.stream(shot, depth), strict=True):
-            assert np.array_equal(labels, expected(frame, run.spec))
+        for frame, mask in zip(shot, run.device.stream(shot, depth), strict=True):
+            assert np.array_equal(mask.labels, expected(frame, run.spec))
         assert run.gpu.moved == ({} if integrated else {"up": 7 * 61 * 47 * 3, "down": 7 * 61 * 47})
 
     def test_a_frame_in_our_memory_is_not_copied_on_the_host(
@@ -125,13 +134,13 @@ class TestStreams:
     ) -> None:
         run = running(provider=provider, integrated=integrated, order=order)
         ours = [run.device.new_frame((61, 47)) for _ in range(2)]
-        run.device.labels(np.zeros_like(FRAME))  # its tables are uploaded once
+        run.labels(np.zeros_like(FRAME))  # its tables are uploaded once
         run.gpu.moved.clear()
         for number, frame in enumerate(frames(6)):  # the later ones by a graph
             np.copyto(ours[number % 2], frame)
-            assert np.array_equal(run.device.labels(ours[number % 2]), expected(frame, run.spec))
-        for frame, labels in zip(frames(2), run.device.stream(map(filled, ours, frames(2)), 2), strict=True):
-            assert np.array_equal(labels, expected(frame, run.spec))
+            assert np.array_equal(run.labels(ours[number % 2]), expected(frame, run.spec))
+        for frame, mask in zip(frames(2), run.device.stream(map(filled, ours, frames(2)), 2), strict=True):
+            assert np.array_equal(mask.labels, expected(frame, run.spec))
         assert run.gpu.moved == ({} if integrated else {"up": 8 * 61 * 47 * 3, "down": 8 * 61 * 47})
         assert run.device._steps is not None
         staged = [slot.pixels.host for slot in run.device._steps._slots]
@@ -144,8 +153,8 @@ class TestStreams:
     ) -> None:
         run = running(provider=provider, integrated=integrated, order=order)
         shot = [*frames(3), *frames(2, height=40), *frames(3)]
-        for frame, labels in zip(shot, run.device.stream(shot, 3), strict=True):
-            assert np.array_equal(labels, expected(frame, run.spec))
+        for frame, mask in zip(shot, run.device.stream(shot, 3), strict=True):
+            assert np.array_equal(mask.labels, expected(frame, run.spec))
 
     def test_frames_between_the_streams(
         self, running: Callable[..., Running], provider: str, integrated: bool, order: Any
@@ -153,14 +162,14 @@ class TestStreams:
         run = running(provider=provider, integrated=integrated, order=order)
         shot = frames(5)
         stream = run.device.stream(shot, 2)
-        first = next(stream)
-        assert np.array_equal(run.device.labels(shot[4]), expected(shot[4], run.spec))
-        assert np.array_equal(run.device.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
-        second = next(stream)
+        first = next(stream).labels
+        assert np.array_equal(run.labels(shot[4]), expected(shot[4], run.spec))
+        assert np.array_equal(run.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
+        second = next(stream).labels
         stream.close()  # type: ignore[attr-defined]
         for labels, frame in ((first, shot[0]), (second, shot[1])):
             assert np.array_equal(labels, expected(frame, run.spec))
-        assert np.array_equal(run.device.labels(shot[2]), expected(shot[2], run.spec))
+        assert np.array_equal(run.labels(shot[2]), expected(shot[2], run.spec))
 
 
 def test_up_to_depth_frames_are_on_their_way(running: Callable[..., Running]) -> None:
@@ -191,10 +200,10 @@ def test_a_stream_that_is_closed_reads_no_frame_any_more(running: Callable[..., 
 
 def test_the_copies_have_streams_of_their_own(running: Callable[..., Running]) -> None:
     run = running()
-    run.device.labels(FRAME)
+    run.labels(FRAME)
     assert run.gpu.held()["streams"] == 3
     run = running(integrated=True)
-    run.device.labels(FRAME)
+    run.labels(FRAME)
     assert run.gpu.held()["streams"] == 1
 
 
@@ -207,40 +216,40 @@ def test_a_graph_is_for_one_place_of_the_frame(running: Callable[..., Running]) 
 
 def test_a_graph_is_for_one_size_and_for_the_shapes_it_saw(running: Callable[..., Running]) -> None:
     run = running()
-    run.device.labels(FRAME)
-    run.device.labels(FRAME)
-    run.device.labels(FRAME[:40])
+    run.labels(FRAME)
+    run.labels(FRAME)
+    run.labels(FRAME[:40])
     assert run.launches() == 1
     image = np.zeros((1, 8, 16, 16), np.float16)
     run.session.run({"image": image})  # somebody runs the session itself
     for _ in range(2):
-        assert np.array_equal(run.device.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
+        assert np.array_equal(run.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
     assert run.launches() == 2
-    assert np.array_equal(run.device.labels(FRAME), expected(FRAME, run.spec))
+    assert np.array_equal(run.labels(FRAME), expected(FRAME, run.spec))
 
 
 def test_timing_layers_leaves_the_shapes_to_be_set_again(running: Callable[..., Running]) -> None:
     run = running()
-    run.device.labels(FRAME[:40])
+    run.labels(FRAME[:40])
     run.session.run({"image": np.zeros((1, 8, 16, 16), np.float16)})
     run.session.layer_times({"image": np.zeros((1, 8, 40, 47), np.float16)})
-    assert np.array_equal(run.device.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
+    assert np.array_equal(run.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
 
 
 @pytest.mark.parametrize("integrated", [False, True], ids=["discrete", "integrated"])
 def test_labels_are_written_where_they_stay(running: Callable[..., Running], integrated: bool) -> None:
     run = running(integrated=integrated)
-    run.device.labels(FRAME)
+    run.labels(FRAME)
     run.gpu.moved.clear()  # what is uploaded once
     ours = [run.device.new_labels((61, 47)) for _ in range(2)]
     for frame, into in zip(frames(6), ours * 3, strict=True):
-        labels = run.device.labels(frame, into)
+        labels = run.labels(frame, into)
         assert labels is into and np.array_equal(into, expected(frame, run.spec))
     assert run.gpu.moved == ({} if integrated else {"up": 6 * 61 * 47 * 3, "down": 6 * 61 * 47})
     assert np.array_equal(ours[0], expected(frames(6)[4], run.spec))  # the next frame left it alone
     for wrong in (np.zeros((61, 47), np.uint8), ours[0][:40], run.device.new_labels((47, 61)), ours[0][:, ::-1]):
         with pytest.raises(InputError, match=r"memory of new_labels\(height, width\), of the frame's size"):
-            run.device.labels(FRAME, wrong)
+            run.labels(FRAME, wrong)
     run.device.close()
     assert run.gpu.held() == {"streams": 1, "device": 1}
 
@@ -249,24 +258,24 @@ def test_labels_are_written_where_they_stay(running: Callable[..., Running], int
 def test_stages_are_waited_for_and_give_the_same_labels(running: Callable[..., Running], integrated: bool) -> None:
     run = running(integrated=integrated)
     for frame in (FRAME, FRAME[::-1]):
-        labels, stages = run.device.staged(frame)
-        assert np.array_equal(labels, expected(frame, run.spec))
+        mask, stages = run.device.staged(frame)
+        assert np.array_equal(mask.labels, expected(frame, run.spec))
         assert list(stages) == ["upload", "prepare", "engine", "head", "download"]
         assert all(ms > 0 for ms in stages.values())
     assert run.launches() == 0  # step by step
     for _ in range(2):
-        assert np.array_equal(run.device.labels(FRAME), expected(FRAME, run.spec))
+        assert np.array_equal(run.labels(FRAME), expected(FRAME, run.spec))
     assert run.launches() == 1  # the graph is made as if nothing had been timed
 
 
 def test_activations_that_move_make_another_graph(running: Callable[..., Running]) -> None:
     run = running()
     for _ in range(2):
-        run.device.labels(FRAME[:40])
+        run.labels(FRAME[:40])
     with run.session.cuda.use():  # somebody with a larger engine on this stream
         run.session.cuda.scratch(4096 * 64)
     for _ in range(2):
-        assert np.array_equal(run.device.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
+        assert np.array_equal(run.labels(FRAME[:40]), expected(FRAME[:40], run.spec))
     assert run.gpu.held()["graphs"] == 2
 
 
@@ -276,28 +285,28 @@ def test_without_a_graph_each_step_is_launched(
 ) -> None:
     run = running(provider="pycuda" if refuses == "pycuda" else "cuda-bindings")
     run.gpu.fail(refuses)
-    with caplog.at_level("INFO", "refinenet_edge.runtime.pipeline"):
+    with caplog.at_level("INFO", "refinenet_edge.runtime.device_path"):
         for frame in frames(3):
-            assert np.array_equal(run.device.labels(frame), expected(frame, run.spec))
+            assert np.array_equal(run.labels(frame), expected(frame, run.spec))
     assert run.launches() == 0
     assert len([record for record in caplog.records if "no CUDA graph," in record.message]) == (refuses != "pycuda")
 
 
 def test_memory_is_kept_for_one_size(running: Callable[..., Running]) -> None:
     run = running((32, 32))
-    run.device.labels(FRAME)
+    run.labels(FRAME)
     before = set(run.gpu.blocks)
-    assert run.device.labels(FRAME).shape == (61, 47)
+    assert run.labels(FRAME).shape == (61, 47)
     assert set(run.gpu.blocks) == before
-    assert run.device.labels(FRAME[:40]).shape == (40, 47)
+    assert run.labels(FRAME[:40]).shape == (40, 47)
     assert len(run.gpu.blocks) == len(before)
 
 
 def test_labels_are_the_callers(running: Callable[..., Running]) -> None:
     run = running((32, 32))
-    first = run.device.labels(FRAME)
+    first = run.labels(FRAME)
     kept = first.copy()
-    run.device.labels(255 - FRAME)
+    run.labels(255 - FRAME)
     run.device.close()
     assert np.array_equal(first, kept)
 
@@ -305,8 +314,8 @@ def test_labels_are_the_callers(running: Callable[..., Running]) -> None:
 def test_a_size_outside_the_range_leaves_the_next_frame_alone(running: Callable[..., Running]) -> None:
     run = running()
     with pytest.raises(InputError, match="outside the engine's range: it takes 'image' of 1x8x8x8 to 1x8x64x64"):
-        run.device.labels(np.zeros((65, 47, 3), np.uint8))
-    assert np.array_equal(run.device.labels(FRAME), expected(FRAME, run.spec))
+        run.labels(np.zeros((65, 47, 3), np.uint8))
+    assert np.array_equal(run.labels(FRAME), expected(FRAME, run.spec))
 
 
 def test_a_closed_session_takes_no_frame(running: Callable[..., Running]) -> None:
@@ -336,10 +345,10 @@ def use(bundle: Bundle, backend: str) -> None:
     """Open, stream four frames, run the session, close."""
     shot = frames(4, height=16)
     with TrtSession.open(bundle, backend, allow_host_code=True) as session:
-        device = DeviceSegmenter(session, FrameSpec(None), CLASSES)
+        device = device_path(session, FrameSpec(None))
         try:
-            for frame, labels in zip(shot, device.stream(shot, 2), strict=True):
-                assert np.array_equal(labels, expected(frame, FrameSpec(None)))
+            for frame, mask in zip(shot, device.stream(shot, 2), strict=True):
+                assert np.array_equal(mask.labels, expected(frame, FrameSpec(None)))
             session.run({"image": np.zeros((1, 8, 16, 16), np.float16)})
         finally:
             device.close()
@@ -383,10 +392,72 @@ def test_whatever_call_fails_nothing_leaks_and_it_opens_again(
     assert not gpu.held()
 
 
-def test_cubic_interpolation_stays_on_the_cpu() -> None:
-    assert fits_device(FrameSpec((8, 8)))
-    assert not fits_device(FrameSpec((8, 8), resize=Cubic()))
-    assert not fits_device(FrameSpec((8, 8), upsample=Cubic()))
+@pytest.mark.parametrize(
+    ("spec", "plan"),
+    [
+        (FrameSpec((8, 8), resize=Cubic()), {}),
+        (FrameSpec((8, 8), upsample=Cubic()), {}),
+        (FrameSpec((8, 8)), {"channel_last": False, "channels": 8}),  # planes of zeros: no kernel writes them
+    ],
+)
+def test_what_the_kernels_do_not_do_is_done_on_the_cpu(
+    running: Callable[..., Running], spec: FrameSpec, plan: dict[str, Any]
+) -> None:
+    run = running((8, 8), plan=plan)
+    with Segmenter.from_session(run.session, spec, numbered(CLASSES)) as segmenter:
+        assert isinstance(segmenter._path, HostPath)
+        labels = segmenter.segment(FRAME).labels
+        image = prepare(FRAME, spec, "float16", 8)
+        logits = network(image, run.session.outputs[0].shape[1], CLASSES)[0, :CLASSES]
+        assert np.array_equal(labels, upsample_argmax(logits, (61, 47), spec.upsample))
+
+
+class TestGraphs:
+    """A graph is for one place; more places than are kept do not drop those in use."""
+
+    def frame_at(self, run: Running, address: int) -> DeviceImage:
+        run.gpu.view(address, FRAME.shape)[:] = FRAME
+        return DeviceImage(FRAME.shape, address, FRAME.shape[1] * 3, None, None)
+
+    def test_frames_on_their_way_keep_theirs_whatever_the_depth(self, running: Callable[..., Running]) -> None:
+        run = running()
+        depth = GRAPHS + 4
+        for frame, mask in zip(frames(3 * depth), run.device.stream(frames(3 * depth), depth), strict=True):
+            assert np.array_equal(mask.labels, expected(frame, run.spec))
+        assert run.gpu.held()["graphs"] == depth
+        assert run.gpu.calls.count("cudaGraphInstantiate") == depth
+        assert run.launches() == 3 * depth - 1
+
+    def test_a_place_that_never_comes_again_has_none(self, running: Callable[..., Running]) -> None:
+        run, known = running(), expected(FRAME, FrameSpec(None))
+        blocks = [run.gpu.allocate(FRAME.nbytes, "device") for _ in range(3 * GRAPHS)]
+        ring = [self.frame_at(run, block) for block in blocks[:4]]
+        fresh = [self.frame_at(run, block) for block in blocks[4:]]
+        for number in range(3):  # a ring of buffers: in the second round it has its graphs
+            for frame in ring:
+                assert np.array_equal(run.labels(frame), known)
+            assert run.gpu.held().get("graphs", 0) == (4 if number else 0)
+        for frame, again in zip(fresh, ring * 5, strict=True):
+            assert np.array_equal(run.labels(frame), known)
+            assert np.array_equal(run.labels(again), known)
+        assert run.gpu.calls.count("cudaGraphInstantiate") == 4
+        for block in blocks:
+            run.gpu.free(block, "device")
+
+    def test_the_one_that_was_not_used_longest_makes_room(self, running: Callable[..., Running]) -> None:
+        run = running()
+        blocks = [run.gpu.allocate(FRAME.nbytes, "device") for _ in range(GRAPHS + 1)]
+        places = [self.frame_at(run, block) for block in blocks]
+        for frame in [*places[:GRAPHS], *places[:GRAPHS], places[0], *[places[GRAPHS]] * 2]:
+            run.labels(frame)
+        made = run.gpu.calls.count("cudaGraphInstantiate")
+        assert (made, run.gpu.held()["graphs"]) == (GRAPHS + 1, GRAPHS)
+        run.labels(places[0])
+        assert run.gpu.calls.count("cudaGraphInstantiate") == made
+        run.labels(places[1])
+        assert run.gpu.calls.count("cudaGraphInstantiate") == made + 1
+        for block in blocks:
+            run.gpu.free(block, "device")
 
 
 class PaddedSession(CheckedSession):

@@ -1,4 +1,4 @@
-"""Frame -> labels without leaving the GPU: upload, frame kernel, engine, head kernel, download.
+"""Frame -> mask without leaving the GPU: upload, frame kernel, engine, head kernel, download.
 
 On an integrated GPU (Jetson) frames and labels lie in mapped memory: nothing is uploaded or downloaded, a frame in
 memory of `new_frame` is read where it is, and labels are written into memory of `new_labels` and stay there. On a
@@ -22,46 +22,51 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from refinenet_edge.errors import CudaError, InputError, RefineNetEdgeError
-from refinenet_edge.records import Bilinear, Frame, FrameSpec, LabelMap, Size
+from refinenet_edge.records import Bilinear, Frame, FrameSpec, LabelMap, Mask, Size
 from refinenet_edge.runtime.cuda import Buffer, Cuda, Scope
 from refinenet_edge.runtime.frame import DeviceImage
+from refinenet_edge.runtime.frame_path import Network
 from refinenet_edge.runtime.kernels.device import DeviceFrame, DeviceHead
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 
-GRAPHS = 8  # kept: a camera's ring of buffers is a few addresses
+GRAPHS = 8  # kept beside those of our own memory: another library's ring of buffers is a few addresses
 
 logger = logging.getLogger(__name__)
 
-
-def fits_device(spec: FrameSpec) -> bool:
-    """Whether the kernels do what `spec` asks: they interpolate bilinearly."""
-    return isinstance(spec.resize, Bilinear) and isinstance(spec.upsample, Bilinear)
+Key = tuple[int, ...]  # of a graph: the addresses and the pitch that it was captured with
 
 
-class DeviceSegmenter:
-    """`session` between the kernels, for `classes` classes; what a size of frame needs is kept until the next size.
+def fits_device(network: Network, session: TrtSession) -> bool:
+    """Whether the kernels do what is asked: they interpolate bilinearly, and pad channels that lie last."""
+    spec = network.frame_spec
+    padded = network.channels > 3 and session.inputs[0].name not in session.channel_last
+    return isinstance(spec.resize, Bilinear) and isinstance(spec.upsample, Bilinear) and not padded
 
-    Frames are HxWx3 BGR uint8 arrays or `DeviceImage`s. Both methods raise `InputError` for a size outside the engine's
+
+class DevicePath:
+    """`FramePath` on the GPU: the `session` of `network` between the kernels.
+
+    What a size of frame needs is kept until the next size. A frame raises `InputError` for a size outside the engine's
     range, `MissingExtra` without a compiler for the kernels, `CudaError` when the GPU refuses; the next frame starts
     afresh.
     """
 
-    def __init__(self, session: TrtSession, spec: FrameSpec, classes: int) -> None:
-        self._session, self._spec, self._classes = session, spec, classes
+    def __init__(self, network: Network, session: TrtSession) -> None:
+        self._network, self._session = network, session
         self._steps: _Steps | None = None
         self._own: Scope | None = None  # of the memory for frames and labels
         self._places: dict[int, int] = {}  # a frame's address on the host -> on the device
         self._results: dict[int, Buffer] = {}  # by the labels' address on the host
 
     def new_frame(self, size: Size) -> Frame:
-        """Page-locked memory for frames of `size` (height, width); it ends with `close`."""
+        """`FramePath.new_frame`: page-locked memory."""
         self._session.check_open()
         cuda = self._session.cuda
         with cuda.use():
@@ -71,7 +76,7 @@ class DeviceSegmenter:
         return pixels.reshape(*size, 3)
 
     def new_labels(self, size: Size) -> LabelMap:
-        """Page-locked memory for label maps of `size` (height, width); it ends with `close`."""
+        """`FramePath.new_labels`: page-locked memory."""
         self._session.check_open()
         cuda = self._session.cuda
         with cuda.use():
@@ -80,25 +85,25 @@ class DeviceSegmenter:
         self._results[result.host.ctypes.data] = result
         return result.host[: size[0] * size[1]].reshape(size)
 
-    def labels(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> LabelMap:
-        """The label map of `frame`, a new HxW array, or `into`, which is memory of `new_labels`."""
+    def segment(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> Mask:
+        """`FramePath.segment`."""
         result = None if into is None else self._results.get(into.ctypes.data)
         if into is not None and (result is None or into.shape != frame.shape[:2] or not into.flags.c_contiguous):
             raise InputError("labels are written into memory of new_labels(height, width), of the frame's size")
         with self._session.cuda.use():
-            copied = self._queue(frame, result=result).labels()
-        return copied if into is None else into
+            labels = self._queue(frame, result=result).labels()
+        return self._mask(labels if into is None else into)
 
-    def staged(self, frame: Frame | DeviceImage) -> tuple[LabelMap, dict[str, float]]:
-        """`labels`, and the ms of each stage: each is launched by itself and waited for."""
+    def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
+        """`FramePath.staged`: each stage is launched by itself and waited for."""
         with self._session.cuda.use():
             job = self._queue(frame, clock := _Clock(self._session.cuda))
             labels = job.labels()
             clock.done("download")
-        return labels, clock.ms
+        return self._mask(labels), clock.ms
 
-    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[LabelMap]:
-        """The label maps of `frames`, in order; up to `depth` frames are on their way at once."""
+    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[Mask]:
+        """`FramePath.stream`: copies and computation of several frames overlap."""
         cuda = self._session.cuda
         waiting: deque[_Job] = deque()
         try:
@@ -107,22 +112,27 @@ class DeviceSegmenter:
                     waiting.append(self._queue(frame))
                     done = waiting.popleft().labels() if len(waiting) == depth else None
                 if done is not None:
-                    yield done
+                    yield self._mask(done)
             while waiting:
                 with cuda.use():
                     done = waiting.popleft().labels()
-                yield done
+                yield self._mask(done)
         finally:
             # nobody takes their labels, but the frames must not be read any more
             cuda.finish(lambda: _finish(waiting))
 
+    def _mask(self, labels: LabelMap) -> Mask:
+        return Mask(labels, self._network.labels)
+
     def _queue(self, frame: Frame | DeviceImage, clock: _Clock | None = None, result: Buffer | None = None) -> _Job:
         self._session.check_open()
+        self._network.check_classes(self._session.outputs[0].shape[1])
         size = (frame.shape[0], frame.shape[1])
         try:
             if self._steps is None or self._steps.size != size:
                 self._drop()
-                self._steps = _Steps(self._session, self._spec, self._classes, size)
+                classes = len(self._network.labels.names)
+                self._steps = _Steps(self._session, self._network.frame_spec, classes, size)
             return self._steps.queue(frame, self._place(frame), clock, result)
         except BaseException:
             self._drop()
@@ -140,7 +150,7 @@ class DeviceSegmenter:
             steps.close()
 
     def close(self) -> None:
-        """Give back the device memory; a second call does nothing. Frames on their way are finished first."""
+        """`FramePath.close`. Frames on their way are finished first."""
         self._session.cuda.finish(self._give_back)
 
     def _give_back(self) -> None:
@@ -218,7 +228,9 @@ class _Steps:
         self.cuda = session.cuda
         self._session = session
         self._scope = self.cuda.scope()
-        self._graphs: dict[tuple[int, ...], tuple[Any, Scope]] = {}
+        self._graphs: OrderedDict[Key, tuple[Any, Scope]] = OrderedDict()  # the last used is the last
+        self._seen: deque[Key] = deque(maxlen=4 * GRAPHS)
+        self._own: set[int] = set()  # addresses that frames come to again: those of our own memory
         self._slots: list[_Slot] = []
         self._jobs: list[_Job] = []
         self._upload = self._download = self.cuda.stream
@@ -265,8 +277,10 @@ class _Steps:
             place, pitch = frame.address, frame.pitch
         elif mapped is not None and self.cuda.integrated:
             place, pitch = mapped, frame.shape[1] * 3
+            self._own.add(place)
         else:
             place, pitch = slot.pixels.address, frame.shape[1] * 3
+            self._own.add(place)
             if mapped is not None:
                 provider.upload(place, frame, self._upload)
             else:
@@ -308,19 +322,21 @@ class _Steps:
         if clock is not None:
             steps()
             return
-        if key not in self._graphs and self._ran and self._captures:
+        if key not in self._graphs and self._ran and self._captures and (place in self._own or key in self._seen):
             self._capture(key, steps)  # only now: TensorRT wants to have run once with these shapes
         if key in self._graphs:
             graphs = self.cuda.provider.graphs
             assert graphs is not None  # it was captured
+            self._graphs.move_to_end(key)
             graphs.launch(self._graphs[key][0], self.cuda.stream)
         else:
             steps()
             self._ran = True
+            self._seen.append(key)
 
-    def _capture(self, key: tuple[int, ...], steps: Any) -> None:
-        if len(self._graphs) == GRAPHS:
-            self._forget_graphs()
+    def _capture(self, key: Key, steps: Callable[[], None]) -> None:
+        while len(self._graphs) >= GRAPHS + len(self._own):
+            self._graphs.popitem(last=False)[1][1].close()
         scope = self.cuda.scope()
         try:
             self._graphs[key] = (scope.graph(steps), scope)

@@ -1,0 +1,92 @@
+"""From a frame to its mask: what a `Segmenter` asks of its path, on the host or on the device, and what both know."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.records import Frame, FrameSpec, LabelMap, Labels, Mask, Profile, Size
+from refinenet_edge.runtime.frame import DeviceImage
+from refinenet_edge.runtime.session import Session
+
+
+class SharedSession:
+    """A session that several segmenters take turns with, by its `lock`; it closes with the last of them."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.users, self.lock = session, 1, threading.RLock()
+
+    def leave(self) -> None:
+        """The end of one use."""
+        self.users -= 1
+        if not self.users:
+            self.session.close()
+
+
+@dataclass(frozen=True)
+class Network:
+    """A session, how frames go in and logits come out, and the range of frames; `origin` is its name in errors."""
+
+    shared: SharedSession
+    frame_spec: FrameSpec
+    labels: Labels
+    origin: str
+    profile: Profile | None = None
+
+    @property
+    def session(self) -> Session:
+        """What runs the network."""
+        return self.shared.session
+
+    @property
+    def channels(self) -> int:
+        """What the network takes: 3, or more where it is padded for channel-last engines; then its logits are, too."""
+        channels = self.session.inputs[0].shape[1]
+        return channels if isinstance(channels, int) and channels > 3 else 3
+
+    def check_range(self, frame: Frame | DeviceImage) -> None:
+        """Raise `InputError` for a frame outside a dynamic engine's range."""
+        profile = self.profile
+        if self.frame_spec.size is not None or profile is None:
+            return
+        sides = zip(profile.min, frame.shape[:2], profile.max, strict=True)
+        if not all(low <= side <= high for low, side, high in sides):
+            raise InputError(
+                f"the frame is {frame.shape[1]}x{frame.shape[0]} pixels (width x height), this engine takes "
+                f"{profile.min[1]}x{profile.min[0]} to {profile.max[1]}x{profile.max[0]}: "
+                "resize the frame, or build again with a wider range"
+            )
+
+    def check_classes(self, classes: int | str) -> None:
+        """Raise `BundleError` unless logits of so many `classes` fit the labels."""
+        expected = len(self.labels.names)
+        if classes != expected and not (self.channels > 3 and isinstance(classes, int) and classes > expected):
+            raise BundleError(
+                f"{self.origin}: the network has {classes} classes, labels {self.labels.name!r} has {expected}; "
+                f"build it again with --labels for {classes} classes"
+            )
+
+
+class FramePath(Protocol):
+    """One way from frames to masks. Frames are HxWx3 BGR uint8 arrays, checked, or `DeviceImage`s."""
+
+    def segment(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> Mask:
+        """The mask of `frame`, at its size; its labels are `into`, memory of `new_labels`, or a new array."""
+
+    def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
+        """`segment`, and the ms of each stage, in order."""
+
+    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[Mask]:
+        """The masks of `frames`, in order; up to `depth` frames are on their way at once."""
+
+    def new_frame(self, size: Size) -> Frame:
+        """Memory for frames of `size` (height, width); it ends with `close`."""
+
+    def new_labels(self, size: Size) -> LabelMap:
+        """Memory for label maps of `size` (height, width); it ends with `close`."""
+
+    def close(self) -> None:
+        """Give back what the path holds, not the session; a second call does nothing."""

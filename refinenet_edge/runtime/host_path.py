@@ -1,0 +1,87 @@
+"""Frame -> mask with arrays on the host: OpenCV prepares, any session runs, the head in C++ or numpy makes labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.records import Frame, LabelMap, Mask, Size
+from refinenet_edge.runtime.frame import DeviceImage, prepare
+from refinenet_edge.runtime.frame_path import Network
+from refinenet_edge.runtime.head import labels_of
+
+
+class HostPath:
+    """`FramePath` on the host; it holds nothing."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def segment(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> Mask:
+        """`FramePath.segment`. Raises `InputError` for a frame on the GPU."""
+        mask = self.mask(self.logits(self.image(frame)), (frame.shape[0], frame.shape[1]))
+        if into is None:
+            return mask
+        if into.shape != mask.labels.shape or into.dtype != np.uint8:
+            raise InputError("labels are written into memory of new_labels(height, width), of the frame's size")
+        np.copyto(into, mask.labels)
+        return Mask(into, mask.classes)
+
+    def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
+        """`FramePath.staged`: prepare, engine, head."""
+        times = [time.perf_counter()]
+        image = self.image(frame)
+        times.append(time.perf_counter())
+        logits = self.logits(image)
+        times.append(time.perf_counter())
+        mask = self.mask(logits, (frame.shape[0], frame.shape[1]))
+        times.append(time.perf_counter())
+        stages = zip(("prepare", "engine", "head"), times, times[1:], strict=False)
+        return mask, {stage: 1000 * (end - start) for stage, start, end in stages}
+
+    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[Mask]:
+        """`FramePath.stream`: one frame after the other, in turn with whoever shares the session."""
+        for frame in frames:
+            with self._network.shared.lock:
+                mask = self.segment(frame)
+            yield mask
+
+    def new_frame(self, size: Size) -> Frame:
+        """`FramePath.new_frame`."""
+        return np.zeros((*size, 3), np.uint8)
+
+    def new_labels(self, size: Size) -> LabelMap:
+        """`FramePath.new_labels`."""
+        return np.zeros(size, np.uint8)
+
+    def close(self) -> None:
+        """`FramePath.close`."""
+
+    def image(self, frame: Frame | DeviceImage) -> npt.NDArray[Any]:
+        """What the network is fed for `frame`: 1xCxhxw."""
+        network = self._network
+        if isinstance(frame, DeviceImage):
+            raise InputError(f"this frame is on the GPU, {network.session.name} takes numpy arrays: download it first")
+        return prepare(frame, network.frame_spec, network.session.inputs[0].dtype, network.channels)
+
+    def logits(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What the network makes of `image`, without padding: 1xCxhxw, memory that the next frame may overwrite."""
+        session = self._network.session
+        logits = session.run({session.inputs[0].name: image})[session.outputs[0].name]
+        padded = self._network.channels > 3 and logits.ndim == 4
+        return logits[:, : len(self._network.labels.names)] if padded else logits
+
+    def mask(self, logits: npt.NDArray[Any], size: Size) -> Mask:
+        """The labels of `logits` at the frame's `size` (height, width)."""
+        network = self._network
+        if logits.ndim == 4:
+            network.check_classes(logits.shape[1])
+        try:
+            return Mask(labels_of(logits, size, network.frame_spec.upsample), network.labels)
+        except BundleError as exc:
+            raise BundleError(f"{network.origin}: {exc}") from exc
