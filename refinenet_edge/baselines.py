@@ -55,6 +55,11 @@ class Baseline:
     checkpoint: Path | None
     device: Literal["cpu", "cuda"]
 
+    @property
+    def on_gpu(self) -> bool:
+        """`Entry.on_gpu`."""
+        return self.device == "cuda"
+
     @contextmanager
     def open(self, case: Case) -> Iterator[Runner]:
         """`Entry.open`."""
@@ -75,6 +80,7 @@ class OnnxBaseline:
     subject: Subject
     path: Path
     frame: FrameSpec
+    on_gpu = False
 
     @contextmanager
     def open(self, case: Case) -> Iterator[Runner]:

@@ -33,6 +33,10 @@ class Entry(Protocol):
     def subject(self) -> Subject:
         """What it is."""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU runs it."""
+
     def open(self, case: Case) -> AbstractContextManager[Runner]:
         """Load what `case` needs. Raises `RefineNetEdgeError` for what cannot be had here."""
 
@@ -48,7 +52,7 @@ class BundleEntry:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a GPU runs it."""
+        """`Entry.on_gpu`."""
         return self.subject.backend in MODULES
 
     @contextmanager

@@ -13,17 +13,14 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import refinenet_edge
 from refinenet_edge import jetson
 from refinenet_edge.bench.record import Machine
 from refinenet_edge.files import read_text
 from refinenet_edge.sensors import Gpu
-
-T = TypeVar("T")
 
 # what may compute, and the distributions that bring it
 PACKAGES = {
@@ -107,20 +104,13 @@ def _power_mode(root: Path, board: jetson.Board | None) -> str | None:
 
 def _driver(bus_id: str) -> tuple[str | None, str | None]:
     """The driver's version, and the power limit that it keeps, which is a part of the power mode."""
-    try:
-        gpu = Gpu(bus_id)
-    except OSError:
-        return None, None
-    with contextlib.closing(gpu):
-        limit = _or_none(gpu.limit)
-        return _or_none(gpu.driver), None if limit is None else f"GPU limited to {limit:.0f} W"
-
-
-def _or_none(ask: Callable[[], T]) -> T | None:
-    try:
-        return ask()
-    except OSError:
-        return None
+    driver = limit = None
+    with contextlib.suppress(OSError), contextlib.closing(Gpu(bus_id)) as gpu:
+        with contextlib.suppress(OSError):
+            driver = gpu.driver()
+        with contextlib.suppress(OSError):
+            limit = f"GPU limited to {gpu.limit():.0f} W"
+    return driver, limit
 
 
 def _versions(board: jetson.Board | None, driver: str | None) -> Iterator[tuple[str, str]]:
@@ -138,10 +128,8 @@ def _versions(board: jetson.Board | None, driver: str | None) -> Iterator[tuple[
 
 def _version(package: str, distributions: tuple[str, ...]) -> str | None:
     for distribution in distributions:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     # JetPack's OpenCV is no distribution
     loaded = getattr(sys.modules.get(package), "__version__", None)
     return str(loaded) if loaded else None

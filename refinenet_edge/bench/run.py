@@ -90,7 +90,7 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
             starts.append(measure_start(entry, Case(options.cases[0].size), frames))
         with _noted(f"power of {name}", notes):
             step(f"run {name} alone")
-            gpu = gpu_bus_id() if _on_gpu(entry) else None
+            gpu = gpu_bus_id() if entry.on_gpu else None
             power.append(measure_power(entry, Case(options.cases[0].size), frames, gpu, notes))
         if isinstance(entry, BundleEntry):
             if options.source is not None:
@@ -103,7 +103,7 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
         started=started,
         command=command,
         commit=commit(Path(__file__).parent),
-        machine=describe(device=gpu_name(), gpu=gpu_bus_id()) if any(map(_on_gpu, entries)) else describe(),
+        machine=describe(device=gpu_name(), gpu=gpu_bus_id()) if any(entry.on_gpu for entry in entries) else describe(),
         rule=RULE if options.rounds is None else f"{WARM_UPS} warm-ups, then {options.rounds} rounds",
         frames=f"{options.frames}, {len(frames)} different ones in turn",
         subjects=subjects,
@@ -214,10 +214,6 @@ def _judged(entry: Entry, judge: DataSet | None, step: Step) -> Subject:
         return replace(entry.subject, miou=evaluate(segmenter, judge).miou, judge=judge.name)
 
 
-def _on_gpu(entry: Entry) -> bool:
-    return isinstance(entry, BundleEntry) and entry.on_gpu
-
-
 def _layers(entry: BundleEntry, frame: Frame) -> list[Layer]:
     """Its layers, the most expensive first."""
     with entry.segmenter() as segmenter:
@@ -229,7 +225,7 @@ def _layers(entry: BundleEntry, frame: Frame) -> list[Layer]:
 
 @contextmanager
 def _noted(what: str, notes: list[str]) -> Iterator[None]:
-    """What cannot be had is said, and the rest goes on."""
+    """Notes why the block failed; the rest goes on."""
     try:
         yield
     except RefineNetEdgeError as exc:

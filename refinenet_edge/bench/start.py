@@ -1,4 +1,4 @@
-"""How an entry starts: a process of its own loads it and runs a few frames; its memory is nobody else's."""
+"""How an entry starts: loading, first frame and memory, in a process of its own."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ def measure_start(entry: Entry, case: Case, frames: Sequence[Frame]) -> Start:
     process.start()
     there.close()
     try:
-        said = here.recv()
+        outcome = here.recv()
     except EOFError:
         process.join()
-        said = f"its process ended with {process.exitcode}"
+        outcome = f"its process ended with {process.exitcode}"
     finally:
         process.join()
         here.close()
-    if isinstance(said, str):
-        raise RefineNetEdgeError(f"{entry.subject.name} cannot be started by itself: {said}")
-    load, first, process_bytes, device_bytes = said
-    return Start(entry.subject.name, load, first, process_bytes, device_bytes)
+    if isinstance(outcome, Start):
+        return outcome
+    raise RefineNetEdgeError(f"{entry.subject.name} cannot be started by itself: {outcome}")
 
 
 def _start(connection: Connection, entry: Entry, case: Case, frames: Sequence[Frame]) -> None:
@@ -51,8 +50,9 @@ def _start(connection: Connection, entry: Entry, case: Case, frames: Sequence[Fr
                 run([frames[index % len(frames)]])
             device = _device_memory()
             grown = device - used if used is not None and device is not None else None
-            connection.send((1000 * (loaded - started), 1000 * (first - loaded), peak_memory(), grown))
-    except Exception as exc:  # whatever it is, the other side says it
+            load_ms, first_ms = 1000 * (loaded - started), 1000 * (first - loaded)
+            connection.send(Start(entry.subject.name, load_ms, first_ms, peak_memory(), grown))
+    except Exception as exc:  # whatever it is, the other side raises it
         connection.send(f"{type(exc).__name__}: {exc}")
 
 

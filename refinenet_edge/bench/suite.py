@@ -29,7 +29,7 @@ from refinenet_edge.records import Recipe, Size, from_json
 
 @dataclass(frozen=True)
 class Scope:
-    """What is measured, beside which baselines; what is empty or None is not said."""
+    """What is measured, beside which baselines; empty or None: not given."""
 
     against: tuple[str, ...] = ()
     sizes: tuple[Size, ...] = ()
@@ -44,7 +44,7 @@ class Scope:
         return Scope(**{**merged, "against": self.against + other.against})
 
     def cases(self, usual: Size) -> tuple[Case, ...]:
-        """Every size with every batch and number of streams; `usual` is the size where none is said."""
+        """Every size with every batch and number of streams; `usual` is the size where none is given."""
         points = itertools.product(self.sizes or (usual,), self.batches or (1,), self.streams or (1,))
         return tuple(Case(*point) for point in points)
 

@@ -78,8 +78,8 @@ def bench_run(
     with progress_bar() as bar:
         task = bar.add_task("start", total=None)
 
-        def step(said: str) -> None:
-            bar.update(task, description=said)
+        def step(name: str) -> None:
+            bar.update(task, description=name)
 
         if len(what) == 1 and what[0].endswith(".toml"):
             suite = bench.read_suite(Path(what[0]), Path("build", "suites", Path(what[0]).stem))
@@ -181,7 +181,7 @@ def _built_again(recipe: Recipe, step: Callable[[str], None]) -> str:
     """The folder of a suite's bundle, built anew: a result is of the toolkit that measures it."""
     with heavy(EXPORT):
         from refinenet_edge.build import build as build_bundle
-    return str(build_bundle(recipe, lambda said: step(f"{Path(recipe.output).name}: {said}")).path)
+    return str(build_bundle(recipe, lambda stage: step(f"{Path(recipe.output).name}: {stage}")).path)
 
 
 def _timings(run: BenchmarkRun, case: Case) -> Table:

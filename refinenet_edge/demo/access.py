@@ -63,7 +63,7 @@ class Guard:
         await (answer or self._app)(scope, receive, with_headers)
 
     def _answer(self, request: Request) -> Response | None:
-        """What is said instead of the app's answer."""
+        """What is answered in the app's place; None: the app answers."""
         if not self._is_ours(request.headers.get("host", "")):
             return PlainTextResponse("this is not the host it was started for\n", 421)
         if self._token is not None:

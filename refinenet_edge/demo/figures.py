@@ -71,7 +71,7 @@ class ClassShare:
 
 @dataclass(frozen=True)
 class Figures:
-    """What is said beside the picture. None: not known here."""
+    """What is shown beside the picture. None: not known here."""
 
     state: str  # opening, live, paused, no signal
     message: str
@@ -105,12 +105,12 @@ class Statistics:
     """Counts what is shown. Another source begins anew, and another model except for its drops; totals are of all."""
 
     def __init__(self) -> None:
-        self.frames = self._earlier_drops = self._drops = 0
+        self.frames = self.drops = 0  # of all sources
         self.begin_source()
 
     def begin_source(self) -> None:
         """What comes now is of another source."""
-        self._earlier_drops, self._drops = self.drops, 0
+        self._earlier_drops = self.drops
         self.source_frames = 0
         self._age_ms = 0.0
         self._begin_model(None)
@@ -122,14 +122,9 @@ class Statistics:
         self._times: deque[float] = deque()
         self._stages: dict[str, deque[float]] = {}
 
-    @property
-    def drops(self) -> int:
-        """Live frames that were replaced unseen."""
-        return self._earlier_drops + self._drops
-
     def add(self, result: SegmentedFrame, source: LiveSource, model: int) -> None:
         """Count a frame of `source` that `model`, an index, segmented."""
-        self._drops = result.drops
+        self.drops = self._earlier_drops + result.drops
         if model != self._model:
             self._begin_model(model)
         self.frames += 1
@@ -183,7 +178,5 @@ class Statistics:
     def classes(self, labels: Labels) -> tuple[ClassShare, ...]:
         """Of each class its share; 0 where frames of other classes were counted."""
         shares = self._shares if len(self._shares) == len(labels.names) else np.zeros(len(labels.names))
-        return tuple(
-            ClassShare(name, colour, float(share))
-            for name, colour, share in zip(labels.names, labels.palette, shares, strict=True)
-        )
+        rows = zip(labels.names, labels.palette, map(float, shares), strict=True)
+        return tuple(ClassShare(*row) for row in rows)

@@ -193,6 +193,8 @@ class Show:
     def _show(self, result: SegmentedFrame) -> None:
         statistics, controls = self._statistics, self.controls
         started = time.monotonic()
+        if not result.signal:
+            statistics.no_signal(1000 * (started - result.captured))
         if self._figures is None or started - self._figures_at >= FIGURES_PERIOD:
             self._figures_at = started
             state = "paused" if controls.paused else "live" if result.signal else "no signal"
@@ -208,11 +210,9 @@ class Show:
         for view in self.views:
             view.show(picture, figures)
         done = time.monotonic()
-        age_ms = 1000 * (done - result.captured)
-        if not result.signal:
-            statistics.no_signal(age_ms)
-        elif not controls.paused:
-            statistics.shown(done, age_ms, {"draw": 1000 * (drawn - started), "encode": 1000 * (done - drawn)})
+        if result.signal and not controls.paused:
+            took = {"draw": 1000 * (drawn - started), "encode": 1000 * (done - drawn)}
+            statistics.shown(done, 1000 * (done - result.captured), took)
 
     def _take_figures(self, state: str) -> Figures:
         controls, statistics = self.controls, self._statistics

@@ -28,7 +28,7 @@ from refinenet_edge.records import Frame, Mask
 REPEAT_PERIOD = 0.5  # seconds between repeated results while there is no signal
 FRAME_TIMEOUT = 2.0  # seconds that a live source may take for a frame
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0  # seconds before a lost source is opened again; each wait doubles
-LEAVE = 1.0  # seconds that a thread gets to end: one that hangs in a driver is left behind
+JOIN_TIMEOUT = 1.0  # seconds that a thread gets to end: one that hangs in a driver is left behind
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def live(source: LiveSource, segmenter: Segments) -> Generator[SegmentedFrame, N
         frames.end()
         results.end()
         reader.stop.set()
-        reader.join(LEAVE)
+        reader.join(JOIN_TIMEOUT)
         # the segmenter is the caller's to close afterwards, so its frame has to be finished
         inference.join()
 

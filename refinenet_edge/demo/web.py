@@ -51,8 +51,8 @@ WIDEST = 1280  # pixels: larger pictures are sent smaller
 QUALITY = 80  # of the JPEG
 BUFFER = 256 * 1024  # bytes on their way to a viewer: a few pictures
 SNAPSHOT_WAIT = 5.0  # seconds
-PATIENCE = 0.3  # seconds that viewers get to read what is on its way, in the end
-LEAVE = 2.0  # seconds that the server gets to end
+CLOSE_TIMEOUT = 0.3  # seconds that viewers get to read what is on its way, in the end
+SERVER_TIMEOUT = 2.0  # seconds that the server gets to start, and to end
 BOUNDARY = b"--picture\r\n"
 
 
@@ -97,7 +97,7 @@ class Web:
     def start(self) -> None:
         """Serve until `close`, in a thread of its own."""
         self._thread.start()
-        self._ready.wait(LEAVE)
+        self._ready.wait(SERVER_TIMEOUT)
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -123,7 +123,7 @@ class Web:
         self._call(self._finish)
         self._server.should_exit = True
         if self._loop is not None:
-            self._thread.join(LEAVE)
+            self._thread.join(SERVER_TIMEOUT)
         self._socket.close()
 
     def _call(self, function: Callable[[], None]) -> None:
@@ -143,7 +143,7 @@ class Web:
     def _finish(self) -> None:
         self._closed = True
         self._wake()
-        asyncio.get_running_loop().call_later(PATIENCE, self._cut_off)
+        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._cut_off)
 
     def _cut_off(self) -> None:
         """End the connections whose viewers do not read what is on its way."""

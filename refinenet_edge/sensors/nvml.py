@@ -1,6 +1,6 @@
 """What the NVIDIA driver says of one GPU while it computes, over its management library (package nvidia-ml-py).
 
-Nothing of this is said of a Jetson's GPU, where NVML is there but answers "Not Supported".
+Not of a Jetson's GPU: there NVML answers "Not Supported".
 """
 
 from __future__ import annotations

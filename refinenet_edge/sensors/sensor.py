@@ -1,4 +1,4 @@
-"""One sensor: how it is read, what it gave, and what it could not say."""
+"""One sensor: how it is read, what it gave, and why it gave nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Sensor:
             self.why = self.why or _why(exc)
 
     def note(self) -> str | None:
-        """What it could not say, and why; None: it said everything."""
+        """How often it could not be read, and why; None: it always could."""
         if not self.missed:
             return None
         missing = f"missing {self.missed} of {self.missed + len(self.samples)} times" if self.samples else "absent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,13 +13,14 @@ import pytest
 
 from refinenet_edge import bench
 from refinenet_edge.bench.entry import Runner
-from refinenet_edge.bench.record import Subject
+from refinenet_edge.bench.record import Start, Subject
 from refinenet_edge.bench.start import measure_start
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.records import Frame
 from refinenet_edge.runtime import Segmenter
 
 SMALL = bench.Case((64, 96))
+run_module = importlib.import_module("refinenet_edge.bench.run")  # bench.run is its function
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Made:
     stages: tuple[tuple[str, float], ...] = (("prepare", 1.0), ("engine", 8.0), ("head", 1.0))
     fails: bool = False
     breaks: bool = False
+    on_gpu: bool = False
 
     @property
     def subject(self) -> Subject:
@@ -142,3 +145,14 @@ def test_an_entry_that_ends_its_process_is_an_error() -> None:
         measure_start(Made("ours", breaks=True), SMALL, [np.zeros((64, 96, 3), np.uint8)])
     with pytest.raises(RefineNetEdgeError, match="MissingExtra: no batches here"):
         measure_start(Made("ours", fails=True), bench.Case((64, 96), 2), [np.zeros((64, 96, 3), np.uint8)])
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_the_gpus_sensors_are_read_for_what_runs_there(monkeypatch: pytest.MonkeyPatch, on_gpu: bool) -> None:
+    asked: list[str | None] = []
+    monkeypatch.setattr(run_module, "gpu_bus_id", lambda: "0000:65:00.0")
+    monkeypatch.setattr(run_module, "gpu_name", lambda: "a GPU")
+    monkeypatch.setattr(run_module, "measure_power", lambda *given: asked.append(given[3]))
+    monkeypatch.setattr(run_module, "measure_start", lambda *_: Start("torch", 1.0, 1.0, None, None))
+    run = bench.run([Made("torch", on_gpu=on_gpu)], bench.Options((SMALL,), rounds=2), "")
+    assert asked == ["0000:65:00.0" if on_gpu else None] and (run.machine.device == "a GPU") == on_gpu
