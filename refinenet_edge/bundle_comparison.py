@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from refinenet_edge.frames.images import read_image
+from refinenet_edge.records import relative_error
 from refinenet_edge.runtime import Segmenter
 
 
@@ -21,14 +18,6 @@ class Difference:
     image: str
     relative_error: float | None
     label_agreement: float
-
-
-def relative_error(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> float:
-    """Max |actual - expected| / max |expected|; inf where `actual` has another shape or is not finite."""
-    expected, actual = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return float("inf")
-    return float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-30))
 
 
 def compare_bundles(first: Segmenter, second: Segmenter, paths: Iterable[Path]) -> Iterator[Difference]:

@@ -13,10 +13,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from refinenet_edge.bundle_comparison import relative_error
 from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion.rewrite import Rewrite
-from refinenet_edge.records import Parity
+from refinenet_edge.records import Parity, relative_error
 from refinenet_edge.trace import first_line, to_bytes
 
 BOUND = 1e-4  # max |fused - traced| / max |traced|, float32

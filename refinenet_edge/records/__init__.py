@@ -40,6 +40,7 @@ from refinenet_edge.records.manifest import (
     Parity,
     Profile,
     TensorSpec,
+    relative_error,
 )
 from refinenet_edge.records.quantised import INT8_LEVELS, Budget, Harm, Range, Ranges, RangesKey, Speed
 from refinenet_edge.records.recipe import Backend, Recipe
@@ -47,7 +48,6 @@ from refinenet_edge.records.recipe import Backend, Recipe
 __all__ = [
     "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "MAX_SIDE", "OUTPUT", "RGB", "SMALLEST_SIDE", "Backend", "Bilinear",
     "Budget", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Interpolation",
-    "LabelMap", "Labels",
-    "Manifest", "Mask", "Parity", "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Speed", "TensorSpec",
-    "from_json", "to_json",
+    "LabelMap", "Labels", "Manifest", "Mask", "Parity", "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size",
+    "Speed", "TensorSpec", "from_json", "relative_error", "to_json",
 ]  # fmt: skip

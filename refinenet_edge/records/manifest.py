@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from refinenet_edge.errors import BundleError
 from refinenet_edge.records.frame import FrameSpec, Labels, Size
@@ -69,6 +72,14 @@ class Parity:
     frame: str
     relative_error: float
     label_agreement: float
+
+
+def relative_error(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> float:
+    """Max |actual - expected| / max |expected|; inf where `actual` has another shape or is not finite."""
+    expected, actual = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return float("inf")
+    return float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-30))
 
 
 @dataclass(frozen=True)
