@@ -96,7 +96,7 @@ def test_a_video_moves_smoothly_and_does_not_stand_still() -> None:
     assert (first != later).mean() > 0.05
 
 
-def test_colour_alone_stays_below_060_miou() -> None:
+def test_colour_alone_stays_below_030_miou() -> None:
     def bins(frame: np.ndarray) -> np.ndarray:
         b, g, r = (frame[..., channel].astype(np.int64).ravel() >> 4 for channel in range(3))
         return (b * 16 + g) * 16 + r
@@ -112,4 +112,4 @@ def test_colour_alone_stays_below_060_miou() -> None:
         np.add.at(matrix, (truth.ravel(), best[bins(frame)]), 1)
     hits = matrix.diagonal()
     ious = hits / (matrix.sum(0) + matrix.sum(1) - hits)
-    assert ious.mean() < 0.6, ious
+    assert ious.mean() < 0.3, ious

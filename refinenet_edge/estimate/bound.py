@@ -9,7 +9,7 @@ rate       dense, of the tensor cores in the kernel's precision, TF32 for float3
            multiplications (Winograd's F(2x2, 3x3), Lavin and Gray 2016), and the faster of the two counts.
 memory     what a kernel reads may still be in the L2, the size of which is taken off its maps once; and of the weights
            that share of all weights which the L2 can hold from one frame to the next. Without that it is no bound:
-           ResNet-50 on an L4 was measured at 0.74 of it (benchmarks/results/estimate/published.json).
+           networks were measured below it (docs/measurements.md).
 left out   launches, which dominate small frames on fast GPUs; waves that do not fill the SMs; bandwidth and clocks that
            are not reached; conversions of layout and of int8 that a builder adds; padding of channels.
 

@@ -7,8 +7,6 @@ measurements are of TensorRT, batch 1, on ResNets, FCN, PSPNet, VGG-16, MobileNe
 Orin and Thor, T4, RTX 3090, RTX 4080, L4 and A100; each is in benchmarks/results/estimate/published.json. Nine of ten
 lie within SPREAD times what the other devices' measurements made expect. Faster were the A100 and the L4, whose kernels
 were launched as one CUDA graph, as the runtime does here. None is of RefineNet: nobody has published one.
-
-Of the bound itself they are 1.25 to 6.1 times where it is 1 ms or more, 2.4 in the middle; below, the launches count.
 """
 
 from __future__ import annotations

@@ -7,11 +7,9 @@ size of A, zero padding included, because W has no bias. Pays when A has few out
 formed, which saves two passes over a map of c_mid channels for two over one of c_out, and the multiplications go from
 c_mid to k²·c_out per pixel and input channel. So it is done when k²·c_out <= c_mid and c_out < c_mid: for the 3x3
 classifier on 256 channels up to 28 classes, never for the 1x1 convolutions between the blocks (traffic would be equal).
-Against a concat of S and p (the other exact form), measured in TensorRT-RTX plans: there the pooled map and the sum are
-copied into the concat, which costs more than it saves (rf_lw_mbv2 fp16 at 512x512: 471 MB, 460 without, 445 this way;
-634 with the whole chain through one concat). The maps before the last stay in one n-ary sum, a single kernel in the
-plan: each is read by a pool as well, so no convolution can carry it. Written as one n-ary Sum it takes 0.994 of the
-time on OpenVINO and 1.02 on ONNX Runtime: left binary. Splitting the 5x5 pools costs the plan 16 kernels and 178 MB.
+A concat of S and p, the other exact form, is not used: TensorRT-RTX copies the pooled map and the sum into it, which
+costs more than it saves. The maps before the last stay in one sum of binary Adds, a single kernel in the plan: each is
+read by a pool as well, so no convolution can carry it, and an n-ary Sum is no faster (docs/measurements.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Frame -> network input, beside the graph.
 
-In the graph (uint8 in; cast, channel order and normalisation as nodes) it was measured slower: 0.4 % of the frame on
-OpenVINO, 1.5 % on ONNX Runtime (benchmarks/frame_in_graph.py). On the GPU a kernel does it (kernels/frame.cu).
+In the graph (uint8 in; cast, channel order and normalisation as nodes) it is slower (docs/measurements.md). On the GPU
+a kernel does it (kernels/frame.cu).
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ each primitive paints frame and truth with the same polygon. What would be small
 both. At the end the camera spoils the frame: blur, vignette, exposure, white balance, gamma, sensor noise, JPEG.
 
 Colours say little here on purpose: walls, asphalt, clouds, cars and coats share the same greys and hues, under sun,
-overcast, sunset, fog and dusk. The best class for each of 16x16x16 colour bins, learned on 60 scenes of 128x128,
-reaches 0.21 mIoU on 30 others (tests/test_scenes.py).
+overcast, sunset, fog and dusk. So a network has to learn shapes; tests/test_scenes.py holds what colour alone reaches.
 
     terms.py       points, colours, entropy, labels          trees.py       crowns and trunks
     dice.py        a random stream for each thing            fronts.py      textures of house fronts
