@@ -47,12 +47,12 @@ class Change:
     miou: float | None
 
     def regressed(self, threshold: float) -> bool:
-        """Whether it certainly takes more than `threshold` (0.05: 5 %) longer."""
+        """Whether a frame certainly takes more than `threshold` (0.05: 5 %) longer."""
         return self.verdict.times.low > 1 + threshold
 
 
 def word(times: Estimate) -> Word:
-    """The verdict on an interval."""
+    """The word for an interval, as the module defines it."""
     if times.low > 1 + CLEARLY:
         return "slower"
     if times.high < 1 - CLEARLY:

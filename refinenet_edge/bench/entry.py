@@ -31,7 +31,7 @@ class Entry(Protocol):
 
     @property
     def subject(self) -> Subject:
-        """What it is."""
+        """What a result says of it."""
 
     @property
     def on_gpu(self) -> bool:
@@ -74,7 +74,7 @@ class BundleEntry:
             yield run
 
     def segmenter(self) -> Segmenter:
-        """It, opened."""
+        """The bundle's segmenter, to be closed by the caller."""
         return Segmenter(self.path, self.subject.backend, allow_host_code=self.allow_host_code)
 
 

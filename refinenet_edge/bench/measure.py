@@ -62,14 +62,14 @@ class Timing:
         return {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
 
     def ratio(self, who: str, to: str) -> Estimate:
-        """How many times longer than `to` it takes, round by round."""
+        """Time of `who` / time of `to`: the median over the rounds."""
         ratios = np.divide(self.samples(who), self.samples(to))
         picked = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
         return Estimate(float(np.median(ratios)), *bounds(np.median(ratios[picked], axis=1)))
 
 
 def timed(stages: Stages, name: str, function: Callable[..., Any], *args: Any) -> Any:
-    """What `function` returns; its time becomes `stages[name]`."""
+    """Call `function`, put its milliseconds into `stages[name]`, and return its result."""
     start = time.perf_counter()
     result = function(*args)
     stages[name] = 1000 * (time.perf_counter() - start)
@@ -77,13 +77,13 @@ def timed(stages: Stages, name: str, function: Callable[..., Any], *args: Any) -
 
 
 def bounds(resampled: np.ndarray) -> tuple[float, float]:
-    """What `CONFIDENCE` of the resampled figures lie between."""
+    """The interval that holds `CONFIDENCE` of the resampled figures."""
     low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
 def take_turns(contenders: Mapping[str, Contender], rounds: int | None = None, seconds: float | None = None) -> Timing:
-    """Run them for `rounds`, or until a rule ends it, at the latest after `seconds` (`MAX_SECONDS`) of each."""
+    """Time them for `rounds`, or until a rule ends it, at the latest after `seconds` (`MAX_SECONDS`) of each."""
     order = np.random.default_rng(0)
     warm_ups = {who: [run() for _ in range(WARM_UPS)] for who, run in contenders.items()}
     timing = Timing({who: [] for who in contenders}, f"{rounds} rounds", warm_ups)
@@ -115,6 +115,6 @@ def _ended(totals: list[list[float]], deviations: list[float], most: float) -> s
 
 
 def _deviation(samples: list[float]) -> float:
-    """Relative, robust: what a normal distribution's standard deviation would be."""
+    """1.4826 MAD / median: the relative standard deviation, if they were normally distributed."""
     middle = np.median(samples)
     return float(1.4826 * np.median(np.abs(np.array(samples) - middle)) / middle)

@@ -1,4 +1,4 @@
-"""What an entry draws: it runs alone for a while, and the machine's sensors are read."""
+"""What an entry takes: it runs alone for a while, and the machine's sensors are read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SECONDS = 3.0
 
 
 def measure_power(entry: Entry, case: Case, frames: Sequence[Frame], gpu: str | None, notes: list[str]) -> Power | None:
-    """Of `entry`, on the GPU with that bus id or the CPU, segmenting `frames` again and again.
+    """Watts, joules, heat and clocks while `entry` segments `frames` again and again; `gpu`: its bus id, None: the CPU.
 
-    `notes` get what could not be read. None: nothing could; then it did not run.
+    What cannot be read is appended to `notes`. None: nothing can be, and `entry` did not run.
     """
     with Meters(gpu=gpu) as meters:
         pass

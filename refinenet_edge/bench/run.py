@@ -1,4 +1,4 @@
-"""Time entries side by side, and everything else that belongs into a report: a `BenchmarkRun`.
+"""Measure entries side by side, and everything else that a report shows -> a `BenchmarkRun`.
 
     per entry   mIoU, start (a process of its own), camera to screen, power (running alone), layers
     per case    all entries in turn, round by round, each on the same frame
@@ -153,7 +153,7 @@ def _measure(
 
 @contextmanager
 def _opened(entry: Entry, case: Case) -> Iterator[Runner]:
-    """`entry`; with several streams each has its own and a run is `BURST` frames of every one, ms a frame."""
+    """The runner of `entry`. Several streams have one each: a run is `BURST` frames of every stream, in ms a frame."""
     if case.streams == 1:
         with entry.open(case) as run:
             yield run
@@ -206,7 +206,7 @@ def _frames(source: str, size: Size) -> list[Frame]:
 
 
 def _judged(entry: Entry, judge: DataSet | None, step: Step) -> Subject:
-    """Its subject, with the mIoU of a bundle."""
+    """The subject of `entry`; of a bundle with its mIoU on `judge`."""
     if judge is None or not isinstance(entry, BundleEntry):
         return entry.subject
     step(f"segment {judge.name} with {entry.subject.name}")
@@ -215,7 +215,7 @@ def _judged(entry: Entry, judge: DataSet | None, step: Step) -> Subject:
 
 
 def _layers(entry: BundleEntry, frame: Frame) -> list[Layer]:
-    """Its layers, the most expensive first."""
+    """The layers of `entry`, the slowest first."""
     with entry.segmenter() as segmenter:
         session = segmenter.session
         times = session.layer_times({session.inputs[0].name: segmenter.image(frame)})

@@ -1,4 +1,4 @@
-"""Camera to screen: how old what is shown is, measured in the demo's own loop."""
+"""Camera to screen: the age of shown pictures, measured in the demo's own loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = 5.0
 
 
 def measure_screen(entry: BundleEntry, source: str) -> Screen:
-    """Of `entry` on a live `source`, each picture drawn; the first frames, which warm up, do not count.
+    """The ages of `entry`'s pictures of a live `source`, each drawn; the first frames warm up and do not count.
 
     Raises `InputError` for a source that does not open or ends at once.
     """

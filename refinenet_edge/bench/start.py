@@ -19,7 +19,7 @@ FRAMES = 5  # until memory has its size
 
 
 def measure_start(entry: Entry, case: Case, frames: Sequence[Frame]) -> Start:
-    """Load `entry` and segment `frames`, again and again, elsewhere. Raises `RefineNetEdgeError` when it cannot."""
+    """Load `entry` and segment `frames` in a new process. Raises `RefineNetEdgeError` when that fails."""
     context = multiprocessing.get_context("spawn")  # a fork would have our libraries loaded
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_start, args=(there, entry, case, list(frames)))

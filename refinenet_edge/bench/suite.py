@@ -39,7 +39,7 @@ class Scope:
     source: str | None = None
 
     def before(self, other: Scope) -> Scope:
-        """What it says, and where it says nothing what `other` says; the baselines are those of both."""
+        """Itself, filled up with `other` where nothing is given; the baselines of both."""
         merged = {name: value or getattr(other, name) for name, value in vars(self).items()}
         return Scope(**{**merged, "against": self.against + other.against})
 

@@ -90,7 +90,7 @@ class Guard:
 
 
 def _from_page(request: Request) -> bool:
-    """Whether a browser says that our page asks; JSON, because other pages cannot send it unasked."""
+    """Whether our own page sent it: same origin, and JSON, which other sites cannot send without CORS."""
     origin = urlsplit(request.headers.get("origin", ""))
     kind = request.headers.get("content-type", "").partition(";")[0].strip()
     return (
@@ -102,7 +102,7 @@ def _from_page(request: Request) -> bool:
 
 
 def _same(given: str, expected: str) -> bool:
-    """In a time that does not tell how much of it is right."""
+    """Whether they are equal, compared in constant time."""
     return secrets.compare_digest(given.encode(), expected.encode())
 
 

@@ -17,7 +17,7 @@ STYLE = {field.name for field in dataclasses.fields(OverlayStyle)}
 
 @dataclass(frozen=True)
 class Controls:
-    """What is set; `source` and `model` are indices."""
+    """How masks are shown, and which source and model (indices) play."""
 
     style: OverlayStyle
     paused: bool = False
@@ -25,7 +25,7 @@ class Controls:
     model: int = 0
 
     def changed(self, asked: Mapping[str, Any], sources: int, models: Sequence[Labels]) -> Controls:
-        """These with `asked`: opacity, hidden (class indices), side_by_side, figures, paused, source, model.
+        """The controls after `asked`: opacity, hidden (class indices), side_by_side, figures, paused, source, model.
 
         `sources` is their number, `models` the classes of each. `asked` is not to be trusted: `InputError` says what of
         it cannot be. A model of other classes hides none.

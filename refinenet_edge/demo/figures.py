@@ -1,4 +1,4 @@
-"""What is counted of the frames that are shown, and the figures that are made of it."""
+"""Counts what is shown, and makes the figures of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEGEND_SHARE = 0.005  # of the frame, for a class to be in the legend
 
 @dataclass(frozen=True)
 class Playing:
-    """What can be chosen, and how the chosen model computes."""
+    """The sources and models to choose from; precision and backend of the chosen model."""
 
     sources: tuple[str, ...]
     models: tuple[str, ...]
@@ -102,14 +102,14 @@ class Figures:
 
 
 class Statistics:
-    """Counts what is shown. Another source begins anew, and another model except for its drops; totals are of all."""
+    """Counts of the source and model that play; `frames` and `drops` are of the whole show."""
 
     def __init__(self) -> None:
         self.frames = self.drops = 0  # of all sources
         self.begin_source()
 
     def begin_source(self) -> None:
-        """What comes now is of another source."""
+        """Count anew, for another source."""
         self._earlier_drops = self.drops
         self.source_frames = 0
         self._age_ms = 0.0
@@ -138,7 +138,7 @@ class Statistics:
             self._confusions.append(Confusion.of(result.truth, labels, count))
 
     def shown(self, at: float, age_ms: float, stages_ms: Mapping[str, float]) -> None:
-        """Count a picture that is seen since `at`, in seconds, and what that took."""
+        """Count a picture that was shown `at` (seconds) with a mask so old, and the stages after segmenting."""
         self._age_ms = age_ms
         self._count_stages(stages_ms)
         self._times.append(at)
@@ -146,7 +146,7 @@ class Statistics:
             self._times.popleft()
 
     def no_signal(self, age_ms: float) -> None:
-        """Nothing comes: the picture grows old, and there is no frame rate."""
+        """The source gives nothing: the last mask is so old by now, and there is no frame rate."""
         self._age_ms = age_ms
         self._times.clear()
 
@@ -155,7 +155,7 @@ class Statistics:
             self._stages.setdefault(name, deque(maxlen=TIMED)).append(ms)
 
     def speed(self) -> Speed:
-        """What was counted of times."""
+        """Frame rate, latencies, age."""
         times, segment = self._times, self._stages.get("segment")
         p50, p99 = map(float, np.percentile(segment, [50, 99])) if segment else (0.0, 0.0)
         return Speed(
@@ -169,14 +169,14 @@ class Statistics:
         )
 
     def score(self) -> Score | None:
-        """What was counted of the truth; None: nothing."""
+        """mIoU; None where no truth is known."""
         if not self._confusions:
             return None
         miou = sum(self._confusions, Confusion.zero(len(self._shares))).miou
         return None if math.isnan(miou) else Score(miou, len(self._confusions))
 
     def classes(self, labels: Labels) -> tuple[ClassShare, ...]:
-        """Of each class its share; 0 where frames of other classes were counted."""
+        """The share of each class; 0 until a frame with these `labels` was counted."""
         shares = self._shares if len(self._shares) == len(labels.names) else np.zeros(len(labels.names))
         rows = zip(labels.names, labels.palette, map(float, shares), strict=True)
         return tuple(ClassShare(*row) for row in rows)

@@ -53,7 +53,7 @@ def draw(
 
 
 def no_signal(picture: Frame, text: str = "NO SIGNAL") -> Frame:
-    """`picture` grey and dark with `text` across it: what is seen is the past."""
+    """`picture` grey and dark with `text` across it: it is not live."""
     grey: Any = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     dark: Any = cv2.convertScaleAbs(grey, alpha=0.4)
     height, width = picture.shape[:2]

@@ -10,10 +10,10 @@ SECONDS = 2.0  # that a figure is the mean of
 
 
 class RecentWatts:
-    """A call gives the mean of the last two seconds or so, of what computes; None where no sensor says."""
+    """Call it for the mean watts of the device that computes over the last two seconds; None: no sensor says."""
 
     def __init__(self, meters: Meters) -> None:
-        """`meters` are open, and the caller's to close."""
+        """`meters` are opened and closed by the caller."""
         self._meters: Meters | None = meters
         self._watts: float | None = None
         self._began = time.monotonic()

@@ -53,7 +53,7 @@ class Model:
 
 
 class View(Protocol):
-    """Somewhere pictures are looked at."""
+    """A place where the show is seen: a window, a web page."""
 
     def wanted(self) -> bool:
         """Whether anybody looks: otherwise nothing is drawn."""
@@ -66,7 +66,7 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """What a show was: `frames` shown in `seconds`, `drops` live frames replaced unseen."""
+    """A whole show: `frames` shown in `seconds`, `drops` live frames replaced unseen."""
 
     frames: int
     drops: int
@@ -131,7 +131,7 @@ class Show:
         self.views.clear()
 
     def summary(self) -> DemoSummary:
-        """Of `run` until now."""
+        """Frames, drops and seconds since `run` began."""
         return DemoSummary(self._statistics.frames, self._statistics.drops, time.monotonic() - self._began)
 
     def stop(self) -> None:
@@ -155,14 +155,14 @@ class Show:
         self._woken.set()
 
     def segment(self, frame: Frame) -> Mask:
-        """By the model that is chosen now: `live` takes a show for a segmenter."""
+        """Segment with the model that is chosen now; `live` uses the show as its segmenter."""
         model = self.controls.model
         mask = self._models[model].segmenter.segment(frame)
         self._made_by.append(model)
         return mask
 
     def _play(self, playing: int, limit: int | None) -> bool:
-        """Show source `playing`; whether another is asked for."""
+        """Play source `playing`; returns whether another was chosen."""
         source = self._sources[playing]
         self._statistics.begin_source()
         self._made_by.clear()

@@ -56,7 +56,7 @@ class SegmentedFrame:
 
 
 class Segments(Protocol):
-    """A `Segmenter`, or what stands for one."""
+    """Anything that segments as a `Segmenter` does."""
 
     def segment(self, frame: Frame) -> Mask: ...
 
@@ -97,11 +97,11 @@ def live(source: LiveSource, segmenter: Segments) -> Generator[SegmentedFrame, N
 
 
 class Ended(Exception):
-    """Nothing comes through a slot any more."""
+    """A slot was closed, and is empty."""
 
 
 class Slot(Generic[Item]):
-    """The one place between two threads: what is put there, another takes."""
+    """Hands items from one thread to another; holds one at most."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -110,14 +110,14 @@ class Slot(Generic[Item]):
         self._failure: BaseException | None = None
 
     def wait_until_free(self) -> None:
-        """Wait for what is there to be taken. Raises `Ended` after the end."""
+        """Wait until the item was taken. Raises `Ended` after `end`."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or not self._items)
             if self._ended:
                 raise Ended
 
     def put(self, item: Item) -> None:
-        """Put `item` there, in the place of what is there. Raises `Ended` after the end."""
+        """Put `item`, replacing one that was not taken. Raises `Ended` after `end`."""
         with self._changed:
             if self._ended:
                 raise Ended
@@ -125,7 +125,7 @@ class Slot(Generic[Item]):
             self._changed.notify_all()
 
     def take(self, timeout: float | None = None) -> Item:
-        """The item, once there is one. Raises `TimeoutError`; after the last one `end`'s failure, or `Ended`."""
+        """Wait for an item. Raises `TimeoutError`, and after the last item the failure given to `end`, or `Ended`."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._ended or self._items, timeout):
                 raise TimeoutError
@@ -138,7 +138,7 @@ class Slot(Generic[Item]):
             raise Ended
 
     def end(self, failure: BaseException | None = None) -> None:
-        """Take nothing more; who waits is woken. What is there can still be taken, then `failure` is raised."""
+        """Close it and wake who waits. The last item can still be taken; then `take` raises `failure`."""
         with self._changed:
             if not self._ended:
                 self._ended, self._failure = True, failure

@@ -200,7 +200,7 @@ class Web:
         return Response(png[1].tobytes(), media_type="image/png", headers=named)
 
     async def _newer(self, number: int) -> None:
-        """Until there is another picture, or the end."""
+        """Wait for a picture after that `number`, or the end."""
         while number == self._number and not self._closed:
             await self._changed.wait()
 
@@ -257,7 +257,7 @@ def _server(app: ASGIApp) -> uvicorn.Server:
 
 
 def _reachable(host: str) -> str:
-    """What to type elsewhere to reach `host`: for "every address" the one that leads out."""
+    """The address under which other machines reach `host`; for 0.0.0.0 that of the default route."""
     if host not in ("0.0.0.0", "::", ""):
         return host
     family, far = (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")

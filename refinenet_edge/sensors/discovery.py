@@ -33,7 +33,7 @@ SWITCHED_OFF = -50.0  # °C: below are the values with which a Jetson says that 
 
 
 def find_sensors(root: Path, gpu: Gpu | None) -> list[Sensor]:
-    """All of them; the second of a name and kind is called "acpitz 2"."""
+    """All sensors of the machine; the second of a name and kind is called "acpitz 2"."""
     sensors = [*_gpu(gpu), *_rails(root), *_heat(root), *_clocks(root), *_throttles(root)]
     count: Counter[tuple[str, Kind]] = Counter()
     for sensor in sensors:
@@ -83,7 +83,7 @@ def _heat(root: Path) -> Iterator[Sensor]:
 
 
 def _clocks(root: Path) -> Iterator[Sensor]:
-    """The fastest of the CPU's clocks and of a Jetson's GPU's: an idle core's says nothing."""
+    """The fastest of the CPU's clocks and of a Jetson's GPU's: an idle core's is no measure."""
     cores = sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*/scaling_cur_freq"))
     if cores:
         yield Sensor("CPU", "mhz", partial(_highest, cores, 1e3))
@@ -111,7 +111,7 @@ def _throttles(root: Path) -> Iterator[Sensor]:
 
 
 class _Events:
-    """Reads a count of throttle events: the reason is given when it has risen since it was read last."""
+    """Reads a counter of throttle events; gives `reason` when it has risen since it was last read."""
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path, self.reason = path, reason
@@ -135,7 +135,7 @@ def _number(path: Path) -> int:
 
 
 def _scaled(path: Path, unit: float) -> float:
-    """What a file says, in which `unit` is 1."""
+    """The number in a file, divided by `unit`."""
     return _number(path) / unit
 
 

@@ -78,7 +78,7 @@ class Meters:
             return reading
 
     def reading(self) -> Reading | None:
-        """What was read; after the block, of all of it. None: no sensor gave anything."""
+        """From the first to the last sample. None: no sensor gave anything."""
         return reading_of(self._sensors, self._times[0], self._times[-1], self._rails)
 
     @property

@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says of one GPU while it computes, over its management library (package nvidia-ml-py).
+"""Energy, heat and clocks of an NVIDIA GPU, from its driver by NVML (package nvidia-ml-py).
 
 Not of a Jetson's GPU: there NVML answers "Not Supported".
 """

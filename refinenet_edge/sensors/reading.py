@@ -39,7 +39,7 @@ class Reading:
 
     @property
     def mean_watts(self) -> float | None:
-        """Of all of the device that computes."""
+        """Mean watts of the device that computes; None: not known."""
         return None if self.joules is None else self.joules / self.seconds
 
 
@@ -61,7 +61,7 @@ def reading_of(sensors: Sequence[Sensor], first: float, last: float, rails: Sequ
 
 
 def total_power_rails(sensors: Sequence[Sensor], jetson: bool, on_gpu: bool) -> tuple[str, ...]:
-    """The rails whose sum is what the device draws that computes; empty: not known."""
+    """The rails that together carry the device that computes; empty: not known."""
     rails = [sensor.name for sensor in sensors if sensor.kind in ("joules", "watts")]
     if jetson:
         return next((names for names in TOTAL_POWER_RAILS if set(names) <= set(rails)), ())
@@ -69,7 +69,7 @@ def total_power_rails(sensors: Sequence[Sensor], jetson: bool, on_gpu: bool) -> 
 
 
 def _power(sensors: Sequence[Sensor], first: float, last: float) -> tuple[dict[str, float], dict[str, float]]:
-    """Rail -> mean watts over what was read of it; rail -> joules, where that is everything."""
+    """Rail -> mean watts while it was read; rail -> joules, of those read from `first` to `last`."""
     watts: dict[str, float] = {}
     joules: dict[str, float] = {}
     for rail in sensors:
