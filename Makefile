@@ -5,7 +5,7 @@ VENV ?=
 PINS ?= --constraint constraints.txt
 BIN := .venv/bin
 
-.PHONY: demo setup bindings test test-avx2 bench check format gpu cluster triton
+.PHONY: demo setup bindings test test-avx2 bench check format gpu arm cluster triton
 
 demo: setup  ## build the shipped model and segment drawn streets and photos: look into demo-out/
 	$(BIN)/build-engine engines/demo.toml --explain
@@ -27,7 +27,7 @@ build/bindings/tried: tests/bindings/install.py .venv/ready
 	touch $@
 
 test: setup bindings  ## everything that needs no GPU
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not gpu and not cluster and not triton"
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not gpu and not arm and not cluster and not triton"
 
 test-avx2: setup  ## what depends on the kind of processor, as one without AVX-512 and VNNI computes it
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m processor
@@ -51,6 +51,9 @@ format: setup
 gpu: setup  ## the same contracts on real hardware, then benchmarks/results/<device>/
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python benchmarks/on_gpu.py
+
+arm: setup  ## README's Jetson lines and the device side on ARM64, in qemu's user mode: build/arm
+	$(BIN)/python -m pytest -m arm tests/arm
 
 CLUSTER := build/cluster/bin
 
