@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refinenet_edge.errors import BuildError, BundleError
-from refinenet_edge.records import FileDigest, Manifest, from_json, to_json
+from refinenet_edge.records import FileDigest, Manifest, Recipe, from_json, from_plain, to_json
 
 MODEL = "model.onnx"
 PLAN = "model.plan"
@@ -207,9 +207,10 @@ def _command_in(text: str) -> object:
     """The rebuild command of a manifest that this toolkit cannot read."""
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError):
+        recipe = value.get("recipe", value.get("command"))  # command: of schema 1
+        return from_plain(Recipe, recipe).command if isinstance(recipe, dict) else recipe
+    except (AttributeError, ValueError, RecursionError, BundleError):
         return None
-    return value.get("command") if isinstance(value, dict) else None
 
 
 def _advice(command: object) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from refinenet_edge.errors import BundleError, InputError
-from refinenet_edge.records import Recipe, Size, from_json
+from refinenet_edge.records import Recipe, Size, from_plain
 
 MAX_RECIPE = 64 * 1024  # bytes
 
@@ -32,9 +31,9 @@ def recipe_of(table: dict[str, Any], origin: str) -> Recipe:
     if isinstance(table.get("size"), str):
         table = {**table, "size": parse_size(table["size"])}
     try:
-        return from_json(Recipe, json.dumps(table, default=str))
-    except (BundleError, InputError) as exc:
-        raise InputError(f"{origin}: {str(exc).removeprefix('Recipe.')}") from exc
+        return from_plain(Recipe, table)
+    except BundleError as exc:
+        raise InputError(f"{origin}: {str(exc).removeprefix('Recipe').lstrip('.: ')}") from exc
 
 
 def read_table(path: Path, kind: str) -> dict[str, Any]:

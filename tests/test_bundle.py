@@ -11,7 +11,7 @@ from refinenet_edge import bundle as bundle_module
 from refinenet_edge.bundle import MANIFEST, MAX_MANIFEST, MODEL, PLAN, open_bundle, write_bundle
 from refinenet_edge.errors import BuildError, BundleError
 from refinenet_edge.labels import numbered
-from refinenet_edge.records import FrameSpec, Manifest, TensorSpec, to_json
+from refinenet_edge.records import FrameSpec, Manifest, Recipe, TensorSpec, to_json
 
 MANIFEST_RECORD = Manifest(
     model="rf_lw50",
@@ -25,9 +25,10 @@ MANIFEST_RECORD = Manifest(
     labels=numbered(2),
     rewrites={},
     parity=(),
-    command="refinenet-edge build rf_lw50 --random",
+    recipe=Recipe("engines/pets", "rf_lw50"),
     toolkit="0.1.0",
 )
+AGAIN = "build it again: refinenet-edge build --output engines/pets --model rf_lw50"
 OLD = {MODEL: b"old graph", PLAN: b"old plan" * 1000}
 NEW = {MODEL: b"new graph", PLAN: b"new plan" * 1000}
 
@@ -65,7 +66,10 @@ def test_unknown_files_are_ignored(tmp_path: Path) -> None:
 
 def test_a_file_the_manifest_does_not_list(tmp_path: Path) -> None:
     write(tmp_path / "pets", {MODEL: b"graph"})
-    with pytest.raises(BundleError, match=r"has no model\.plan; build it again: refinenet-edge build rf_lw50 --random"):
+    with pytest.raises(
+        BundleError,
+        match=rf"has no model\.plan; {AGAIN}",
+    ):
         open_bundle(tmp_path / "pets").path_of(PLAN)
 
 
@@ -99,7 +103,7 @@ def test_a_file_name_that_leaves_the_bundle_is_not_written(tmp_path: Path) -> No
 
 
 def test_a_manifest_too_large_to_read_back_is_not_written(tmp_path: Path) -> None:
-    manifest = dataclasses.replace(MANIFEST_RECORD, command="x" * MAX_MANIFEST)
+    manifest = dataclasses.replace(MANIFEST_RECORD, recipe="x" * MAX_MANIFEST)
     with pytest.raises(BuildError, match=str(MAX_MANIFEST)):
         write_bundle(tmp_path / "pets", manifest, OLD)
     assert not list(tmp_path.iterdir())
@@ -207,7 +211,7 @@ def test_a_damaged_byte_is_found(tmp_path: Path, name: str) -> None:
     data = bytearray(OLD[name])
     data[-1] ^= 1
     (tmp_path / "pets" / name).write_bytes(data)
-    with pytest.raises(BundleError, match=rf"pets: {name} is damaged .*; build it again: refinenet-edge build rf_lw50"):
+    with pytest.raises(BundleError, match=rf"pets: {name} is damaged .*; {AGAIN}"):
         open_bundle(tmp_path / "pets")
 
 
@@ -272,14 +276,35 @@ def test_a_manifest_that_is_none(tmp_path: Path, data: bytes, named: str) -> Non
 
 def test_a_manifest_of_a_newer_toolkit_still_tells_its_command(tmp_path: Path) -> None:
     write(tmp_path / "pets", OLD)
-    value = json.loads(to_json(MANIFEST_RECORD)) | {"schema": 2}
+    value = json.loads(to_json(MANIFEST_RECORD)) | {"schema": 3, "colour": "red"}
     (tmp_path / "pets" / MANIFEST).write_text(json.dumps(value))
-    with pytest.raises(BundleError, match=r"schema 2.*build it again: refinenet-edge build rf_lw50 --random"):
+    with pytest.raises(BundleError, match=rf"schema 3.*{AGAIN}"):
         open_bundle(tmp_path / "pets")
 
 
+@pytest.mark.parametrize("held", [{"command": "refinenet-edge build tiny"}, {"recipe": {"output": "\x1b[2J"}}, {}, []])
+def test_a_manifest_that_cannot_be_read_tells_what_it_can(tmp_path: Path, held: object) -> None:
+    write(tmp_path / "pets", OLD)
+    (tmp_path / "pets" / MANIFEST).write_text(json.dumps(held))
+    told = "build it again: refinenet-edge build tiny" if "command" in held else "build it again with refinenet-edge"
+    with pytest.raises(BundleError, match=told) as caught:
+        open_bundle(tmp_path / "pets")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_bundle_of_schema_1_opens_and_tells_its_command(tmp_path: Path) -> None:
+    write(tmp_path / "pets", OLD)
+    path = tmp_path / "pets" / MANIFEST
+    value = {name: item for name, item in json.loads(path.read_text()).items() if name != "recipe"}
+    command = "refinenet-edge build --output 'my pets' --onnx pets.onnx"
+    path.write_text(json.dumps({**value, "schema": 1, "command": command}))
+    bundle = open_bundle(tmp_path / "pets")
+    assert bundle.manifest.recipe == Recipe("my pets", onnx="pets.onnx")
+    assert bundle.advice == f"; build it again: {command}"
+
+
 def test_a_command_with_control_characters_is_not_shown(tmp_path: Path) -> None:
-    write_bundle(tmp_path / "pets", dataclasses.replace(MANIFEST_RECORD, command="\x1b[2J rm"), {MODEL: b"x"})
+    write_bundle(tmp_path / "pets", dataclasses.replace(MANIFEST_RECORD, recipe="\x1b[2J rm"), {MODEL: b"x"})
     (tmp_path / "pets" / MODEL).unlink()
     with pytest.raises(BundleError, match="build it again with refinenet-edge build") as caught:
         open_bundle(tmp_path / "pets")

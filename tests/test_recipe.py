@@ -1,21 +1,12 @@
-"""A recipe from TOML, and the command line that builds it again."""
+"""Recipes in TOML files, and sizes."""
 
 from __future__ import annotations
 
-import dataclasses
-import shlex
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import pytest
-from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from refinenet_edge import cli
 from refinenet_edge.errors import InputError
-from refinenet_edge.fusion import REWRITES
 from refinenet_edge.recipe import MAX_RECIPE, parse_size, read_recipe
 from refinenet_edge.records import Recipe
 
@@ -143,77 +134,3 @@ def test_a_size_is_height_by_width(text: str, size: tuple[int, int]) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="HEIGHTxWIDTH in pixels is meant, such as 512x512"):
         parse_size(text)
-
-
-def test_the_command_names_only_what_is_not_at_its_default() -> None:
-    recipe = Recipe("bundles/my pets", "rf50", size=(480, 640), without=("a", "b"), align_corners=False, dynamic=True)
-    assert recipe.command == (
-        "refinenet-edge build --output 'bundles/my pets' --model rf50 --size 480x640 --dynamic --no-align-corners "
-        "--without a --without b"
-    )
-
-
-class Captured(Exception):
-    """Carries the recipe out of the command."""
-
-
-def parsed(command: str) -> Recipe:
-    """What `refinenet-edge` would build."""
-    program, *words = shlex.split(command)
-    assert program == "refinenet-edge"
-
-    def capture(recipe: Recipe, *_: Any) -> None:
-        raise Captured(recipe)
-
-    with patch("refinenet_edge.build.build", capture):
-        result = CliRunner().invoke(cli.main, words)
-    assert isinstance(result.exception, Captured), result.output
-    (recipe,) = result.exception.args
-    return recipe
-
-
-WORD = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=12)
-MAYBE = st.none() | WORD
-SOURCE = st.one_of(
-    st.fixed_dictionaries({"model": WORD}),
-    st.fixed_dictionaries({"checkpoint": WORD}),
-    st.fixed_dictionaries({"model": WORD, "checkpoint": WORD}),
-    st.fixed_dictionaries({"onnx": WORD}),
-)
-RECIPES = st.builds(
-    lambda source, fields: Recipe(**source, **fields),
-    SOURCE,
-    st.fixed_dictionaries(
-        {
-            "output": WORD,
-            "size": st.tuples(st.integers(1, 16_384), st.integers(1, 16_384)),
-            "dynamic": st.booleans(),
-            "precision": st.sampled_from(["fp32", "fp16", "int8"]),
-            "calib": MAYBE,
-            "backend": st.sampled_from(["auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]),
-            "labels": MAYBE,
-            "upsample": st.sampled_from(["bilinear", "cubic"]),
-            "align_corners": st.none() | st.booleans(),
-            "crp": st.sampled_from([None, "pool_conv", "conv_pool"]),
-            "without": st.lists(st.sampled_from([rewrite.name for rewrite in REWRITES]), max_size=3).map(tuple),
-            "target": st.lists(WORD, max_size=3).map(tuple),
-            "workspace_mib": st.integers(16, 1 << 20),
-            "timing_cache": MAYBE,
-            "version_compatible": st.booleans(),
-            "hardware_compatible": st.booleans(),
-            "force": st.booleans(),
-        }
-    ),
-)
-
-
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
-@given(RECIPES)
-def test_the_command_builds_the_same_recipe_again(recipe: Recipe) -> None:
-    assert parsed(recipe.command) == recipe
-
-
-def test_every_option_of_a_recipe_is_one_of_the_command() -> None:
-    options = {option for parameter in cli.main.commands["build"].params for option in parameter.opts}
-    for field in dataclasses.fields(Recipe):
-        assert f"--{field.name.replace('_', '-')}" in options

@@ -16,7 +16,6 @@ Paths in it are relative to where the command is run, as in every recipe.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from pathlib import Path
 from refinenet_edge.bench.record import Case
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.recipe import parse_size, read_table, recipe_of
-from refinenet_edge.records import Recipe, Size, from_json
+from refinenet_edge.records import Recipe, Size, from_plain
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,6 @@ def read_suite(path: Path, folder: Path) -> Suite:
     if isinstance(table.get("sizes"), list):
         table["sizes"] = [parse_size(str(size)) for size in table["sizes"]]
     try:
-        return Suite(recipes, from_json(Scope, json.dumps(table, default=str)))
+        return Suite(recipes, from_plain(Scope, table))
     except BundleError as exc:
         raise InputError(f"suite {path}: {str(exc).removeprefix('Scope.')}") from exc

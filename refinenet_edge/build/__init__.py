@@ -54,7 +54,7 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     rounding = find_rounding(resolved.quantisation, fused.model, loaded.spec, loaded.labels, step)
     typed = put_precision(fused, resolved.precision, resolved.backend, rounding, resolved.timed_against, step)
     engine = build_engine(typed, resolved.backend, resolved.engine, step, progress)
-    described = describe(loaded, fused, rounding, typed, engine, recipe.command)
+    described = describe(loaded, fused, rounding, typed, engine, recipe)
     manifest = add_speed(described, typed, engine, step)
     step("write the bundle")
     return Built(resolved.output, write_bundle(resolved.output, manifest, engine.files), fused.firings)

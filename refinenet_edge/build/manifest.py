@@ -8,11 +8,11 @@ from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.load import LoadedModel
 from refinenet_edge.build.quantise import Rounding
 from refinenet_edge.build.typed import TypedModel
-from refinenet_edge.records import Manifest
+from refinenet_edge.records import Manifest, Recipe
 
 
 def describe(
-    loaded: LoadedModel, fused: FusedModel, rounding: Rounding | None, typed: TypedModel, engine: Engine, command: str
+    loaded: LoadedModel, fused: FusedModel, rounding: Rounding | None, typed: TypedModel, engine: Engine, recipe: Recipe
 ) -> Manifest:
     """What is known of a bundle before it is written: no digests of its files, no speed."""
     return Manifest(
@@ -29,7 +29,7 @@ def describe(
         traced_cost=fused.firings[0].cost if fused.firings else None,
         fused_cost=fused.firings[-1].cost if fused.firings else None,
         parity=fused.proof + typed.moved,
-        command=command,
+        recipe=recipe,
         toolkit=__version__,
         engine=engine.info,
         calibration=rounding.ranges.key if rounding else None,

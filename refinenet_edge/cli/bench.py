@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from refinenet_edge.cli.command import EXPORT, Group, SizeType, allow_host_code, heavy, main, make_folder
-from refinenet_edge.cli.screen import err, folding, out, percent, plain, progress_bar
+from refinenet_edge.cli.screen import err, folding, out, percent, plain, print_next, progress_bar
 from refinenet_edge.errors import InputError
 from refinenet_edge.records import Recipe
 
@@ -100,8 +100,7 @@ def bench_run(
         out.print(_timings(measured, case))
     for note in measured.notes:
         err.print(f"[yellow]left out:[/] {plain(note)}", soft_wrap=True)
-    page = plain(result.with_suffix(".html"))
-    out.print(f"next: [bold]refinenet-edge report {plain(result)} -o {page}[/]", soft_wrap=True)
+    print_next(shlex.join(["refinenet-edge", "report", str(result), "-o", str(result.with_suffix(".html"))]))
 
 
 @bench_group.command("compare")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import click
 from rich.table import Table
 
 from refinenet_edge.cli.command import EXPORT, Command, SizeType, heavy, main, make_folder, with_ray
-from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, plain, progress_bar
+from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, plain, print_next, progress_bar
 from refinenet_edge.errors import InputError
 from refinenet_edge.recipe import read_recipe
 from refinenet_edge.records import Recipe
@@ -97,7 +96,7 @@ def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
     if built.manifest.budget:
         out.print(harms_table(built.manifest.budget))
     out.print(manifest_table(built.manifest, str(built.path)))
-    out.print(f"next: [bold]refinenet-edge run {plain(built.path)} IMAGE --out DIR[/]", soft_wrap=True)
+    print_next(f"refinenet-edge run {shlex.quote(str(built.path))} IMAGE --out DIR")
 
 
 main.command("build")(_build_options(_build))
@@ -161,9 +160,11 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
     opened = open_bundle(bundle)
     manifest = opened.manifest
     if manifest.precision != "fp32":
+        if manifest.precision in ("int8", "fp8") and manifest.calibration is None:
+            raise InputError(f"{bundle} has the Q/DQ of the ONNX file it is of: there is nothing to calibrate")
         raise InputError(
             f"{bundle} is {manifest.precision}: ranges are measured on a fp32 bundle of the same network; build it: "
-            + _build_again(manifest, {"--precision": "fp32", "--output": f"{bundle}_fp32"}, without=("--calib",))
+            + _rebuilt(manifest.recipe, "fp32", f"{bundle}_fp32")
         )
     pairs = [item.rpartition("=") for item in special]
     if wrong := next((method for glob, _, method in pairs if not glob), None):
@@ -196,8 +197,7 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
     state.unlink(missing_ok=True)
     out.print(_cut(ranges))
     out.print(f"{len(ranges.tensors)} tensors over {ranges.count} frames, by {ranges.key.method}: {plain(path)}")
-    chosen = {"--precision": "int8", "--calib": str(path), "--output": f"{bundle}_int8"}
-    out.print(f"next: [bold]{plain(_build_again(manifest, chosen))}[/]", soft_wrap=True)
+    print_next(_rebuilt(manifest.recipe, "int8", f"{bundle}_int8", str(path)))
 
 
 def _profile(manifest: Manifest, size: tuple[int, int] | None) -> Profile | None:
@@ -215,20 +215,13 @@ def _profile(manifest: Manifest, size: tuple[int, int] | None) -> Profile | None
     return manifest.engine.profile
 
 
-def _build_again(manifest: Manifest, options: Mapping[str, str], without: tuple[str, ...] = ()) -> str:
-    """The command that built a bundle, with these options instead of its own."""
-    try:
-        words = shlex.split(manifest.command)
-    except ValueError:  # a manifest comes from elsewhere
-        words = []
-    if words[:2] != ["refinenet-edge", "build"]:
-        words = ["refinenet-edge", "build"]
-    kept = [
-        word
-        for index, word in enumerate(words)
-        if word not in (*options, *without) and words[index - 1] not in (*options, *without)
-    ]
-    return shlex.join([*kept, *(word for option in options.items() for word in option)])
+def _rebuilt(recipe: str | Recipe, precision: str, output: str, calib: str | None = None) -> str:
+    """The command that builds the network of `recipe` in another precision."""
+    if isinstance(recipe, Recipe):
+        return recipe.in_precision(precision, output, calib).command
+    options = {"--precision": precision, "--output": output} | ({"--calib": calib} if calib else {})
+    changed = shlex.join(word for option in options.items() for word in option)
+    return f"as refinenet-edge inspect says it was built, with {changed}"
 
 
 def _cut(ranges: Ranges) -> Table:

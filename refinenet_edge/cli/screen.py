@@ -24,10 +24,15 @@ def progress_bar() -> Progress:
 
 
 def plain(text: object) -> str:
-    """Text whose square brackets are no markup."""
+    """Text that comes from elsewhere: its square brackets are no markup, its control characters are spelt out."""
     from rich.markup import escape
 
-    return escape(str(text))
+    return escape("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text)))
+
+
+def print_next(command: str) -> None:
+    """The command to go on with, on a line of its own."""
+    out.print(f"next: [bold]{plain(command)}[/]", soft_wrap=True)
 
 
 def percent(share: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from refinenet_edge.errors import BundleError, InputError
-from refinenet_edge.records import from_json
+from refinenet_edge.records import from_plain
 
 MAX_FILE = 64 * 1024  # bytes
 TENSOR = ("tf32", "fp16", "int8", "fp8")
@@ -101,7 +100,7 @@ def read_devices(path: Path) -> dict[str, Device]:
     read = {}
     for name, table in tables.items():
         try:
-            read[name] = from_json(Device, json.dumps(table, default=str))
-        except (BundleError, InputError) as exc:
-            raise InputError(f"{path}, device {name!r}: {str(exc).removeprefix('Device.')}") from exc
+            read[name] = from_plain(Device, table)
+        except BundleError as exc:
+            raise InputError(f"{path}, device {name!r}: {str(exc).removeprefix('Device').lstrip('.: ')}") from exc
     return read

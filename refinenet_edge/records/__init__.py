@@ -28,7 +28,7 @@ from refinenet_edge.records.frame import (
     Mask,
     Size,
 )
-from refinenet_edge.records.json import from_json, to_json
+from refinenet_edge.records.json import from_json, from_plain, to_json
 from refinenet_edge.records.manifest import (
     CHANNEL_MULTIPLE,
     INPUT,
@@ -49,5 +49,5 @@ __all__ = [
     "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "MAX_SIDE", "OUTPUT", "RGB", "SMALLEST_SIDE", "Backend", "Bilinear",
     "Budget", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Interpolation",
     "LabelMap", "Labels", "Manifest", "Mask", "Parity", "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size",
-    "Speed", "TensorSpec", "from_json", "relative_error", "to_json",
+    "Speed", "TensorSpec", "from_json", "from_plain", "relative_error", "to_json",
 ]  # fmt: skip

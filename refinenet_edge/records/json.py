@@ -1,4 +1,8 @@
-"""Records as JSON, and JSON that is not trusted as records."""
+"""Records as JSON, and JSON that is not trusted as records.
+
+A record with a `schema` is read from that schema only, and from schema 1 where it has `from_schema_1`, which makes the
+fields of today from those.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union
 
-from refinenet_edge.errors import BundleError
+from refinenet_edge.errors import BundleError, InputError
 
 Record = TypeVar("Record")
 
@@ -22,9 +26,18 @@ def to_json(record: Any) -> str:
 def from_json(kind: type[Record], text: str) -> Record:
     """The `kind` that `text` holds. `text` is untrusted: `BundleError` names the first field that does not fit."""
     try:
-        return typing.cast(Record, _read(kind, json.loads(text), kind.__name__))
-    except (ValueError, RecursionError, OverflowError) as exc:  # overflow: an integer too large for a float
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
         raise BundleError(f"not JSON of a {kind.__name__}: {exc}") from exc
+    return from_plain(kind, value)
+
+
+def from_plain(kind: type[Record], value: Any) -> Record:
+    """`from_json` of what JSON or TOML was read to: dictionaries, lists, text, numbers."""
+    try:
+        return typing.cast(Record, _read(kind, value, kind.__name__))
+    except (ValueError, RecursionError, OverflowError) as exc:  # overflow: an integer too large for a float
+        raise BundleError(f"not a {kind.__name__}: {exc}") from exc
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
@@ -35,7 +48,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         if value in args:
             return value
     elif origin is tuple:
-        if isinstance(value, list) and (args[-1] is Ellipsis or len(value) == len(args)):
+        if isinstance(value, (list, tuple)) and (args[-1] is Ellipsis or len(value) == len(args)):
             kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
             return tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     elif origin is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
@@ -69,6 +82,10 @@ def _read_record(kind: Any, value: Any, where: str) -> Any:
         raise BundleError(f"{where}: an object expected, found {str(value)[:60]!r}")
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
+    if "schema" in fields and (schema := value.get("schema", current := fields["schema"].default)) != current:
+        if schema is True or schema != 1 or not hasattr(kind, "from_schema_1"):
+            raise BundleError(f"{where}: schema {str(schema)[:60]}, this toolkit reads {current}: make it again")
+        value = kind.from_schema_1(value)
     for name in value:
         if name not in fields:
             raise BundleError(f"{where}.{name}: unknown field")
@@ -76,4 +93,7 @@ def _read_record(kind: Any, value: Any, where: str) -> Any:
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in value:
             raise BundleError(f"{where}.{name}: missing")
-    return kind(**{name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    try:
+        return kind(**{name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    except InputError as exc:
+        raise BundleError(f"{where}: {exc}") from exc

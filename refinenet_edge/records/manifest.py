@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -13,9 +14,8 @@ import numpy.typing as npt
 from refinenet_edge.errors import BundleError
 from refinenet_edge.records.frame import FrameSpec, Labels, Size
 from refinenet_edge.records.quantised import Budget, RangesKey, Speed
-from refinenet_edge.records.recipe import Backend
+from refinenet_edge.records.recipe import Backend, Recipe, recipe_of_command
 
-SCHEMA = 1
 INPUT, OUTPUT = "image", "logits"  # the names of every graph's input and output
 CHANNEL_MULTIPLE = 8  # padded channels come in multiples of it: TensorRT's HWC8 without gaps is plain NHWC
 
@@ -105,7 +105,7 @@ class Manifest:
     labels: Labels
     rewrites: Mapping[str, int]
     parity: tuple[Parity, ...]
-    command: str
+    recipe: str | Recipe  # str: the command in a manifest of schema 1 that no recipe of today has
     toolkit: str
     traced_cost: GraphCost | None = None  # None: sizes are free
     fused_cost: GraphCost | None = None
@@ -114,11 +114,9 @@ class Manifest:
     budget: Budget | None = None
     speed: Speed | None = None  # None: it was not asked, or cannot run where it was built
     files: Mapping[str, FileDigest] = field(default_factory=dict)
-    schema: int = SCHEMA
+    schema: int = 2
 
     def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise BundleError(f"manifest schema {self.schema}, this toolkit reads {SCHEMA}: build the bundle again")
         for name in self.files:
             # printable: a NUL or a lone surrogate is no file name, and makes every path function raise ValueError
             if name in ("", ".", "..") or PurePath(name).name != name or "\\" in name or not name.isprintable():
@@ -126,3 +124,16 @@ class Manifest:
         if len(self.inputs) != 1 or len(self.outputs) != 1:
             counts = f"{len(self.inputs)} inputs and {len(self.outputs)} outputs"
             raise BundleError(f"manifest has {counts}, one of each is meant")
+
+    @property
+    def command(self) -> str:
+        """The command that builds it again, to be shown. It comes from the bundle: not to be run unseen."""
+        return self.recipe if isinstance(self.recipe, str) else self.recipe.command
+
+    @staticmethod
+    def from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
+        """That one held the command as text instead of the recipe."""
+        fields = {name: item for name, item in value.items() if name != "command"}
+        command = value.get("command")
+        recipe = recipe_of_command(command) if isinstance(command, str) else None
+        return {**fields, "schema": 2, "recipe": dataclasses.asdict(recipe) if recipe else command}

@@ -57,10 +57,6 @@ class Ranges:
     warnings: tuple[str, ...] = ()
     schema: int = 1
 
-    def __post_init__(self) -> None:
-        if self.schema != 1:
-            raise BundleError(f"ranges schema {self.schema}, this toolkit reads 1: calibrate again")
-
 
 @dataclass(frozen=True)
 class Harm:

@@ -1,17 +1,16 @@
-"""What to build, and the command that builds it.
-
-A recipe names every option that is not at its default, so that a manifest can carry the command that builds it again.
-"""
+"""What to build, and the command that builds it: a manifest holds the recipe, advice is a recipe with other fields."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
+import typing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from refinenet_edge.errors import InputError
+from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records.frame import MAX_SIDE, Size
+from refinenet_edge.records.json import from_plain
 
 Backend = Literal["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]  # what a bundle is built for
 
@@ -69,9 +68,15 @@ class Recipe:
         """Whether accuracy has a budget."""
         return self.max_miou_drop is not None or self.min_agreement is not None
 
+    def in_precision(self, precision: str, output: str, calib: str | None = None) -> Recipe:
+        """The same network in another precision; without `calib` nothing that is for quantising only goes with it."""
+        other = dataclasses.replace(self, precision=precision, output=output, calib=calib)
+        unbudgeted = {"max_miou_drop": None, "min_agreement": None, "judge": None, "force": False}
+        return other if calib else dataclasses.replace(other, **unbudgeted)  # type: ignore[arg-type]
+
     @property
     def command(self) -> str:
-        """The command line that builds this again."""
+        """The command line that builds this again: every option that is not at its default."""
         words = ["refinenet-edge", "build"]
         for field in dataclasses.fields(self):
             value, option = getattr(self, field.name), f"--{field.name.replace('_', '-')}"
@@ -85,3 +90,28 @@ class Recipe:
                 for item in value if isinstance(value, tuple) else (value,):
                     words += [option, str(item)]
         return shlex.join(words)
+
+
+def recipe_of_command(command: str) -> Recipe | None:
+    """The recipe whose `command` that is, None if it is none's: manifests of schema 1 held the text alone."""
+    kinds = typing.get_type_hints(Recipe)
+    values: dict[str, Any] = {}
+    try:
+        program, verb, *rest = shlex.split(command)
+        words = iter(rest)
+        for word in words:
+            negated = word.startswith("--no-")
+            name = word.removeprefix("--no-" if negated else "--").replace("-", "_")
+            accepted = {kinds[name], *typing.get_args(kinds[name])}
+            if bool in accepted:
+                values[name] = not negated
+            elif name == "size":
+                values[name] = [int(side) for side in next(words).split("x")]
+            elif typing.get_origin(kinds[name]) is tuple:
+                values[name] = [*values.get(name, []), next(words)]
+            else:
+                convert = next((kind for kind in (int, float) if kind in accepted), str)
+                values[name] = convert(next(words))
+        return from_plain(Recipe, values) if (program, verb) == ("refinenet-edge", "build") else None
+    except (BundleError, KeyError, StopIteration, ValueError):
+        return None

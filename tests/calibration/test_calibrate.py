@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shlex
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -15,9 +16,11 @@ import cv2
 import numpy as np
 import onnx_ir as ir
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
+from refinenet_edge import precision
 from refinenet_edge.build import build
+from refinenet_edge.bundle import MANIFEST, open_bundle
 from refinenet_edge.calibration import calibrate, observe, open_frames, read_ranges, require, write_ranges
 from refinenet_edge.calibration.calibrate import graph_digests, key_of
 from refinenet_edge.calibration.methods import Entropy, MinMax, Percentile
@@ -26,7 +29,7 @@ from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.frames import Frames
 from refinenet_edge.frames.images import write_png
 from refinenet_edge.fusion import fuse
-from refinenet_edge.records import Cubic, Frame, FrameSpec, Recipe
+from refinenet_edge.records import Cubic, Frame, FrameSpec, Manifest, Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene
 from refinenet_edge.trace import read_onnx, to_bytes
@@ -393,7 +396,10 @@ class TestTheCommand:
         assert ranges.key.method == "minmax, logits=mse"
         assert f"{len(ranges.tensors)} tensors over 2 frames" in done.output
         assert "cut most" in done.output
-        assert f"--precision int8 --calib {out} --output {bundle('fp32')}_int8" in done.output
+        assert (
+            f"--output {bundle('fp32')}_int8 --model rf_lw_mbv2 --size 64x96 --precision int8 --calib {out}"
+            in done.output
+        )
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
     def test_the_folder_is_made(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
@@ -411,23 +417,64 @@ class TestTheCommand:
     def test_the_help_names_the_default(self) -> None:
         assert f"[{calibration_stage.DEFAULT}]" in CliRunner().invoke(main, ["calibrate", "--help"]).output
 
-    def test_the_next_command_is_one(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
-        out = tmp_path / "m.ranges.json"
-        done = CliRunner().invoke(main, ["calibrate", str(bundle("fp32")), "--frames", "scenes:2:1", "-o", str(out)])
-        program, command, *words = shlex.split(done.output.rpartition("next: ")[2])
-        assert (program, command) == ("refinenet-edge", "build")
-        given = main.commands[command].make_context(program, words).params
-        assert (given["precision"], given["calib"], given["model"]) == ("int8", str(out), "rf_lw_mbv2")
-
     def test_another_precision_is_refused(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
         out = tmp_path / "x.json"
         done = CliRunner().invoke(main, ["calibrate", str(bundle("fp16")), "--frames", "scenes", "--out", str(out)])
         assert done.exit_code == 2
-        folder = bundle("fp16")
-        words = "refinenet-edge build --model rf_lw_mbv2 --size 64x96 --backend openvino --precision fp32"
-        assert f"ranges are measured on a fp32 bundle of the same network; build it: {words}" in done.output
-        assert f"--output {folder}_fp32" in done.output
+        words = (
+            f"refinenet-edge build --output {bundle('fp16')}_fp32 --model rf_lw_mbv2 --size 64x96 --backend openvino"
+        )
+        assert f"ranges are measured on a fp32 bundle of the same network; build it: {words}\n" in done.output
         assert not out.exists()
+
+    def test_the_commands_it_prints_are_run(self, tmp_path: Path) -> None:
+        # of a bundle with everything that float32 has not, in a folder that a shell would take for two
+        recipe = Recipe(str(tmp_path / "my int8"), "rf_lw_mbv2", size=SIZE, precision="int8", calib="scenes:1:4")
+        recipe = replace(
+            recipe, min_agreement=50.0, judge="scenes:2:2", backend="openvino", crp="conv_pool", force=True
+        )
+        quantised = build(recipe).path
+        ranges = tmp_path / "my.ranges.json"
+
+        def calibrated(bundle: Path) -> Result:
+            words = ["calibrate", str(bundle), "--frames", "scenes:2:1", "-o", str(ranges)]
+            return CliRunner().invoke(main, words)
+
+        def run(command: str) -> Manifest:
+            program, *words = shlex.split(command)
+            assert program == "refinenet-edge"
+            done = CliRunner().invoke(main, words)
+            assert done.exit_code == 0, done.output
+            return open_bundle(Path(words[words.index("--output") + 1])).manifest
+
+        said = calibrated(quantised).output
+        exact = run(said.rpartition("build it: ")[2])
+        assert exact.recipe == Recipe(f"{quantised}_fp32", "rf_lw_mbv2", size=SIZE, backend="openvino", crp="conv_pool")
+        said = calibrated(Path(f"{quantised}_fp32")).output
+        again = run(said.rpartition("next: ")[2])
+        assert (again.precision, again.calibration) == ("int8", read_ranges(ranges).key)
+
+    def test_a_bundle_that_does_not_say_how_it_was_built(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
+        copied = shutil.copytree(bundle("fp16"), tmp_path / "copied")
+        value = json.loads((copied / MANIFEST).read_text("utf-8"))
+        (copied / MANIFEST).write_text(json.dumps({**value, "recipe": "make \x1b[2J"}))
+        done = CliRunner().invoke(
+            main, ["calibrate", str(copied), "--frames", "scenes", "-o", str(tmp_path / "x.json")]
+        )
+        advice = f"as refinenet-edge inspect says it was built, with --precision fp32 --output {copied}_fp32\n"
+        assert done.output.endswith(f"build it: {advice}")
+        shown = CliRunner().invoke(main, ["inspect", str(copied)]).output
+        assert "make \\x1b[2J" in shown and "\x1b[2J" not in shown
+
+    def test_what_was_quantised_elsewhere_is_not_calibrated(self, tmp_path: Path) -> None:
+        exact, ranges = network(), tmp_path / "x.json"
+        quantised = precision.apply(exact, "int8", "onnxruntime", calibrate(exact, SPEC, scenes(2)))
+        (tmp_path / "q.onnx").write_bytes(to_bytes(quantised))
+        recipe = Recipe(str(tmp_path / "q"), onnx=str(tmp_path / "q.onnx"), size=(24, 32), precision="int8")
+        path = build(replace(recipe, backend="onnxruntime")).path
+        done = CliRunner().invoke(main, ["calibrate", str(path), "--frames", "scenes:2:1", "-o", str(ranges)])
+        assert done.exit_code == 2
+        assert "has the Q/DQ of the ONNX file it is of: there is nothing to calibrate" in done.output
 
 
 class TestAnInt8Build:

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from refinenet_edge.bundle import MODEL, write_bundle
 from refinenet_edge.frames.images import write_png
 from refinenet_edge.labels import numbered
-from refinenet_edge.records import FrameSpec, Manifest, TensorSpec
+from refinenet_edge.records import FrameSpec, Manifest, Recipe, TensorSpec
 from refinenet_edge.scenes import scene
 from tests.runtime.tinynet import CLASSES, tiny
 
@@ -57,7 +57,7 @@ def tiny_bundle(path: Path, size: tuple[int, int] = (32, 48)) -> Path:
     outputs = (TensorSpec("logits", "float32", (1, CLASSES, "h", "w")),)
     manifest = Manifest(
         "tiny", "random", None, "fp32", "openvino", inputs, outputs, FrameSpec(size), numbered(CLASSES),
-        {}, (), "refinenet-edge build tiny", "0",
+        {}, (), Recipe("tiny", onnx="tiny.onnx"), "0",
     )  # fmt: skip
     write_bundle(path, manifest, {MODEL: model.SerializeToString()})
     return path

@@ -15,7 +15,7 @@ from refinenet_edge.bundle import MANIFEST, MODEL, write_bundle
 from refinenet_edge.cli import main
 from refinenet_edge.evaluation import score
 from refinenet_edge.labels import SCENES, numbered
-from refinenet_edge.records import FrameSpec, Labels, Manifest, TensorSpec
+from refinenet_edge.records import FrameSpec, Labels, Manifest, Recipe, TensorSpec
 from tests.evaluation import data
 from tests.evaluation.data import COUNT, SIZE, png, write
 from tests.runtime.tinynet import CLASSES, tiny
@@ -32,7 +32,7 @@ def bundle(path: Path, size: tuple[int, int] | None = (32, 48), labels: Labels |
     outputs = (TensorSpec("logits", "float32", (1, CLASSES, "h", "w")),)
     manifest = Manifest(
         "tiny", "random", None, "fp32", "openvino", inputs, outputs, FrameSpec(size), labels or numbered(CLASSES),
-        {}, (), "refinenet-edge build tiny", "0",
+        {}, (), Recipe("tiny", onnx="tiny.onnx"), "0",
     )  # fmt: skip
     write_bundle(path, manifest, {MODEL: tiny("float32", size).SerializeToString()})
     return path

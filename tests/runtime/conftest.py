@@ -13,7 +13,7 @@ import pytest
 
 from refinenet_edge.bundle import MODEL, PLAN, Bundle, open_bundle, write_bundle
 from refinenet_edge.labels import numbered
-from refinenet_edge.records import EngineInfo, FrameSpec, Manifest, TensorSpec
+from refinenet_edge.records import EngineInfo, FrameSpec, Manifest, Recipe, TensorSpec
 from refinenet_edge.runtime import cuda
 from refinenet_edge.runtime.tensorrt import library
 from tests.runtime.fake_tensorrt import MODES, plan, tensorrt
@@ -46,7 +46,7 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
             "labels": numbered(CLASSES),
             "rewrites": {},
             "parity": (),
-            "command": "refinenet-edge build tiny",
+            "recipe": Recipe("engines/tiny", onnx="tiny.onnx"),
             "toolkit": "0",
         }
         folder = tmp_path / "tiny"

@@ -2,7 +2,6 @@ import dataclasses
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,11 +15,12 @@ from refinenet_edge.records import (
     FrameSpec,
     Labels,
     Manifest,
-    Mask,
     Parity,
     Profile,
+    Recipe,
     TensorSpec,
     from_json,
+    from_plain,
     to_json,
 )
 
@@ -37,7 +37,7 @@ FULL = Manifest(
     labels=LABELS,
     rewrites={"merge_pointwise": 3, "fold_batchnorm": 53},
     parity=(Parity("fusion", "street.png", 1e-6, 1.0), Parity("fp16", "street.png", 2e-3, 0.9991)),
-    command="refinenet-edge build pets.pth.tar --precision fp16",
+    recipe=Recipe("engines/pets", checkpoint="pets.pth.tar", precision="fp16", without=("carry_sums",)),
     toolkit="0.1.0",
     engine=EngineInfo(
         flavour="tensorrt",
@@ -73,6 +73,12 @@ def test_a_manifest_without_its_defaults_comes_back_equal() -> None:
     assert from_json(Manifest, json.dumps(value)) == dataclasses.replace(FULL, engine=None, files={})
 
 
+def test_what_toml_read_is_read_too() -> None:
+    assert from_plain(Labels, dataclasses.asdict(LABELS)) == LABELS
+    with pytest.raises(BundleError, match=r"^not a Recipe: .*too large"):
+        from_plain(Recipe, {"output": "b", "model": "rf50", "min_agreement": 10**400})
+
+
 def test_json_is_readable_text() -> None:
     text = to_json(dataclasses.replace(LABELS, names=("rien", "chat", "poêle")))
     assert "poêle" in text
@@ -82,8 +88,12 @@ def test_json_is_readable_text() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"schema": 2}, "schema 2"),
+        ({"schema": 3}, "Manifest: schema 3, this toolkit reads 2: make it again"),
+        ({"schema": 3, "colour": "red"}, "schema 3"),
         ({"schema": True}, "schema"),
+        ({"recipe": 3}, "recipe"),
+        ({"recipe": {"output": "b"}}, r"Manifest\.recipe: nothing to build"),
+        ({"recipe": {"output": "b", "model": "rf50", "sise": [64, 96]}}, r"Manifest\.recipe\.sise: unknown field"),
         ({"model": 7}, "model"),
         ({"colour": "red"}, "colour"),
         ({"backend": "caffe"}, "backend"),
@@ -113,8 +123,8 @@ def test_an_unfit_field_is_named(fields: dict[str, Any], named: str) -> None:
 
 def test_a_missing_field_is_named() -> None:
     value = json.loads(to_json(FULL))
-    del value["command"]
-    with pytest.raises(BundleError, match=r"Manifest\.command: missing"):
+    del value["recipe"]
+    with pytest.raises(BundleError, match=r"Manifest\.recipe: missing"):
         from_json(Manifest, json.dumps(value))
 
 
@@ -150,31 +160,3 @@ def test_a_manifest_with_anything_in_one_place_is_read_or_refused(data: st.DataO
     except BundleError:
         return
     assert from_json(Manifest, to_json(manifest)) == manifest
-
-
-def mask() -> Mask:
-    return Mask(np.array([[0, 1, 1], [2, 1, 255]], np.uint8), LABELS)
-
-
-def test_a_mask_in_its_colours_is_bgr() -> None:
-    colours = mask().colours()
-    assert colours.shape == (2, 3, 3)
-    assert colours[0, 1].tolist() == [0, 0, 255]  # cat is red
-    assert colours[1, 0].tolist() == [255, 0, 0]  # dog is blue
-    assert colours[1, 2].tolist() == [0, 0, 0]  # no class
-
-
-def test_an_overlay_is_between_frame_and_colours() -> None:
-    frame = np.full((2, 3, 3), 200, np.uint8)
-    assert np.array_equal(mask().overlay(frame, 0.0), frame)
-    assert np.array_equal(mask().overlay(frame, 1.0), mask().colours())
-    assert mask().overlay(frame, 0.5)[0, 1].tolist() == [100, 100, 227]
-
-
-def test_an_overlay_needs_the_segmented_frame() -> None:
-    with pytest.raises(ValueError, match=r"\(2, 4, 3\)"):
-        mask().overlay(np.zeros((2, 4, 3), np.uint8))
-
-
-def test_shares_are_of_the_whole_frame_largest_first() -> None:
-    assert list(mask().shares().items()) == [("cat", 0.5), ("nothing", 1 / 6), ("dog", 1 / 6)]
