@@ -12,7 +12,6 @@ frame's size, numpy.argmax. With several frames they are one batch for the netwo
 from __future__ import annotations
 
 import importlib
-import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.files import sha256
 from refinenet_edge.opencv import cv2
-from refinenet_edge.records import Frame, FrameSpec, Size
+from refinenet_edge.records import Frame, FrameSpec, Recipe, Size
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 
@@ -47,11 +46,12 @@ NAMES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Baseline:
-    """One of `NAMES` with the network of `bundle`, whose `checkpoint` is None for random weights."""
+    """One of `NAMES` with the network of `bundle`, made again from `recipe`; `checkpoint`: None for random weights."""
 
     subject: Subject
     kind: Kind
     bundle: Path
+    recipe: Recipe
     checkpoint: Path | None
     device: Literal["cpu", "cuda"]
 
@@ -63,9 +63,13 @@ class Baseline:
     @contextmanager
     def open(self, case: Case) -> Iterator[Runner]:
         """`Entry.open`."""
-        manifest = open_bundle(self.bundle).manifest
-        size = manifest.frame.size or case.size
-        module = _module(manifest.model, len(manifest.labels.names), self.checkpoint)
+        from refinenet_edge.model import open_network
+
+        manifest, recipe = open_bundle(self.bundle).manifest, self.recipe
+        size, classes = manifest.frame.size or case.size, len(manifest.labels.names)
+        module = open_network(
+            recipe.model, self.checkpoint, classes, crp=recipe.crp, align_corners=recipe.align_corners
+        )
         if self.kind in ("torch", "compile"):
             yield _usual(_torch(module, self.kind == "compile", self.device), manifest.frame, size)
         else:
@@ -120,23 +124,24 @@ def _baseline(kind: str, bundle: Bundle, checkpoint: Path | None, on_gpu: bool) 
             raise InputError(f"this torch has no CUDA, and {bundle.path} runs on the GPU: leave {kind} out")
     if kind in ("onnxruntime", "openvino"):
         _require(kind)
-    manifest = bundle.manifest
-    if "--onnx" in shlex.split(manifest.command):
+    manifest, recipe = bundle.manifest, bundle.manifest.recipe
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"{bundle.path} does not say which network it is{bundle.advice}, or leave {kind} out")
+    if recipe.onnx is not None:
         raise InputError(f"{bundle.path} was made from an ONNX file: give that file to --against")
-    if manifest.checkpoint_sha256 is not None:
-        checkpoint = _weights(bundle, checkpoint)
+    if recipe.checkpoint is None and checkpoint is not None:
+        raise InputError(f"{bundle.path} has random weights, not those of {checkpoint}: leave --checkpoint out")
+    weights = None if recipe.checkpoint is None else _weights(bundle, checkpoint or Path(recipe.checkpoint))
     precision, library = "fp16" if device == "cuda" else "fp32", "torch" if kind == "compile" else kind
     subject = Subject(NAMES[kind], "peer", manifest.model, manifest.checkpoint, precision, f"{library} on {device}")
-    return Baseline(subject, kind, bundle.path, checkpoint, device)  # type: ignore[arg-type]
+    return Baseline(subject, kind, bundle.path, recipe, weights, device)  # type: ignore[arg-type]
 
 
-def _weights(bundle: Bundle, given: Path | None) -> Path:
+def _weights(bundle: Bundle, named: Path) -> Path:
     """The file of the bundle's weights, compared by SHA-256."""
     from refinenet_edge.model import locate
 
-    words = shlex.split(bundle.manifest.command)
-    named = words[words.index("--checkpoint") + 1] if "--checkpoint" in words[:-1] else bundle.manifest.checkpoint
-    path = locate(given or named)
+    path = locate(named)
     if not path.exists():
         raise InputError(f"the weights of {bundle.path}, {path}, are not here: give --checkpoint FILE")
     if sha256(path, InputError) != bundle.manifest.checkpoint_sha256:
@@ -156,18 +161,6 @@ def _onnx_baseline(path: Path, bundle: Bundle) -> OnnxBaseline:
 def _require(library: str) -> None:
     if importlib.util.find_spec(library) is None:
         raise MissingExtra(f"{library} is not installed: pip install 'refinenet-edge[cpu,export]', or leave it out")
-
-
-def _module(model: str, classes: int, checkpoint: Path | None) -> Any:
-    import torch
-
-    from refinenet_edge.model import create, load_checkpoint
-
-    if checkpoint is not None:
-        return load_checkpoint(checkpoint)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return create(model, classes).eval()
 
 
 def _torch(module: Any, compiled: bool, device: str) -> Network:

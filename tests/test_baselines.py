@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from refinenet_edge import baselines, bench
 from refinenet_edge.baselines import baselines_for
 from refinenet_edge.bench import Case, Entry, bundle_entry
+from refinenet_edge.build import build
 from refinenet_edge.errors import InputError
-from refinenet_edge.records import Frame
+from refinenet_edge.records import Frame, Recipe
 from refinenet_edge.scenes import scene
 
 SMALL = Case((64, 96))
@@ -76,11 +78,29 @@ def test_an_unknown_name(mobile_bundle: Path) -> None:
         baselines_for(["tvm"], bundle_entry(mobile_bundle, "openvino"))
 
 
+@pytest.mark.parametrize(
+    "options", [{"crp": "conv_pool"}, {"align_corners": False}, {"crp": "conv_pool", "align_corners": False}], ids=str
+)
+def test_what_the_weights_cannot_say_is_as_in_the_recipe(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(str(tmp_path / "b"), "rf_lw_mbv2", size=(64, 96), backend="openvino", **options)
+    ours = bundle_entry(build(recipe).path, "openvino")
+    (baseline,) = baselines_for(["torch"], ours)
+    frame = scene(5, 0, (64, 96))[0]
+    with ours.segmenter() as segmenter:
+        expected = segmenter.logits(frame)
+    logits = results_of(baseline, monkeypatch, frame)["engine"]
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * float(np.abs(expected).max()))
+    other = results_of(replace(baseline, recipe=Recipe("b", "rf_lw_mbv2")), monkeypatch, frame)["engine"]
+    assert float(np.abs(other - expected).max()) > 1e-2 * float(np.abs(expected).max())
+
+
 @pytest.fixture
 def changed(mobile_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
     """changed(field=value): a copy of the bundle whose manifest says so."""
 
-    def change(**fields: str) -> Path:
+    def change(**fields: object) -> Path:
         shutil.copytree(mobile_bundle, tmp_path / "copied")
         path = tmp_path / "copied" / "manifest.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
@@ -90,15 +110,26 @@ def changed(mobile_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_other_weights_are_refused(changed: Callable[..., Path]) -> None:
-    command = "refinenet-edge build --checkpoint scenes"
-    entry = bundle_entry(changed(checkpoint="scenes", checkpoint_sha256="0" * 64, command=command), "openvino")
+    recipe = {"output": "b", "checkpoint": "scenes"}
+    entry = bundle_entry(changed(checkpoint="scenes", checkpoint_sha256="0" * 64, recipe=recipe), "openvino")
     with pytest.raises(InputError, match=r"is not what .* was built from"):
         baselines_for(["torch"], entry)
     with pytest.raises(InputError, match=r"gone\.pth, are not here: give --checkpoint FILE"):
         baselines_for(["torch"], entry, Path("gone.pth"))
 
 
+def test_random_weights_are_in_no_file(mobile_bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"has random weights, not those of voc\.pth: leave --checkpoint out"):
+        baselines_for(["torch"], bundle_entry(mobile_bundle, "openvino"), Path("voc.pth"))
+
+
 def test_a_bundle_from_onnx_has_no_torch(changed: Callable[..., Path]) -> None:
-    entry = bundle_entry(changed(command="refinenet-edge build --onnx theirs.onnx"), "openvino")
+    entry = bundle_entry(changed(recipe={"output": "b", "onnx": "theirs.onnx"}), "openvino")
     with pytest.raises(InputError, match="was made from an ONNX file: give that file to --against"):
+        baselines_for(["torch"], entry)
+
+
+def test_a_bundle_that_does_not_say_its_network_has_no_torch(changed: Callable[..., Path]) -> None:
+    entry = bundle_entry(changed(recipe="make engine"), "openvino")
+    with pytest.raises(InputError, match="does not say which network it is; build it again: make engine, or leave"):
         baselines_for(["torch"], entry)
