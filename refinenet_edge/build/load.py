@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
-import torch
 
 from refinenet_edge import precision
 from refinenet_edge.errors import CheckpointError, GraphError, InputError
 from refinenet_edge.files import sha256
 from refinenet_edge.labels import fitting
-from refinenet_edge.model import SegmentationNet, create, load_checkpoint
+from refinenet_edge.model import open_network
 from refinenet_edge.model.blocks import CrpOrder
 from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Labels, Size
 from refinenet_edge.trace import num_classes, read_onnx, trace
@@ -72,26 +71,13 @@ def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
 
 def _from_module(network: Network) -> tuple[str, ir.Model, bool]:
     """The network's name, its traced graph, and whether its logits are upsampled with aligned corners."""
-    path, wanted = network.checkpoint, network.model
-    if path is None:
-        module = _random(network)
-    else:
-        module = load_checkpoint(path, crp=network.crp, align_corners=network.align_corners)
-        if wanted not in (None, module.spec.name):
-            raise InputError(f"{path} is a {module.spec.name}, not {wanted}: use --model {module.spec.name}")
-    return module.spec.name, trace(module, network.size, network.dynamic), module.spec.align_corners
-
-
-def _random(network: Network) -> SegmentationNet:
-    name = str(network.model)
     classes = len(network.labels.names) if network.labels else DEFAULT_CLASSES
-    # forked: a build leaves the caller's generator as it was
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        crp, align_corners = network.crp or "pool_conv", network.align_corners is not False
-        module = create(name, classes, crp=crp, align_corners=align_corners)
-    logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", name)
-    return module
+    module = open_network(
+        network.model, network.checkpoint, classes, crp=network.crp, align_corners=network.align_corners
+    )
+    if network.checkpoint is None:
+        logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", network.model)
+    return module.spec.name, trace(module, network.size, network.dynamic), module.spec.align_corners
 
 
 def _from_onnx(network: Network, path: Path) -> tuple[str, ir.Model, bool]:

@@ -412,7 +412,7 @@ class TestTheCommand:
         words = ["--frames", "scenes:2:1", "-o", str(tmp_path / "x.json"), "--method-for", "entropy"]
         done = CliRunner().invoke(main, ["calibrate", str(bundle("fp32")), *words])
         assert done.exit_code == 2
-        assert "GLOB=METHOD is meant" in done.output
+        assert "expected GLOB=METHOD" in done.output
 
     def test_the_help_names_the_default(self) -> None:
         assert f"[{calibration_stage.DEFAULT}]" in CliRunner().invoke(main, ["calibrate", "--help"]).output
