@@ -39,7 +39,7 @@ from refinenet_edge.bench.measure import RESAMPLES, Contender, Estimate, Timing,
 from refinenet_edge.bench.record import Case, Subject
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, open_bundle
-from refinenet_edge.calibration import calibrate, open_frames, write_ranges
+from refinenet_edge.calibration import calibrate, calibration_frames, write_ranges
 from refinenet_edge.evaluation import Confusion, open_dataset
 from refinenet_edge.model import load_checkpoint
 from refinenet_edge.records import FrameSpec, Ranges, Recipe
@@ -151,13 +151,13 @@ def timed_record(timing: Timing) -> dict[str, object]:
 
 
 def prepared(calib: str, segmenter: Segmenter) -> np.ndarray:
-    frames = open_frames(calib)
+    frames = calibration_frames(calib)
     return np.concatenate([prepare(frames.read(index), segmenter.frame_spec) for index in range(len(frames))])
 
 
 def calibrated(bundle: Path, calib: str) -> Ranges:
     opened = open_bundle(bundle)
-    return calibrate(read_onnx(opened.path_of(MODEL)), opened.manifest.frame, open_frames(calib))
+    return calibrate(read_onnx(opened.path_of(MODEL)), opened.manifest.frame, calibration_frames(calib))
 
 
 def checked(float32: Path, ranges: Path, folder: Path, console: Console) -> tuple[dict[str, Any], list[Criterion]]:

@@ -29,7 +29,7 @@ from torch import nn
 from refinenet_edge.bench import Estimate
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL
-from refinenet_edge.calibration import open_frames, read_ranges, write_ranges
+from refinenet_edge.calibration import calibration_frames, read_ranges, write_ranges
 from refinenet_edge.errors import InputError
 from refinenet_edge.model import SegmentationNet, create, save_checkpoint
 from refinenet_edge.records import Budget, FrameSpec, Recipe
@@ -117,7 +117,7 @@ def rf50(folder: Path) -> tuple[dict[str, Any], list[Criterion]]:
     start = time.perf_counter()
     manifest = build(int8).manifest
     seconds = time.perf_counter() - start
-    frames = open_frames(RF50_FRAMES)
+    frames = calibration_frames(RF50_FRAMES)
     with Segmenter(float32.output) as exact, Segmenter(int8.output) as rounded:
         same = [
             float((exact.segment(frame).labels == rounded.segment(frame).labels).mean())

@@ -27,7 +27,7 @@ from rtx_plans import kernels
 
 from refinenet_edge.build import build
 from refinenet_edge.bundle import PLAN
-from refinenet_edge.calibration import open_frames
+from refinenet_edge.calibration import calibration_frames
 from refinenet_edge.errors import BuildError
 from refinenet_edge.model import create, load_checkpoint
 from refinenet_edge.precision import PRECISIONS, QUANTISED
@@ -83,7 +83,7 @@ def peers(name: str, calib: str) -> list[dict[str, Any]]:
     checkpoint = WEIGHTS[name]
     torch.manual_seed(0)
     module = (load_checkpoint(checkpoint) if checkpoint else create(name, CLASSES)).eval()
-    source = open_frames(calib)
+    source = calibration_frames(calib)
     frames = np.concatenate([prepare(source.read(index), FrameSpec(SIZE)) for index in range(len(source))])
     quantised = quantise(module, frames, QUANTISERS)
     rows = [{"graph": who, "error": why} for who, why in quantised.missing.items()]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from refinenet_edge.frames.images import read_image
+from refinenet_edge.frames import Frames
 from refinenet_edge.records import relative_error
 from refinenet_edge.runtime import Segmenter
 
@@ -20,12 +19,12 @@ class Difference:
     label_agreement: float
 
 
-def compare_bundles(first: Segmenter, second: Segmenter, paths: Iterable[Path]) -> Iterator[Difference]:
+def compare_bundles(first: Segmenter, second: Segmenter, frames: Frames) -> Iterator[Difference]:
     """Segment every image with both and compare: the logits as they come, the labels at the image's size."""
-    for path in paths:
-        frame = read_image(path)
+    for index, name in enumerate(frames.names):
+        frame = frames.read(index)
         logits = first.logits(frame), second.logits(frame)
         error = relative_error(*logits) if logits[0].shape == logits[1].shape else None
         size = (frame.shape[0], frame.shape[1])
         labels = first.mask(logits[0], size).labels, second.mask(logits[1], size).labels
-        yield Difference(path.name, error, float((labels[0] == labels[1]).mean()))
+        yield Difference(name, error, float((labels[0] == labels[1]).mean()))

@@ -48,3 +48,21 @@ def read_text(path: Path) -> str | None:
             return file.read(MAX_TEXT).decode(errors="replace").replace("\0", " ").strip() or None
     except OSError:
         return None
+
+
+def list_files(folder: Path, error: type[RefineNetEdgeError], *, below: bool = False) -> list[str]:
+    """The names of the files in `folder`, in order, "/" between their parts; `below`: with those in its sub-folders.
+
+    Hidden files and folders are left out, and folders that are links are not entered. Raises `error` where one cannot
+    be listed.
+    """
+
+    def refuse(exc: OSError) -> None:
+        raise error(f"folder {exc.filename} cannot be listed: {exc.strerror or exc}") from exc
+
+    names = []
+    for at, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if below and name[0] != "."]
+        inside = Path(at).relative_to(folder)
+        names += [(inside / name).as_posix() for name in files if name[0] != "."]
+    return sorted(names)

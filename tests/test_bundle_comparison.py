@@ -9,6 +9,7 @@ import pytest
 
 from refinenet_edge.bundle_comparison import Difference, compare_bundles, relative_error
 from refinenet_edge.errors import InputError
+from refinenet_edge.frames import open_frames, parse
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import FrameSpec, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
@@ -54,26 +55,26 @@ def planes(left: float, right: float, width: int = 8) -> np.ndarray:
 
 
 def test_the_same_network_agrees_with_itself(photos: Path) -> None:
-    paths = sorted(photos.iterdir())
+    frames = open_frames(parse(str(photos)))
     with segmenter(planes(1, 1)) as first, segmenter(planes(1, 1)) as second:
-        differences = list(compare_bundles(first, second, paths))
+        differences = list(compare_bundles(first, second, frames))
     assert differences == [Difference("a.png", 0.0, 1.0), Difference("b.png", 0.0, 1.0)]
 
 
 def test_labels_are_compared_at_the_size_of_the_image(photos: Path) -> None:
     with segmenter(planes(1, 1)) as first, segmenter(planes(1, -1)) as second:
-        (difference,) = compare_bundles(first, second, [photos / "a.png"])
+        (difference,) = compare_bundles(first, second, open_frames(parse(str(photos / "a.png"))))
     assert difference.relative_error == 2.0
     assert difference.label_agreement == pytest.approx(0.5, abs=0.05)
 
 
 def test_logits_of_another_size_are_compared_by_their_labels(photos: Path) -> None:
     with segmenter(planes(1, 1)) as first, segmenter(planes(1, 1, width=16)) as second:
-        (difference,) = compare_bundles(first, second, [photos / "b.png"])
+        (difference,) = compare_bundles(first, second, open_frames(parse(str(photos / "b.png"))))
     assert difference.relative_error is None
     assert difference.label_agreement > 0.9
 
 
 def test_an_image_that_cannot_be_read_stops(tmp_path: Path) -> None:
-    with segmenter(planes(1, 1)) as first, pytest.raises(InputError, match=r"no image file at .*none\.png"):
-        list(compare_bundles(first, first, [tmp_path / "none.png"]))
+    with segmenter(planes(1, 1)) as first, pytest.raises(InputError, match=r"no image or folder at .*none\.png"):
+        list(compare_bundles(first, first, open_frames(parse(str(tmp_path / "none.png")))))

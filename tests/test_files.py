@@ -11,7 +11,7 @@ import pytest
 
 from refinenet_edge import files
 from refinenet_edge.errors import BuildError, CheckpointError
-from refinenet_edge.files import read_text, sha256, write_atomically
+from refinenet_edge.files import list_files, read_text, sha256, write_atomically
 
 
 def test_a_file_is_written(tmp_path: Path) -> None:
@@ -91,3 +91,31 @@ def test_what_a_file_of_the_system_says(tmp_path: Path, data: bytes | None, text
     if data is not None:
         (tmp_path / "model").write_bytes(data)
     assert read_text(tmp_path / "model") == text
+
+
+def test_the_files_of_a_folder(tmp_path: Path) -> None:
+    for name in ("b", "a.png", "a/z", "a/.hidden", ".hidden/c", ".d"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert list_files(tmp_path, BuildError) == ["a.png", "b"]
+    assert list_files(tmp_path, BuildError, below=True) == ["a.png", "a/z", "b"]
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    scandir = os.scandir
+
+    def closed(path: str) -> object:
+        if path.endswith("a"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(BuildError, match=r"folder .*/a cannot be listed: Permission denied"):
+        list_files(tmp_path, BuildError, below=True)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"folder .*none cannot be listed: No such file"):
+        list_files(tmp_path / "none", BuildError)

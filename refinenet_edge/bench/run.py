@@ -31,13 +31,12 @@ from refinenet_edge.bench.screen import measure_screen
 from refinenet_edge.bench.start import measure_start
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.evaluation import DataSet, evaluate
-from refinenet_edge.frames.images import list_images, read_image
+from refinenet_edge.frames import Scenes, open_frames, parse
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame, Size
 from refinenet_edge.runtime.cuda import gpu_bus_id, gpu_name
-from refinenet_edge.scenes import VALIDATION, scene
+from refinenet_edge.scenes import scene
 
-SCENES = "scenes"
 FRAMES = 8
 BURST = 4  # frames of each stream in a run
 STAGED = 20  # runs of a GPU's stages
@@ -56,7 +55,7 @@ class Options:
     """
 
     cases: tuple[Case, ...]
-    frames: str = SCENES  # or a folder of images
+    frames: str = "scenes"  # or images, or a video
     rounds: int | None = None
     judge: DataSet | None = None
     source: str | None = None
@@ -199,10 +198,12 @@ def _stages(entry: Entry, case: Case, runs: Sequence[Stages], frames: Sequence[F
 
 def _frames(source: str, size: Size) -> list[Frame]:
     """`FRAMES` frames of `size`: drawn ones, or images of a folder, resized."""
-    if source == SCENES:
-        return [scene(VALIDATION, index, size)[0] for index in range(FRAMES)]
-    images = [read_image(path) for path in list_images(source)[:FRAMES]]
-    return [np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), np.uint8) for frame in images]
+    address = parse(source, count=FRAMES)
+    if isinstance(address, Scenes):
+        return [scene(address.seed, index, size)[0] for index in range(min(FRAMES, address.count))]
+    frames = open_frames(address)
+    read = (frames.read(index) for index in range(min(FRAMES, len(frames))))
+    return [np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), np.uint8) for frame in read]
 
 
 def _judged(entry: Entry, judge: DataSet | None, step: Step) -> Subject:

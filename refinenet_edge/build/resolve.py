@@ -16,6 +16,7 @@ from refinenet_edge.build.quantise import Quantisation
 from refinenet_edge.bundle import require_replaceable
 from refinenet_edge.errors import InputError, MissingExtra
 from refinenet_edge.evaluation import open_dataset
+from refinenet_edge.frames import Scenes, parse
 from refinenet_edge.fusion import REWRITES, Rewrite
 from refinenet_edge.labels import find_labels
 from refinenet_edge.model import SHIPPED, locate
@@ -89,7 +90,8 @@ def _require_consistent(recipe: Recipe, backend: Backend) -> None:
         raise InputError("a budget is for what is quantised here: give --calib, which a file quantised already has not")
     if recipe.budgeted and recipe.judge is None and str(recipe.calib).endswith(".json"):
         raise InputError("a budget is judged on frames: give --judge scenes:SEED:COUNT, a folder or a data set")
-    if recipe.max_miou_drop is not None and recipe.judge is None and not str(recipe.calib).startswith("scenes"):
+    labelled = recipe.judge is not None or isinstance(parse(recipe.calib or ""), Scenes)
+    if recipe.max_miou_drop is not None and not labelled:
         raise InputError("points of mIoU need labelled samples: give --judge scenes:SEED:COUNT or a data set")
     if recipe.precision == "fp8":
         _require_fp8(recipe.target, backend)
@@ -143,9 +145,9 @@ def _quantisation(recipe: Recipe, backend: Backend, problems: Mapping[str, str])
     if recipe.max_miou_drop is not None:
         judge, allowed = MiouDrop(open_dataset(recipe.judge or calib)), recipe.max_miou_drop
     elif recipe.min_agreement is not None:
-        judge, allowed = LostLabels(calibration.open_frames(recipe.judge or calib)), 100 - recipe.min_agreement
+        judge, allowed = LostLabels(calibration.calibration_frames(recipe.judge or calib)), 100 - recipe.min_agreement
     return Quantisation(
-        calibration.read_ranges(Path(calib)) if calib.endswith(".json") else calibration.open_frames(calib),
+        calibration.read_ranges(Path(calib)) if calib.endswith(".json") else calibration.calibration_frames(calib),
         precision.placement_of(recipe.precision, backend),
         judge,
         allowed,

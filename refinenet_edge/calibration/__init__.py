@@ -1,17 +1,16 @@
 """Stage 4: a fused float32 graph and calibration frames become ranges, once, for every INT8 target.
 
-frames.py open -> observe.py run -> histogram.py count -> methods.py choose amax -> ranges.py write, read
+calibrate.py open -> observe.py run -> histogram.py count -> methods.py choose amax -> ranges.py write, read
 """
 
-from refinenet_edge.calibration.calibrate import DEFAULT, calibrate, require
+from refinenet_edge.calibration.calibrate import DEFAULT, calibrate, calibration_frames, require
 from refinenet_edge.calibration.methods import parse_method
 from refinenet_edge.calibration.ranges import read_ranges, write_ranges
-from refinenet_edge.frames import open_frames
 
 __all__ = [
     "DEFAULT",
     "calibrate",
-    "open_frames",
+    "calibration_frames",
     "parse_method",
     "read_ranges",
     "require",

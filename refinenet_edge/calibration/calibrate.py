@@ -30,16 +30,19 @@ from refinenet_edge.calibration.methods import Method, Percentile, name_of
 from refinenet_edge.calibration.observe import ActivationCounter, activation_counter, observable
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.files import write_atomically
-from refinenet_edge.frames import Frames
+from refinenet_edge.frames import Frames, Scenes, open_frames, parse
 from refinenet_edge.frames.images import digest_of
 from refinenet_edge.records import Bilinear, Frame, FrameSpec, Range, Ranges, RangesKey, to_json
 from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.scenes import VALIDATION
 
 logger = logging.getLogger(__name__)
 
 # measured: earlier weights of the shipped model in INT8 on OpenVINO, mIoU on 40 unseen scenes (float32 .8020):
 # percentile 99.99 (zeros counted) .8018, min-max and MSE .8015, entropy .8002 (24 frames each)
 DEFAULT: Method = Percentile(99.99)
+SEED = 2  # of scenes: neither the training's stream nor the validation's
+COUNT = 64  # of scenes, and of frames taken from a video
 SAVE_SECONDS = 30.0
 FEW = 16  # frames
 BLANK = 2.0  # standard deviation of a frame's bytes, below which it shows nothing
@@ -47,6 +50,18 @@ NOISE = 0.2  # correlation of neighbouring pixels, below which a frame is noise
 
 Progress = Callable[[int, int], None]  # frames done, frames
 Counted = tuple[int, Mapping[str, Histogram]]  # frames in a row, and their histograms by tensor
+
+
+def calibration_frames(source: str) -> Frames:
+    """The frames that `source` names, to calibrate on: `COUNT` scenes unless it says how many, `COUNT` of a video.
+
+    Raises `InputError` where there is none, and for the scenes that models are judged on.
+    """
+    address = parse(source, seed=SEED, count=COUNT)
+    if isinstance(address, Scenes) and address.seed == VALIDATION:
+        other = Scenes(SEED, address.count)
+        raise InputError(f"{source!r}: models are judged on these scenes; calibrate on others: {other}")
+    return open_frames(address, most=COUNT)
 
 
 class FrameCheck(NamedTuple):

@@ -172,7 +172,7 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
     overrides = {glob: calibration.parse_method(text) for glob, _, text in pairs}
     make_folder(path.parent)
     state = path.with_name(f".{path.name}.partial.npz")
-    model, frames = read_onnx(opened.path_of(MODEL), None), calibration.open_frames(source)
+    model, frames = read_onnx(opened.path_of(MODEL), None), calibration.calibration_frames(source)
     with progress_bar() as bar, contextlib.ExitStack() as stack:
         task = bar.add_task("observe", total=None)
         observer = None

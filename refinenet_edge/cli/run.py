@@ -6,7 +6,6 @@ import contextlib
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from refinenet_edge.records import Bilinear, Cubic, Interpolation
 
 if TYPE_CHECKING:
     from refinenet_edge.evaluation import EvaluationResult
-    from refinenet_edge.records import Frame, Mask
+    from refinenet_edge.records import Mask
 
 UPSAMPLINGS: dict[str, Interpolation] = {
     "bilinear": Bilinear(align_corners=False),
@@ -37,18 +36,22 @@ UPSAMPLINGS: dict[str, Interpolation] = {
 @click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
 @allow_host_code
 def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float, allow_host_code: bool) -> None:
-    """Segment IMAGES, an image file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
+    """Segment IMAGES, an image or video file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
+    from refinenet_edge.frames import open_frames, parse
     from refinenet_edge.frames.images import write_image, write_png
     from refinenet_edge.runtime import Segmenter
 
-    frames = _frames(images)
+    frames = open_frames(parse(images))
+    stems = [Path(name).stem for name in frames.names]
+    if twice := next((stem for stem, count in Counter(stems).items() if count > 1), None):
+        raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
     table = Table("image", "size", "ms", "classes", title=plain(bundle))
     failures: list[str] = []
     with Segmenter(bundle, backend, allow_host_code=allow_host_code) as segmenter, progress_bar() as bar:
         make_folder(folder)
-        for name, read in bar.track(frames, description="segment"):
+        for index, name in enumerate(bar.track(stems, description="segment")):
             try:
-                frame = read()
+                frame = frames.read(index)
                 started = time.perf_counter()
                 mask = segmenter.segment(frame)
                 taken = 1000 * (time.perf_counter() - started)
@@ -69,20 +72,20 @@ def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float, a
 @main.command("compare")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@click.argument("images", type=click.Path(path_type=Path))
+@click.argument("images")
 @click.option("--backend", default="auto", show_default=True, help="What runs FIRST.")
 @click.option("--second-backend", default="auto", show_default=True, help="What runs SECOND.")
 @allow_host_code
-def compare(first: Path, second: Path, images: Path, backend: str, second_backend: str, allow_host_code: bool) -> None:
+def compare(first: Path, second: Path, images: str, backend: str, second_backend: str, allow_host_code: bool) -> None:
     """Compare two bundles, or one bundle on two backends: logit error and label agreement on IMAGES."""
     from refinenet_edge.bundle_comparison import compare_bundles
-    from refinenet_edge.frames.images import list_images
+    from refinenet_edge.frames import open_frames, parse
     from refinenet_edge.runtime import Segmenter
 
-    paths = list_images(images)
+    frames = open_frames(parse(images))
     opened = functools.partial(Segmenter, allow_host_code=allow_host_code)
     with opened(first, backend) as a, opened(second, second_backend) as b, progress_bar() as bar:
-        differences = list(bar.track(compare_bundles(a, b, paths), total=len(paths), description="compare"))
+        differences = list(bar.track(compare_bundles(a, b, frames), total=len(frames), description="compare"))
         title = f"{first} on {a.session.name} and {second} on {b.session.name}"
     table = Table("image", "logit error", "label agreement", title=plain(title))
     for d in differences:
@@ -160,21 +163,6 @@ def evaluate(
         err.print(f"[yellow]{len(result.problems)} not used:[/] {counts}")
         for problem in result.problems[:5]:
             err.print(plain(f"  {problem.sample}: {problem.detail}"), soft_wrap=True)
-
-
-def _frames(images: str) -> list[tuple[str, Callable[[], Frame]]]:
-    """Names and readers of the frames that `images` means."""
-    from refinenet_edge.evaluation import open_dataset
-    from refinenet_edge.frames.images import list_images, read_image
-
-    if images.partition(":")[0] == "scenes" and not Path(images).exists():
-        samples = open_dataset(images).samples
-        return [(f"scene_{index:04d}", lambda s=sample: s.read()[0]) for index, sample in enumerate(samples)]  # type: ignore[misc]
-    paths = list_images(images)
-    stems = [path.stem for path in paths]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
-    return [(path.stem, functools.partial(read_image, path)) for path in paths]
 
 
 def _shares(mask: Mask) -> str:

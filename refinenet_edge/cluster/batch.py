@@ -31,10 +31,11 @@ from refinenet_edge import __version__
 from refinenet_edge.bundle import MANIFEST, Bundle
 from refinenet_edge.cluster.bundles import Opening, gpus_of, opening, resolve
 from refinenet_edge.cluster.pool import Pool, open_pool
-from refinenet_edge.cluster.storage import CLUSTER, Storage, is_remote, open_storage, shown
-from refinenet_edge.cluster.work import Item, Piece, Reader, find
+from refinenet_edge.cluster.storage import CLUSTER, Storage, absolute, open_storage
+from refinenet_edge.cluster.work import Item, Piece, Reader, everywhere, find
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.files import sha256
+from refinenet_edge.frames.address import is_url, shown
 from refinenet_edge.frames.images import digest_of, encode_png
 from refinenet_edge.records import Frame, LabelMap, Labels, from_json, to_json
 
@@ -121,10 +122,11 @@ def label(
     other machines: `source` and `out` must mean the same there. Raises `InputError` when `out` holds another run's
     labels or no frame can be labelled, and what the bundle raises when it is opened.
     """
-    _refuse_inside(source, out)
+    where = everywhere(source)
+    _refuse_inside(where, out)
     wanted = resolve(bundle, backend, ray)
     digest = sha256(bundle.path / MANIFEST, BundleError)
-    manifest, where = bundle.manifest, _absolute(source)
+    manifest = bundle.manifest
     run = LabellingRecord(digest, manifest.model, manifest.checkpoint, wanted, form, manifest.labels, shown(where))
     storage = open_storage(out)
     if form == "parquet":
@@ -145,7 +147,7 @@ def label(
 
     tell()
     with open_pool(ray, gpus=gpus_of(wanted), size=workers) as pool:
-        job = Job(opening(bundle, wanted, pool, allow_host_code, None), run, where, _absolute(out))
+        job = Job(opening(bundle, wanted, pool, allow_host_code, None), run, where, absolute(out))
         try:
             for report in _reports(pool, job, left):
                 labelled += report.labelled
@@ -231,7 +233,7 @@ def _reports(pool: Pool, job: Job, pieces: Sequence[Piece]) -> Iterator[Report]:
 
 
 def _refuse_inside(source: str, out: str) -> None:
-    if is_remote(source) or is_remote(out):
+    if is_url(source) or is_url(out):
         inside = f"{shown(out).rstrip('/')}/".startswith(f"{shown(source).rstrip('/')}/")
     else:
         inside = Path(source).is_dir() and Path(out).resolve().is_relative_to(Path(source).resolve())
@@ -239,13 +241,6 @@ def _refuse_inside(source: str, out: str) -> None:
         raise InputError(
             f"{shown(out)} is in {shown(source)}: its labels would be taken for images; name another --out"
         )
-
-
-def _absolute(source: str) -> str:
-    """The same on every worker, wherever it was started."""
-    if is_remote(source) or (source.startswith("scenes:") and not Path(source).exists()):
-        return source
-    return str(Path(source).resolve())
 
 
 def _begin(storage: Storage, run: LabellingRecord, out: str, names: Sequence[str]) -> None:

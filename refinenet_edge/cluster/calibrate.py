@@ -10,11 +10,16 @@ from typing import TypeVar
 import onnx
 import onnx_ir as ir
 
-from refinenet_edge.calibration.calibrate import Counted, FrameCheck, LocalFrameObserver, check_frame
+from refinenet_edge.calibration.calibrate import (
+    Counted,
+    FrameCheck,
+    LocalFrameObserver,
+    calibration_frames,
+    check_frame,
+)
 from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.cluster.pool import Pool, Worker
 from refinenet_edge.errors import RefineNetEdgeError
-from refinenet_edge.frames import open_frames
 from refinenet_edge.records import FrameSpec
 from refinenet_edge.trace import to_bytes
 
@@ -54,7 +59,7 @@ class DistributedFrameObserver:
 
 class _Checker:
     def __init__(self, source: str) -> None:
-        self._frames = open_frames(source)
+        self._frames = calibration_frames(source)
 
     def __call__(self, piece: Sequence[int]) -> list[FrameCheck]:
         return [check_frame(self._frames.read(index)) for index in piece]
@@ -65,7 +70,7 @@ class _Checker:
 
 class _Counter:
     def __init__(self, model: bytes, spec: FrameSpec, source: str) -> None:
-        self._frames = open_frames(source)
+        self._frames = calibration_frames(source)
         self._observer = LocalFrameObserver(ir.from_proto(onnx.load_model_from_string(model)), spec, self._frames)
 
     def __call__(self, piece: Sequence[int]) -> Counted:

@@ -6,8 +6,6 @@ A name is a path below the folder, "/" between its parts. What is written appear
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import secrets
 import shutil
 import tempfile
@@ -16,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from refinenet_edge.errors import InputError, MissingExtra
-from refinenet_edge.files import write_atomically
+from refinenet_edge.files import list_files, write_atomically
+from refinenet_edge.frames.address import is_url, shown
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -46,24 +45,19 @@ class Storage(Protocol):
         """The file as one on this machine, for a library that opens paths. Raises `InputError`."""
 
 
-def is_remote(where: str) -> bool:
-    """Whether `where` is a URL, not a path."""
-    return "://" in where
-
-
-def shown(where: str) -> str:
-    """`where` as it may be read by others: a URL without the secret of `s3://key:secret@bucket`, nor its options."""
-    return re.sub(r"//[^/@]*@", "//", where).partition("?")[0] if is_remote(where) else where
+def absolute(where: str) -> str:
+    """`where` so that it means the same whatever folder a worker was started in."""
+    return where if is_url(where) else str(Path(where).resolve())
 
 
 def open_storage(where: str) -> Storage:
     """The folder `where`, a path or a URL, which need not exist. Raises `InputError`, `MissingExtra`."""
-    return Remote(where) if is_remote(where) else Local(Path(where))
+    return Remote(where) if is_url(where) else Local(Path(where))
 
 
 def locate(where: str) -> tuple[Storage, list[str]]:
     """The folder and the names of the files in it that `where` means: one file, or all below a folder."""
-    if not is_remote(where):
+    if not is_url(where):
         path = Path(where)
         if path.is_file():
             return Local(path.parent), [path.name]
@@ -77,7 +71,7 @@ def locate(where: str) -> tuple[Storage, list[str]]:
 
 def folder_of(where: str) -> Storage:
     """The first half of `locate`, without a listing."""
-    if not is_remote(where):
+    if not is_url(where):
         return Local(Path(where).parent if Path(where).is_file() else Path(where))
     storage = Remote(where)
     storage.enter_parent()
@@ -91,12 +85,7 @@ class Local:
         self.folder = folder
 
     def names(self) -> list[str]:
-        found = []
-        for at, folders, files in os.walk(self.folder):
-            folders[:] = [name for name in folders if name[0] != "."]
-            below = Path(at).relative_to(self.folder)
-            found += [(below / name).as_posix() for name in files if name[0] != "."]
-        return sorted(found)
+        return list_files(self.folder, InputError, below=True) if self.folder.is_dir() else []
 
     def read(self, name: str) -> bytes:
         path = self.folder / name

@@ -1,7 +1,6 @@
 """Data sets: text -> DataSet.
 
-scenes                  the validation scenes that come with the toolkit (a folder of that name: ./scenes)
-scenes:SEED:COUNT       other scenes
+scenes[:SEED[:COUNT]]   drawn scenes, those for validation unless it says others (a folder of that name: ./scenes)
 PATH, PATH:SPLIT        a folder, its layout recognised; the split is val unless it is named
 LAYOUT:PATH[:SPLIT]     a folder in one of `layouts.LAYOUTS`
 
@@ -18,9 +17,9 @@ from pathlib import Path
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.layouts import LAYOUTS, SPLIT
 from refinenet_edge.evaluation.samples import Sample, SceneSample
+from refinenet_edge.frames import parse_scenes
 from refinenet_edge.labels import SCENES, read_label_file
 from refinenet_edge.records import Labels
-from refinenet_edge.scenes import VALIDATION, VALIDATION_COUNT
 
 LABEL_FILE = "labels.txt"
 
@@ -48,9 +47,10 @@ class DataSet:
 
 def open_dataset(text: str) -> DataSet:
     """The data set that `text` names (see the module). Raises `InputError`."""
+    if scenes := parse_scenes(text):
+        samples = tuple(SceneSample(scenes.seed, index) for index in range(scenes.count))
+        return DataSet(str(scenes), SCENES, samples)
     first, colon, rest = text.partition(":")
-    if first == "scenes":
-        return _scenes(text)
     named = bool(colon) and first in LAYOUTS
     root, split = _root(rest if named else text)
     name = first if named else _recognise(root, split or SPLIT)
@@ -58,16 +58,6 @@ def open_dataset(text: str) -> DataSet:
     if name == "plain" and (root / LABEL_FILE).is_file():
         labels = read_label_file(root / LABEL_FILE)
     return DataSet(f"{name}:{root}" + (f":{split}" if split else ""), labels, tuple(layout.samples(root, split)))
-
-
-def _scenes(text: str) -> DataSet:
-    seed, count = VALIDATION, VALIDATION_COUNT
-    if text != "scenes":
-        numbers = re.fullmatch(r"scenes:(\d{1,9}):(\d{1,6})", text, re.ASCII)
-        if not numbers:
-            raise InputError(f"data set {text}: scenes, or scenes:SEED:COUNT such as scenes:7:100, is meant")
-        seed, count = int(numbers[1]), int(numbers[2])
-    return DataSet(f"scenes:{seed}:{count}", SCENES, tuple(SceneSample(seed, index) for index in range(count)))
 
 
 def _root(text: str) -> tuple[Path, str | None]:

@@ -1,4 +1,4 @@
-"""Read and write image files: PNG, JPEG, BMP and WebP.
+"""Read and write image files: PNG, JPEG, BMP and WebP; a file or a folder -> frames.
 
 The size is read from the file's first bytes before anything is decoded, so that a small file cannot claim gigabytes;
 other formats are refused, which keeps OpenCV's less used decoders away from files that strangers made.
@@ -7,7 +7,10 @@ other formats are refused, which keeps OpenCV's less used decoders away from fil
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.files import write_atomically
+from refinenet_edge.files import list_files, write_atomically
+from refinenet_edge.frames.readers import Captured, CapturedFrames, Clock, Frames, LiveSource, repeated
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import MAX_SIDE, Frame, Size
 
+SECONDS = 0.5  # that each image is shown for, live
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MAX_BYTES = 256 * 1024 * 1024
+PNG, JPEG, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"BM"  # what they begin with
+
+logger = logging.getLogger(__name__)
 
 
 def read_image(path: str | Path) -> Frame:
@@ -68,11 +76,11 @@ def digest_of(frame: Frame) -> str:
 def image_size(data: bytes) -> Size | None:
     """The (height, width) that the header of a PNG, JPEG, BMP or WebP file claims; None when it is none of these."""
     try:
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if data.startswith(PNG):
             width, height = struct.unpack_from(">II", data, 16)
-        elif data.startswith(b"\xff\xd8"):
+        elif data.startswith(JPEG):
             return _jpeg_size(data)
-        elif data.startswith(b"BM"):
+        elif data.startswith(BMP):
             kind = "<ii" if struct.unpack_from("<I", data, 14)[0] > 12 else "<HH"  # a 12-byte header is OS/2's
             width, height = struct.unpack_from(kind, data, 18)
             height = abs(height)  # negative: rows from the top
@@ -132,20 +140,61 @@ def write_png(path: str | Path, image: npt.NDArray[Any]) -> None:
 
 
 def list_images(path: str | Path) -> list[Path]:
-    """`path` itself if it is a file, otherwise the image files in the folder `path`, by name, not in its subfolders.
+    """`path` itself if it is a file, otherwise the image files in the folder `path`, by name, not in its sub-folders.
 
-    Raises `InputError` if there is none.
+    Which files are images is said by their ending (`SUFFIXES`). Raises `InputError` if there is none.
     """
     path = Path(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
+    if not os.path.isdir(path):
+        raise InputError(f"no image or folder at {path}")
+    images = [path / name for name in list_files(path, InputError) if is_named_like(name, SUFFIXES)]
+    if not images:
+        raise InputError(f"no image in {path}: expected {', '.join(SUFFIXES)} files in it, not in its sub-folders")
+    return images
+
+
+def is_named_like(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether the file `name` has one of these endings, in capitals or not."""
+    return name.lower().endswith(suffixes)
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether the file begins like an image, whatever its name."""
     try:
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file())
-    except OSError as exc:
-        raise InputError(f"no image or folder at {path}: {exc}") from exc
-    if not found:
-        raise InputError(f"no image in {path}: {', '.join(SUFFIXES)} files are meant")
-    return found
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    return head.startswith((PNG, JPEG, BMP)) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+
+
+def frames_of(path: Path) -> Frames:
+    """The image `path`, or those of the folder. Raises `InputError` where there is none."""
+    images = list_images(path)
+    return Frames(str(path), tuple(image.name for image in images), lambda index: read_image(images[index]))
+
+
+def source_of(path: Path, *, every_frame: bool, repeat: bool) -> LiveSource:
+    """The same, each for `SECONDS` unless `every_frame` is wanted; what cannot be read is left out with a warning."""
+    images = list_images(path)
+    clock = Clock(0.0 if every_frame else SECONDS)
+
+    def once() -> CapturedFrames:
+        for image in images:
+            try:
+                frame = read_image(image)
+            except InputError as exc:
+                if len(images) == 1:
+                    raise
+                logger.warning("left out: %s", exc)
+                continue
+            clock.wait()
+            yield Captured(frame, time.monotonic())
+
+    missing = f"none of the {len(images)} images in {path} can be read"
+    return LiveSource(str(path), lambda: repeated(once, repeat, missing), not every_frame, False, rate=1 / SECONDS)
 
 
 def encode_png(image: npt.NDArray[Any], name: str) -> bytes:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -21,19 +20,19 @@ from click.testing import CliRunner, Result
 from refinenet_edge import precision
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MANIFEST, open_bundle
-from refinenet_edge.calibration import calibrate, observe, open_frames, read_ranges, require, write_ranges
+from refinenet_edge.calibration import calibrate, calibration_frames, observe, read_ranges, require, write_ranges
 from refinenet_edge.calibration.calibrate import graph_digests, key_of
 from refinenet_edge.calibration.methods import Entropy, MinMax, Percentile
 from refinenet_edge.cli import main
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.frames import Frames
-from refinenet_edge.frames.images import write_png
 from refinenet_edge.fusion import fuse
 from refinenet_edge.records import Cubic, Frame, FrameSpec, Manifest, Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene
 from refinenet_edge.trace import read_onnx, to_bytes
 from tests.conftest import SIZE, Traced, graph, weights
+from tests.demo.fakes import write_video
 
 SPEC = FrameSpec((24, 32))
 calibration_stage = importlib.import_module("refinenet_edge.calibration.calibrate")  # the package has it as a function
@@ -323,52 +322,24 @@ class TestFiles:
 
 
 class TestFrames:
-    def test_scenes(self) -> None:
-        frames = open_frames("scenes:5:3")
-        assert (frames.source, len(frames), frames.names[2]) == ("scenes:5:3", 3, "scene 2")
+    def test_scenes_are_of_a_stream_of_their_own(self) -> None:
+        frames = calibration_frames("scenes:5:3")
+        assert (frames.source, len(frames), frames.names[2]) == ("scenes:5:3", 3, "scene_0002")
         assert np.array_equal(frames.read(1), scene(5, 1)[0])
-        assert (open_frames("scenes").source, open_frames("scenes:9").source) == ("scenes:2:64", "scenes:9:64")
+        sources = [calibration_frames(text).source for text in ("scenes", "scenes:9")]
+        assert sources == ["scenes:2:64", "scenes:9:64"]
 
-    def test_a_folder(self, tmp_path: Path) -> None:
-        for name in ("b", "a"):
-            write_png(tmp_path / f"{name}.png", np.full((4, 5, 3), ord(name), np.uint8))
-        frames = open_frames(str(tmp_path))
-        assert frames.names == ("a.png", "b.png")
-        assert frames.read(1)[0, 0, 0] == ord("b")
-
-    def test_a_video(self, tmp_path: Path) -> None:
-        path = tmp_path / "v.avi"
-        video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 32))
-        for level in range(0, 200, 2):
-            video.write(np.full((32, 32, 3), level, np.uint8))
-        video.release()
-        frames = open_frames(str(path))
+    def test_of_a_video_as_many(self, tmp_path: Path) -> None:
+        frames = calibration_frames(str(write_video(tmp_path / "v.avi", range(0, 200, 2))))
         assert len(frames) == 64
-        assert (frames.names[0], frames.names[-1]) == ("frame 0", "frame 99")
+        assert (frames.names[0], frames.names[-1]) == ("frame_000000", "frame_000099")
         assert abs(float(frames.read(63).mean()) - 198) < 4
         assert abs(float(frames.read(0).mean())) < 4
 
-    @pytest.mark.parametrize(
-        "source",
-        [
-            "scenes:x",
-            "scenes:1:0",
-            "scenes:1:2:3",
-            "scenes:²",
-            "scenes:" + "9" * 30,
-            "scenes:1000003:4",
-            "nowhere",
-            "nowhere.mp4",
-        ],
-    )
-    def test_what_holds_no_frames(self, source: str) -> None:
-        with pytest.raises(InputError, match=r"SEED:COUNT|scenes are meant|judged|nowhere"):
-            open_frames(source)
-
-    def test_a_damaged_video(self, tmp_path: Path) -> None:
-        (tmp_path / "v.mp4").write_bytes(b"damaged")
-        with pytest.raises(InputError, match=r"video .*v\.mp4 cannot be read"):
-            open_frames(str(tmp_path / "v.mp4"))
+    @pytest.mark.parametrize("source", ["scenes:1000003", "scenes:1000003:4"])
+    def test_not_what_models_are_judged_on(self, source: str) -> None:
+        with pytest.raises(InputError, match="judged on these scenes; calibrate on others: scenes:2:"):
+            calibration_frames(source)
 
 
 @pytest.fixture(scope="module")

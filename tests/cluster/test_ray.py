@@ -14,11 +14,11 @@ import pytest
 
 from refinenet_edge import calibration, evaluation
 from refinenet_edge.bundle import MODEL, open_bundle
+from refinenet_edge.calibration import calibration_frames
 from refinenet_edge.cluster import calibrate, evaluate, work
 from refinenet_edge.cluster.batch import label
 from refinenet_edge.cluster.pool import RayPool, open_pool
 from refinenet_edge.errors import InputError, RefineNetEdgeError
-from refinenet_edge.frames import open_frames
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.trace import read_onnx
 from tests.cluster.inputs import contents, pictures, tiny_bundle
@@ -129,6 +129,7 @@ def test_evaluation_and_calibration_are_those_of_one_process(cluster: Any, tmp_p
         alone = evaluation.evaluate(segmenter, dataset)
     spread = evaluation.evaluate(evaluate.DistributedEvaluator(bundle, "openvino", RayPool(size=workers)), dataset)
     assert replace(spread, seconds=0) == replace(alone, seconds=0)
-    model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, open_frames("scenes:2:20")
+    model, spec = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame
+    frames = calibration_frames("scenes:2:20")
     by = calibrate.DistributedFrameObserver(model, spec, "scenes:2:20", len(frames), RayPool(size=workers))
     assert calibration.calibrate(model, spec, frames, observer=by) == calibration.calibrate(model, spec, frames)

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from refinenet_edge import calibration, evaluation
 from refinenet_edge.bundle import MODEL, open_bundle
+from refinenet_edge.calibration import calibration_frames
 from refinenet_edge.cli import main
 from refinenet_edge.cluster import calibrate, evaluate
 from refinenet_edge.errors import RefineNetEdgeError
-from refinenet_edge.frames import open_frames
 from refinenet_edge.records import Cubic, Interpolation
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.trace import read_onnx
@@ -64,7 +64,7 @@ def test_a_worker_that_dies_stops_an_evaluation_where_it_goes_on_later(
 def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     monkeypatch.setattr(calibrate, "PIECE", 2)
     bundle, source = open_bundle(tiny_bundle(tmp_path / "b")), f"scenes:2:{COUNT}"
-    model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, open_frames(source)
+    model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, calibration_frames(source)
     alone = calibration.calibrate(model, spec, frames)
     by = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(workers))
     assert calibration.calibrate(model, spec, frames, observer=by) == alone
@@ -76,7 +76,7 @@ def test_a_worker_that_dies_stops_a_calibration_where_it_goes_on_later(
 ) -> None:
     monkeypatch.setattr(calibrate, "PIECE", 2)
     bundle, source, state = open_bundle(tiny_bundle(tmp_path / "b")), f"scenes:2:{COUNT}", tmp_path / "s.npz"
-    model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, open_frames(source)
+    model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, calibration_frames(source)
     looking = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(1))
     dying = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(2, lambda piece: 5 in piece))
     checks = list(looking.checks())

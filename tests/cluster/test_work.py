@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refinenet_edge.cluster import work
-from refinenet_edge.cluster.work import PIECE, Item, Reader, find
+from refinenet_edge.cluster.work import PIECE, Item, Reader, everywhere, find
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames.images import read_image
-from refinenet_edge.scenes import scene
+from refinenet_edge.scenes import VALIDATION_COUNT, scene
 from tests.cluster.inputs import number_of, pictures, video
 
 
@@ -38,10 +37,19 @@ def test_scenes_in_pieces() -> None:
     assert np.array_equal(second, scene(7, 1)[0])
 
 
-@pytest.mark.parametrize("source", ["scenes", "scenes:7", "scenes:7:0", "scenes:-1:3"])
+@pytest.mark.parametrize("source", ["scenes:7:0", "scenes:-1:3"])
 def test_scenes_that_are_not(source: str) -> None:
-    with pytest.raises(InputError, match="scenes:SEED:COUNT is meant"):
+    with pytest.raises(InputError, match="expected scenes, scenes:SEED or scenes:SEED:COUNT"):
         find(source)
+
+
+def test_a_source_means_the_same_to_every_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert everywhere("scenes:7") == f"scenes:7:{VALIDATION_COUNT}"
+    assert everywhere("s3://key:secret@bucket/year") == "s3://key:secret@bucket/year"
+    assert everywhere("./scenes") == str(tmp_path / "scenes")
+    with pytest.raises(InputError, match=r"0 is a camera: expected files, a folder \(\./0\)"):
+        everywhere("0")
 
 
 @pytest.mark.parametrize("left", ["all", "the last of a piece"])
@@ -85,27 +93,3 @@ def test_folders_that_are_not(tmp_path: Path, name: str, said: str) -> None:
         find(str(tmp_path))
     with pytest.raises(InputError, match="there is no file or folder"):
         find(str(tmp_path / "none"))
-
-
-def test_the_length_of_a_video_is_what_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    video(tmp_path / "a.avi", 5)
-    real = work.cv2.VideoCapture
-
-    class Overstated:
-        def __init__(self, path: str) -> None:
-            self._video = real(path)
-
-        def get(self, what: int) -> float:
-            return 8.0 if what == work.cv2.CAP_PROP_FRAME_COUNT else float(self._video.get(what))
-
-        def set(self, what: int, place: int) -> None:
-            self._place = place
-
-        def read(self) -> tuple[bool, object]:
-            return self._place < 5, None
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._video, name)
-
-    monkeypatch.setattr(work.cv2, "VideoCapture", Overstated)
-    assert list(map(len, find(str(tmp_path)))) == [5]

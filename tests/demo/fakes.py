@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -77,6 +78,11 @@ def write_video(path: Path, levels: Sequence[int], rate: float = 20.0, size: tup
         writer.write(grey(level, size))
     writer.release()
     return path
+
+
+def levels(source: LiveSource, count: int | None = None) -> list[int]:
+    """The brightness of its frames, to the nearest ten: JPEG changes it a little."""
+    return [round(float(item.frame.mean()), -1) for item in itertools.islice(source.frames(), count)]  # type: ignore[misc]
 
 
 def read_video(path: Path) -> list[Frame]:

@@ -87,7 +87,7 @@ def test_three_scenes_and_the_wrong_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "said"), [("nothing", "no data set at nothing"), ("scenes:1", "scenes:SEED:COUNT")]
+    ("dataset", "said"), [("nothing", "no data set at nothing"), ("scenes:1:", "scenes:SEED:COUNT")]
 )
 def test_no_such_data_set(tmp_path: Path, dataset: str, said: str) -> None:
     done = run(bundle(tmp_path / "b"), dataset)

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.frames import images
+from refinenet_edge.frames import images, open_frames, open_source, parse
 from refinenet_edge.frames.images import image_size, list_images, read_image, write_image, write_png
 from refinenet_edge.records import MAX_SIDE
+from tests.demo.fakes import grey, levels
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (13, 21, 3), np.uint8)
 # orientation 6 in a big-endian EXIF block: the camera was turned, the picture is shown a quarter turn clockwise
@@ -174,3 +175,45 @@ def test_a_list_without_images(tmp_path: Path) -> None:
         list_images(tmp_path)
     with pytest.raises(InputError, match="no image or folder"):
         list_images(tmp_path / "missing")
+
+
+def test_images_of_a_folder_but_the_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, level in (("a", 20), ("b", 40), ("c", 60)):
+        write_png(tmp_path / f"{name}.png", grey(level))
+    (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert levels(open_source(str(tmp_path), every_frame=True)) == [20, 60]
+    assert "b.png" in caplog.text
+    assert levels(open_source(str(tmp_path), every_frame=True, repeat=True), 5) == [20, 60, 20, 60, 20]
+
+
+def test_images_none_of_which_can_be_read(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="none of the 2"):
+        levels(open_source(str(tmp_path), every_frame=True))
+    with pytest.raises(InputError, match=r"a\.png"):
+        levels(open_source(str(tmp_path / "a.png"), every_frame=True))
+
+
+def test_the_frames_of_a_folder(tmp_path: Path) -> None:
+    for name in "ba":
+        write_png(tmp_path / f"{name}.png", grey(ord(name)))
+    frames = open_frames(parse(str(tmp_path)))
+    assert frames.names == ("a.png", "b.png")
+    assert frames.read(1)[0, 0, 0] == ord("b")
+
+
+def test_what_is_no_file_is_named_where_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    write_png(tmp_path / "b.png", grey(1))
+    frames = open_frames(parse(str(tmp_path)))
+    assert frames.names == ("a.png", "b.png")
+    with pytest.raises(InputError, match=r"no image file at .*a\.png"):
+        frames.read(0)
+
+
+def test_images_in_sub_folders_are_not_taken_and_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "day").mkdir()
+    write_png(tmp_path / "day" / "a.png", grey(1))
+    with pytest.raises(InputError, match="not in its sub-folders"):
+        open_frames(parse(str(tmp_path)))

@@ -1,0 +1,46 @@
+"""Address -> frames: by number (`open_frames`), or as they come (`open_source`)."""
+
+from __future__ import annotations
+
+import os
+
+from refinenet_edge.errors import InputError
+from refinenet_edge.frames import camera, images, scenes, video
+from refinenet_edge.frames.address import Address, Camera, Images, Scenes, Url, Video, parse
+from refinenet_edge.frames.readers import Frames, LiveSource
+
+
+def open_frames(address: Address, most: int | None = None) -> Frames:
+    """The frames of `address` by number; of a video every one, or `most` evenly spread.
+
+    Raises `InputError` where there is none, and for cameras and URLs.
+    """
+    if isinstance(address, Scenes):
+        return scenes.frames_of(address)
+    if isinstance(address, Video):
+        return video.frames_of(address.path, most)
+    if isinstance(address, Images):
+        return images.frames_of(address.path)
+    raise InputError(
+        f"{address} has no frames to number: expected images, a video or scenes (a folder called like a camera: ./0)"
+    )
+
+
+def open_source(text: str, *, every_frame: bool = False, repeat: bool = False) -> LiveSource:
+    """The live source that `text` names (see address.py). Raises `InputError` for what is none, or cannot work here.
+
+    Files play at their own rate and frames that nobody takes are lost; `every_frame`: as fast as they are taken, none
+    is lost. `repeat`: files start again at their end.
+    """
+    address = parse(text)
+    if isinstance(address, Scenes):
+        return scenes.source_of(address)
+    if isinstance(address, (Camera, Url)):
+        return camera.source_of(address)
+    if not os.path.exists(address.path):
+        raise InputError(
+            f"no source {text!r}: expected a camera (0), csi, rtsp:// or http://, a video, images, or scenes"
+        )
+    if isinstance(address, Video):
+        return video.source_of(address.path, every_frame=every_frame, repeat=repeat)
+    return images.source_of(address.path, every_frame=every_frame, repeat=repeat)
