@@ -78,6 +78,8 @@ class VideoFile:
         return frames
 
     def _unreadable(self) -> InputError:
+        if not self.name.lower().endswith(VIDEOS):
+            return InputError(f"{self.name} is not a whole PNG, JPEG, BMP or WebP file, and no video that OpenCV plays")
         return InputError(f"video {self.name} cannot be read: give one that OpenCV plays, or a folder of its frames")
 
 

@@ -75,6 +75,12 @@ def test_a_file_of_another_ending_is_what_it_begins_like(tmp_path: Path) -> None
     assert abs(float(open_frames(parse(str(video))).read(0).mean()) - 7) < 3
 
 
+def test_a_file_that_begins_like_neither(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("nothing")
+    with pytest.raises(InputError, match=r"a\.txt is not a whole PNG, JPEG, BMP or WebP file, and no video"):
+        open_frames(parse(str(tmp_path / "a.txt")))
+
+
 @pytest.mark.parametrize("name", ["clip.mp4", "2026.v1"])
 def test_a_folder_is_images_whatever_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
