@@ -14,6 +14,7 @@ Ray thinks there are 4 CPUs (2 a node) whatever there are.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import statistics
@@ -24,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 import ray
@@ -33,8 +35,9 @@ from rich.console import Console
 from rich.table import Table
 
 from refinenet_edge.bundle import Bundle, open_bundle
-from refinenet_edge.cluster import work
+from refinenet_edge.cluster import batch, work
 from refinenet_edge.cluster.batch import label
+from refinenet_edge.cluster.pool import open_pool
 
 ROOT = Path(__file__).parents[1]
 NODE = 2  # logical CPUs
@@ -96,7 +99,7 @@ def _resident(path: Path) -> float:
     return next((int(line.split()[1]) / 1000 for line in status.splitlines() if line.startswith("VmRSS")), 0.0)
 
 
-def rated(bundle: Bundle, scenes: int, out: Path, **how: Any) -> dict[str, float]:
+def rated(bundle: Bundle, scenes: int, out: Path, how: str) -> dict[str, float]:
     """Frames a second between the first piece and the last, and the seconds before the first."""
     ticks: list[tuple[float, int]] = []
     started = time.perf_counter()
@@ -104,8 +107,8 @@ def rated(bundle: Bundle, scenes: int, out: Path, **how: Any) -> dict[str, float
         bundle,
         f"scenes:{SEED}:{scenes}",
         str(out),
+        ray=how,
         progress=lambda done, _: ticks.append((time.perf_counter(), done)),
-        **how,
     )
     shutil.rmtree(out)
     first, last = ticks[1], ticks[-1]
@@ -117,12 +120,13 @@ def rated(bundle: Bundle, scenes: int, out: Path, **how: Any) -> dict[str, float
 
 
 def scaling(bundle: Bundle, scenes: int, rounds: int, folder: Path) -> dict[str, Any]:
-    ways: dict[str, dict[str, Any]] = {"this process": {}}
-    ways |= {f"{n} workers": {"ray": "auto", "workers": n} for n in WORKERS}
+    ways: dict[str, int | None] = {"this process": None, **{f"{n} workers": n for n in WORKERS}}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
-        for name, how in ways.items():
-            found[name].append(rated(bundle, scenes, folder / "out", **how))
+        for name, workers in ways.items():
+            pool = functools.partial(open_pool, size=workers)
+            with mock.patch.object(batch, "open_pool", pool):  # the command takes as many as there is room for
+                found[name].append(rated(bundle, scenes, folder / "out", "auto" if workers else "off"))
     rates = {name: statistics.median(one["per_second"] for one in runs) for name, runs in found.items()}
     one = rates["1 workers"]
     return {

@@ -22,9 +22,10 @@ from refinenet_edge.bench import read_run, write_run
 from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, open_bundle, write_bundle
 from refinenet_edge.doctor import Finding
 from refinenet_edge.errors import GraphError
-from refinenet_edge.frames.images import write_png
+from refinenet_edge.frames.images import read_image, write_png
 from refinenet_edge.model import MODELS
 from refinenet_edge.records import Profile
+from refinenet_edge.runtime import Segmenter
 from tests.bench import runs
 from tests.conftest import onnx_model, weights
 
@@ -256,6 +257,18 @@ class TestRun:
             assert (labels.shape, labels.dtype) == ((height, width), np.uint8)
             assert labels.max() < 21
             assert cv2.imread(str(out / f"{name}_overlay.jpg")).shape == (height, width, 3)
+
+    def test_how_sure_the_labels_are(self, run: Run, mobile_bundle: Path, photos: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        ok(run("run", mobile_bundle, photos, "--out", out, "--confidence"))
+        assert len(list(out.iterdir())) == 6
+        for name in "ab":
+            found = cv2.imread(str(out / f"{name}_confidence.png"), cv2.IMREAD_UNCHANGED)
+            with Segmenter(mobile_bundle, confidence=True) as segmenter:
+                mask = segmenter.segment(read_image(photos / f"{name}.png"))
+            assert mask.confidence is not None
+            assert np.array_equal(found, mask.confidence)
+            assert np.array_equal(cv2.imread(str(out / f"{name}_labels.png"), cv2.IMREAD_UNCHANGED), mask.labels)
 
     def test_opacity_none_gives_the_image_back(
         self, run: Run, mobile_bundle: Path, photos: Path, tmp_path: Path

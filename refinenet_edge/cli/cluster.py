@@ -18,10 +18,20 @@ from refinenet_edge.cli.screen import err, out, plain, progress_bar
     "--out", "folder", required=True, metavar="DIR", help="Where the labels go: a folder, or a URL such as s3://..."
 )
 @click.option("--format", "form", type=click.Choice(["png", "parquet"]), default="png", show_default=True)
+@click.option("--confidence", is_flag=True, help="Also how sure each label is: its softmax in 255ths.")
 @click.option("--backend", default="auto", show_default=True)
 @with_ray
 @allow_host_code
-def batch(bundle: Path, source: str, folder: str, form: Any, backend: str, ray: str, allow_host_code: bool) -> None:
+def batch(
+    bundle: Path,
+    source: str,
+    folder: str,
+    form: Any,
+    confidence: bool,
+    backend: str,
+    ray: str,
+    allow_host_code: bool,
+) -> None:
     """Label every frame of INPUT: images, videos, a folder of them (or its URL), or scenes:SEED:COUNT.
 
     A run that was stopped does what is missing when it is started again. A frame that cannot be labelled is written
@@ -40,6 +50,7 @@ def batch(bundle: Path, source: str, folder: str, form: Any, backend: str, ray: 
             backend=backend,
             ray=ray,
             allow_host_code=allow_host_code,
+            confidence=confidence,
             progress=lambda finished, frames: bar.update(task, completed=finished, total=frames),
         )
     rate = ""

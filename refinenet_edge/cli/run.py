@@ -34,8 +34,17 @@ UPSAMPLINGS: dict[str, Interpolation] = {
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Where overlays and labels go.")
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
+@click.option("--confidence", is_flag=True, help="Also NAME_confidence.png: how sure each label is, 255 is certain.")
 @allow_host_code
-def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float, allow_host_code: bool) -> None:
+def run(
+    bundle: Path,
+    images: str,
+    folder: Path,
+    backend: str,
+    opacity: float,
+    confidence: bool,
+    allow_host_code: bool,
+) -> None:
     """Segment IMAGES, an image or video file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
     from refinenet_edge.frames import open_frames, parse
     from refinenet_edge.frames.images import write_image, write_png
@@ -47,7 +56,8 @@ def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float, a
         raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
     table = Table("image", "size", "ms", "classes", title=plain(bundle))
     failures: list[str] = []
-    with Segmenter(bundle, backend, allow_host_code=allow_host_code) as segmenter, progress_bar() as bar:
+    opened = Segmenter(bundle, backend, allow_host_code=allow_host_code, confidence=confidence)
+    with opened as segmenter, progress_bar() as bar:
         make_folder(folder)
         for index, name in enumerate(bar.track(stems, description="segment")):
             try:
@@ -62,6 +72,8 @@ def run(bundle: Path, images: str, folder: Path, backend: str, opacity: float, a
                 continue
             write_image(folder / f"{name}_overlay.jpg", mask.overlay(frame, opacity))
             write_png(folder / f"{name}_labels.png", mask.labels)
+            if mask.confidence is not None:
+                write_png(folder / f"{name}_confidence.png", mask.confidence)
             table.add_row(plain(name), f"{frame.shape[1]}x{frame.shape[0]}", f"{taken:.0f}", plain(_shares(mask)))
     out.print(table)
     out.print(f"{len(frames) - len(failures)} of {len(frames)} images segmented into {plain(folder)}")

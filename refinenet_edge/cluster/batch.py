@@ -2,6 +2,7 @@
 
     batch.json       what made the labels: bundle, backend, classes, input; nothing else is put beside them
     NAME.png         --format png: the label map of frame NAME, HxW class numbers
+    NAME_confidence.png   with --confidence: how sure each label is, its softmax in 255ths
     part-*.parquet   --format parquet: one row a frame, see `COLUMNS`
     problems.json    the frames that have no labels, and why; they are tried again when the same run is started again
 
@@ -37,15 +38,17 @@ from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.files import sha256
 from refinenet_edge.frames.address import is_url, shown
 from refinenet_edge.frames.images import digest_of, encode_png
-from refinenet_edge.records import Frame, LabelMap, Labels, from_json, to_json
+from refinenet_edge.records import Frame, Labels, Mask, from_json, to_json
 
 RUN, PROBLEMS = "batch.json", "problems.json"
 PART = "part-"
+CONFIDENCE = "_confidence"
 COLUMNS = {
     "id": "the frame's name",
     "height": "of the frame, in pixels",
     "width": "of the frame, in pixels",
     "labels": "the label map as a PNG file",
+    "confidence": "with --confidence: how sure each label is, its softmax in 255ths, as a PNG file",
     "shares": "of the frame's pixels, by class; the classes' names are in the file's metadata",
     "frame_sha256": "of size and pixels",
     "bundle_sha256": "of the bundle's manifest, which holds the digests of its other files",
@@ -68,6 +71,7 @@ class LabellingRecord:
     format: Format
     classes: Labels
     source: str
+    confidence: bool = False
     toolkit: str = __version__
     schema: int = 1
 
@@ -112,22 +116,23 @@ def label(
     form: Format = "png",
     backend: str = "auto",
     ray: str = "off",
-    workers: int | None = None,
     allow_host_code: bool = False,
+    confidence: bool = False,
     progress: Progress | None = None,
 ) -> LabellingSummary:
     """Label every frame of `source` (see work.py) into the folder `out`, a path or a URL.
 
-    `ray`: see `pool.open_pool`; `workers` None: as many as the cluster has room for. With Ray the workers may be on
-    other machines: `source` and `out` must mean the same there. Raises `InputError` when `out` holds another run's
-    labels or no frame can be labelled, and what the bundle raises when it is opened.
+    `ray`: see `pool.open_pool`. With Ray the workers may be on other machines: `source` and `out` must mean the same
+    there. `confidence`: also how sure each label is. Raises `InputError` when `out` holds another run's labels or no
+    frame can be labelled, and what the bundle raises when it is opened.
     """
     where = everywhere(source)
     _refuse_inside(where, out)
     wanted = resolve(bundle, backend, ray)
     digest = sha256(bundle.path / MANIFEST, BundleError)
     manifest = bundle.manifest
-    run = LabellingRecord(digest, manifest.model, manifest.checkpoint, wanted, form, manifest.labels, shown(where))
+    model, checkpoint, classes = manifest.model, manifest.checkpoint, manifest.labels
+    run = LabellingRecord(digest, model, checkpoint, wanted, form, classes, shown(where), confidence)
     storage = open_storage(out)
     if form == "parquet":
         _parquet()  # that it is not installed is found out now
@@ -146,8 +151,9 @@ def label(
             progress(before + labelled + len(problems), frames)
 
     tell()
-    with open_pool(ray, gpus=gpus_of(wanted), size=workers) as pool:
-        job = Job(opening(bundle, wanted, pool, allow_host_code, None), run, where, absolute(out))
+    with open_pool(ray, gpus=gpus_of(wanted)) as pool:
+        opens = opening(bundle, wanted, pool, allow_host_code, confidence=confidence)
+        job = Job(opens, run, where, absolute(out))
         try:
             for report in _reports(pool, job, left):
                 labelled += report.labelled
@@ -195,15 +201,17 @@ class Labeller:
             try:
                 if isinstance(frame, InputError):
                     raise frame
-                labels = self._segmenter.segment(frame).labels
+                mask = self._segmenter.segment(frame)
             except (InputError, BundleError) as exc:
                 problems.append(FrameProblem(item.id, str(exc)))
                 continue
             labelled += 1
             if self._run.format == "png":
-                self._out.write(f"{item.id}.png", encode_png(labels, item.id))
+                if mask.confidence is not None:  # first: the labels say that the frame is done
+                    self._out.write(f"{item.id}{CONFIDENCE}.png", encode_png(mask.confidence, item.id))
+                self._out.write(f"{item.id}.png", encode_png(mask.labels, item.id))
             else:
-                rows.append(_row(item, frame, labels, self._run))
+                rows.append(_row(item, frame, mask, self._run))
         if rows:
             self._out.write(part_name(piece), _table(rows, self._run))
         return Report(labelled, tuple(problems), time.process_time() - started)
@@ -282,13 +290,15 @@ def _note(storage: Storage, problems: Sequence[FrameProblem], names: Sequence[st
         storage.remove(PROBLEMS)
 
 
-def _row(item: Item, frame: Frame, labels: LabelMap, run: LabellingRecord) -> dict[str, Any]:
+def _row(item: Item, frame: Frame, mask: Mask, run: LabellingRecord) -> dict[str, Any]:
+    labels = mask.labels
     counts = np.bincount(labels.ravel(), minlength=len(run.classes.names))
     return {
         "id": item.id,
         "height": labels.shape[0],
         "width": labels.shape[1],
         "labels": encode_png(labels, item.id),
+        "confidence": None if mask.confidence is None else encode_png(mask.confidence, item.id),
         "shares": (counts / labels.size).tolist(),
         "frame_sha256": digest_of(frame),
         "bundle_sha256": run.bundle_sha256,
@@ -298,9 +308,11 @@ def _row(item: Item, frame: Frame, labels: LabelMap, run: LabellingRecord) -> di
 def _table(rows: Sequence[dict[str, Any]], run: LabellingRecord) -> bytes:
     import pyarrow as pa
 
-    kinds = {"height": pa.int32(), "width": pa.int32(), "labels": pa.binary(), "shares": pa.list_(pa.float64())}
+    kinds = {"height": pa.int32(), "width": pa.int32(), "labels": pa.binary(), "confidence": pa.binary()}
+    kinds["shares"] = pa.list_(pa.float64())
+    columns = [name for name in COLUMNS if run.confidence or name != "confidence"]
     metadata = {RUN: to_json(run), "classes": json.dumps(run.classes.names)}
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS], metadata=metadata)
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in columns], metadata=metadata)
     file = io.BytesIO()
     # PNG bytes do not shrink again; ids and digests do
     _parquet().write_table(pa.Table.from_pylist(list(rows), schema), file, compression="zstd")

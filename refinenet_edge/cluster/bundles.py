@@ -25,6 +25,7 @@ class Opening:
     threads: int
     allow_host_code: bool = False
     upsample: Interpolation | None = None
+    confidence: bool = False
 
     def segmenter(self) -> Segmenter:
         """A new segmenter. Raises as `Segmenter` does."""
@@ -37,7 +38,13 @@ class Opening:
             return self._open(Path(text))
 
     def _open(self, folder: Path) -> Segmenter:
-        segmenter = Segmenter(folder, self.backend, allow_host_code=self.allow_host_code, threads=self.threads)
+        segmenter = Segmenter(
+            folder,
+            self.backend,
+            allow_host_code=self.allow_host_code,
+            threads=self.threads,
+            confidence=self.confidence,
+        )
         if self.upsample is None:
             return segmenter
         with segmenter:  # the session goes on with the other
@@ -58,7 +65,14 @@ def gpus_of(backend: str) -> int:
     return 0 if backend in ON_CPU else 1
 
 
-def opening(bundle: Bundle, backend: str, pool: Pool, allow_host_code: bool, upsample: Interpolation | None) -> Opening:
+def opening(
+    bundle: Bundle,
+    backend: str,
+    pool: Pool,
+    allow_host_code: bool,
+    upsample: Interpolation | None = None,
+    confidence: bool = False,
+) -> Opening:
     """How the workers of `pool` open `bundle`. Raises `BundleError` when it cannot be read."""
     files = None
     if pool.remote:
@@ -66,4 +80,4 @@ def opening(bundle: Bundle, backend: str, pool: Pool, allow_host_code: bool, ups
             files = {name: (bundle.path / name).read_bytes() for name in (MANIFEST, *bundle.manifest.files)}
         except OSError as exc:
             raise BundleError(f"bundle {bundle.path} cannot be read: {exc}") from exc
-    return Opening(bundle.path, files, backend, pool.threads, allow_host_code, upsample)
+    return Opening(bundle.path, files, backend, pool.threads, allow_host_code, upsample, confidence)

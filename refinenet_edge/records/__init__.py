@@ -19,6 +19,7 @@ from refinenet_edge.records.frame import (
     RGB,
     SMALLEST_SIDE,
     Bilinear,
+    Confidence,
     Cubic,
     Frame,
     FrameSpec,
@@ -47,7 +48,7 @@ from refinenet_edge.records.recipe import Backend, Recipe
 
 __all__ = [
     "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "MAX_SIDE", "OUTPUT", "RGB", "SMALLEST_SIDE", "Backend", "Bilinear",
-    "Budget", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Interpolation",
-    "LabelMap", "Labels", "Manifest", "Mask", "Parity", "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size",
-    "Speed", "TensorSpec", "from_json", "from_plain", "relative_error", "to_json",
+    "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm",
+    "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "Parity", "Profile", "Range", "Ranges", "RangesKey",
+    "Recipe", "Size", "Speed", "TensorSpec", "from_json", "from_plain", "relative_error", "to_json",
 ]  # fmt: skip

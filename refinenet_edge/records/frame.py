@@ -18,6 +18,7 @@ RGB = tuple[int, int, int]
 Size = tuple[int, int]  # (height, width) in pixels, everywhere
 Frame = npt.NDArray[np.uint8]  # HxWx3, BGR, as OpenCV reads it
 LabelMap = npt.NDArray[np.uint8]  # HxW, class indices
+Confidence = npt.NDArray[np.uint8]  # HxW, the softmax of the label in 255ths
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,14 @@ class Labels:
 
 @dataclass(frozen=True)
 class Mask:
-    """A frame's segmentation: `labels` is HxW uint8 at the frame's size."""
+    """A frame's segmentation: `labels` is HxW uint8 at the frame's size.
+
+    `confidence` is HxW uint8: how sure each label is, its softmax in 255ths; None where it was not asked for.
+    """
 
     labels: LabelMap
     classes: Labels
+    confidence: Confidence | None = None
 
     def colours(self) -> Frame:
         """The label map in its palette, HxWx3 BGR uint8."""

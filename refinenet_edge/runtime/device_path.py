@@ -24,6 +24,7 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,16 +92,16 @@ class DevicePath:
         if into is not None and (result is None or into.shape != frame.shape[:2] or not into.flags.c_contiguous):
             raise InputError("labels are written into memory of new_labels(height, width), of the frame's size")
         with self._session.cuda.use():
-            labels = self._queue(frame, result=result).labels()
-        return self._mask(labels if into is None else into)
+            mask = self._queue(frame, result=result).mask()
+        return mask if into is None else replace(mask, labels=into)
 
     def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
         """`FramePath.staged`: each stage is launched by itself and waited for."""
         with self._session.cuda.use():
             job = self._queue(frame, clock := _Clock(self._session.cuda))
-            labels = job.labels()
+            mask = job.mask()
             clock.done("download")
-        return self._mask(labels), clock.ms
+        return mask, clock.ms
 
     def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[Mask]:
         """`FramePath.stream`: copies and computation of several frames overlap."""
@@ -110,19 +111,16 @@ class DevicePath:
             for frame in frames:
                 with cuda.use():
                     waiting.append(self._queue(frame))
-                    done = waiting.popleft().labels() if len(waiting) == depth else None
+                    done = waiting.popleft().mask() if len(waiting) == depth else None
                 if done is not None:
-                    yield self._mask(done)
+                    yield done
             while waiting:
                 with cuda.use():
-                    done = waiting.popleft().labels()
-                yield self._mask(done)
+                    done = waiting.popleft().mask()
+                yield done
         finally:
             # nobody takes their labels, but the frames must not be read any more
             cuda.finish(lambda: _finish(waiting))
-
-    def _mask(self, labels: LabelMap) -> Mask:
-        return Mask(labels, self._network.labels)
 
     def _queue(self, frame: Frame | DeviceImage, clock: _Clock | None = None, result: Buffer | None = None) -> _Job:
         self._session.check_open()
@@ -131,8 +129,7 @@ class DevicePath:
         try:
             if self._steps is None or self._steps.size != size:
                 self._drop()
-                classes = len(self._network.labels.names)
-                self._steps = _Steps(self._session, self._network.frame_spec, classes, size)
+                self._steps = _Steps(self._session, self._network, size)
             return self._steps.queue(frame, self._place(frame), clock, result)
         except BaseException:
             self._drop()
@@ -179,9 +176,10 @@ class _Clock:
 class _Slot:
     """Where one frame is on its way."""
 
-    def __init__(self, scope: Scope, size: Size) -> None:
+    def __init__(self, scope: Scope, size: Size, confidence: bool) -> None:
         self.pixels = Buffer(scope, 3 * size[0] * size[1])
         self.result = Buffer(scope, size[0] * size[1])
+        self.confidence = Buffer(scope, size[0] * size[1]) if confidence else None
         self.uploaded, self.computed, self.downloaded = (scope.event() for _ in range(3))
 
 
@@ -191,7 +189,7 @@ class _Job:
     def __init__(self, steps: _Steps, slot: _Slot, frame: Frame | DeviceImage, result: Buffer | None) -> None:
         self._steps, self._slot, self._result = steps, slot, result
         self._frame: Frame | DeviceImage | None = frame  # the GPU may read it until then
-        self._labels: LabelMap | None = None
+        self._mask: Mask | None = None
         self._error: CudaError | None = None
 
     def finish(self) -> None:
@@ -202,17 +200,22 @@ class _Job:
         try:
             self._steps.cuda.provider.wait_host(self._slot.downloaded)
             labels = (self._result or self._slot.result).host.reshape(self._steps.size)
-            self._labels = labels if self._result else labels.copy()  # a slot's are the next frame's too
+            sure = self._slot.confidence
+            self._mask = Mask(
+                labels if self._result else labels.copy(),  # a slot's are the next frame's too
+                self._steps.classes,
+                None if sure is None else sure.host.reshape(self._steps.size).copy(),
+            )
         except CudaError as exc:
             self._error = exc
         self._steps.give_back(self, self._slot)
 
-    def labels(self) -> LabelMap:
-        """The frame's labels, when they are there."""
+    def mask(self) -> Mask:
+        """The frame's mask, when it is there."""
         self.finish()
-        if self._labels is None:
+        if self._mask is None:
             raise self._error or CudaError("the frame was given up", "")
-        return self._labels
+        return self._mask
 
 
 def _finish(jobs: Iterable[_Job]) -> None:
@@ -223,8 +226,8 @@ def _finish(jobs: Iterable[_Job]) -> None:
 class _Steps:
     """Everything on the device for frames of one size."""
 
-    def __init__(self, session: TrtSession, spec: FrameSpec, classes: int, size: Size) -> None:
-        self.size = size
+    def __init__(self, session: TrtSession, network: Network, size: Size) -> None:
+        self.size, self.classes, self._confidence = size, network.labels, network.confidence
         self.cuda = session.cuda
         self._session = session
         self._scope = self.cuda.scope()
@@ -237,12 +240,12 @@ class _Steps:
         self._captures = session.capturable()
         self._ran = False  # the engine, with these shapes
         try:
-            self._prepare(spec, classes)
+            self._prepare(network.frame_spec)
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, spec: FrameSpec, classes: int) -> None:
+    def _prepare(self, spec: FrameSpec) -> None:
         assert isinstance(spec.upsample, Bilinear)  # fits_device
         scope = self._scope
         if not self.cuda.integrated:
@@ -255,9 +258,8 @@ class _Steps:
         self._frame = DeviceFrame(scope, spec, self.size, image.dtype, channels)
         _, padded, height, width = shapes[logits.name]
         padding = padded if logits.name in self._session.channel_last else None
-        self._head = DeviceHead(
-            scope, logits.dtype, (classes, height, width), self.size, spec.upsample, channels=padding
-        )
+        shape = (len(self.classes.names), height, width)
+        self._head = DeviceHead(scope, logits.dtype, shape, self.size, spec.upsample, padding)
         self._logits = scope.memory(padded * height * width * np.dtype(logits.dtype).itemsize)
         self._addresses = {image.name: self._frame.address, logits.name: self._logits}
         self._input = {image.name: shapes[image.name]}
@@ -270,7 +272,7 @@ class _Steps:
         With a `clock` every stage is waited for. The labels go into `result`, if one is given.
         """
         provider, compute = self.cuda.provider, self.cuda.stream
-        slot = self._slots.pop() if self._slots else _Slot(self._scope, self.size)
+        slot = self._slots.pop() if self._slots else _Slot(self._scope, self.size, self._confidence)
         if isinstance(frame, DeviceImage):
             if frame.stream is not None:
                 provider.follow(compute, frame.stream)
@@ -292,21 +294,23 @@ class _Steps:
             provider.synchronize(self._upload)
             clock.done("upload")
         target = result or slot.result
-        self._compute(place, pitch, target.address, clock)
+        outputs = [target] if slot.confidence is None else [target, slot.confidence]
+        self._compute(place, pitch, [output.address for output in outputs], clock)
         provider.record(slot.computed, compute)
         provider.wait(self._download, slot.computed)
-        target.download(self._download, target.host.nbytes)
+        for output in outputs:
+            output.download(self._download, output.host.nbytes)
         provider.record(slot.downloaded, self._download)
         job = _Job(self, slot, frame, result)
         self._jobs.append(job)
         return job
 
-    def _compute(self, place: int, pitch: int, result: int, clock: _Clock | None) -> None:
+    def _compute(self, place: int, pitch: int, outputs: list[int], clock: _Clock | None) -> None:
         if self._session.context.shapes != self._input:  # run() on the session has changed them
             self._forget_graphs()
             self._session.context.set_shapes(self._input)
             self._ran = False
-        key = (place, pitch, result, self._session.context.ready())
+        key = (place, pitch, *outputs, self._session.context.ready())
 
         def steps() -> None:
             self._frame.prepare(place, pitch)
@@ -315,7 +319,7 @@ class _Steps:
             self._session.context.queue(self._addresses)
             if clock is not None:
                 clock.done("engine")
-            self._head.label(self._logits, result)
+            self._head.label(self._logits, *outputs)
             if clock is not None:
                 clock.done("head")
 

@@ -28,13 +28,17 @@ class SharedSession:
 
 @dataclass(frozen=True)
 class Network:
-    """A session, how frames go in and logits come out, and the range of frames; `origin` is its name in errors."""
+    """A session, how frames go in and logits come out, and the range of frames; `origin` is its name in errors.
+
+    `confidence`: masks say how sure each label is.
+    """
 
     shared: SharedSession
     frame_spec: FrameSpec
     labels: Labels
     origin: str
     profile: Profile | None = None
+    confidence: bool = False
 
     @property
     def session(self) -> Session:

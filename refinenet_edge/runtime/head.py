@@ -19,6 +19,10 @@ sum of four corners, each times a weight w, the weights adding up to exactly 1, 
 (1 ± 2^-24)^4. So k - j is at least the sum of w·(k - j - 2^-21.9·(|k| + |j|)), less what underflow takes, which is
 positive when k - j > 2^-21·(|k| + |j|) + 2^-120 at every corner. Of the classes below k the largest is the one to look
 at. A cell with a corner nearer to a tie than that is evaluated pixel by pixel like those whose corners disagree.
+
+**The confidence** of a label is its softmax over the interpolated logits in 255ths, rounded half to even: 255 over the
+sum of e^(logit - winner's), the classes in their order. The exponential is one of ours, of additions and products that
+round as above (`exponential` in kernels/pixel.h), so it has the same bits everywhere; it is off by less than 0.01 %.
 """
 
 from __future__ import annotations
@@ -27,13 +31,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import BundleError
-from refinenet_edge.records import Bilinear, Interpolation, LabelMap, Size
+from refinenet_edge.records import Bilinear, Confidence, Interpolation, LabelMap, Size
 
 try:
     from refinenet_edge.runtime.kernels import _head
@@ -42,8 +46,6 @@ except ImportError:  # installed without a compiler
 
 Logits = npt.NDArray[np.float32]
 Taps = list[tuple[npt.NDArray[np.int32], Logits]]  # per output pixel an index and its weight; their sum is the pixel
-Confidence = npt.NDArray[np.float32]  # HxW, the softmax of the winning class, in (0, 1]
-
 A = -0.75  # the cubic kernel's parameter in OpenCV and torch
 BLOCK = 128 * 1024  # logits that numpy upsamples at a time: what stays in a cache
 THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -54,57 +56,69 @@ def implementation() -> Literal["c++", "numpy"]:
     return "numpy" if _head is None else "c++"
 
 
-def labels_of(logits: npt.NDArray[Any], size: Size, how: Interpolation) -> LabelMap:
-    """`upsample_argmax` of a network's output, 1xCxhxw. Raises `BundleError` for another shape, too."""
+def one_frame(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The CxHxW logits of a network's output, 1xCxHxW. Raises `BundleError` for another shape."""
     if logits.ndim != 4 or logits.shape[0] != 1:
         raise _no_logits(logits, "1 x classes x h x w")
-    return upsample_argmax(logits[0], size, how)
+    first: npt.NDArray[Any] = logits[0]
+    return first
 
 
-@overload
-def upsample_argmax(logits: npt.NDArray[Any], size: Size, how: Interpolation) -> LabelMap: ...
-
-
-@overload
-def upsample_argmax(
-    logits: npt.NDArray[Any], size: Size, how: Interpolation, return_confidence: Literal[True]
-) -> tuple[LabelMap, Confidence]: ...
-
-
-def upsample_argmax(
-    logits: npt.NDArray[Any], size: Size, how: Interpolation, return_confidence: bool = False
-) -> LabelMap | tuple[LabelMap, Confidence]:
+def upsample_argmax(logits: npt.NDArray[Any], size: Size, how: Interpolation) -> LabelMap:
     """The class of each pixel of a frame of `size`, from `logits` (CxHxW, any float dtype).
 
-    With `return_confidence` (slower) also the winning class's softmax over the interpolated logits. Raises
-    `BundleError` for logits of another shape, of more than 256 classes, or NaN or infinite ones.
+    Raises `BundleError` for logits of another shape, of more than 256 classes, or NaN or infinite ones.
     """
+    return _upsample(logits, size, how, None)
+
+
+def upsample_softmax(logits: npt.NDArray[Any], size: Size, how: Interpolation) -> tuple[LabelMap, Confidence]:
+    """`upsample_argmax`, and how sure each label is: its softmax over the interpolated logits, in 255ths (slower)."""
+    confidence = np.empty(size, np.uint8)
+    return _upsample(logits, size, how, confidence), confidence
+
+
+def _upsample(logits: npt.NDArray[Any], size: Size, how: Interpolation, confidence: Confidence | None) -> LabelMap:
     if logits.ndim != 3 or not 1 <= logits.shape[0] <= 256 or 0 in logits.shape:
         raise _no_logits(logits, "classes x h x w")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused as that
         source = np.ascontiguousarray(logits, np.float32)
     labels = np.empty(size, np.uint8)
-    if _head is not None and isinstance(how, Bilinear) and not return_confidence:
-        if not _head.fill(source, len(source), *_axes(source, size, how), labels, THREADS):
+    if _head is not None and isinstance(how, Bilinear):
+        more = () if confidence is None else (confidence,)
+        if not _head.fill(source, len(source), *_axes(source, size, how), labels, THREADS, *more):
             raise _not_finite(source)
         return labels
     if not np.isfinite(source).all():
         raise _not_finite(source)
-    confidence = np.empty(size, np.float32)
     for rows, block in _upsampled(source, size, how):
         labels[rows] = block.argmax(axis=2)
-        if return_confidence:
-            np.subtract(block, block.max(axis=2, keepdims=True), out=block)
-            np.divide(1, np.exp(block, out=block).sum(axis=2), out=confidence[rows])
-    return (labels, confidence) if return_confidence else labels
+        if confidence is not None:
+            confidence[rows] = _confidence(block)
+    return labels
 
 
-def upsample(logits: npt.NDArray[Any], size: Size, how: Interpolation) -> Logits:
-    """What `upsample_argmax` takes the argmax of: finite `logits` (CxHxW) interpolated to Cx`size`."""
-    result = np.empty((len(logits), *size), np.float32)
-    for rows, block in _upsampled(np.ascontiguousarray(logits, np.float32), size, how):
-        result[:, rows] = block.transpose(2, 0, 1)
-    return result
+def _confidence(logits: Logits) -> Confidence:
+    """Of the largest of `logits`, HxWxC."""
+    total = np.zeros(logits.shape[:2], np.float32)
+    with np.errstate(over="ignore"):  # the difference of the largest numbers
+        for one in np.moveaxis(logits - logits.max(axis=2, keepdims=True), 2, 0):
+            total += _exponential(one)
+    confidence: Confidence = np.rint(np.minimum(np.float32(255) / total, 255)).astype(np.uint8)
+    return confidence
+
+
+def _exponential(x: Logits) -> Logits:
+    """`exponential` of kernels/pixel.h, operation by operation."""
+    x = np.maximum(x, np.float32(-24))
+    to_whole = np.float32(1.5 * 2**23)
+    shifted = x * np.float32(1.44269504) + to_whole
+    r = x + (shifted - to_whole) * np.float32(-0.693147181)
+    power = np.full_like(x, 1 / 24)
+    for term in (1 / 6, 0.5, 1, 1):
+        power = power * r + np.float32(term)
+    scale = (shifted.view(np.uint32) << np.uint32(23)) + np.uint32(0x3F800000)
+    return power * scale.view(np.float32)
 
 
 def _upsampled(logits: Logits, size: Size, how: Interpolation) -> Iterator[tuple[slice, Logits]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import Frame, LabelMap, Mask, Size
 from refinenet_edge.runtime.frame import DeviceImage, prepare
 from refinenet_edge.runtime.frame_path import Network
-from refinenet_edge.runtime.head import labels_of
+from refinenet_edge.runtime.head import one_frame, upsample_argmax, upsample_softmax
 
 
 class HostPath:
@@ -30,7 +31,7 @@ class HostPath:
         if into.shape != mask.labels.shape or into.dtype != np.uint8:
             raise InputError("labels are written into memory of new_labels(height, width), of the frame's size")
         np.copyto(into, mask.labels)
-        return Mask(into, mask.classes)
+        return replace(mask, labels=into)
 
     def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
         """`FramePath.staged`: prepare, engine, head."""
@@ -82,6 +83,10 @@ class HostPath:
         if logits.ndim == 4:
             network.check_classes(logits.shape[1])
         try:
-            return Mask(labels_of(logits, size, network.frame_spec.upsample), network.labels)
+            frame = one_frame(logits)
+            if network.confidence:
+                labels, confidence = upsample_softmax(frame, size, network.frame_spec.upsample)
+                return Mask(labels, network.labels, confidence)
+            return Mask(upsample_argmax(frame, size, network.frame_spec.upsample), network.labels)
         except BundleError as exc:
             raise BundleError(f"{network.origin}: {exc}") from exc

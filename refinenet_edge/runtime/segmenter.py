@@ -46,20 +46,25 @@ class Segmenter:
         *,
         allow_host_code: bool = False,
         threads: int = 0,
+        confidence: bool = False,
     ) -> None:
-        """Open and verify `bundle` and its session, as `open_bundle` and `open_session` do, with their errors."""
+        """Open and verify `bundle` and its session, as `open_bundle` and `open_session` do, with their errors.
+
+        `confidence`: every mask says how sure its labels are (`Mask.confidence`), which takes a frame longer.
+        """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         manifest = opened.manifest
         profile = manifest.engine.profile if manifest.engine else None
         session = open_session(opened, backend, allow_host_code=allow_host_code, threads=threads)
         origin = f"bundle {opened.path}"
-        self._start(Network(SharedSession(session), manifest.frame, manifest.labels, origin, profile))
+        self._start(Network(SharedSession(session), manifest.frame, manifest.labels, origin, profile, confidence))
 
     @classmethod
-    def from_session(cls, session: Session, frame_spec: FrameSpec, labels: Labels) -> Self:
+    def from_session(cls, session: Session, frame_spec: FrameSpec, labels: Labels, *, confidence: bool = False) -> Self:
         """A segmenter over `session`, which it closes: for a `FakeSession`, or a session that no bundle describes."""
         segmenter = cls.__new__(cls)
-        segmenter._start(Network(SharedSession(session), frame_spec, labels, f"the {session.name} session"))
+        origin = f"the {session.name} session"
+        segmenter._start(Network(SharedSession(session), frame_spec, labels, origin, confidence=confidence))
         return segmenter
 
     def with_upsample(self, upsample: Interpolation) -> Self:

@@ -67,6 +67,32 @@ def test_labels_are_the_segmenters(bundle: Path, source: Path, tmp_path: Path) -
     assert len(contents(tmp_path / "out")) == COUNT + 3 + 1
 
 
+@pytest.mark.parametrize("form", ["png", "parquet"])
+def test_how_sure_the_labels_are(bundle: Path, source: Path, tmp_path: Path, form: str) -> None:
+    out = tmp_path / "out"
+    if form == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+    done = run(bundle, source, "--out", out, "--confidence", "--format", form)
+    assert done.exit_code == 0, done.output
+    if form == "png":
+        found = {name: image for name, image in masks(out).items() if "_confidence" in name}
+        assert len(masks(out)) == 2 * COUNT
+    else:
+        rows = [row for path in out.glob("*.parquet") for row in parquet.read_table(path).to_pylist()]
+        decoded = {row["id"]: np.frombuffer(row["confidence"], np.uint8) for row in rows}
+        found = {f"{id_}_confidence.png": cv2.imdecode(data, cv2.IMREAD_UNCHANGED) for id_, data in decoded.items()}
+    assert len(found) == COUNT
+    with Segmenter(bundle, "openvino", confidence=True) as segmenter:
+        known = segmenter.segment(read_image(source / "street" / "1.png")).confidence
+    assert np.array_equal(found["street/1.png_confidence.png"], known)
+    assert len(np.unique(known)) > 10
+    again = run(bundle, source, "--out", out, "--confidence", "--format", form)
+    assert f"0 of {COUNT} frames" in again.output
+    without = run(bundle, source, "--out", out, "--format", form)
+    assert without.exit_code == 2
+    assert "holds labels of another confidence" in without.stderr
+
+
 def test_a_second_run_writes_what_is_missing_and_nothing_else(bundle: Path, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     whole = label(open_bundle(bundle), str(source), str(out))

@@ -15,7 +15,7 @@ from refinenet_edge.fusion import REWRITES, fuse, parity
 from refinenet_edge.fusion.rewrite import NEW_WEIGHTS
 from refinenet_edge.records import Bilinear, FrameSpec
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.runtime.head import labels_of
+from refinenet_edge.runtime.head import one_frame, upsample_argmax
 from refinenet_edge.scenes import VALIDATION, scene
 from refinenet_edge.trace import to_bytes
 from tests.conftest import ODD, Traced, assert_close, feeds_of, graph, onnx_model, operators, outputs_of, weights
@@ -58,7 +58,7 @@ class TestANetworkOfAnOddSize:
         fuse(model)
         after = parity.logits(to_bytes(model), frames)
         for frame in frames:
-            labels = [labels_of(logits[frame], ODD, Bilinear(True)) for logits in (before, after)]
+            labels = [upsample_argmax(one_frame(logits[frame]), ODD, Bilinear(True)) for logits in (before, after)]
             assert (labels[0] == labels[1]).mean() >= 0.999
 
     def test_nodes_and_weights_are_named_after_the_module_they_come_from(self, traced: Traced, name: str) -> None:

@@ -34,7 +34,7 @@ import pytest
 from refinenet_edge.runtime.kernels import device
 
 HERE = Path(__file__).parent
-KERNELS = {"head.cu": ("corners", "labels", "overlay"), "frame.cu": ("prepare",)}
+KERNELS = {"head.cu": ("corners", "labels", "confident_labels"), "frame.cu": ("prepare",)}
 GUARD = 64  # bytes on both sides of every block
 FRESH, GONE = 0xAB, 0xDD  # what memory holds that nothing was written to, and that was given back
 DEFAULT_STREAM = 1  # the legacy one's handle

@@ -16,7 +16,7 @@ from refinenet_edge.records import Bilinear, Cubic, FrameSpec, TensorSpec
 from refinenet_edge.runtime.device_path import GRAPHS, DevicePath
 from refinenet_edge.runtime.frame import DeviceImage, prepare
 from refinenet_edge.runtime.frame_path import Network, SharedSession
-from refinenet_edge.runtime.head import upsample_argmax
+from refinenet_edge.runtime.head import upsample_argmax, upsample_softmax
 from refinenet_edge.runtime.host_path import HostPath
 from refinenet_edge.runtime.segmenter import Segmenter
 from refinenet_edge.runtime.session import CheckedSession
@@ -46,16 +46,17 @@ def filled(target: np.ndarray, frame: np.ndarray) -> np.ndarray:
     return target
 
 
-def device_path(session: TrtSession, spec: FrameSpec) -> DevicePath:
-    return DevicePath(Network(SharedSession(session), spec, numbered(CLASSES), "a session"), session)
+def device_path(session: TrtSession, spec: FrameSpec, confidence: bool = False) -> DevicePath:
+    network = Network(SharedSession(session), spec, numbered(CLASSES), "a session", confidence=confidence)
+    return DevicePath(network, session)
 
 
 class Running:
     """A device path and what it runs on."""
 
-    def __init__(self, gpu: Gpu, session: TrtSession, spec: FrameSpec) -> None:
+    def __init__(self, gpu: Gpu, session: TrtSession, spec: FrameSpec, confidence: bool) -> None:
         self.gpu, self.session, self.spec = gpu, session, spec
-        self.device = device_path(session, spec)
+        self.device = device_path(session, spec, confidence)
 
     def labels(self, frame: Any, into: np.ndarray | None = None) -> np.ndarray:
         return self.device.segment(frame, into).labels
@@ -74,13 +75,14 @@ def running(make_gpu: MakeGpu, make_plan: Callable[..., Bundle]) -> Iterator[Cal
         release: str = "10.3",
         provider: str = "cuda-bindings",
         plan: dict[str, Any] | None = None,
+        confidence: bool = False,
         **gpu_fields: Any,
     ) -> Running:
         gpu = make_gpu(provider, **gpu_fields)
         fields = {"profiles": [[[8, 8], [32, 32], [64, 64]]], "size": size, **(plan or {})}
         backend = BACKENDS.get(release, "tensorrt")
         session = TrtSession.open(make_plan(gpu, release, **fields), backend, allow_host_code=release == "lean")
-        made.append(Running(gpu, session, FrameSpec(size)))
+        made.append(Running(gpu, session, FrameSpec(size), confidence))
         return made[-1]
 
     yield make
@@ -111,6 +113,30 @@ def assert_labels(
         assert np.array_equal(labels, expected(frame, spec, channel_last, dtype))
     else:  # OpenCV resizes bytes with 11-bit fractions: sometimes another byte
         assert (labels == expected(frame, spec, channel_last, dtype)).mean() > 0.97
+
+
+@pytest.mark.parametrize("integrated", [False, True], ids=["discrete", "integrated"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_how_sure_the_labels_are_is_what_the_cpu_says(
+    running: Callable[..., Running], integrated: bool, order: Any
+) -> None:
+    run = running(integrated=integrated, order=order, confidence=True)
+    known = []
+    for frame in frames(7):
+        logits = network(prepare(frame, run.spec, "float16", 8), 8, CLASSES)
+        known.append(upsample_softmax(logits[0, :CLASSES], (61, 47), run.spec.upsample))
+    for mask, (labels, confidence) in zip(run.device.stream(frames(7), 3), known, strict=True):
+        assert np.array_equal(mask.labels, labels)
+        assert np.array_equal(mask.confidence, confidence)
+    assert run.launches() > 0
+    into = run.device.new_labels((61, 47))
+    for mask in (run.device.segment(frames(7)[5], into), run.device.staged(frames(7)[5])[0]):
+        assert np.array_equal(mask.labels, known[5][0])
+        assert np.array_equal(mask.confidence, known[5][1])
+    kept = mask.confidence.copy()
+    run.device.segment(frames(7)[0])
+    assert np.array_equal(mask.confidence, kept)
+    assert len(np.unique(kept)) > 100
 
 
 @pytest.mark.parametrize("provider", ["cuda-bindings", "pycuda"])

@@ -16,7 +16,7 @@ from torch.nn import functional
 from refinenet_edge.errors import BundleError
 from refinenet_edge.records import Bilinear, Cubic, Interpolation, Size
 from refinenet_edge.runtime import head
-from refinenet_edge.runtime.head import bilinear_axis, labels_of, upsample, upsample_argmax
+from refinenet_edge.runtime.head import bilinear_axis, one_frame, upsample_argmax, upsample_softmax
 
 SIZES = [
     ((7, 9), (29, 33)),
@@ -44,6 +44,14 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 def logits(size: Size, classes: int = 3, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((classes, *size)).astype(np.float32)
+
+
+def upsample(x: np.ndarray, size: Size, how: Interpolation) -> np.ndarray:
+    """What numpy takes the argmax of."""
+    result = np.empty((len(x), *size), np.float32)
+    for rows, block in head._upsampled(np.ascontiguousarray(x, np.float32), size, how):
+        result[:, rows] = block.transpose(2, 0, 1)
+    return result
 
 
 # --- the reference: the same arithmetic written once more, on whole arrays
@@ -197,6 +205,7 @@ def test_the_extension_refuses_buffers_that_do_not_fit() -> None:
         (x, 3, backwards, *axes[1:], labels, 1),
         (x, 3, axis.starts + 1, *axes[1:], labels, 1),
         (x, 3, axis.starts[:0], *axes[1:], labels, 1),
+        (x, 3, *axes, labels, 1, labels[:7].copy()),
     ]:
         with pytest.raises((ValueError, BufferError)):
             head._head.fill(*wrong)
@@ -298,19 +307,49 @@ print(peak() - before)
     assert int(run.stdout) < 40 * 1024  # the full-size logits are 174 MB, the labels 2
 
 
+@pytest.mark.parametrize("scale", [0.1, 1, 6, 40])
 @pytest.mark.parametrize("how", ALL)
-def test_confidence_is_the_winners_softmax(implementation: str, how: Interpolation) -> None:
-    x = logits((7, 9), 5) * 6
-    labels, confidence = upsample_argmax(x, (29, 33), how, return_confidence=True)
+def test_confidence_is_the_winners_softmax(implementation: str, how: Interpolation, scale: float) -> None:
+    x = logits((7, 9), 5) * np.float32(scale)
+    labels, confidence = upsample_softmax(x, (29, 33), how)
     assert np.array_equal(labels, upsample_argmax(x, (29, 33), how))
-    assert confidence.dtype == np.float32
-    softmax = torch.softmax(torch.from_numpy(upsample(x, (29, 33), how)).double(), 0)
-    np.testing.assert_allclose(confidence, softmax.max(0).values, rtol=1e-5)
+    assert (confidence.dtype, confidence.shape) == (np.uint8, (29, 33))
+    softmax = torch.softmax(torch.from_numpy(upsample(x, (29, 33), how)).double(), 0).max(0).values.numpy()
+    np.testing.assert_allclose(confidence, 255 * softmax, atol=0.5 + 255e-4)
 
 
-def test_one_class_is_certain() -> None:
-    labels, confidence = upsample_argmax(logits((2, 2), 1), (4, 4), Bilinear(), return_confidence=True)
-    assert (labels == 0).all() and (confidence == 1).all()
+@pytest.mark.skipif(head._head is None, reason="installed without a compiler")
+@FIRST_LARGEST
+@given(shapes(), hows, st.integers(0, 2**32), st.floats(-20, 7))
+def test_confidence_has_the_same_bits_everywhere(shape: Any, how: Bilinear, seed: int, exponent: float) -> None:
+    x = (np.random.default_rng(seed).standard_normal(shape[0]) * 2**exponent).astype(np.float32)
+    labels, confidence = upsample_softmax(x, shape[1], how)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head, "_head", None)
+        again = upsample_softmax(x, shape[1], how)
+    assert np.array_equal(labels, again[0])
+    assert np.array_equal(confidence, again[1])
+    assert np.array_equal(labels, upsample_argmax(x, shape[1], how))
+
+
+def test_one_class_is_certain_and_equal_ones_share(implementation: str) -> None:
+    labels, confidence = upsample_softmax(logits((2, 2), 1), (4, 4), Bilinear())
+    assert (labels == 0).all() and (confidence == 255).all()
+    for classes in (2, 3, 5, 256):
+        labels, confidence = upsample_softmax(np.ones((classes, 2, 2), np.float32), (4, 4), Bilinear())
+        assert (labels == 0).all() and (confidence == round(255 / classes)).all()
+    largest = np.finfo(np.float32).max
+    x = np.array([largest, -largest], np.float32).reshape(2, 1, 1)
+    assert (upsample_softmax(x, (3, 3), Bilinear())[1] == 255).all()
+
+
+def test_the_exponential_is_one() -> None:
+    x = np.concatenate([np.linspace(-24, 0, 200_001), [-np.inf, -1e30, -25]]).astype(np.float32)
+    with np.errstate(over="ignore"):
+        found = head._exponential(x)
+    np.testing.assert_allclose(found[:-3], np.exp(x[:-3].astype(np.float64)), rtol=1e-4)
+    assert (found[-3:] == found[0]).all() and found[-4] == 1
+    assert (np.diff(found[:-3]) >= -1e-9).all()
 
 
 # --- what is refused
@@ -322,7 +361,7 @@ def test_any_float_in_any_order_is_taken(dtype: str) -> None:
     expected = upsample_argmax(x.astype(np.float32), (9, 9), Bilinear())
     assert np.array_equal(upsample_argmax(x, (9, 9), Bilinear()), expected)
     assert np.array_equal(upsample_argmax(x.transpose(1, 2, 0).copy().transpose(2, 0, 1), (9, 9), Bilinear()), expected)
-    assert np.array_equal(labels_of(x[None], (9, 9), Bilinear()), expected)
+    assert np.array_equal(upsample_argmax(one_frame(x[None]), (9, 9), Bilinear()), expected)
 
 
 @pytest.mark.parametrize("how", ALL)
@@ -335,7 +374,7 @@ def test_values_that_are_not_finite(implementation: str, value: float, size: Siz
     with pytest.raises(BundleError, match=found):
         upsample_argmax(x, size, how)
     with pytest.raises(BundleError, match=found):
-        upsample_argmax(x, size, how, return_confidence=True)
+        upsample_softmax(x, size, how)
 
 
 def test_a_double_beyond_float32_is_not_finite(implementation: str) -> None:
@@ -346,4 +385,4 @@ def test_a_double_beyond_float32_is_not_finite(implementation: str) -> None:
 @pytest.mark.parametrize("shape", [(3, 4, 4), (2, 3, 4, 4), (1, 0, 4, 4), (1, 257, 4, 4), (1, 3, 0, 4)])
 def test_other_shapes_are_no_logits(shape: tuple[int, ...]) -> None:
     with pytest.raises(BundleError, match="x".join(map(str, shape[1:]))):
-        labels_of(np.zeros(shape, np.float32), (8, 8), Bilinear())
+        upsample_argmax(one_frame(np.zeros(shape, np.float32)), (8, 8), Bilinear())

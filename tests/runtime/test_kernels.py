@@ -17,16 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refinenet_edge.errors import MissingExtra, RefineNetEdgeError
-from refinenet_edge.labels import numbered
-from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Mask, Size
+from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Size
 from refinenet_edge.runtime import cache
 from refinenet_edge.runtime.cuda import Cuda, Scope
 from refinenet_edge.runtime.cuda_bindings import Nvrtc
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.runtime.head import bilinear_axis, upsample, upsample_argmax
+from refinenet_edge.runtime.head import bilinear_axis, upsample_argmax, upsample_softmax
 from refinenet_edge.runtime.kernels import device
 from refinenet_edge.runtime.pycuda import NVCC, Nvcc
 from tests.runtime.gpu import KERNELS, Gpu
+from tests.runtime.test_head import upsample
 
 HEADS = tuple(("head.cu", (f"LOGIT={kind}",)) for kind in device.LOGITS.values())
 FRAMES = tuple(
@@ -266,7 +266,14 @@ class TestOnTheHost:
             head = device.DeviceHead(scope, dtype, shape, size, how, channels=channels)
             labels = scope.memory(size[0] * size[1])
             head.label(put(scope, logits), labels)
-            assert np.array_equal(read(gpu, scope, labels, size), first_largest(value(x, dtype), size, how))
+            expected = first_largest(value(x, dtype), size, how)
+            assert np.array_equal(read(gpu, scope, labels, size), expected)
+            confidence = scope.memory(size[0] * size[1])
+            head.label(put(scope, logits), labels, confidence)
+            assert np.array_equal(read(gpu, scope, labels, size), expected)
+            sure = read(gpu, scope, confidence, size)
+            if kind != "not finite":
+                assert np.array_equal(sure, upsample_softmax(value(x, dtype), size, how)[1])
 
     def test_the_head_and_the_cpus(self, work: Callable[[], Any]) -> None:
         x = cv2.resize(np.random.default_rng(0).standard_normal((9, 9, 21)), (60, 34)).transpose(2, 0, 1)
@@ -276,27 +283,12 @@ class TestOnTheHost:
             labels = scope.memory(135 * 240)
             head.label(put(scope, x), labels)
             assert np.array_equal(read(gpu, scope, labels, (135, 240)), upsample_argmax(x, (135, 240), Bilinear(True)))
-
-    @pytest.mark.parametrize("opacity", [0.0, 0.3, 0.5, 1.0])
-    def test_the_overlay(self, work: Callable[[], Any], opacity: float) -> None:
-        random = np.random.default_rng(1)
-        x = random.standard_normal((5, 8, 9)).astype(np.float16)
-        frame = random.integers(0, 256, (29, 33, 3), np.uint8)
-        how = Bilinear(True)
-        expected = Mask(upsample_argmax(x, (29, 33), how), numbered(5)).overlay(frame, opacity)
-        with work() as (gpu, scope):
-            head = device.DeviceHead(scope, "float16", x.shape, (29, 33), how, numbered(5))
-            logits, pixels, result = put(scope, x), put(scope, frame), scope.memory(frame.nbytes)
-            head.overlay(logits, pixels, result, opacity)
-            assert np.array_equal(read(gpu, scope, result, frame.shape), expected)
-            head.overlay(logits, pixels, pixels, opacity)  # in place
-            assert np.array_equal(read(gpu, scope, pixels, frame.shape), expected)
-
-    def test_an_overlay_without_a_palette(self, work: Callable[[], Any]) -> None:
-        with work() as (_, scope):
-            head = device.DeviceHead(scope, "float32", (2, 3, 3), (4, 4), Bilinear())
-            with pytest.raises(ValueError, match="palette"):
-                head.overlay(0, 0, 0)
+            confidence, logits = scope.memory(135 * 240), put(scope, 9 * x)
+            head.label(logits, labels, confidence)
+            known = upsample_softmax(9 * x, (135, 240), Bilinear(True))
+            assert np.array_equal(read(gpu, scope, labels, (135, 240)), known[0])
+            assert np.array_equal(read(gpu, scope, confidence, (135, 240)), known[1])
+            assert len(np.unique(known[1])) > 100
 
     @pytest.mark.parametrize("dtype", ["float32", "float16"])
     @pytest.mark.parametrize("channels", [None, 8, 16])

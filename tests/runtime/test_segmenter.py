@@ -12,7 +12,7 @@ from refinenet_edge.labels import numbered
 from refinenet_edge.records import Bilinear, Cubic, EngineInfo, FrameSpec, Profile, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.runtime.head import labels_of
+from refinenet_edge.runtime.head import one_frame, upsample_argmax, upsample_softmax
 from tests.runtime.tinynet import CLASSES, convolve, tiny
 
 MakeBundle = Callable[..., Bundle]
@@ -59,7 +59,7 @@ def test_a_bundle_segments_at_the_frames_size(
     with Segmenter(bundle, backend) as segmenter:
         mask = segmenter.segment(FRAME)
     logits = convolve(tiny("float32", size), prepare(FRAME, spec))
-    expected = labels_of(logits, (61, 47), upsample)
+    expected = upsample_argmax(one_frame(logits), (61, 47), upsample)
     assert mask.labels.shape == (61, 47)
     assert (mask.labels == expected).mean() >= agreement
     assert len(np.unique(expected)) > 1
@@ -102,6 +102,30 @@ def test_labels_are_written_into_the_memory_that_is_given(make_bundle: MakeBundl
         assert np.array_equal(labels, segmenter.segment(FRAME).labels)
         with pytest.raises(InputError, match="of the frame's size"):
             segmenter.segment(FRAME, segmenter.new_labels(47, 61))
+
+
+@pytest.mark.parametrize("upsample", [Bilinear(True), Cubic()], ids=["bilinear", "cubic"])
+def test_how_sure_the_labels_are_is_said_where_it_is_asked(make_bundle: MakeBundle, upsample: Bilinear | Cubic) -> None:
+    spec = FrameSpec((32, 48), upsample=upsample)
+    bundle = make_bundle(frame=spec)
+    labels, known = upsample_softmax(convolve(tiny("float32", (32, 48)), prepare(FRAME, spec))[0], (61, 47), upsample)
+    with Segmenter(bundle, "onnxruntime", confidence=True) as segmenter:
+        into = segmenter.new_labels(61, 47)
+        for mask in (
+            segmenter.segment(FRAME),
+            segmenter.segment(FRAME, into),
+            segmenter.staged(FRAME)[0],
+            *segmenter.segment_stream([FRAME]),
+        ):
+            assert mask.confidence is not None
+            assert (mask.confidence.dtype, mask.confidence.shape) == (np.uint8, (61, 47))
+            assert (mask.labels == labels).mean() > 0.999  # ONNX Runtime rounds otherwise than we do
+            assert np.abs(mask.confidence.astype(int) - known).max() <= 1
+        with segmenter.with_upsample(Bilinear(False)) as other:
+            assert other.segment(FRAME).confidence is not None
+    assert len(np.unique(known)) > 10
+    with Segmenter(bundle, "onnxruntime") as segmenter:
+        assert segmenter.segment(FRAME).confidence is None
 
 
 def test_staged_gives_the_same_mask_and_the_ms_of_each_stage(make_bundle: MakeBundle) -> None:

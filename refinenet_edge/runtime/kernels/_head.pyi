@@ -13,5 +13,6 @@ def fill(
     column_t: Array,
     labels: Array,
     threads: int,
+    confidence: Array = ...,
     /,
 ) -> bool: ...

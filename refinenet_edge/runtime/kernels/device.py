@@ -1,7 +1,7 @@
 """The CUDA kernels beside an engine: compiled for the device at first use, kept on disk, queued on the engine's stream.
 
     head = DeviceHead(scope, "float16", (21, 128, 128), (512, 512), Bilinear(align_corners=True))
-    head.label(address of the logits, address of 512x512 bytes)
+    head.label(address of the logits, address of 512x512 bytes for labels, and of as many for their confidence)
 
 Nothing is allocated or waited for after the constructor, so both can be captured in a CUDA graph. This file has not run
 on hardware: the tests compile the kernels for every architecture, and run the same sources and the same calls on the
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from refinenet_edge.errors import MissingExtra, RefineNetEdgeError
-from refinenet_edge.records import Bilinear, FrameSpec, Labels, Size
+from refinenet_edge.records import Bilinear, FrameSpec, Size
 from refinenet_edge.runtime.cache import cache_folder, keep
 from refinenet_edge.runtime.cuda import Compiler, Scope
 from refinenet_edge.runtime.frame import prepare
@@ -103,7 +103,6 @@ class DeviceHead:
         shape: tuple[int, int, int],
         size: Size,
         how: Bilinear,
-        classes: Labels | None = None,
         channels: int | None = None,
     ) -> None:
         self._module = Module(scope, "head.cu", (f"LOGIT={LOGITS[dtype]}",))
@@ -113,24 +112,18 @@ class DeviceHead:
         down, across = bilinear_axis(height, size[0], how), bilinear_axis(width, size[1], how)
         self._grid = _Grid(*(scope.put(array) for array in (down.starts, down.t, across.first, across.t)), size[1])
         self._codes = scope.memory(2 * height * width)
-        self._palette = scope.put(classes.bgr()) if classes else None
 
-    def label(self, logits: int, labels: int) -> None:
-        """Queue logits -> HxW bytes at `labels`."""
-        self._queue("labels", logits, ctypes.c_void_p(labels))
-
-    def overlay(self, logits: int, frame: int, result: int, opacity: float = 0.5) -> None:
-        """Queue logits and the frame (BGR) -> `Mask.overlay` of it at `result`, which may be the frame."""
-        if self._palette is None:
-            raise ValueError("an overlay needs the palette: DeviceHead(..., classes=labels)")
-        places = (ctypes.c_void_p(place) for place in (result, frame, self._palette))
-        self._queue("overlay", logits, *places, ctypes.c_int(round(opacity * 256)))
-
-    def _queue(self, kernel: str, address: int, *args: Any) -> None:
-        self._logits.data = address
+    def label(self, logits: int, labels: int, confidence: int | None = None) -> None:
+        """Queue logits -> HxW bytes at `labels`, and as many at `confidence`, where it is given."""
+        self._logits.data = logits
+        columns, rows, result = self._grid.width, self._logits.height, ctypes.c_void_p(labels)
+        if confidence is not None:
+            both = (result, ctypes.c_void_p(confidence))
+            self._module.launch("confident_labels", columns, rows, self._logits, self._grid, *both)
+            return
         codes = ctypes.c_void_p(self._codes)
-        self._module.launch("corners", self._logits.width, self._logits.height, self._logits, codes)
-        self._module.launch(kernel, self._grid.width, self._logits.height, self._logits, codes, self._grid, *args)
+        self._module.launch("corners", self._logits.width, rows, self._logits, codes)
+        self._module.launch("labels", columns, rows, self._logits, codes, self._grid, result)
 
 
 class DeviceFrame:

@@ -1,4 +1,5 @@
-// Logits -> labels on the CPU: the corner pass, runs of agreeing cells filled, the pixels of the others evaluated.
+// Logits -> labels on the CPU: the corner pass, runs of agreeing cells filled, the pixels of the others evaluated; all
+// pixels where their confidence is asked for.
 //
 // A row of cells lies between two source rows. Its columns that need evaluating are collected, whatever cells they are
 // in, so that every loop below runs over columns and is vectorised: in groups of a cell's columns, which share their
@@ -45,7 +46,8 @@ struct Job {
     const float* logits;  // classes x rows.cells x columns.cells
     int classes;
     Axis rows, columns;
-    uint8_t* labels;  // rows.pixels x columns.pixels
+    uint8_t* labels;      // rows.pixels x columns.pixels
+    uint8_t* confidence;  // as many, or null
 
     size_t plane() const { return size_t(rows.cells) * columns.cells; }
 };
@@ -84,8 +86,8 @@ void widen(const float* row, size_t plane, int classes, const Group* groups, flo
 
 // Between the rows, and which class wins.
 EACH_INSTRUCTION_SET
-void winners(const float* top, const float* bottom, int classes, float t, int32_t* label) {
-    float value[LANES];
+void winners(const float* top, const float* bottom, int classes, float t, int32_t* label, float* best) {
+    float value[LANES];  // not `best` itself, which could be one of the others for all the compiler knows
     std::fill_n(value, LANES, Winner().value);
     std::fill_n(label, LANES, Winner().label);
     for (int c = 0; c < classes; ++c, top += LANES, bottom += LANES)
@@ -94,6 +96,16 @@ void winners(const float* top, const float* bottom, int classes, float t, int32_
             winner.meet(lerp(top[i], bottom[i], t), c);
             value[i] = winner.value, label[i] = winner.label;
         }
+    std::copy_n(value, LANES, best);
+}
+
+// How sure the winners are, whose logits are `value`.
+EACH_INSTRUCTION_SET
+void confidences(const float* top, const float* bottom, int classes, float t, const float* value, uint8_t* confidence) {
+    float sum[LANES] = {};
+    for (int c = 0; c < classes; ++c, top += LANES, bottom += LANES)
+        for (int i = 0; i < LANES; ++i) sum[i] = SUM(sum[i], exponential(SUM(lerp(top[i], bottom[i], t), -value[i])));
+    for (int i = 0; i < LANES; ++i) confidence[i] = confidence_of(sum[i]);
 }
 
 // What a thread works in.
@@ -129,7 +141,7 @@ private:
         groups.clear();
         for (int x = 0; x < width; ++x) {
             const int x1 = std::min(x + 1, width - 1), from = job.columns.starts[x], to = job.columns.starts[x + 1];
-            if (agree(upper[x], upper[x1], lower[x], lower[x1]))
+            if (!job.confidence && agree(upper[x], upper[x1], lower[x], lower[x1]))
                 for (int i = from; i < to; ++i) line[i] = uint8_t(upper[x]);
             else
                 for (int i = from; i < to; i += GROUP) add_group(x, x1, i, to - 1);
@@ -143,9 +155,15 @@ private:
             widen(rows[1], job.plane(), job.classes, &groups[at], bottom.data());
             for (int row = first; row < last; ++row) {
                 int32_t label[LANES];
-                winners(top.data(), bottom.data(), job.classes, job.rows.t[row], label);
+                float value[LANES];
+                winners(top.data(), bottom.data(), job.classes, job.rows.t[row], label, value);
                 uint8_t* out = job.labels + size_t(row) * pixels;
                 for (int i = 0; i < LANES; ++i) out[groups[at + i / GROUP].column[i % GROUP]] = uint8_t(label[i]);
+                if (!job.confidence) continue;
+                uint8_t confidence[LANES];
+                confidences(top.data(), bottom.data(), job.classes, job.rows.t[row], value, confidence);
+                out = job.confidence + size_t(row) * pixels;
+                for (int i = 0; i < LANES; ++i) out[groups[at + i / GROUP].column[i % GROUP]] = confidence[i];
             }
         }
     }
@@ -196,9 +214,9 @@ bool label_all(const Job& job, int threads) {
 
 class Buffers {
 public:
-    Py_buffer logits{}, row_starts{}, row_t{}, column_starts{}, column_t{}, labels{};
+    Py_buffer logits{}, row_starts{}, row_t{}, column_starts{}, column_t{}, labels{}, confidence{};
     ~Buffers() {
-        for (Py_buffer* buffer : {&logits, &row_starts, &row_t, &column_starts, &column_t, &labels})
+        for (Py_buffer* buffer : {&logits, &row_starts, &row_t, &column_starts, &column_t, &labels, &confidence})
             if (buffer->obj) PyBuffer_Release(buffer);
     }
 };
@@ -211,10 +229,12 @@ bool read_job(const Buffers& b, int classes, Job& job) {
                     int(starts.len / 4) - 1, int(t.len / 4)};
     };
     job = {static_cast<const float*>(b.logits.buf), classes, axis(b.row_starts, b.row_t),
-           axis(b.column_starts, b.column_t), static_cast<uint8_t*>(b.labels.buf)};
+           axis(b.column_starts, b.column_t), static_cast<uint8_t*>(b.labels.buf),
+           static_cast<uint8_t*>(b.confidence.buf)};
     if (classes >= 1 && classes <= 256 && job.rows.cells >= 1 && job.columns.cells >= 1 && job.rows.valid() &&
         job.columns.valid() && size_t(b.logits.len) == job.plane() * classes * sizeof(float) &&
-        size_t(b.labels.len) == size_t(job.rows.pixels) * job.columns.pixels)
+        size_t(b.labels.len) == size_t(job.rows.pixels) * job.columns.pixels &&
+        (!b.confidence.obj || b.confidence.len == b.labels.len))
         return true;
     PyErr_SetString(PyExc_ValueError, "logits, axes and labels do not fit together");
     return false;
@@ -224,8 +244,8 @@ PyObject* fill(PyObject*, PyObject* args) {
     Buffers b;
     Job job;
     int classes, threads;
-    if (!PyArg_ParseTuple(args, "y*iy*y*y*y*w*i", &b.logits, &classes, &b.row_starts, &b.row_t, &b.column_starts,
-                          &b.column_t, &b.labels, &threads) ||
+    if (!PyArg_ParseTuple(args, "y*iy*y*y*y*w*i|w*", &b.logits, &classes, &b.row_starts, &b.row_t, &b.column_starts,
+                          &b.column_t, &b.labels, &threads, &b.confidence) ||
         !read_job(b, classes, job))
         return nullptr;
     bool finite = false, complete = true;
@@ -241,7 +261,8 @@ PyObject* fill(PyObject*, PyObject* args) {
 
 PyMethodDef methods[] = {
     {"fill", fill, METH_VARARGS,
-     "fill(logits, classes, row_starts, row_t, column_starts, column_t, labels, threads) -> are the logits finite?"},
+     "fill(logits, classes, row_starts, row_t, column_starts, column_t, labels, threads[, confidence]) -> are the logits "
+     "finite?"},
     {nullptr, nullptr, 0, nullptr},
 };
 

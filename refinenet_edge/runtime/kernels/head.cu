@@ -1,7 +1,8 @@
 // Logits -> labels on the GPU, as head.cpp does it. Compiled for one kind of logits: LOGIT is Float, Half or BFloat16.
 //
 // Logits may lie in any order (NCHW, NHWC, NHWC8): strides are in elements. `corners` runs first, a thread per source
-// pixel; then `labels` or `overlay`, a thread per column of the frame (x) and row of cells (y).
+// pixel; then `labels`, a thread per column of the frame (x) and row of cells (y). `confident_labels` needs every pixel's
+// logits, so it runs alone.
 #include "pixel.h"
 
 #ifdef __CUDACC__  // the tests, which run these kernels on the CPU, have their own
@@ -54,49 +55,55 @@ struct Grid {
     int width;
 };
 
-// put(row, column, label) for every pixel of this thread.
-template <class Put>
+// put(row, column, label, sum) for every pixel of this thread; sum: of e^(logit - winner's), only where CONFIDENT.
+template <bool CONFIDENT, class Put>
 __device__ void upsample_argmax(const Logits& logits, const short* codes, const Grid& grid, const Put& put) {
     constexpr int ROWS = 4;  // at a time: they share what is interpolated along the source rows
     const int x = blockIdx.x * blockDim.x + threadIdx.x, y0 = blockIdx.y;
     if (x >= grid.width) return;
     const int y1 = min(y0 + 1, logits.height - 1), x0 = grid.first_column[x], x1 = min(x0 + 1, logits.width - 1);
     const int first = grid.row_starts[y0], last = grid.row_starts[y0 + 1];
-    const short *upper = codes + y0 * logits.width, *lower = codes + y1 * logits.width;
-    if (agree(upper[x0], upper[x1], lower[x0], lower[x1])) {
-        for (int row = first; row < last; ++row) put(row, x, upper[x0]);
-        return;
+    if (!CONFIDENT) {
+        const short *upper = codes + y0 * logits.width, *lower = codes + y1 * logits.width;
+        if (agree(upper[x0], upper[x1], lower[x0], lower[x1])) {
+            for (int row = first; row < last; ++row) put(row, x, upper[x0], 0.0f);
+            return;
+        }
     }
     const float tx = grid.column_t[x];
     for (int begin = first; begin < last; begin += ROWS) {
         Winner winners[ROWS];
         float ty[ROWS];
         for (int i = 0; i < ROWS; ++i) ty[i] = grid.row_t[min(begin + i, last - 1)];
-        const LOGIT *a = logits.at(y0, x0), *b = logits.at(y0, x1), *c = logits.at(y1, x0), *d = logits.at(y1, x1);
-        for (int label = 0; label < logits.classes; ++label) {
-            const float top = lerp<float>(*a, *b, tx), bottom = lerp<float>(*c, *d, tx);
-            for (int i = 0; i < ROWS; ++i) winners[i].meet(lerp(top, bottom, ty[i]), label);
-            a += logits.class_stride, b += logits.class_stride, c += logits.class_stride, d += logits.class_stride;
-        }
+        const auto each_class = [&](const auto& take) {
+            const LOGIT *a = logits.at(y0, x0), *b = logits.at(y0, x1), *c = logits.at(y1, x0), *d = logits.at(y1, x1);
+            for (int label = 0; label < logits.classes; ++label) {
+                const float top = lerp<float>(*a, *b, tx), bottom = lerp<float>(*c, *d, tx);
+                for (int i = 0; i < ROWS; ++i) take(i, lerp(top, bottom, ty[i]), label);
+                a += logits.class_stride, b += logits.class_stride, c += logits.class_stride, d += logits.class_stride;
+            }
+        };
+        each_class([&](int i, float logit, int label) { winners[i].meet(logit, label); });
+        float sums[ROWS] = {};
+        if (CONFIDENT)
+            each_class([&](int i, float logit, int) { sums[i] = SUM(sums[i], exponential(SUM(logit, -winners[i].value))); });
         for (int i = 0; i < ROWS; ++i)
-            if (begin + i < last) put(begin + i, x, winners[i].label);
+            if (begin + i < last) put(begin + i, x, winners[i].label, sums[i]);
     }
 }
 
 // result: the frame's height x width.
 extern "C" __global__ void labels(Logits logits, const short* codes, Grid grid, unsigned char* result) {
-    upsample_argmax(logits, codes, grid, [&](int row, int column, int label) {
+    upsample_argmax<false>(logits, codes, grid, [&](int row, int column, int label, float) {
         result[(long long)row * grid.width + column] = (unsigned char)label;
     });
 }
 
-// result, frame: the frame's height x width x 3, BGR; palette: 256 x 3, BGR; weight of the palette in 256ths, as
-// Mask.overlay blends. The result may be the frame itself.
-extern "C" __global__ void overlay(Logits logits, const short* codes, Grid grid, unsigned char* result,
-                                   const unsigned char* frame, const unsigned char* palette, int weight) {
-    upsample_argmax(logits, codes, grid, [&](int row, int column, int label) {
-        const long long pixel = 3 * ((long long)row * grid.width + column);
-        for (int i = 0; i < 3; ++i)
-            result[pixel + i] = (unsigned char)((frame[pixel + i] * (256 - weight) + palette[3 * label + i] * weight) >> 8);
+// result, confidence: the frame's height x width.
+extern "C" __global__ void confident_labels(Logits logits, Grid grid, unsigned char* result, unsigned char* confidence) {
+    upsample_argmax<true>(logits, nullptr, grid, [&](int row, int column, int label, float sum) {
+        const long long pixel = (long long)row * grid.width + column;
+        result[pixel] = (unsigned char)label;
+        confidence[pixel] = confidence_of(sum);
     });
 }
