@@ -49,8 +49,7 @@ format: setup
 	$(BIN)/ruff format .
 
 gpu: setup  ## the same contracts on real hardware, then benchmarks/results/<device>/
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python benchmarks/on_gpu.py
+	$(BIN)/python benchmarks/make_gpu.py
 
 arm: setup  ## README's Jetson lines and the device side on ARM64, in qemu's user mode: build/arm
 	$(BIN)/python -m pytest -m arm tests/arm

@@ -35,10 +35,14 @@ def _said(*command: str) -> str:
         return ""
 
 
+def folder_of(machine: str | None = None) -> Path:
+    """Where the results of `machine` go (None: of this CPU)."""
+    return RESULTS / re.sub("[^a-z0-9]+", "-", (machine or f"{cpu()} {os.cpu_count()}").lower()).strip("-")
+
+
 def save(record: Any, name: str, out: Path | None, machine: str | None = None) -> Path:
     """Write `record` as JSON to `out`, or as `machine`'s `name` (None: this CPU's); where it went."""
-    folder = re.sub("[^a-z0-9]+", "-", (machine or f"{cpu()} {os.cpu_count()}").lower()).strip("-")
-    path = out or RESULTS / folder / name
+    path = out or folder_of(machine) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(record, indent=1) + "\n").encode(), BuildError)
     return path

@@ -10,8 +10,11 @@ The result says which device it was, in which power mode, and how each measureme
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,11 @@ from machine import cpu, gpu, save
 from refinenet_edge.bench import take_turns, timed
 from refinenet_edge.build import build
 from refinenet_edge.bundle import open_bundle
+from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.records import Recipe
-from refinenet_edge.runtime import Segmenter, available
+from refinenet_edge.runtime import Segmenter, backends
 from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.runtime.tensorrt.library import MODULES
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 from refinenet_edge.scenes import VALIDATION, scene
 
@@ -72,28 +77,35 @@ def measured(path: Path, backend: str, frames: list[np.ndarray]) -> dict[str, An
         return {**about, "engine": engine and engine.version, **measure(segmenter, frames)}
 
 
+def built_and_measured(backend: str, frames: list[np.ndarray]) -> dict[str, Any]:
+    """The record of the shipped model, built here in fp16."""
+    if reason := backends.available()[backend]:
+        raise RefineNetEdgeError(reason)
+    with tempfile.TemporaryDirectory() as folder:
+        output = str(Path(folder, backend))
+        built = build(Recipe(output, "rf_lw_mbv2", "scenes", size=SIZE, precision="fp16", backend=backend))
+        return measured(built.path, backend, frames)
+
+
 @click.command()
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="[benchmarks/results/<device>/frame_to_labels.json]")
 def main(bundle: Path | None, out: Path | None) -> None:
-    """Measure BUNDLE, or the shipped model on every TensorRT here."""
+    """Measure BUNDLE, or the shipped model on every TensorRT here; what fails is in the result, too."""
+    installed = [backend for backend in BACKENDS if importlib.util.find_spec(MODULES[backend])]
+    if backends.gpu_problem() or not (bundle or installed):
+        raise click.ClickException(backends.available()["tensorrt"])
     frames = [scene(VALIDATION, index, SIZE)[0] for index in range(FRAMES)]
-    reasons = available()
-    if all(reasons[backend] for backend in BACKENDS):
-        raise click.ClickException(reasons["tensorrt"])
-    records = []
-    if bundle is not None:
-        records.append(measured(bundle, "auto", frames))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            for backend in BACKENDS:
-                if not reasons[backend]:
-                    output = str(Path(folder, backend))
-                    built = build(Recipe(output, "rf_lw_mbv2", "scenes", size=SIZE, precision="fp16", backend=backend))
-                    records.append(measured(built.path, backend, frames))
     device = gpu()
-    path = save({"device": device, "host": cpu(), "runs": records}, "frame_to_labels.json", out, device["name"])
-    print(path)
+    runs: list[dict[str, Any]] = []
+    for backend in ["auto"] if bundle else installed:
+        try:
+            runs.append(measured(bundle, backend, frames) if bundle else built_and_measured(backend, frames))
+        except Exception as exc:  # the other backend is measured all the same
+            traceback.print_exc()
+            runs.append({"backend": backend, "error": f"{type(exc).__name__}: {exc}"})
+        print(save({"device": device, "host": cpu(), "runs": runs}, "frame_to_labels.json", out, device["name"]))
+    sys.exit(any("error" in run for run in runs))
 
 
 if __name__ == "__main__":

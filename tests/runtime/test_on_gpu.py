@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import machine
+import make_gpu
 import numpy as np
 import on_gpu
 import pytest
@@ -12,8 +21,10 @@ from click.testing import CliRunner
 
 from refinenet_edge.bench import measure
 from refinenet_edge.bundle import Bundle
+from refinenet_edge.errors import BuildError
 from refinenet_edge.runtime import backends
 from tests.runtime.gpu import Gpu
+from tests.runtime.hardware import need
 
 
 def test_a_record(
@@ -37,6 +48,99 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(on_gpu.main, [])
     assert result.exit_code == 1
     assert "tensorrt needs an NVIDIA GPU: no NVIDIA driver" in result.output
+
+
+def test_one_backend_that_fails_does_not_cost_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both are tried, what each gave is saved as it comes, and the end is red."""
+    monkeypatch.setattr(backends, "gpu_problem", lambda: "")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    saved = []
+
+    def measured(backend: str, frames: object) -> dict[str, Any]:
+        saved.append(json.loads(path.read_text("utf-8"))["runs"] if path.exists() else [])
+        if backend == "tensorrt":
+            raise BuildError("no kernel")
+        return {"backend": backend}
+
+    monkeypatch.setattr(on_gpu, "built_and_measured", measured)
+    path = tmp_path / "times.json"
+    result = CliRunner().invoke(on_gpu.main, ["--out", str(path)])
+    assert result.exit_code == 1
+    broken = {"backend": "tensorrt", "error": "BuildError: no kernel"}
+    assert saved == [[], [broken]]
+    assert json.loads(path.read_text("utf-8"))["runs"] == [broken, {"backend": "tensorrt-rtx"}]
+
+
+OUTCOMES = """
+import pytest
+def test_good(): pass
+def test_bad(): assert 1 == 2
+def test_skipped(): pytest.skip("tensorrt is not installed")
+@pytest.fixture
+def broken(): raise OSError("libnvinfer.so.10")
+def test_broken(broken): pass
+"""
+
+
+def test_the_list_says_how_each_test_ended(tmp_path: Path) -> None:
+    (tmp_path / "test_outcomes.py").write_text(OUTCOMES)
+    results = tmp_path / "tests.xml"
+    pytest_command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={results}", "-c", os.devnull, tmp_path]
+    assert subprocess.run(pytest_command, stdout=subprocess.DEVNULL).returncode == 1
+    assert [*make_gpu.tested(results)] == [
+        ("passed", "1 of 4 tests"),
+        ("failed", "test_outcomes::test_bad: assert 1 == 2"),
+        ("failed", 'test_outcomes::test_broken: failed on setup with "OSError: libnvinfer.so.10"'),
+        ("skipped", "1 tests: tensorrt is not installed"),
+    ]
+    (tmp_path / "test_outcomes.py").write_text(OUTCOMES[:15] + "def test_all(): pytest.skip('no GPU')")
+    subprocess.run(pytest_command, stdout=subprocess.DEVNULL, check=True)
+    assert next(make_gpu.tested(results)) == ("failed", "0 of 1 tests")
+    assert next(make_gpu.tested(tmp_path / "none.xml"))[0] == "failed"
+
+
+def test_both_halves_run_though_the_first_is_red(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
+    monkeypatch.setattr(machine, "_said", lambda *_: "")
+    called: list[str] = []
+
+    def run(command: list[Any], **_: Any) -> None:
+        called.append(" ".join(map(str, command[1:])))
+        if "--out" in command:
+            good = {"backend": "tensorrt", "engine": "10.3.0", "frame": "512x512", "ms": {"p50": 3.21}}
+            bad = {"backend": "tensorrt-rtx", "error": "CudaError: no"}
+            Path(command[-1]).write_text(json.dumps({"runs": [good, bad]}))
+
+    monkeypatch.setattr(make_gpu.subprocess, "run", run)
+    with pytest.raises(SystemExit) as ended:
+        make_gpu.main()
+    assert ended.value.code == 1
+    assert [("doctor" in c, "pytest -m gpu" in c, "on_gpu.py" in c) for c in called] == [
+        (True, False, False),
+        (False, True, False),
+        (False, False, True),
+    ]
+    text = capsys.readouterr().out
+    assert "failed  the tests did not run to their end" in text
+    assert "passed  tensorrt 10.3.0: 3.21 ms a frame of 512x512" in text
+    assert "failed  tensorrt-rtx: CudaError: no" in text
+    assert re.search(r"Send us .*unknown-gpu: doctor.txt, frame_to_labels.json", text)
+
+
+def test_an_installed_tensorrt_that_does_not_work_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="needs an NVIDIA GPU"):
+        need("tensorrt")
+    monkeypatch.setattr(backends, "gpu_problem", lambda: "")
+    with pytest.raises(pytest.fail.Exception, match=r"tensorrt does not import .*libnvinfer\.so\.10"):
+        need("tensorrt")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(pytest.skip.Exception, match="tensorrt is not installed"):
+        need("tensorrt")
 
 
 @pytest.mark.parametrize("said", ["NVIDIA H100, 580.65.06, 700.00 W, 1980 MHz", ""])

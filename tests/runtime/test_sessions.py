@@ -15,12 +15,13 @@ import pytest
 from refinenet_edge.bundle import PLAN, Bundle
 from refinenet_edge.errors import BundleError, InputError, RefineNetEdgeError
 from refinenet_edge.records import EngineInfo, TensorSpec
-from refinenet_edge.runtime import FakeSession, Session, available
+from refinenet_edge.runtime import FakeSession, Session
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import LayerTime, medians
 from refinenet_edge.runtime.tensorrt.library import MODULES
 from refinenet_edge.runtime.tensorrt.session import TrtSession
+from tests.runtime.hardware import need
 from tests.runtime.tinynet import CLASSES, build_plan, convolve, tiny
 
 Open = Callable[[str, tuple[int, int] | None], Session]
@@ -57,8 +58,8 @@ def opened(request: pytest.FixtureRequest, make_bundle: Callable[..., Bundle]) -
         sessions.append(session)
         return session
 
-    if backend in GPU and (reason := available()[backend]):
-        pytest.skip(reason.partition(":")[0])
+    if backend in GPU:
+        need(backend)
     yield make
     for session in sessions:
         session.close()

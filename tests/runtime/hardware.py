@@ -1,0 +1,21 @@
+"""What a test on real hardware needs."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from refinenet_edge.runtime import backends
+from refinenet_edge.runtime.tensorrt.library import MODULES
+
+
+def need(backend: str) -> None:
+    """Skip without a GPU, or where `backend` is not installed; one that is installed and does not work is a failure."""
+    module = MODULES[backend]
+    if reason := backends.gpu_problem():
+        pytest.skip(f"{backend} needs an NVIDIA GPU: {reason}")
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+    if reason := backends.available()[backend]:
+        pytest.fail(reason)
