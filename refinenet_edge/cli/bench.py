@@ -44,7 +44,7 @@ def bench_group() -> None:
 @click.option("--size", "sizes", type=SizeType(), multiple=True, help="Of the frames. Repeatable. [the bundle's]")
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Frames at once. Repeatable. [1]")
 @click.option("--streams", type=click.IntRange(1), multiple=True, help="Threads, each its own. Repeatable. [1]")
-@click.option("--frames", default="scenes", metavar="scenes|DIR", show_default=True)
+@click.option("--frames", default="scenes", metavar="DIR|VIDEO|scenes", show_default=True)
 @click.option("--judge", metavar="DATASET", help="Measure the bundles' mIoU too, as eval does.")
 @click.option("--source", metavar="SOURCE", help="Measure camera to screen too, on a source of the demo.")
 @click.option("--rounds", type=click.IntRange(2), help="Instead of the rule that ends a measurement.")

@@ -39,10 +39,10 @@ class Confusion:
     def of(cls, truth: Truth, prediction: LabelMap, classes: int) -> Confusion:
         """The matrix of one frame. Raises `ValueError` unless the two are of one shape and hold `classes` classes."""
         counted = truth != IGNORE
-        found = (truth.max(where=counted, initial=0), prediction.max(initial=0))
-        if truth.shape != prediction.shape or max(found) >= classes:
+        largest = (truth.max(where=counted, initial=0), prediction.max(initial=0))
+        if truth.shape != prediction.shape or max(largest) >= classes:
             shapes = f"{truth.shape} and {prediction.shape}"
-            raise ValueError(f"truth and prediction are {shapes} with labels to {max(found)}, {classes} classes")
+            raise ValueError(f"truth and prediction are {shapes} with labels to {max(largest)}, {classes} classes")
         pairs = np.where(counted, truth.astype(np.intp) * classes + prediction, classes**2)
         counts = np.bincount(pairs.ravel(), minlength=classes**2 + 1)[:-1]
         return cls(counts.reshape(classes, classes).astype(np.int64))

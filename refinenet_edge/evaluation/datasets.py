@@ -66,7 +66,7 @@ def _root(text: str) -> tuple[Path, str | None]:
         return Path(text), None
     head, colon, split = text.rpartition(":")
     if not colon or not head or not Path(head).is_dir():
-        raise InputError(f"no data set at {text}: a folder, or scenes, is meant")
+        raise InputError(f"no data set at {text}: expected a folder, or scenes")
     if not re.fullmatch(r"[\w-]+", split):
         raise InputError(f"data set {text}: {split!r} is no split, such as val, train or test")
     return Path(head), split

@@ -114,11 +114,11 @@ def _by_stem(images: Path, masks: Path, coding: Coding | None) -> Iterable[FileS
 
 
 def _stems(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for path in list_images(_folder(folder)):
-        if found.setdefault(path.stem, path) != path:
-            raise InputError(f"{folder} has {found[path.stem].name} and {path.name}: remove or rename one")
-    return found
+        if images.setdefault(path.stem, path) != path:
+            raise InputError(f"{folder} has {images[path.stem].name} and {path.name}: remove or rename one")
+    return images
 
 
 def _listed(root: Path, path: Path, coding: Coding) -> Iterable[FileSample]:
@@ -133,7 +133,7 @@ def _listed(root: Path, path: Path, coding: Coding) -> Iterable[FileSample]:
 def _lines(path: Path) -> list[str]:
     try:
         if path.stat().st_size > MAX_LIST:
-            raise InputError(f"list {path} has more than {MAX_LIST} bytes: one sample a line is meant")
+            raise InputError(f"list {path} has more than {MAX_LIST} bytes: expected one sample a line")
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as exc:
         raise InputError(f"list {path} cannot be read: {exc}; name another split: LAYOUT:PATH:SPLIT") from exc

@@ -66,12 +66,12 @@ class SceneSample:
 
 @dataclass(frozen=True)
 class Coding:
-    """How masks number the classes: `classes[number]` is the class or `IGNORE`, `meant` says it in words.
+    """How masks number the classes: `classes[number]` is the class or `IGNORE`, `numbers` says it in words.
 
     `coloured`: the masks may also be colour images, in VOC's palette.
     """
 
-    meant: str
+    numbers: str
     classes: Mapping[int, int]
     coloured: bool = False
 
@@ -102,7 +102,7 @@ class FileSample:
     def _classes(self, numbers: npt.NDArray[Any]) -> Truth:
         if numbers.ndim == 3:
             if self.coding is None or not self.coding.coloured:
-                raise Unusable("label", f"mask {self.mask} is a colour image: grey or palette PNG is meant")
+                raise Unusable("label", f"mask {self.mask} is a colour image: expected a grey or palette PNG")
             numbers = _voc_numbers(numbers)
         if self.coding is None:
             return numbers
@@ -111,8 +111,8 @@ class FileSample:
         classes = table[numbers]
         unknown = np.unique(numbers[classes < 0])
         if unknown.size:
-            found = "a colour" if unknown[0] == NO_COLOUR else f"label {', '.join(map(str, unknown[:5]))}"
-            raise Unusable("label", f"mask {self.mask} has {found}; meant: {self.coding.meant}")
+            other = "a colour" if unknown[0] == NO_COLOUR else f"label {', '.join(map(str, unknown[:5]))}"
+            raise Unusable("label", f"mask {self.mask} has {other}; expected {self.coding.numbers}")
         return np.asarray(classes, np.uint8)
 
 

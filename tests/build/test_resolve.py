@@ -135,6 +135,11 @@ class TestRefused:
                 InputError,
                 "no data set at none",
             ),
+            (
+                {"precision": "int8", "calib": "scenes_photos", "max_miou_drop": 1.0},
+                InputError,
+                "points of mIoU need labelled samples",
+            ),
             ({"precision": "int8", "min_agreement": 99.0, "judge": "scenes:7:2"}, InputError, "quantised already"),
             ({"precision": "int8", "calib": "scenes", "backend": "tensorrt-rtx"}, InputError, "or with --force"),
             ({"precision": "fp8", "calib": "scenes"}, InputError, "openvino has no FP8"),

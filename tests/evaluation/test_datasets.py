@@ -198,7 +198,7 @@ def test_one_without_the_other_is_a_sample(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "number", "meant"),
+    ("layout", "number", "expected"),
     [
         ("voc", 21, "0..20, 255 is void"),
         ("camvid", 12, "0..10, 11 is void"),
@@ -209,7 +209,7 @@ def test_one_without_the_other_is_a_sample(tmp_path: Path) -> None:
         ("nyu40", 40_000, "0..39"),
     ],
 )
-def test_a_number_that_the_layout_does_not_have(tmp_path: Path, layout: str, number: int, meant: str) -> None:
+def test_a_number_that_the_layout_does_not_have(tmp_path: Path, layout: str, number: int, expected: str) -> None:
     name = layout.partition("-")[0]
     make = {
         "voc": data.voc,
@@ -222,7 +222,7 @@ def test_a_number_that_the_layout_does_not_have(tmp_path: Path, layout: str, num
     numbers = np.full(SIZE, 1)
     numbers[3, 4] = number
     write(sample.mask, png(numbers, 0, 16))
-    with pytest.raises(Unusable, match=rf"has label {number}; meant: .*{meant}") as caught:
+    with pytest.raises(Unusable, match=rf"has label {number}; expected .*{expected}") as caught:
         sample.read()
     assert caught.value.kind == "label"
 
@@ -232,7 +232,7 @@ def test_a_colour_that_voc_does_not_have(tmp_path: Path) -> None:
     colours = data.VOC_COLOURS[np.ones(SIZE, int)]
     colours[0, 0] = (1, 2, 3)
     write(sample.mask, png(colours, 2))
-    with pytest.raises(Unusable, match="has a colour; meant") as caught:
+    with pytest.raises(Unusable, match="has a colour; expected") as caught:
         sample.read()
     assert caught.value.kind == "label"
     colours[0, 0] = (224, 224, 192)
