@@ -68,7 +68,7 @@ def live(source: LiveSource, segmenter: Segments) -> Generator[SegmentedFrame, N
     the last result is repeated twice a second with `signal=False`. Raises what `segmenter.segment` raises, and
     `InputError` when the source does not open at the start.
     """
-    frames: Slot[_Read] = Slot()
+    frames: Slot[ReadFrame] = Slot()
     results: Slot[SegmentedFrame] = Slot()
     reader = _Reader(source, frames)
     inference = threading.Thread(target=_infer, args=(frames, segmenter, results), name="inference", daemon=True)
@@ -145,17 +145,13 @@ class Slot(Generic[Item]):
                 self._changed.notify_all()
 
 
-@dataclass(frozen=True, eq=False)
-class _Read:
-    captured: Captured
-    index: int
-    ready: float
+ReadFrame = tuple[Captured, int, float]  # its index, and when it was read
 
 
 class _Reader(threading.Thread):
     """Reads `source` into `frames` until `stop`, and opens it again when it is lost."""
 
-    def __init__(self, source: LiveSource, frames: Slot[_Read]) -> None:
+    def __init__(self, source: LiveSource, frames: Slot[ReadFrame]) -> None:
         super().__init__(name="reader", daemon=True)
         self.stop = threading.Event()
         self._source, self._frames = source, frames
@@ -208,29 +204,27 @@ class _Reader(threading.Thread):
                 if self._lost:
                     logger.warning("%s is back", self._source.name)
                 self._lost = False
-                read = _Read(captured, self._index, time.monotonic())
                 self._index += 1
-                self._frames.put(read)
+                self._frames.put((captured, self._index - 1, time.monotonic()))
 
 
-def _infer(frames: Slot[_Read], segmenter: Segments, results: Slot[SegmentedFrame]) -> None:
+def _infer(frames: Slot[ReadFrame], segmenter: Segments, results: Slot[SegmentedFrame]) -> None:
     try:
         for taken in itertools.count():
-            read = frames.take()
+            captured, index, ready = frames.take()
             started = time.monotonic()
-            mask = segmenter.segment(read.captured.frame)
+            mask = segmenter.segment(captured.frame)
             done = time.monotonic()
-            captured = read.captured
-            stages = {"read": read.ready - captured.at, "wait": started - read.ready, "segment": done - started}
+            stages = {"read": ready - captured.at, "wait": started - ready, "segment": done - started}
             result = SegmentedFrame(
                 frame=captured.frame,
                 mask=mask,
                 truth=captured.truth,
-                index=read.index,
+                index=index,
                 captured=captured.at,
                 age_ms=1000 * (done - captured.at),
                 stages_ms={stage: 1000 * seconds for stage, seconds in stages.items()},
-                drops=read.index - taken,
+                drops=index - taken,
             )
             results.wait_until_free()
             results.put(result)
