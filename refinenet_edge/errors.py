@@ -52,7 +52,7 @@ class MissingExtra(RefineNetEdgeError):
 
 
 class CudaError(RefineNetEdgeError):
-    """A CUDA call failed. `code` is CUDA's name for it, such as "cudaErrorMemoryAllocation"."""
+    """A CUDA call failed. `code` is CUDA's name for it, such as "CUDA_ERROR_OUT_OF_MEMORY"."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)

@@ -74,6 +74,9 @@ def _device_memory() -> int | None:
         provider = load_cuda()()
     except RefineNetEdgeError:
         return None
-    with provider.current():
-        free, total = provider.memory()
+    try:
+        with provider.current():
+            free, total = provider.memory()
+    finally:
+        provider.close()
     return total - free

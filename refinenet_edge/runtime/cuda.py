@@ -18,7 +18,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,21 +28,27 @@ from refinenet_edge.errors import CudaError, InputError, MissingExtra
 
 PROVIDERS = {"cuda-bindings": "refinenet_edge.runtime.cuda_bindings", "pycuda": "refinenet_edge.runtime.pycuda"}
 CHOICE = "REFINENET_EDGE_CUDA"
-# after such an error every call fails until the device is reset; the end of its name, in either API's spelling
-LOST = (
-    "illegaladdress",
-    "launchfailure",
-    "launchfailed",
-    "launchtimeout",
-    "hardwarestackerror",
-    "illegalinstruction",
-    "misalignedaddress",
-    "invalidaddressspace",
-    "invalidpc",
-    "assert",
-    "eccuncorrectable",
-    "contextisdestroyed",
+# after such an error CUDA does no more in this process: those of which cuda.h says so, in these words, and a failed
+# assertion, which destroys the context that everything here shares
+LOST = frozenset(
+    f"CUDA_ERROR_{name}"
+    for name in (
+        "ASSERT",
+        "CONTAINED",
+        "EXTERNAL_DEVICE",
+        "HARDWARE_STACK_ERROR",
+        "ILLEGAL_ADDRESS",
+        "ILLEGAL_INSTRUCTION",
+        "INVALID_ADDRESS_SPACE",
+        "INVALID_PC",
+        "LAUNCH_FAILED",
+        "LAUNCH_TIMEOUT",
+        "MISALIGNED_ADDRESS",
+        "MPS_CLIENT_TERMINATED",
+        "TENSOR_MEMORY_LEAK",
+    )
 )
+RESTART = "To continue using CUDA, the process must be terminated and relaunched"
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +87,7 @@ class Graphs(Protocol):
 class Provider(Protocol):
     """The CUDA calls on one device. Handles and addresses are integers, sizes bytes; a failure raises `CudaError`.
 
-    Everything but `current` and `reset` is called inside `current()`.
+    Everything but `current` and `close` is called inside `current()`.
     """
 
     name: str
@@ -89,7 +95,10 @@ class Provider(Protocol):
     compiler: Compiler
 
     def current(self) -> AbstractContextManager[None]:
-        """The device's primary context, current in this thread."""
+        """The device's primary context, current in this thread; then again what was."""
+
+    def close(self) -> None:
+        """Release the primary context. It stays while someone else retains it too, as TensorRT's CUDA does."""
 
     def capability(self) -> str:
         """The device's compute capability, such as "sm_87"."""
@@ -146,9 +155,6 @@ class Provider(Protocol):
 
     def unload(self, module: Any) -> None: ...
 
-    def reset(self) -> None:
-        """Destroy the primary context, and everybody's memory in it: the one way on after a lost device."""
-
 
 Dim = tuple[int, int, int]
 
@@ -169,10 +175,25 @@ def load_cuda() -> Callable[[], Provider]:
     raise MissingExtra("; or ".join(reasons))
 
 
+def failed(call: str, code: str) -> CudaError:
+    """The error of a call that failed with CUDA's error `code`, such as "CUDA_ERROR_OUT_OF_MEMORY"."""
+    return CudaError(f"{call} failed: {code}" + (f". {RESTART}" if code in LOST else ""), code)
+
+
+def error_name(words: str) -> str:
+    """The name of the error that the driver describes as `words`; "CUDA_ERROR_UNKNOWN" if it does not know them."""
+    driver, text = driver_library(), ctypes.c_char_p()
+    for code in range(1, 1000):
+        if not driver.cuGetErrorString(code, ctypes.byref(text)) and text.value == words.encode():
+            driver.cuGetErrorName(code, ctypes.byref(text))
+            return (text.value or b"").decode()
+    return "CUDA_ERROR_UNKNOWN"
+
+
 def gpu_problem() -> str:
     """Why there is no usable NVIDIA GPU here, "" if there is one. Asks the driver, so it needs nothing installed."""
     try:
-        driver = _driver()
+        driver = driver_library()
         count = ctypes.c_int()
         status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     except (OSError, AttributeError) as exc:
@@ -189,7 +210,7 @@ def gpu_capability() -> str | None:
     parts = []
     for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
         value = ctypes.c_int()
-        if _driver().cuDeviceGetAttribute(ctypes.byref(value), attribute, 0):
+        if driver_library().cuDeviceGetAttribute(ctypes.byref(value), attribute, 0):
             return None
         parts.append(str(value.value))
     return f"sm_{''.join(parts)}"
@@ -209,10 +230,11 @@ def _said(call: str) -> str | None:
     if gpu_problem():
         return None
     text = ctypes.create_string_buffer(256)
-    return None if getattr(_driver(), call)(text, len(text), 0) else text.value.decode(errors="replace")
+    return None if getattr(driver_library(), call)(text, len(text), 0) else text.value.decode(errors="replace")
 
 
-def _driver() -> ctypes.CDLL:
+def driver_library() -> ctypes.CDLL:
+    """NVIDIA's driver itself, for what no bindings are needed or have. Raises `OSError` without one."""
     return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
 
 
@@ -231,8 +253,6 @@ class Cuda:
         self._scratch: Scope | None = None
         self._scratch_address = 0
         self._closed = False
-        with _opening:
-            _open.add(id(self))
         try:
             with self.use():
                 self.capability = self.provider.capability()
@@ -244,18 +264,26 @@ class Cuda:
 
     @contextmanager
     def use(self) -> Iterator[None]:
-        """Work on this device: its context is current and no other thread works with this object."""
+        """Work on this device: its context is current and no other thread works with this object.
+
+        Raises `InputError` after `close`.
+        """
         with self._lock:
+            if self._closed:
+                raise InputError("the session on the GPU is closed: open another")
             try:
                 with self.provider.current():
                     yield
             except CudaError as exc:
-                self.lost |= _is_lost(exc)
+                self.lost |= exc.code in LOST
                 raise
 
     def finish(self, act: Callable[[], None]) -> None:
-        """Run `act`, which gives things back, in `use()`; also where a lost device's context cannot be made current."""
-        for _ in range(2):  # the first call may report what an earlier launch did wrong
+        """Run `act`, which gives things back, in `use()`; also where a lost device's context cannot be made current.
+
+        After `close` there is nothing to give back to, and `act` runs as it is.
+        """
+        for _ in range(0 if self._closed else 2):  # the first may report what an earlier launch did wrong
             try:
                 with self.use():
                     act()
@@ -283,18 +311,14 @@ class Cuda:
         return self._scratch_address
 
     def close(self) -> None:
-        """Give everything back; a second call does nothing. A lost device is then reset."""
+        """Give everything back; a second call does nothing."""
         with self._lock:
-            closed, self._closed = self._closed, True
-            if closed:
+            if self._closed:
                 return
-        with _opening:
-            _open.discard(id(self))
-            last = not _open
-        self.finish(self._give_back)
-        if self.lost and last:
-            logger.warning("the GPU was lost to an error and is reset")
-            self.provider.reset()
+            self.finish(self._give_back)
+            self._closed = True
+            with suppress(CudaError):  # of a lost device
+                self.provider.close()
 
     def _give_back(self) -> None:
         for scope in reversed(self._scopes[:]):
@@ -304,10 +328,6 @@ class Cuda:
         """`scope` is closed."""
         if scope in self._scopes:
             self._scopes.remove(scope)
-
-
-_open: set[int] = set()  # ids of the process's open `Cuda`s
-_opening = threading.Lock()
 
 
 class Scope:
@@ -409,8 +429,8 @@ class Scope:
         try:
             act()
         except CudaError as exc:
-            self.cuda.lost |= _is_lost(exc)
-            # a lost device takes nothing back: its reset frees all
+            self.cuda.lost |= exc.code in LOST
+            # a lost device takes nothing back: the end of the process frees all
             logger.log(logging.DEBUG if self.cuda.lost else logging.ERROR, str(exc))
 
 
@@ -431,7 +451,3 @@ class Buffer:
         """Queue `size` bytes to the host; they are there when the stream has run."""
         if not self._cuda.integrated:
             self._cuda.provider.download(self.host[:size], self.address, stream)
-
-
-def _is_lost(exc: CudaError) -> bool:
-    return exc.code.removeprefix("cudaError").removeprefix("CUDA_ERROR_").replace("_", "").lower() in LOST

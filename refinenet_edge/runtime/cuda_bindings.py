@@ -1,4 +1,4 @@
-"""CUDA by NVIDIA's cuda-bindings, 12.x (JetPack 6) or 13.x: the runtime API, the driver's kernels, NVRTC.
+"""CUDA by NVIDIA's cuda-bindings, 12.x (JetPack 6) or 13.x: the driver API, and NVRTC.
 
 Every binding returns a tuple whose first item is the status. Older releases have the same calls under other names.
 """
@@ -7,27 +7,21 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy.typing as npt
 
-from refinenet_edge.errors import CudaError, MissingExtra, RefineNetEdgeError
-from refinenet_edge.runtime.cuda import Dim
+from refinenet_edge.errors import MissingExtra, RefineNetEdgeError
+from refinenet_edge.runtime.cuda import Dim, failed
 
-MODULES = {
-    "runtime": ("cuda.bindings.runtime", "cuda.cudart"),
-    "driver": ("cuda.bindings.driver", "cuda.cuda"),
-    "nvrtc": ("cuda.bindings.nvrtc", "cuda.nvrtc"),
-}
+MODULES = {"driver": ("cuda.bindings.driver", "cuda.cuda"), "nvrtc": ("cuda.bindings.nvrtc", "cuda.nvrtc")}
 
 
 def load() -> Callable[[], CudaBindings]:
     """The provider's class, when the bindings import. Raises `MissingExtra`."""
-    for name in ("runtime", "driver"):
-        _bindings(name)
+    _bindings("driver")
     return CudaBindings
 
 
@@ -48,112 +42,113 @@ def _call(module: Any, name: str, *args: Any, about: str = "") -> Any:
     """What the call returns beside its status; `about` says the sizes in the error."""
     status, *values = getattr(module, name)(*args)
     if int(status):
-        code = getattr(status, "name", str(status))
-        raise CudaError(f"{name}{about} failed: {code}", code)
+        raise failed(f"{name}{about}", getattr(status, "name", str(status)))
     return values[0] if len(values) == 1 else tuple(values)
 
 
 class CudaBindings:
-    """The device that is current in the opening thread, in whatever thread it is then used."""
+    """The primary context of the device that is current in the opening thread (the first, if none is)."""
 
     name = "cuda-bindings"
 
     def __init__(self) -> None:
-        self._rt, self._driver = _bindings("runtime"), _bindings("driver")
-        self._device = _call(self._rt, "cudaGetDevice")
-        self._ready = threading.local()
-        self.graphs = CapturedGraphs(self._rt)
+        self._cu = _bindings("driver")
+        self._call("cuInit", 0)
+        chosen = int(self._call("cuCtxGetCurrent"))
+        self._device = self._call("cuCtxGetDevice") if chosen else self._call("cuDeviceGet", 0)
+        self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
+        self.graphs = CapturedGraphs(self._cu)
         self.compiler = Nvrtc()
+
+    def _call(self, name: str, *args: Any, about: str = "") -> Any:
+        return _call(self._cu, name, *args, about=about)
 
     @contextmanager
     def current(self) -> Iterator[None]:
         """`Provider.current`."""
-        before = _call(self._rt, "cudaGetDevice")
-        if before != self._device or not getattr(self._ready, "here", False):
-            _call(self._rt, "cudaSetDevice", self._device)  # also in a new thread: the driver's calls need the context
-            self._ready.here = True
+        self._call("cuCtxPushCurrent", self._context)
         try:
             yield
         finally:
-            if before != self._device:
-                _call(self._rt, "cudaSetDevice", before)
+            self._cu.cuCtxPopCurrent()  # its status may tell what an earlier launch did wrong
+
+    def close(self) -> None:
+        """`Provider.close`."""
+        self._call("cuDevicePrimaryCtxRelease", self._device)
 
     def _attribute(self, name: str) -> int:
-        return int(_call(self._rt, "cudaDeviceGetAttribute", getattr(self._rt.cudaDeviceAttr, name), self._device))
+        attribute = getattr(self._cu.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return int(self._call("cuDeviceGetAttribute", attribute, self._device))
 
     def capability(self) -> str:
         """`Provider.capability`."""
-        major, minor = (f"cudaDevAttrComputeCapability{part}" for part in ("Major", "Minor"))
-        return f"sm_{self._attribute(major)}{self._attribute(minor)}"
+        return f"sm_{self._attribute('COMPUTE_CAPABILITY_MAJOR')}{self._attribute('COMPUTE_CAPABILITY_MINOR')}"
 
     def integrated(self) -> bool:
         """`Provider.integrated`."""
-        return bool(self._attribute("cudaDevAttrIntegrated"))
+        return bool(self._attribute("INTEGRATED"))
 
     def memory(self) -> tuple[int, int]:
         """`Provider.memory`."""
-        free, total = _call(self._rt, "cudaMemGetInfo")
+        free, total = self._call("cuMemGetInfo")
         return int(free), int(total)
 
     def allocate(self, size: int) -> int:
-        return int(_call(self._rt, "cudaMalloc", size, about=f" of {size} bytes"))
+        return int(self._call("cuMemAlloc", size, about=f" of {size} bytes"))
 
     def free(self, address: int) -> None:
-        _call(self._rt, "cudaFree", address, about=f" of {address:#x}")
+        self._call("cuMemFree", address, about=f" of {address:#x}")
 
     def allocate_host(self, size: int) -> tuple[int, int]:
         """`Provider.allocate_host`."""
-        flags = self._rt.cudaHostAllocMapped | self._rt.cudaHostAllocPortable
-        host = int(_call(self._rt, "cudaHostAlloc", size, flags, about=f" of {size} bytes"))
+        flags = self._cu.CU_MEMHOSTALLOC_DEVICEMAP | self._cu.CU_MEMHOSTALLOC_PORTABLE
+        host = int(self._call("cuMemHostAlloc", size, flags, about=f" of {size} bytes"))
         try:
-            return host, int(_call(self._rt, "cudaHostGetDevicePointer", host, 0))
+            return host, int(self._call("cuMemHostGetDevicePointer", host, 0))
         except BaseException:
             self.free_host(host)
             raise
 
     def free_host(self, host: int) -> None:
-        _call(self._rt, "cudaFreeHost", host, about=f" of {host:#x}")
+        self._call("cuMemFreeHost", host, about=f" of {host:#x}")
 
     def upload(self, address: int, array: npt.NDArray[Any], stream: int) -> None:
         """`Provider.upload`."""
-        kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._copy(address, array.ctypes.data, array.nbytes, kind, stream)
+        about = f" of {array.nbytes} bytes"
+        self._call("cuMemcpyHtoDAsync", address, array.ctypes.data, array.nbytes, stream, about=about)
 
     def download(self, array: npt.NDArray[Any], address: int, stream: int) -> None:
         """`Provider.download`."""
-        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._copy(array.ctypes.data, address, array.nbytes, kind, stream)
-
-    def _copy(self, target: int, source: int, size: int, kind: Any, stream: int) -> None:
-        _call(self._rt, "cudaMemcpyAsync", target, source, size, kind, stream, about=f" of {size} bytes")
+        about = f" of {array.nbytes} bytes"
+        self._call("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, stream, about=about)
 
     def make_stream(self) -> int:
         """`Provider.make_stream`."""
-        return int(_call(self._rt, "cudaStreamCreateWithFlags", self._rt.cudaStreamNonBlocking))
+        return int(self._call("cuStreamCreate", self._cu.CUstream_flags.CU_STREAM_NON_BLOCKING))
 
     def destroy_stream(self, stream: int) -> None:
-        _call(self._rt, "cudaStreamDestroy", stream)
+        self._call("cuStreamDestroy", stream)
 
     def synchronize(self, stream: int) -> None:
         """`Provider.synchronize`."""
-        _call(self._rt, "cudaStreamSynchronize", stream)
+        self._call("cuStreamSynchronize", stream)
 
     def make_event(self) -> int:
-        return int(_call(self._rt, "cudaEventCreateWithFlags", self._rt.cudaEventDisableTiming))
+        return int(self._call("cuEventCreate", self._cu.CUevent_flags.CU_EVENT_DISABLE_TIMING))
 
     def destroy_event(self, event: int) -> None:
-        _call(self._rt, "cudaEventDestroy", event)
+        self._call("cuEventDestroy", event)
 
     def record(self, event: int, stream: int) -> None:
-        _call(self._rt, "cudaEventRecord", event, stream)
+        self._call("cuEventRecord", event, stream)
 
     def wait(self, stream: int, event: int) -> None:
         """`Provider.wait`."""
-        _call(self._rt, "cudaStreamWaitEvent", stream, event, 0)
+        self._call("cuStreamWaitEvent", stream, event, 0)
 
     def wait_host(self, event: int) -> None:
         """`Provider.wait_host`."""
-        _call(self._rt, "cudaEventSynchronize", event)
+        self._call("cuEventSynchronize", event)
 
     def follow(self, stream: int, foreign: int) -> None:
         """`Provider.follow`."""
@@ -166,56 +161,50 @@ class CudaBindings:
 
     def load(self, image: bytes) -> Any:
         """`Provider.load`."""
-        return _call(self._driver, "cuModuleLoadData", image, about=f" of {len(image)} bytes")
+        return self._call("cuModuleLoadData", image, about=f" of {len(image)} bytes")
 
     def launch(self, module: Any, kernel: str, grid: Dim, block: Dim, args: tuple[Any, ...], stream: int) -> None:
         """`Provider.launch`."""
-        function = _call(self._driver, "cuModuleGetFunction", module, kernel.encode(), about=f" of {kernel}")
+        function = self._call("cuModuleGetFunction", module, kernel.encode(), about=f" of {kernel}")
         pointers = (ctypes.c_void_p * len(args))(*(ctypes.addressof(arg) for arg in args))
         values = (*grid, *block, 0, stream, ctypes.addressof(pointers), 0)
-        _call(self._driver, "cuLaunchKernel", function, *values, about=f" of {kernel}, grid {grid}")
+        self._call("cuLaunchKernel", function, *values, about=f" of {kernel}, grid {grid}")
 
     def unload(self, module: Any) -> None:
-        _call(self._driver, "cuModuleUnload", module)
-
-    def reset(self) -> None:
-        """`Provider.reset`."""
-        self._rt.cudaSetDevice(self._device)  # it reports the error that lost the device
-        _call(self._rt, "cudaDeviceReset")
+        self._call("cuModuleUnload", module)
 
 
 class CapturedGraphs:
     """`Graphs`."""
 
-    def __init__(self, runtime: Any) -> None:
-        self._rt = runtime
+    def __init__(self, driver: Any) -> None:
+        self._cu = driver
 
     def begin(self, stream: int) -> None:
         """`Graphs.begin`."""
         # thread-local: another thread's session may allocate meanwhile
-        _call(
-            self._rt, "cudaStreamBeginCapture", stream, self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        )
+        mode = self._cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        _call(self._cu, "cuStreamBeginCapture", stream, mode)
 
     def end(self, stream: int) -> Any:
         """`Graphs.end`."""
-        graph = _call(self._rt, "cudaStreamEndCapture", stream)
+        graph = _call(self._cu, "cuStreamEndCapture", stream)
         try:
-            return _call(self._rt, "cudaGraphInstantiate", graph, 0)
+            return _call(self._cu, "cuGraphInstantiate", graph, 0)
         finally:
-            self._rt.cudaGraphDestroy(graph)  # the executable one counts
+            self._cu.cuGraphDestroy(graph)  # the executable one counts
 
     def abandon(self, stream: int) -> None:
         """`Graphs.abandon`."""
-        status, graph = self._rt.cudaStreamEndCapture(stream)
+        status, graph = self._cu.cuStreamEndCapture(stream)
         if not int(status):
-            self._rt.cudaGraphDestroy(graph)
+            self._cu.cuGraphDestroy(graph)
 
     def launch(self, graph: Any, stream: int) -> None:
-        _call(self._rt, "cudaGraphLaunch", graph, stream)
+        _call(self._cu, "cuGraphLaunch", graph, stream)
 
     def destroy(self, graph: Any) -> None:
-        _call(self._rt, "cudaGraphExecDestroy", graph)
+        _call(self._cu, "cuGraphExecDestroy", graph)
 
 
 class Nvrtc:

@@ -1,7 +1,8 @@
 """CUDA by pycuda, where it is there already: the same memory, streams, events and kernels, no CUDA graphs.
 
-pycuda's contexts are a stack for each thread. The primary context, TensorRT's too, is retained once and pushed around
-every use; `pycuda.autoinit` makes another one and is never imported. Kernels are compiled by nvcc.
+pycuda keeps a stack of contexts for each thread beside the driver's, and knows only its own. The primary context,
+TensorRT's too, is retained once and pushed around every use; `pycuda.autoinit` makes another one and is never imported.
+Kernels are compiled by nvcc.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import importlib
 import logging
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from refinenet_edge.errors import CudaError, MissingExtra, RefineNetEdgeError
-from refinenet_edge.runtime.cuda import Dim
+from refinenet_edge.errors import MissingExtra, RefineNetEdgeError
+from refinenet_edge.runtime.cuda import Dim, driver_library, error_name, failed
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
 NVCC = ("nvcc", "/usr/local/cuda/bin/nvcc")  # JetPack does not put it on the path
@@ -46,14 +48,13 @@ def _driver() -> Any:
 
 @contextmanager
 def _named(call: str) -> Iterator[None]:
-    """Make pycuda's errors ours. Their text ends in CUDA's name in words: "cuMemAlloc failed: out of memory"."""
+    """Make pycuda's errors ours. Their text ends in the driver's words: "cuMemAlloc failed: out of memory"."""
     cuda = _driver()
     try:
         yield
     except cuda.Error as exc:
-        words = str(exc).rpartition(": ")[2].partition(" - ")[0]
-        code = f"CUDA_ERROR_{words.upper().replace(' ', '_')}"
-        raise CudaError(f"{call} failed: {code}", code) from exc
+        words = str(exc).partition(" failed: ")[2].partition(" - ")[0]
+        raise failed(call, error_name(words)) from exc
 
 
 class PyCuda:
@@ -75,12 +76,31 @@ class PyCuda:
     @contextmanager
     def current(self) -> Iterator[None]:
         """`Provider.current`."""
+        driver, before = driver_library(), ctypes.c_void_p()
+        driver.cuCtxGetCurrent(ctypes.byref(before))
         with _named("cuCtxPushCurrent"):
             self._context.push()
         try:
             yield
         finally:
-            self._context.pop()
+            with _named("cuCtxPopCurrent"):
+                self._context.pop()
+            if before:  # pycuda makes its own last one current, which another library's may lie over
+                driver.cuCtxSetCurrent(before)
+
+    def close(self) -> None:
+        """`Provider.close`."""
+
+        # pycuda releases a context where it is current and leaves it so, over a pushed copy of its own last one: a
+        # thread of its own keeps that from the caller's. Its destructor would detach the context, which fails
+        def release() -> None:
+            with suppress(self._cuda.Error):
+                self._context.push()
+                self._context.detach()
+
+        thread = threading.Thread(target=release)
+        thread.start()
+        thread.join()
 
     def capability(self) -> str:
         """`Provider.capability`."""
@@ -190,10 +210,6 @@ class PyCuda:
 
     def unload(self, module: Any) -> None:
         del self._owned[module]
-
-    def reset(self) -> None:
-        """`Provider.reset`."""
-        logger.error("pycuda cannot reset a lost GPU: start the program again, or use cuda-bindings")
 
     def _keep(self, thing: Any) -> int:
         self._owned[int(thing)] = thing

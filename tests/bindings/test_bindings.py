@@ -157,7 +157,7 @@ def test_the_typed_files_name_the_stubs() -> None:
 # --- CUDA
 
 
-@pytest.mark.parametrize("name", ["runtime", "driver", "nvrtc"])
+@pytest.mark.parametrize("name", ["driver", "nvrtc"])
 def test_the_cuda_bindings_have_the_fakes_calls_and_parameters(name: str, tmp_path: Path) -> None:
     real = pytest.importorskip(f"cuda.bindings.{name}", exc_type=ImportError)
     fake = fake_gpu.bindings(Gpu(), tmp_path)[f"cuda.bindings.{name}"]

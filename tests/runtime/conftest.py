@@ -14,10 +14,9 @@ import pytest
 from refinenet_edge.bundle import MODEL, PLAN, Bundle, open_bundle, write_bundle
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import EngineInfo, FrameSpec, Manifest, Recipe, TensorSpec
-from refinenet_edge.runtime import cuda
 from refinenet_edge.runtime.tensorrt import library
 from tests.runtime.fake_tensorrt import MODES, plan, tensorrt
-from tests.runtime.gpu import Gpu
+from tests.runtime.gpu import THEIRS, Gpu
 from tests.runtime.tinynet import CLASSES, tiny
 
 MakeBundle = Callable[..., Bundle]
@@ -71,19 +70,16 @@ def make_gpu(monkeypatch: pytest.MonkeyPatch, host_kernels: Path) -> Iterator[Ca
     """Puts a GPU under the CUDA bindings: make_gpu(provider, fields of `Gpu`). In the end it must hold nothing."""
     made: list[Gpu] = []
 
-    cuda._open.clear()  # what a failed test left
-
     def make(provider: str = "cuda-bindings", **fields: Any) -> Gpu:
         gpu = Gpu(**fields)
         gpu.install(monkeypatch, provider, host_kernels)
-        if provider == "cuda-bindings":
-            gpu.here.device = gpu.device  # the application has chosen it in this thread
         made.append(gpu)
         return gpu
 
     yield make
     for gpu in made:
         assert not gpu.held()
+        assert (gpu.retained, gpu.contexts()) == (0, [THEIRS])
 
 
 @pytest.fixture

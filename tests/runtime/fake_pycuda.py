@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from refinenet_edge.runtime import pycuda as provider
-from tests.runtime.gpu import NO_CONTEXT, WORDS, Failure, Gpu, image_of, load_image, sizes
+from tests.runtime.gpu import PRIMARY, WORDS, Failure, Gpu, image_of, load_image, sizes
 
 
 class Error(Exception): ...
@@ -34,22 +34,54 @@ def call(gpu: Gpu, name: str, act: Callable[[], Any], current: bool = True) -> A
     """Do it as CUDA would: with a context on this thread's stack, and pycuda's words for an error."""
     try:
         gpu.call(name)
-        if current and not getattr(gpu.here, "stack", 0):
-            raise Failure(NO_CONTEXT)
+        if current:
+            gpu.on_device()
         return act()
     except Failure as exc:
-        raise Error(f"{name} failed: {WORDS[exc.code]}") from exc
+        raise Error(f"{name} failed: {WORDS[exc.code].decode()}") from exc
 
 
 class Context(OnGpu):
+    """The primary context, as src/cpp/cuda.hpp has it: pycuda's own stack beside the driver's."""
+
+    valid = True
+
+    @classmethod
+    def own(cls) -> list[int]:
+        here = cls._gpu.here
+        if not hasattr(here, "pycuda"):
+            here.pycuda = []
+        stack: list[int] = here.pycuda
+        return stack
+
     def push(self) -> None:
-        self._call("cuCtxPushCurrent", lambda: None, current=False)
-        self._gpu.here.stack = getattr(self._gpu.here, "stack", 0) + 1
+        def act() -> None:
+            if self.own():
+                self._gpu.contexts().pop()
+            self._gpu.contexts().append(PRIMARY)
+
+        self._call("cuCtxPushCurrent", act, current=False)
+        self.own().append(PRIMARY)
 
     @classmethod
     def pop(cls) -> None:
-        assert cls._gpu.here.stack
-        cls._gpu.here.stack -= 1
+        cls._gpu.contexts().pop()
+        cls.own().pop()
+        if cls.own():
+            cls._gpu.contexts().append(cls.own()[-1])
+
+    def detach(self) -> None:
+        def act() -> None:
+            self._gpu.retained -= 1
+
+        assert self.own() == [PRIMARY], "released in a thread that has other contexts"
+        self._call("cuDevicePrimaryCtxRelease", act)
+        self.own().clear()
+        self.valid = False
+
+    def __del__(self) -> None:
+        if self.valid and not self._gpu.lost:
+            self._gpu.calls.append("cuCtxDetach of a primary context")
 
     @classmethod
     def synchronize(cls) -> None:
@@ -62,7 +94,11 @@ class Device(OnGpu):
         assert number == self._gpu.device
 
     def retain_primary_context(self) -> Any:
-        return self._call("cuDevicePrimaryCtxRetain", self._module.Context, current=False)
+        def act() -> Any:
+            self._gpu.retained += 1
+            return self._module.Context()
+
+        return self._call("cuDevicePrimaryCtxRetain", act, current=False)
 
     def compute_capability(self) -> tuple[int, int]:
         return 8, 7

@@ -4,16 +4,16 @@
     gpu = Gpu(order="late")
     gpu.install(monkeypatch, "cuda-bindings", folder)      -> the provider opens on it
 
-Device memory is host memory with guards around it, kernels are compiled for the CPU. Work on a stream runs as late as a
-GPU may run it ("late": when something waits for it), at once ("early"), or in between (an integer seeds the choice), so
-that a wait that is missing gives wrong pixels. It refuses memory that is gone or too small, a second free, handles of
-other kinds, another thread's context, and work that a capture cannot take. `fail` lets any call fail.
+Names, numbers and words of errors are those of the real bindings. Device memory is host memory with guards around it,
+kernels are compiled for the CPU. Work on a stream runs as late as a GPU may run it ("late": when something waits for
+it), at once ("early"), or in between (an integer seeds the choice), so that a wait that is missing gives wrong pixels.
+It refuses memory that is gone or too small, a second free, handles of other kinds, another library's context, and work
+that a capture cannot take. `fail` lets any call fail.
 """
 
 from __future__ import annotations
 
 import ctypes
-import enum
 import gc
 import itertools
 import random
@@ -31,28 +31,29 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refinenet_edge.runtime import cuda, pycuda
 from refinenet_edge.runtime.kernels import device
 
+real = pytest.importorskip("cuda.bindings.driver", exc_type=ImportError)
+real_runtime = pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
 HERE = Path(__file__).parent
 KERNELS = {"head.cu": ("corners", "labels", "confident_labels"), "frame.cu": ("prepare",)}
 GUARD = 64  # bytes on both sides of every block
 FRESH, GONE = 0xAB, 0xDD  # what memory holds that nothing was written to, and that was given back
 DEFAULT_STREAM = 1  # the legacy one's handle
-SUCCESS, INVALID, OUT_OF_MEMORY, NO_CONTEXT, ILLEGAL_ADDRESS, NOT_CAPTURABLE = 0, 1, 2, 201, 700, 900
-CODES = {
-    "cudaSuccess": SUCCESS,
-    "cudaErrorInvalidValue": INVALID,
-    "cudaErrorMemoryAllocation": OUT_OF_MEMORY,
-    "cudaErrorIllegalAddress": ILLEGAL_ADDRESS,
-    "cudaErrorStreamCaptureUnsupported": NOT_CAPTURABLE,
-}
-CUDA_ERROR = enum.IntEnum("cudaError_t", CODES)
-WORDS = {
-    INVALID: "invalid value",
-    OUT_OF_MEMORY: "out of memory",
-    NO_CONTEXT: "invalid context",
-    ILLEGAL_ADDRESS: "illegal address",
-}
+SUCCESS = 0
+INVALID = int(real.CUresult.CUDA_ERROR_INVALID_VALUE)
+OUT_OF_MEMORY = int(real.CUresult.CUDA_ERROR_OUT_OF_MEMORY)
+NO_CONTEXT = int(real.CUresult.CUDA_ERROR_INVALID_CONTEXT)
+ILLEGAL_ADDRESS = int(real.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
+NOT_CAPTURABLE = int(real.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
+PRIMARY, THEIRS = 0x9000, 0xA000  # the device's primary context, and another library's
+ENUMS = ("CUresult", "CUdevice_attribute", "CUstream_flags", "CUevent_flags", "CUstreamCaptureMode")
+FLAGS = ("CUDA_VERSION", "CU_MEMHOSTALLOC_PORTABLE", "CU_MEMHOSTALLOC_DEVICEMAP")
+
+
+# what CUDA says of an error: its runtime does, which needs no driver, and has the driver's numbers
+WORDS = {int(error): bytes(real_runtime.cudaGetErrorString(error)[1]) for error in real_runtime.cudaError_t}
 
 
 class Failure(Exception):
@@ -94,7 +95,7 @@ class Step:
 
 @dataclass
 class Gpu:
-    """`order`: when work runs. `lost` after a failure that only a reset ends."""
+    """`order`: when work runs. `lost` after a failure that only the end of the process ends."""
 
     order: str | int = "late"
     integrated: bool = False
@@ -112,19 +113,21 @@ class Gpu:
 
     def __post_init__(self) -> None:
         self.handles = itertools.count(4096)
-        self.here = threading.local()  # the thread's device, and pycuda's context stack
+        self.here = threading.local()  # the thread's stack of contexts, and pycuda's
+        self.retained = 0  # how often the primary context is
         self.failing: Callable[[str], int] = lambda _: SUCCESS
         self.random = random.Random(self.order)
         self.lock = threading.RLock()
         self.streams[DEFAULT_STREAM] = deque()
         self.gone: list[Block] = []
+        self.contexts().append(THEIRS)
 
     # --- what every call goes through
 
     def call(self, name: str) -> None:
         """Note the call; raise what it is to fail with."""
         self.calls.append(name)
-        if self.lost and name != "cudaDeviceReset":
+        if self.lost:
             raise Failure(ILLEGAL_ADDRESS)
         code = self.failing(name)
         if code:
@@ -153,9 +156,18 @@ class Gpu:
             assert (block.data == GONE).all(), "something wrote to memory that was given back"
         return {kind: count for kind, count in counts.items() if count}
 
+    def contexts(self) -> list[int]:
+        """This thread's stack: the last one is current."""
+        if not hasattr(self.here, "contexts"):
+            self.here.contexts = []
+        stack: list[int] = self.here.contexts
+        return stack
+
     def on_device(self) -> None:
-        """The runtime's calls act on the device that is current in their thread."""
-        assert getattr(self.here, "device", 0) == self.device, "another device is current in this thread"
+        """Calls act on the context that is current in their thread."""
+        if not self.contexts():
+            raise Failure(NO_CONTEXT)
+        assert self.contexts()[-1] == PRIMARY, "another library's context is current in this thread"
 
     # --- memory
 
@@ -287,13 +299,14 @@ class Gpu:
 
         self.queue(stream, run)
 
-    def reset(self) -> None:
-        """Everything that was on the device is gone."""
+    def restart(self) -> None:
+        """As in a new process: everything that was on the device is gone."""
         for things in (self.blocks, self.streams, self.events, self.graphs, self.modules, self.capturing):
             things.clear()  # type: ignore[attr-defined]
         self.streams[DEFAULT_STREAM] = deque()
-        self.here.captures = 0
-        self.lost = False
+        self.here = threading.local()
+        self.retained, self.lost = 0, False
+        self.contexts().append(THEIRS)
 
     # --- the bindings
 
@@ -301,8 +314,10 @@ class Gpu:
         """Put it in the place of `provider`'s bindings; `folder` keeps the kernels compiled for the CPU."""
         monkeypatch.setenv("REFINENET_EDGE_CUDA", provider)
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        for module in (cuda, pycuda):
+            monkeypatch.setattr(module, "driver_library", lambda: library_calls(self))
         if provider == "cuda-bindings":
-            modules = bindings(self, folder)
+            modules: dict[str, Any] = bindings(self, folder)
         else:
             from tests.runtime import fake_pycuda
 
@@ -346,12 +361,30 @@ def sizes(kernel: tuple[ctypes.CDLL, str]) -> list[tuple[int, int]]:
 # --- cuda-bindings
 
 
+def library_calls(gpu: Gpu) -> Any:
+    """The driver's library itself, by ctypes: results are written to what is referred to."""
+
+    def cuGetErrorString(code: int, text: Any) -> int:
+        text._obj.value = WORDS.get(code)
+        return SUCCESS if code in WORDS else INVALID
+
+    def cuGetErrorName(code: int, text: Any) -> int:
+        text._obj.value = real.CUresult(code).name.encode()
+        return SUCCESS
+
+    def cuCtxGetCurrent(context: Any) -> int:
+        context._obj.value = gpu.contexts()[-1] if gpu.contexts() else None
+        return SUCCESS
+
+    def cuCtxSetCurrent(context: Any) -> int:
+        gpu.contexts()[-1:] = [context.value]
+        return SUCCESS
+
+    return types.SimpleNamespace(**{name: value for name, value in locals().items() if name.startswith("cu")})
+
+
 def bindings(gpu: Gpu, folder: Path) -> dict[str, types.ModuleType]:
-    return {
-        "cuda.bindings.runtime": runtime_bindings(gpu),
-        "cuda.bindings.driver": driver_bindings(gpu, folder),
-        "cuda.bindings.nvrtc": nvrtc_bindings(gpu),
-    }
+    return {"cuda.bindings.driver": driver_bindings(gpu, folder), "cuda.bindings.nvrtc": nvrtc_bindings(gpu)}
 
 
 def _module(gpu: Gpu, name: str, status: Callable[[int], Any], functions: dict[str, Callable[..., Any]]) -> Any:
@@ -380,169 +413,157 @@ def _module(gpu: Gpu, name: str, status: Callable[[int], Any], functions: dict[s
 Calls = dict[str, Callable[..., Any]]
 
 
-def device_calls(gpu: Gpu) -> Calls:
-    def cudaGetDevice() -> int:
-        return getattr(gpu.here, "device", 0)
+def context_calls(gpu: Gpu) -> Calls:
+    def cuInit(Flags: int) -> None:
+        assert Flags == 0
 
-    def cudaSetDevice(device: int) -> None:
-        gpu.here.device, gpu.here.ready = device, True
+    def cuDeviceGet(ordinal: int) -> int:
+        assert gpu.device == ordinal, "another device is current in this thread"
+        return ordinal
 
-    def cudaDeviceGetAttribute(attr: Any, device: int) -> int:
-        assert device == gpu.device
-        return {75: 8, 76: 7, 18: int(gpu.integrated)}[int(attr)]
+    def cuCtxGetCurrent() -> int:
+        return gpu.contexts()[-1] if gpu.contexts() else 0
 
-    def cudaMemGetInfo() -> tuple[int, int]:
+    def cuCtxGetDevice() -> int:
+        return gpu.device
+
+    def cuDevicePrimaryCtxRetain(dev: int) -> int:
+        assert dev == gpu.device
+        gpu.retained += 1
+        return PRIMARY
+
+    def cuDevicePrimaryCtxRelease(dev: int) -> None:
+        assert dev == gpu.device
+        assert gpu.retained, "released more often than retained"
+        gpu.retained -= 1
+
+    def cuCtxPushCurrent(ctx: int) -> None:
+        assert ctx == PRIMARY
+        assert gpu.retained
+        gpu.contexts().append(ctx)
+
+    def cuCtxPopCurrent() -> int:
+        return gpu.contexts().pop()
+
+    def cuDeviceGetAttribute(attrib: Any, dev: int) -> int:
+        assert dev == gpu.device
+        return {75: 8, 76: 7, 18: int(gpu.integrated)}[int(attrib)]
+
+    def cuMemGetInfo() -> tuple[int, int]:
         gpu.on_device()
         return gpu.total - sum(block.size for block in gpu.blocks.values()), gpu.total
 
-    def cudaDeviceReset() -> None:
-        gpu.on_device()
-        gpu.reset()
-
-    return {name: value for name, value in locals().items() if name.startswith("cuda")}
+    return {name: value for name, value in locals().items() if name.startswith("cu")}
 
 
 def memory_calls(gpu: Gpu) -> Calls:
-    def cudaMalloc(size: int) -> int:
+    def cuMemAlloc(bytesize: int) -> int:
         gpu.on_device()
-        return gpu.allocate(size, "device")
+        return gpu.allocate(bytesize, "device")
 
-    def cudaFree(devPtr: int) -> None:
+    def cuMemFree(dptr: int) -> None:
         gpu.on_device()
-        gpu.free(devPtr, "device")
+        gpu.free(dptr, "device")
 
-    def cudaHostAlloc(size: int, flags: int) -> int:
+    def cuMemHostAlloc(bytesize: int, Flags: int) -> int:
         gpu.on_device()
-        assert flags == 1 | 2  # portable, mapped
-        return gpu.allocate(size, "host")
+        assert Flags == 1 | 2  # portable, mapped
+        return gpu.allocate(bytesize, "host")
 
-    def cudaHostGetDevicePointer(pHost: int, flags: int) -> int:
-        assert flags == 0
-        return gpu.check(pHost, 1).address
+    def cuMemHostGetDevicePointer(p: int, Flags: int) -> int:
+        assert Flags == 0
+        return gpu.check(p, 1).address
 
-    def cudaFreeHost(ptr: int) -> None:
+    def cuMemFreeHost(p: int) -> None:
         gpu.on_device()
-        gpu.free(ptr, "host")
+        gpu.free(p, "host")
 
-    def cudaMemcpyAsync(dst: int, src: int, count: int, kind: Any, stream: int) -> None:
+    def cuMemcpyHtoDAsync(dstDevice: int, srcHost: int, ByteCount: int, hStream: int) -> None:
         gpu.on_device()
-        (gpu.upload if int(kind) == 1 else gpu.download)(dst, src, count, stream)
+        gpu.upload(dstDevice, srcHost, ByteCount, hStream)
 
-    return {name: value for name, value in locals().items() if name.startswith("cuda")}
+    def cuMemcpyDtoHAsync(dstHost: int, srcDevice: int, ByteCount: int, hStream: int) -> None:
+        gpu.on_device()
+        gpu.download(dstHost, srcDevice, ByteCount, hStream)
+
+    return {name: value for name, value in locals().items() if name.startswith("cu")}
 
 
 def stream_calls(gpu: Gpu) -> Calls:
-    def cudaStreamCreateWithFlags(flags: int) -> int:
+    def cuStreamCreate(Flags: int) -> int:
         gpu.on_device()
-        assert flags == 1  # non-blocking
+        assert Flags == 1  # non-blocking
         return gpu.make(gpu.streams, deque())
 
-    def cudaStreamDestroy(stream: int) -> None:
+    def cuStreamDestroy(hStream: int) -> None:
         gpu.on_device()
-        gpu.drain(stream)
-        gpu.drop(gpu.streams, stream)
+        gpu.drain(hStream)
+        gpu.drop(gpu.streams, hStream)
 
-    def cudaStreamSynchronize(stream: int) -> None:
+    def cuStreamSynchronize(hStream: int) -> None:
         gpu.on_device()
-        gpu.synchronize(stream)
+        gpu.synchronize(hStream)
 
-    def cudaStreamWaitEvent(stream: int, event: int, flags: int) -> None:
+    def cuStreamWaitEvent(hStream: int, hEvent: int, Flags: int) -> None:
         gpu.on_device()
-        assert flags == 0
-        gpu.wait(stream, event)
+        assert Flags == 0
+        gpu.wait(hStream, hEvent)
 
-    def cudaEventCreateWithFlags(flags: int) -> int:
+    def cuEventCreate(Flags: int) -> int:
         gpu.on_device()
-        assert flags == 2  # no timing
+        assert Flags == 2  # no timing
         return gpu.make(gpu.events, None)
 
-    def cudaEventDestroy(event: int) -> None:
+    def cuEventDestroy(hEvent: int) -> None:
         gpu.on_device()
-        gpu.drop(gpu.events, event)
+        gpu.drop(gpu.events, hEvent)
 
-    def cudaEventRecord(event: int, stream: int) -> None:
+    def cuEventRecord(hEvent: int, hStream: int) -> None:
         gpu.on_device()
-        gpu.record(event, stream)
+        gpu.record(hEvent, hStream)
 
-    def cudaEventSynchronize(event: int) -> None:
+    def cuEventSynchronize(hEvent: int) -> None:
         gpu.on_device()
-        gpu.wait_host(event)
+        gpu.wait_host(hEvent)
 
-    return {name: value for name, value in locals().items() if name.startswith("cuda")}
+    return {name: value for name, value in locals().items() if name.startswith("cu")}
 
 
 def graph_calls(gpu: Gpu) -> Calls:
-    def cudaStreamBeginCapture(stream: int, mode: Any) -> None:
+    def cuStreamBeginCapture(hStream: int, mode: Any) -> None:
         gpu.on_device()
         assert int(mode) == 1  # this thread only
-        assert stream in gpu.streams
-        assert stream not in gpu.capturing
-        gpu.capturing[stream] = []
+        assert hStream in gpu.streams
+        assert hStream not in gpu.capturing
+        gpu.capturing[hStream] = []
         gpu.here.captures = 1
 
-    def cudaStreamEndCapture(stream: int) -> int:
+    def cuStreamEndCapture(hStream: int) -> int:
         gpu.here.captures = 0
-        return gpu.make(gpu.graphs, gpu.capturing.pop(stream))
+        return gpu.make(gpu.graphs, gpu.capturing.pop(hStream))
 
-    def cudaGraphInstantiate(graph: int, flags: int) -> int:
+    def cuGraphInstantiate(hGraph: int, flags: int) -> int:
         assert flags == 0
-        return gpu.make(gpu.graphs, list(gpu.graphs[graph]))
+        return gpu.make(gpu.graphs, list(gpu.graphs[hGraph]))
 
-    def cudaGraphDestroy(graph: int) -> None:
-        gpu.drop(gpu.graphs, graph)
+    def cuGraphDestroy(hGraph: int) -> None:
+        gpu.drop(gpu.graphs, hGraph)
 
-    def cudaGraphLaunch(graphExec: int, stream: int) -> None:
+    def cuGraphLaunch(hGraphExec: int, hStream: int) -> None:
         gpu.on_device()
-        for step in gpu.graphs[graphExec]:
+        for step in gpu.graphs[hGraphExec]:
             assert step.run is not None, "only work was captured"
-            gpu.queue(stream, step.run)
+            gpu.queue(hStream, step.run)
 
-    def cudaGraphExecDestroy(graphExec: int) -> None:
-        gpu.drop(gpu.graphs, graphExec)
+    def cuGraphExecDestroy(hGraphExec: int) -> None:
+        gpu.drop(gpu.graphs, hGraphExec)
 
-    return {name: value for name, value in locals().items() if name.startswith("cuda")}
-
-
-def runtime_bindings(gpu: Gpu) -> Any:
-    functions = {**device_calls(gpu), **memory_calls(gpu), **stream_calls(gpu), **graph_calls(gpu)}
-    module = _module(gpu, "cuda.bindings.runtime", CUDA_ERROR, functions)
-    # a capture that a failed call has invalidated ends too
-    end = module.cudaStreamEndCapture
-
-    def end_capture(stream: int) -> tuple[Any, ...]:
-        result: tuple[Any, ...] = end(stream)
-        gpu.capturing.pop(stream, None)
-        gpu.here.captures = 0
-        return result
-
-    end_capture.__wrapped__ = functions["cudaStreamEndCapture"]  # type: ignore[attr-defined]
-    module.cudaStreamEndCapture = end_capture
-    vars(module).update(
-        cudaError_t=CUDA_ERROR,
-        cudaMemcpyKind=enum.IntEnum("cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2}),
-        cudaDeviceAttr=enum.IntEnum(
-            "cudaDeviceAttr",
-            {
-                "cudaDevAttrComputeCapabilityMajor": 75,
-                "cudaDevAttrComputeCapabilityMinor": 76,
-                "cudaDevAttrIntegrated": 18,
-            },
-        ),
-        cudaStreamCaptureMode=enum.IntEnum("cudaStreamCaptureMode", {"cudaStreamCaptureModeThreadLocal": 1}),
-        cudaStreamNonBlocking=1,
-        cudaHostAllocPortable=1,
-        cudaHostAllocMapped=2,
-        cudaEventDisableTiming=2,
-    )
-    return module
+    return {name: value for name, value in locals().items() if name.startswith("cu")}
 
 
-def driver_bindings(gpu: Gpu, folder: Path) -> Any:
-    def on_device() -> None:
-        assert getattr(gpu.here, "ready", False), "no context is current in this thread"
-
+def kernel_calls(gpu: Gpu, folder: Path) -> Calls:
     def cuModuleLoadData(image: bytes) -> int:
-        on_device()
+        gpu.on_device()
         gpu.refuse_in_capture()
         return gpu.make(gpu.modules, load_image(image, folder))
 
@@ -562,17 +583,36 @@ def driver_bindings(gpu: Gpu, folder: Path) -> Any:
         kernelParams: int,
         extra: int,
     ) -> None:
-        on_device()
+        gpu.on_device()
         assert (gridDimZ, sharedMemBytes, extra) == (1, 0, 0)
         pointers = ctypes.cast(kernelParams, ctypes.POINTER(ctypes.c_void_p))
         values = [ctypes.string_at(pointers[i], size) for i, (size, _) in enumerate(sizes(f))]
         gpu.launch(f, (gridDimX, gridDimY), (blockDimX, blockDimY, blockDimZ), values, hStream)
 
     def cuModuleUnload(hmod: int) -> None:
+        gpu.on_device()
         gpu.drop(gpu.modules, hmod)
 
-    functions = {name: value for name, value in locals().items() if name.startswith("cu")}
-    return _module(gpu, "cuda.bindings.driver", CUDA_ERROR, functions)
+    return {name: value for name, value in locals().items() if name.startswith("cu")}
+
+
+def driver_bindings(gpu: Gpu, folder: Path) -> Any:
+    functions = {**context_calls(gpu), **memory_calls(gpu), **stream_calls(gpu), **graph_calls(gpu)}
+    functions |= kernel_calls(gpu, folder)
+    module = _module(gpu, "cuda.bindings.driver", real.CUresult, functions)
+    # a capture that a failed call has invalidated ends too
+    end = module.cuStreamEndCapture
+
+    def end_capture(hStream: int) -> tuple[Any, ...]:
+        result: tuple[Any, ...] = end(hStream)
+        gpu.capturing.pop(hStream, None)
+        gpu.here.captures = 0
+        return result
+
+    end_capture.__wrapped__ = functions["cuStreamEndCapture"]  # type: ignore[attr-defined]
+    module.cuStreamEndCapture = end_capture
+    vars(module).update({name: getattr(real, name) for name in (*ENUMS, *FLAGS)})
+    return module
 
 
 def nvrtc_bindings(gpu: Gpu) -> Any:

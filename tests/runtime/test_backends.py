@@ -65,7 +65,7 @@ def test_a_broken_installation_is_a_reason(tmp_path: Path, monkeypatch: pytest.M
 def test_missing_cuda_bindings_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "gpu_problem", lambda: "")
     monkeypatch.setitem(sys.modules, "tensorrt_lean", types.ModuleType("tensorrt_lean"))
-    hide(monkeypatch, "cuda.bindings.runtime", "cuda.cudart", "pycuda.driver")
+    hide(monkeypatch, "cuda.bindings.driver", "cuda.cuda", "pycuda.driver")
     assert "pip install 'refinenet-edge[device]'" in available()["tensorrt-lean"]
 
 

@@ -347,7 +347,7 @@ def test_hardware_gives_the_labels_of_the_cpu(
 
 
 class TestWhatGoesWrong:
-    def test_the_gpus_error_is_told_and_a_new_segmenter_runs(
+    def test_the_gpus_error_is_told_and_a_new_process_runs(
         self, make_gpu: MakeGpu, make_plan: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(backends, "gpu_problem", lambda: "")
@@ -356,10 +356,13 @@ class TestWhatGoesWrong:
         with Segmenter(bundle) as segmenter:
             segmenter.segment(FRAME)
             gpu.fail("cuLaunchKernel", ILLEGAL_ADDRESS)
-            with pytest.raises(CudaError, match=r"cuLaunchKernel of prepare, grid .* failed: cudaErrorIllegalAddress"):
+            with pytest.raises(CudaError, match=r"cuLaunchKernel of prepare, grid .* CUDA_ERROR_ILLEGAL_ADDRESS"):
                 segmenter.segment(FRAME[:33])
-            with pytest.raises(CudaError, match="cudaErrorIllegalAddress"):
+            with pytest.raises(CudaError, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
                 segmenter.segment(FRAME)
+        with pytest.raises(CudaError, match=r"CUDA_ERROR_ILLEGAL_ADDRESS\. To continue .* must be terminated"):
+            Segmenter(bundle)
+        gpu.restart()
         gpu.failing = lambda _: 0
         with Segmenter(bundle) as segmenter:
             assert np.array_equal(segmenter.segment(FRAME).labels, expected(FRAME, segmenter.frame_spec))

@@ -208,12 +208,11 @@ def work(request: pytest.FixtureRequest, host_kernels: Path) -> Callable[[], Any
         with pytest.MonkeyPatch.context() as patch:
             gpu = Gpu()
             gpu.install(patch, request.param, host_kernels)
-            gpu.here.device = gpu.device
             cuda = Cuda()
             with cuda.use():
                 yield gpu, cuda.scope()
             cuda.close()
-            assert not gpu.held()
+            assert (gpu.held(), gpu.retained) == ({}, 0)
 
     return opened
 

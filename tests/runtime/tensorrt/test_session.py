@@ -153,8 +153,8 @@ def test_a_refused_address_is_named(opened: Opened) -> None:
 def test_a_full_device_names_the_call(opened: Opened) -> None:
     session = opened(**PLAIN)
     session.run({"image": image()})
-    opened.gpu.fail("cudaMalloc")
-    with pytest.raises(CudaError, match=r"cudaMalloc of \d+ bytes failed: cudaErrorMemoryAllocation"):
+    opened.gpu.fail("cuMemAlloc")
+    with pytest.raises(CudaError, match=r"cuMemAlloc of \d+ bytes failed: CUDA_ERROR_OUT_OF_MEMORY"):
         session.run({"image": image(64)})
     opened.gpu.failing = lambda _: 0
     assert np.array_equal(session.run({"image": image()})["logits"], network(image(), 5, 5))
