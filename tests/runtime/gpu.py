@@ -301,7 +301,7 @@ class Gpu:
 
     def restart(self) -> None:
         """As in a new process: everything that was on the device is gone."""
-        for things in (self.blocks, self.streams, self.events, self.graphs, self.modules, self.capturing):
+        for things in (self.blocks, self.streams, self.events, self.graphs, self.modules, self.capturing, self.gone):
             things.clear()  # type: ignore[attr-defined]
         self.streams[DEFAULT_STREAM] = deque()
         self.here = threading.local()
