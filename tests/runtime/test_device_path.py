@@ -452,7 +452,7 @@ class TestGraphs:
         for frame, mask in zip(frames(3 * depth), run.device.stream(frames(3 * depth), depth), strict=True):
             assert np.array_equal(mask.labels, expected(frame, run.spec))
         assert run.gpu.held()["graphs"] == depth
-        assert run.gpu.calls.count("cudaGraphInstantiate") == depth
+        assert run.gpu.calls.count("cuGraphInstantiate") == depth
         assert run.launches() == 3 * depth - 1
 
     def test_a_place_that_never_comes_again_has_none(self, running: Callable[..., Running]) -> None:
@@ -467,7 +467,7 @@ class TestGraphs:
         for frame, again in zip(fresh, ring * 5, strict=True):
             assert np.array_equal(run.labels(frame), known)
             assert np.array_equal(run.labels(again), known)
-        assert run.gpu.calls.count("cudaGraphInstantiate") == 4
+        assert run.gpu.calls.count("cuGraphInstantiate") == 4
         for block in blocks:
             run.gpu.free(block, "device")
 
@@ -477,12 +477,12 @@ class TestGraphs:
         places = [self.frame_at(run, block) for block in blocks]
         for frame in [*places[:GRAPHS], *places[:GRAPHS], places[0], *[places[GRAPHS]] * 2]:
             run.labels(frame)
-        made = run.gpu.calls.count("cudaGraphInstantiate")
+        made = run.gpu.calls.count("cuGraphInstantiate")
         assert (made, run.gpu.held()["graphs"]) == (GRAPHS + 1, GRAPHS)
         run.labels(places[0])
-        assert run.gpu.calls.count("cudaGraphInstantiate") == made
+        assert run.gpu.calls.count("cuGraphInstantiate") == made
         run.labels(places[1])
-        assert run.gpu.calls.count("cudaGraphInstantiate") == made + 1
+        assert run.gpu.calls.count("cuGraphInstantiate") == made + 1
         for block in blocks:
             run.gpu.free(block, "device")
 
