@@ -26,29 +26,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 __all__ = [
-    "Bilinear",
-    "Bundle",
-    "Cubic",
-    "FrameSpec",
-    "Labels",
-    "LiveSource",
-    "Mask",
-    "Recipe",
-    "RefineNetEdgeError",
-    "SegmentedFrame",
-    "Segmenter",
-    "available",
-    "build_bundle",
-    "create",
-    "evaluate",
-    "live",
-    "load_checkpoint",
-    "open_bundle",
-    "open_dataset",
-    "open_source",
-    "read_image",
-    "save_checkpoint",
-]
+    "Bilinear", "Bundle", "Cubic", "FrameSpec", "Labels", "LiveSource", "Mask", "Recipe", "RefineNetEdgeError",
+    "SegmentedFrame", "Segmenter", "available", "build_bundle", "create", "evaluate", "live", "load_checkpoint",
+    "open_bundle", "open_dataset", "open_source", "read_image", "save_checkpoint",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from refinenet_edge.build import build as build_bundle

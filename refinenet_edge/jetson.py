@@ -103,8 +103,8 @@ class Board:
         return CHIPS.get(self.chip or "")
 
     @property
-    def row(self) -> JetPack | None:
-        """What belongs to this board's L4T."""
+    def pairing(self) -> JetPack | None:
+        """The JetPack release of its L4T, and what pairs with that."""
         return JETPACKS.get(self.l4t[:2]) if self.l4t else None
 
 
@@ -141,7 +141,7 @@ def builder_gpus(folder: Path) -> frozenset[str]:
     return frozenset(f"sm_{match[1]}" for name in names if (match := re.search(r"_sm(\d+)", name)))
 
 
-def numbers(version: str) -> Release:
+def version_numbers(version: str) -> Release:
     """The leading numbers of a version: "10.3.0.30-1+cuda12.5" -> (10, 3, 0, 30)."""
     match = re.match(r"\d{1,9}(\.\d{1,9})*", version)
     return tuple(map(int, match[0].split("."))) if match else ()
@@ -154,7 +154,7 @@ def _number(path: Path) -> int | None:
 
 def _l4t(release: str) -> Release | None:
     match = re.search(r"\bR(\d{1,9}) \(release\), REVISION: (\d[\d.]*)", release)
-    return (int(match[1]), *numbers(match[2])) if match else None
+    return (int(match[1]), *version_numbers(match[2])) if match else None
 
 
 def _packages(root: Path) -> dict[str, str]:
@@ -176,7 +176,7 @@ def _cuda(root: Path) -> str | None:
         version = json.loads(read_text(root / "usr/local/cuda/version.json") or "")["cuda"]["version"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
-    return version if isinstance(version, str) and numbers(version) else None
+    return version if isinstance(version, str) and version_numbers(version) else None
 
 
 def _power(root: Path) -> PowerMode | None:

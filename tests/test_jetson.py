@@ -14,7 +14,7 @@ from refinenet_edge import doctor
 from refinenet_edge.doctor import examine
 from refinenet_edge.doctor.board import Python, examine_board
 from refinenet_edge.doctor.finding import Finding
-from refinenet_edge.jetson import Board, Clock, Memory, PowerMode, builder_gpus, numbers, read_board
+from refinenet_edge.jetson import Board, Clock, Memory, PowerMode, builder_gpus, read_board, version_numbers
 from tests.boards import AGX_ORIN, DESKTOP, ORIN_NANO, THOR, tree
 
 ON_6 = Python("10.3.0", False, frozenset(), "12.9.1")
@@ -136,7 +136,7 @@ class TestReading:
         ("version", "expected"), [("10.3.0.30-1+cuda12.5", (10, 3, 0, 30)), ("7.2+b1", (7, 2)), ("x", ()), ("", ())]
     )
     def test_the_numbers_of_a_version(self, version: str, expected: tuple[int, ...]) -> None:
-        assert numbers(version) == expected
+        assert version_numbers(version) == expected
 
 
 class TestInOrder:

@@ -121,11 +121,11 @@ def _coordinates(node: ir.Node) -> str:
     return node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
 
 
-def _linear_elsewhere(node: ir.Node) -> bool:
+def _linear_unsupported(node: ir.Node) -> bool:
     return _mode(node) == "linear" and _coordinates(node) not in ("half_pixel", "pytorch_half_pixel")
 
 
-def _nearest_elsewhere(node: ir.Node) -> bool:
+def _nearest_unsupported(node: ir.Node) -> bool:
     rounding = node.attributes.get_string("nearest_mode", "round_prefer_floor")
     return _mode(node) == "nearest" and (_coordinates(node), rounding) not in NEAREST
 
@@ -134,7 +134,7 @@ def _resize_by_sizes(node: ir.Node) -> bool:
     return len(node.inputs) > 3 and node.inputs[3] is not None
 
 
-def _scales_elsewhere(node: ir.Node) -> bool:
+def _scales_unsupported(node: ir.Node) -> bool:
     """Whether there are scales, and other than whole ones of height and width in DLA's range."""
     scales = node.inputs[2] if len(node.inputs) > 2 else None
     if scales is None:
@@ -191,7 +191,7 @@ def _second_varies(node: ir.Node) -> bool:
     return len(node.inputs) > 1 and not constant(node.inputs[1])
 
 
-def _slices_elsewhere(node: ir.Node) -> bool:
+def _slices_unsupported(node: ir.Node) -> bool:
     """Whether a slice is taken of the batch, with steps, or where only the plan's run says."""
     starts, axes, steps = (node.inputs[i] if len(node.inputs) > i else None for i in (1, 3, 4))
     if not all(map(constant, node.inputs[1:])) or starts is None or starts.const_value is None:
@@ -232,13 +232,13 @@ RULES = (
     Rule((), _too_large, "a batch above 4096 or a side above 8192", LAYERS),
     Rule(
         ("Resize",),
-        _linear_elsewhere,
+        _linear_unsupported,
         "linear Resize without half-pixel centres (align_corners)",
         HEADER.format("IResizeLayer"),
     ),
     Rule(
         ("Resize",),
-        _nearest_elsewhere,
+        _nearest_unsupported,
         "nearest Resize in a coordinate and rounding mode that DLA lacks",
         HEADER.format("IResizeLayer"),
     ),
@@ -256,7 +256,7 @@ RULES = (
     ),
     Rule(
         ("Resize",),
-        _scales_elsewhere,
+        _scales_unsupported,
         "Resize by other scales than 1, 1 and whole ones of 1 to 4 (nearest: 32)",
         HEADER.format("IResizeLayer::setScales"),
     ),
@@ -324,7 +324,7 @@ RULES = (
         "Softmax over the batch, or over more than 1024 (alone: 8192)",
         HEADER.format("ISoftMaxLayer"),
     ),
-    Rule(("Slice",), _slices_elsewhere, "Slice of the batch, with steps, or not fixed", HEADER.format("ISliceLayer")),
+    Rule(("Slice",), _slices_unsupported, "Slice of the batch, with steps, or not fixed", HEADER.format("ISliceLayer")),
     Rule(("Split",), lambda node: _axis(node, 0) == 0, "Split of the batch", HEADER.format("ISliceLayer")),
     Rule(("Clip",), _clips_below, "Clip from other than 0: only clipped ReLU is named", LAYERS, certain=False),
     Rule(("PRelu",), _second_varies, "a PReLU slope that is no constant", HEADER.format("IParametricReLULayer")),

@@ -12,7 +12,7 @@ from pathlib import Path
 from refinenet_edge.doctor.board import Python, examine_board
 from refinenet_edge.doctor.finding import Finding
 from refinenet_edge.errors import MissingExtra
-from refinenet_edge.jetson import LIBRARIES, builder_gpus, numbers, read_board
+from refinenet_edge.jetson import LIBRARIES, builder_gpus, read_board, version_numbers
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.backends import ON_CPU
 from refinenet_edge.runtime.cuda import gpu_capability, gpu_problem
@@ -116,7 +116,7 @@ def _exports_here() -> Iterator[Finding]:
         version = _version(package)
         if version is None:
             yield Finding(purpose, "absent", f"{package} is not installed", "pip install 'refinenet-edge[export]'")
-        elif numbers(version) < numbers(oldest):
+        elif version_numbers(version) < version_numbers(oldest):
             yield Finding(
                 purpose, "wrong", f"{package} {version} is older than {oldest}", f"pip install '{package}>={oldest}'"
             )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from refinenet_edge.doctor.finding import Finding
-from refinenet_edge.jetson import JETPACKS, Board, Clock, numbers
+from refinenet_edge.jetson import JETPACKS, Board, Clock, version_numbers
 
 OLDEST_TENSORRT = (10, 3)
 SCRATCH = 2 << 30  # bytes: the builder's default workspace of 1 GiB, and as much for TensorRT itself (a rule of thumb)
@@ -57,10 +57,10 @@ def _jetpack(board: Board) -> Finding:
     l4t = f"L4T {_dotted(board.l4t)}"
     if board.l4t < min(JETPACKS):
         return Finding(subject, "wrong", f"{l4t} is older than JetPack 6.1", "flash JetPack 6.1 or later")
-    if board.row is None:
+    if board.pairing is None:
         known = ", ".join(_dotted(release) for release in JETPACKS)
         return Finding(subject, "absent", f"{l4t} is not known here ({known} are): nothing below is compared with it")
-    installed = f"{board.jetpack} (nvidia-jetpack)" if board.jetpack else board.row.name
+    installed = f"{board.jetpack} (nvidia-jetpack)" if board.jetpack else board.pairing.name
     return Finding(subject, "ok", f"JetPack {installed}, {l4t}")
 
 
@@ -69,17 +69,17 @@ def _tensorrt(board: Board, python: Python) -> Finding:
     version = python.tensorrt
     if version is None:
         return _unseen(subject, board)
-    release = numbers(version)
+    release = version_numbers(version)
     if release < OLDEST_TENSORRT:
         return Finding(subject, "wrong", f"{version} is older than {_dotted(OLDEST_TENSORRT)}", OWN_TENSORRT)
     if release >= (11,):
         return _tensorrt_11(subject, version, board)
-    if board.row is None:
+    if board.pairing is None:
         return Finding(subject, "absent", f"{version}; this JetPack is not known here")
-    if _dotted(release[:2]) in board.row.tensorrt:
-        return Finding(subject, "ok", f"{version} pairs with JetPack {board.row.name}")
-    listed = " or ".join(board.row.tensorrt)
-    detail = f"{version}, where {listed} pairs with JetPack {board.row.name}; in NVIDIA's own containers that may be so"
+    if _dotted(release[:2]) in board.pairing.tensorrt:
+        return Finding(subject, "ok", f"{version} pairs with JetPack {board.pairing.name}")
+    pairs = f"{' or '.join(board.pairing.tensorrt)} pairs with JetPack {board.pairing.name}"
+    detail = f"{version}, where {pairs}; in NVIDIA's own containers that may be so"
     return Finding(subject, "limited", detail, OWN_TENSORRT)
 
 
@@ -99,9 +99,9 @@ def _tensorrt_11(subject: str, version: str, board: Board) -> Finding:
     if board.l4t and board.l4t[0] <= JETPACK_6:
         return Finding(subject, "wrong", f"{version}: JetPack 6 stays with TensorRT 10", OWN_TENSORRT)
     problem = ""
-    if numbers(version) < (11, 4, 1):
+    if version_numbers(version) < (11, 4, 1):
         problem = "before 11.4.1 on no JetPack"
-    elif board.jetpack and numbers(board.jetpack) < (7, 2, 2):
+    elif board.jetpack and version_numbers(board.jetpack) < (7, 2, 2):
         problem = f"from JetPack 7.2.2 on, and this is {board.jetpack}"
     elif board.model and not any(name in board.model for name in ("AGX Orin", "Thor")):
         problem = "on AGX Orin and Thor only"
@@ -139,19 +139,19 @@ def _wheel(board: Board, python: Python) -> Finding:
 
 def _cuda(board: Board, python: Python) -> Finding:
     subject = "CUDA for this JetPack"
-    listed = board.row.cuda if board.row else None
-    if board.cuda and listed and numbers(board.cuda)[0] != numbers(listed)[0]:
+    listed = board.pairing.cuda if board.pairing else None
+    if board.cuda and listed and version_numbers(board.cuda)[0] != version_numbers(listed)[0]:
         fix = "sudo apt install --reinstall nvidia-jetpack, then let /usr/local/cuda lead to its CUDA"
         return Finding(subject, "wrong", f"CUDA {board.cuda}, JetPack {_name(board)} comes with {listed}", fix)
     cuda = board.cuda or listed
     if cuda is None:
         return Finding(subject, "absent", "/usr/local/cuda/version.json does not say which CUDA this is")
-    major = numbers(cuda)[0]
+    major = version_numbers(cuda)[0]
     said = f"CUDA {board.cuda}" if board.cuda else f"CUDA {listed} by its JetPack"
     bindings = f"pip install 'cuda-bindings>={major},<{major + 1}'"
     if python.cuda_bindings is None:
         return Finding(subject, "absent", f"{said}; cuda-bindings is not installed", bindings)
-    if numbers(python.cuda_bindings)[:1] != (major,):
+    if version_numbers(python.cuda_bindings)[:1] != (major,):
         return Finding(subject, "wrong", f"{said}, but cuda-bindings {python.cuda_bindings}", bindings)
     return Finding(subject, "ok", f"{said}, cuda-bindings {python.cuda_bindings}")
 
@@ -217,7 +217,7 @@ def _dla(board: Board) -> Finding:
 
 
 def _name(board: Board) -> str:
-    return board.row.name if board.row else "?"
+    return board.pairing.name if board.pairing else "?"
 
 
 def _dotted(release: tuple[int, ...]) -> str:

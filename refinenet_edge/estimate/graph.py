@@ -6,7 +6,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from refinenet_edge.bundle import MODEL, open_bundle
+from refinenet_edge.bundle import open_bundle
+from refinenet_edge.dla import read_graph
 from refinenet_edge.errors import InputError
 from refinenet_edge.records import Size
 
@@ -23,19 +24,16 @@ def graph_of_bundle(folder: Path, size: Size | None, classes: int | None) -> tup
         )
     budget = bundle.manifest.budget
     kept = (harm.layers for harm in budget.harms if harm.kept) if budget is not None else ()
-    return ir.load(bundle.path_of(MODEL)), tuple(name for layers in kept for name in layers)
+    return read_graph(bundle), tuple(name for layers in kept for name in layers)
 
 
 def graph_of_name(name: str, size: Size, classes: int) -> ir.Model:
     """The fused graph of a network, as `build` makes it."""
-    import torch  # a bundle needs none
-
+    # here, since a bundle needs no torch
     from refinenet_edge.fusion import fuse
-    from refinenet_edge.model import create
+    from refinenet_edge.model import open_network
     from refinenet_edge.trace import trace
 
-    # forked: the caller's generator stays as it was
-    with torch.random.fork_rng(devices=[]):
-        model = trace(create(name, classes), size)
+    model = trace(open_network(name, None, classes), size)
     fuse(model)
     return model

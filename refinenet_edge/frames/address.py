@@ -106,7 +106,10 @@ def parse(text: str, *, seed: int = VALIDATION, count: int = VALIDATION_COUNT) -
 
 
 def parse_scenes(text: str, *, seed: int = VALIDATION, count: int = VALIDATION_COUNT) -> Scenes | None:
-    """`parse` for what has a grammar of its own beside scenes, such as data sets; None: `text` is something else."""
+    """`parse` for what has a grammar of its own beside scenes, such as data sets; None: `text` is something else.
+
+    Raises `InputError` for scenes that there are not.
+    """
     if text.partition(":")[0] != "scenes":
         return None
     said = SCENES.fullmatch(text)

@@ -33,7 +33,7 @@ def from_json(kind: type[Record], text: str) -> Record:
 
 
 def from_plain(kind: type[Record], value: Any) -> Record:
-    """`from_json` of what JSON or TOML was read to: dictionaries, lists, text, numbers."""
+    """`from_json` of what JSON or TOML was read to: dictionaries, lists, text, numbers. Raises `BundleError`."""
     try:
         return typing.cast(Record, _read(kind, value, kind.__name__))
     except (ValueError, RecursionError, OverflowError) as exc:  # overflow: an integer too large for a float
