@@ -42,7 +42,7 @@ from refinenet_edge.bundle import MODEL, open_bundle
 from refinenet_edge.calibration import calibrate, calibration_frames, write_ranges
 from refinenet_edge.evaluation import Confusion, open_dataset
 from refinenet_edge.model import load_checkpoint
-from refinenet_edge.records import FrameSpec, Ranges, Recipe
+from refinenet_edge.records import FrameSpec, Identity, Ranges, Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.head import implementation
@@ -133,8 +133,8 @@ def _staged(segmenter: Segmenter, frame: np.ndarray) -> Contender:
 @contextmanager
 def _usual(graph: Path, frame: np.ndarray) -> Iterator[Contender]:
     """`graph` with the usual code around it."""
-    peer = OnnxBaseline(Subject(graph.stem, "peer", NAME, CHECKPOINT, "", "openvino"), graph, FrameSpec(SIZE))
-    with peer.open(Case(SIZE)) as run:
+    subject = Subject(graph.stem, "peer", Identity(NAME, CHECKPOINT, "", None, None), "openvino")
+    with OnnxBaseline(subject, graph, FrameSpec(SIZE)).open(Case(SIZE)) as run:
         yield lambda: run([frame])
 
 

@@ -29,7 +29,7 @@ from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.files import sha256
 from refinenet_edge.opencv import cv2
-from refinenet_edge.records import Frame, FrameSpec, Recipe, Size
+from refinenet_edge.records import Frame, FrameSpec, Identity, Recipe, Size
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 
@@ -133,7 +133,8 @@ def _baseline(kind: str, bundle: Bundle, checkpoint: Path | None, on_gpu: bool) 
         raise InputError(f"{bundle.path} has random weights, not those of {checkpoint}: leave --checkpoint out")
     weights = None if recipe.checkpoint is None else _weights(bundle, checkpoint or Path(recipe.checkpoint))
     precision, library = "fp16" if device == "cuda" else "fp32", "torch" if kind == "compile" else kind
-    subject = Subject(NAMES[kind], "peer", manifest.model, manifest.checkpoint, precision, f"{library} on {device}")
+    identity = Identity(manifest.model, manifest.checkpoint, precision, None, None)
+    subject = Subject(NAMES[kind], "peer", identity, f"{library} on {device}")
     return Baseline(subject, kind, bundle.path, recipe, weights, device)  # type: ignore[arg-type]
 
 
@@ -154,7 +155,7 @@ def _onnx_baseline(path: Path, bundle: Bundle) -> OnnxBaseline:
         raise InputError(f"there is no {path} to compare with")
     backend = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
     _require(backend)
-    subject = Subject(path.stem, "peer", path.name, path.name, "as in the file", backend)
+    subject = Subject(path.stem, "peer", Identity(path.name, path.name, "as in the file", None, None), backend)
     return OnnxBaseline(subject, path, bundle.manifest.frame)
 
 

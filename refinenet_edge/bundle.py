@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refinenet_edge.errors import BuildError, BundleError
-from refinenet_edge.records import FileDigest, Manifest, Recipe, from_json, from_plain, to_json
+from refinenet_edge.records import FileDigest, Identity, Manifest, Recipe, from_json, from_plain, to_json
 
 MODEL = "model.onnx"
 PLAN = "model.plan"
@@ -51,6 +51,13 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    digest: str  # SHA-256 of the manifest, which holds the digests of the other files
+
+    @property
+    def identity(self) -> Identity:
+        """Which bundle this is, for what is measured or made with it."""
+        m = self.manifest
+        return Identity(m.model, m.checkpoint, m.precision, m.backend, self.digest)
 
     def path_of(self, name: str) -> Path:
         """The path of file `name`. Raises `BundleError` if the manifest does not list it."""
@@ -112,7 +119,7 @@ def open_bundle(folder: str | Path) -> Bundle:
         problem = _damage(folder / name, digest)
         if problem:
             raise BundleError(f"bundle {folder}: {name} {problem}{_advice(manifest.command)}")
-    return Bundle(folder, manifest)
+    return Bundle(folder, manifest, hashlib.sha256(text.encode()).hexdigest())
 
 
 def require_replaceable(folder: Path) -> None:

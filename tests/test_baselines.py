@@ -43,7 +43,7 @@ def test_a_baseline_computes_the_bundles_logits(
 ) -> None:
     ours = bundle_entry(mobile_bundle, "openvino")
     (baseline,) = baselines_for([name], ours)
-    assert baseline.subject.kind == "peer" and baseline.subject.model == "rf_lw_mbv2"
+    assert baseline.subject.kind == "peer" and baseline.subject.identity.model == "rf_lw_mbv2"
     frame = scene(5, 0, (64, 96))[0]
     found = results_of(baseline, monkeypatch, frame)
     with ours.segmenter() as segmenter:
@@ -64,7 +64,7 @@ def test_torch_compile_is_torch_compile(mobile_bundle: Path, monkeypatch: pytest
 class TestAnOnnxFile:
     def test_a_batch_runs_in_a_row(self, mobile_bundle: Path) -> None:
         (baseline,) = baselines_for([str(mobile_bundle / "model.onnx")], bundle_entry(mobile_bundle, "openvino"))
-        assert baseline.subject.name == "model" and baseline.subject.precision == "as in the file"
+        assert baseline.subject.name == "model" and baseline.subject.identity.precision == "as in the file"
         with baseline.open(Case((64, 96), 2)) as run:
             assert list(run([scene(5, index, (64, 96))[0] for index in range(2)])) == ["prepare", "engine", "head"]
 

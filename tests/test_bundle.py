@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from refinenet_edge import bundle as bundle_module
 from refinenet_edge.bundle import MANIFEST, MAX_MANIFEST, MODEL, PLAN, open_bundle, write_bundle
 from refinenet_edge.errors import BuildError, BundleError
 from refinenet_edge.labels import numbered
-from refinenet_edge.records import FrameSpec, Manifest, Recipe, TensorSpec, to_json
+from refinenet_edge.records import FrameSpec, Identity, Manifest, Recipe, TensorSpec, to_json
 
 MANIFEST_RECORD = Manifest(
     model="rf_lw50",
@@ -49,6 +50,12 @@ def test_a_bundle_comes_back(tmp_path: Path) -> None:
     assert dataclasses.replace(written, files={}) == MANIFEST_RECORD
     assert contents(bundle.path) == OLD
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["pets"]
+
+
+def test_a_bundle_says_which_it_is(tmp_path: Path) -> None:
+    write(tmp_path / "pets", OLD)
+    digest = hashlib.sha256((tmp_path / "pets" / MANIFEST).read_bytes()).hexdigest()
+    assert open_bundle(tmp_path / "pets").identity == Identity("rf_lw50", "random", "fp32", "openvino", digest)
 
 
 def test_a_bundle_is_replaced_whole(tmp_path: Path) -> None:

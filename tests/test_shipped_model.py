@@ -52,7 +52,7 @@ def test_the_bundle_segments_as_well_as_the_card_says(demo: Path, card: dict[str
     assert opened.manifest.labels == SCENES
     with Segmenter(opened, "openvino") as segmenter:
         data = evaluation.open_dataset("scenes")
-        result = evaluation.evaluate(segmenter, data, subject=evaluation.subject_of(opened))
+        result = evaluation.evaluate(segmenter, data, identity=opened.identity)
     assert result.counted == len(data.samples) == card["plan"]["thorough"]
     assert result.miou == pytest.approx(card["miou"], abs=0.002)
 

@@ -13,9 +13,7 @@ from typing import Protocol
 
 from refinenet_edge.bench.measure import Stages, timed
 from refinenet_edge.bench.record import Case, Subject
-from refinenet_edge.bundle import MANIFEST, open_bundle
-from refinenet_edge.errors import InputError
-from refinenet_edge.files import sha256
+from refinenet_edge.bundle import open_bundle
 from refinenet_edge.records import Frame, Size
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.backends import choose
@@ -82,8 +80,6 @@ def bundle_entry(path: Path, backend: str = "auto", allow_host_code: bool = Fals
     """The bundle at `path`, named after its folder. Raises `BundleError` or `InputError` where it cannot run here."""
     bundle = open_bundle(path)
     manifest, backend = bundle.manifest, choose(bundle, backend)
-    digest = sha256(path / MANIFEST, InputError)
-    name = path.resolve().name
-    subject = Subject(name, "bundle", manifest.model, manifest.checkpoint, manifest.precision, backend, digest)
+    subject = Subject(path.resolve().name, "bundle", bundle.identity, backend)
     usual = manifest.engine.profile.opt if manifest.engine and manifest.engine.profile else DEFAULT_SIZE
     return BundleEntry(subject, path, manifest.frame.size or usual, allow_host_code)

@@ -16,17 +16,16 @@ machine cannot say is None, never a guess.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from refinenet_edge.errors import BundleError, InputError, RefineNetEdgeError
 from refinenet_edge.files import write_atomically
-from refinenet_edge.records import Size, from_json, to_json
+from refinenet_edge.records import Identity, Size, from_json, to_json
 
-SCHEMA = 1
 MAX_RUN = 64 << 20  # bytes of a file
 
 # stages of a frame, in order; a subject has those that its path has
@@ -49,18 +48,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Subject:
-    """What was timed. `name` is unique in a run; `manifest_sha256` is None of a baseline.
+    """What was timed, by `backend`. `name` is unique in a run.
 
     `miou` in [0, 1] on `judge`, None: not asked.
     """
 
     name: str
-    kind: Literal["bundle", "peer"]
-    model: str
-    weights: str
-    precision: str
+    kind: Literal["bundle", "peer"]  # peer: a baseline
+    identity: Identity
     backend: str
-    manifest_sha256: str | None = None
     miou: float | None = None
     judge: str | None = None
 
@@ -164,11 +160,9 @@ class BenchmarkRun:
     power: tuple[Power, ...] = ()
     layers: tuple[Layer, ...] = ()
     notes: tuple[str, ...] = ()  # what was asked and could not be had, and why
-    schema: int = field(default=SCHEMA)
+    schema: int = 2
 
     def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise BundleError(f"schema {self.schema}, this toolkit reads {SCHEMA}: measure again")
         names = [subject.name for subject in self.subjects]
         if not names or len(set(names)) != len(names):
             raise BundleError(f"subjects {names}: at least one, each with a name of its own")
@@ -183,6 +177,13 @@ class BenchmarkRun:
             if len({len(measurement.ms) for measurement in self.of(case).values()}) > 1:
                 raise BundleError(f"{case}: not every subject ran as often as the others")
 
+    @staticmethod
+    def from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
+        """There a subject had the fields of its identity, but for what it was built for."""
+        subjects = value.get("subjects")
+        listed = [*map(_subject_of_schema_1, subjects)] if isinstance(subjects, list) else subjects
+        return {**value, "schema": 2, "subjects": listed}
+
     def cases(self) -> tuple[Case, ...]:
         """The cases in the order in which they were measured."""
         return tuple(dict.fromkeys(measurement.case for measurement in self.measurements))
@@ -194,6 +195,15 @@ class BenchmarkRun:
     def subject(self, name: str) -> Subject:
         """The subject of that name."""
         return next(subject for subject in self.subjects if subject.name == name)
+
+
+def _subject_of_schema_1(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    there = dict(value)
+    names = {"model": "model", "checkpoint": "weights", "precision": "precision", "digest": "manifest_sha256"}
+    identity = {name: there.pop(old, None) for name, old in names.items()}
+    return {**there, "identity": {**identity, "backend": None}}
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def evaluate(
         result = evaluation.evaluate(
             by,
             data,
-            subject=evaluation.subject_of(opened),
+            identity=opened.identity,
             out=result_path,
             strict=strict,
             progress=lambda done, samples: bar.update(task, completed=done, total=samples),

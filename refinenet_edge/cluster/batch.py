@@ -29,16 +29,15 @@ from typing import Any, Literal
 import numpy as np
 
 from refinenet_edge import __version__
-from refinenet_edge.bundle import MANIFEST, Bundle
+from refinenet_edge.bundle import Bundle
 from refinenet_edge.cluster.bundles import Opening, gpus_of, opening, resolve
 from refinenet_edge.cluster.pool import Pool, open_pool
 from refinenet_edge.cluster.storage import CLUSTER, Storage, absolute, open_storage
 from refinenet_edge.cluster.work import Item, Piece, Reader, everywhere, find
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
-from refinenet_edge.files import sha256
 from refinenet_edge.frames.address import is_url, shown
 from refinenet_edge.frames.images import digest_of, encode_png
-from refinenet_edge.records import Frame, Labels, Mask, from_json, to_json
+from refinenet_edge.records import Frame, Identity, Labels, Mask, from_json, to_json
 
 RUN, PROBLEMS = "batch.json", "problems.json"
 PART = "part-"
@@ -64,16 +63,14 @@ logger = logging.getLogger(__name__)
 class LabellingRecord:
     """What made the labels of a folder; the same when the run is started again."""
 
-    bundle_sha256: str
-    model: str
-    checkpoint: str
-    backend: str
+    identity: Identity
+    backend: str  # that labels
     format: Format
     classes: Labels
     source: str
     confidence: bool = False
     toolkit: str = __version__
-    schema: int = 1
+    schema: int = 2
 
 
 @dataclass(frozen=True)
@@ -129,10 +126,7 @@ def label(
     where = everywhere(source)
     _refuse_inside(where, out)
     wanted = resolve(bundle, backend, ray)
-    digest = sha256(bundle.path / MANIFEST, BundleError)
-    manifest = bundle.manifest
-    model, checkpoint, classes = manifest.model, manifest.checkpoint, manifest.labels
-    run = LabellingRecord(digest, model, checkpoint, wanted, form, classes, shown(where), confidence)
+    run = LabellingRecord(bundle.identity, wanted, form, bundle.manifest.labels, shown(where), confidence)
     storage = open_storage(out)
     if form == "parquet":
         _parquet()  # that it is not installed is found out now
@@ -301,7 +295,7 @@ def _row(item: Item, frame: Frame, mask: Mask, run: LabellingRecord) -> dict[str
         "confidence": None if mask.confidence is None else encode_png(mask.confidence, item.id),
         "shares": (counts / labels.size).tolist(),
         "frame_sha256": digest_of(frame),
-        "bundle_sha256": run.bundle_sha256,
+        "bundle_sha256": run.identity.digest,
     }
 
 

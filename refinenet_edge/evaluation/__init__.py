@@ -13,7 +13,7 @@ numpy and OpenCV only, as the device side.
 from refinenet_edge.evaluation.confusion import IGNORE, Confusion
 from refinenet_edge.evaluation.datasets import DataSet, open_dataset
 from refinenet_edge.evaluation.samples import Sample, Unusable
-from refinenet_edge.evaluation.score import EvaluationResult, SampleProblem, Subject, evaluate, subject_of
+from refinenet_edge.evaluation.score import EvaluationResult, SampleProblem, evaluate
 
 __all__ = [
     "IGNORE",
@@ -22,9 +22,7 @@ __all__ = [
     "EvaluationResult",
     "Sample",
     "SampleProblem",
-    "Subject",
     "Unusable",
     "evaluate",
     "open_dataset",
-    "subject_of",
 ]

@@ -22,32 +22,19 @@ from typing import Protocol
 import numpy as np
 
 from refinenet_edge import __version__
-from refinenet_edge.bundle import MANIFEST, Bundle
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.evaluation.confusion import IGNORE, Confusion
 from refinenet_edge.evaluation.datasets import DataSet
 from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
-from refinenet_edge.files import sha256, write_atomically
-from refinenet_edge.records import FrameSpec, Labels, from_json, to_json
+from refinenet_edge.files import write_atomically
+from refinenet_edge.records import FrameSpec, Identity, Labels, from_json, to_json
 from refinenet_edge.runtime import Segmenter
 
-SCHEMA = 1
 SAVE_SECONDS = 15.0
 
 Matrix = tuple[tuple[int, ...], ...]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The bundle that is evaluated."""
-
-    model: str
-    checkpoint: str
-    precision: str
-    built_for: str
-    manifest_sha256: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +58,7 @@ class EvaluationResult:
     counted. `frame` is as it was used, `seconds` is the wall time of all parts of the run.
     """
 
-    subject: Subject | None
+    identity: Identity | None
     backend: str
     dataset: str
     samples: int
@@ -85,7 +72,7 @@ class EvaluationResult:
     problems: tuple[SampleProblem, ...]
     seconds: float
     toolkit: str = __version__
-    schema: int = SCHEMA
+    schema: int = 2
 
 
 @dataclass(frozen=True)
@@ -141,18 +128,11 @@ class _Tally:
     done: Mapping[str, str]
 
 
-def subject_of(bundle: Bundle) -> Subject:
-    """Who `bundle` is. Raises `BundleError`."""
-    m = bundle.manifest
-    digest = sha256(bundle.path / MANIFEST, BundleError)  # the manifest holds the digests of the other files
-    return Subject(m.model, m.checkpoint, m.precision, m.backend, digest)
-
-
 def evaluate(
     segmenter: Segmenter | Evaluator,
     dataset: DataSet,
     *,
-    subject: Subject | None = None,
+    identity: Identity | None = None,
     out: Path | None = None,
     strict: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -167,7 +147,7 @@ def evaluate(
     """
     by = LocalEvaluator(segmenter) if isinstance(segmenter, Segmenter) else segmenter
     _require_same_classes(by, dataset)
-    key = _key(by, dataset, subject)
+    key = _key(by, dataset, identity)
     partial = out.with_name(f"{out.name}.partial") if out else None
     before = _read_partial(partial, key, dataset, len(by.labels.names)) if partial else None
     zero = Confusion.zero(len(by.labels.names))
@@ -202,7 +182,7 @@ def evaluate(
         if not held.done:
             raise InputError(f"no sample of {dataset.name} can be used; {problems[0].sample}: {problems[0].detail}")
         seconds = earlier + time.monotonic() - started
-        result = _result(by, dataset, subject, held, tuple(problems), seconds)
+        result = _result(by, dataset, identity, held, tuple(problems), seconds)
         if out:
             write_atomically(out, to_json(result).encode(), InputError)
     except BaseException:
@@ -248,10 +228,10 @@ def _require_same_classes(by: Evaluator, dataset: DataSet) -> None:
         logger.warning("class names differ, %s has %r where %s has %r", ours.name, first[0], theirs.name, first[1])
 
 
-def _key(by: Evaluator, dataset: DataSet, subject: Subject | None) -> dict[str, str]:
+def _key(by: Evaluator, dataset: DataSet, identity: Identity | None) -> dict[str, str]:
     ids = "\n".join(sample.id for sample in dataset.samples)
     return {
-        "bundle": subject.manifest_sha256 if subject else "",
+        "bundle": (identity and identity.digest) or "",
         "backend": by.backend,
         "frame or upsampling": repr(by.frame),
         "data set": dataset.name,
@@ -289,14 +269,14 @@ def _read_partial(path: Path, key: Mapping[str, str], dataset: DataSet, classes:
 def _result(
     by: Evaluator,
     dataset: DataSet,
-    subject: Subject | None,
+    identity: Identity | None,
     held: _Tally,
     problems: tuple[SampleProblem, ...],
     seconds: float,
 ) -> EvaluationResult:
     confusion = held.confusion
     return EvaluationResult(
-        subject=subject,
+        identity=identity,
         backend=by.backend,
         dataset=dataset.name,
         samples=len(dataset.samples),

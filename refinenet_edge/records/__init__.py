@@ -8,6 +8,7 @@ EngineInfo  what built the plan, for which device, and what it reported
 Ranges      what calibration saw of every tensor that may be quantised
 Parity      how far one graph's logits are from another's on one frame
 Recipe      what to build
+Identity    which bundle a result is of
 Manifest    all of it, beside the engine in a bundle
 Mask        the result: a label map at the frame's size
 
@@ -37,6 +38,7 @@ from refinenet_edge.records.manifest import (
     EngineInfo,
     FileDigest,
     GraphCost,
+    Identity,
     Manifest,
     Parity,
     Profile,
@@ -48,7 +50,7 @@ from refinenet_edge.records.recipe import Backend, Recipe
 
 __all__ = [
     "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "MAX_SIDE", "OUTPUT", "RGB", "SMALLEST_SIDE", "Backend", "Bilinear",
-    "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm",
+    "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Identity",
     "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "Parity", "Profile", "Range", "Ranges", "RangesKey",
     "Recipe", "Size", "Speed", "TensorSpec", "from_json", "from_plain", "relative_error", "to_json",
 ]  # fmt: skip

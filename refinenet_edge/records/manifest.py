@@ -91,6 +91,20 @@ class FileDigest:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """Which bundle a result is of: `backend` is what it was built for, `digest` the SHA-256 of its manifest.
+
+    Of a baseline, which is no bundle, both are None; of an older result `backend` may be, where it was not kept.
+    """
+
+    model: str
+    checkpoint: str
+    precision: str
+    backend: str | None
+    digest: str | None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything needed to run a bundle, judge it and build it again. Raises `BundleError` for what no bundle has."""
 

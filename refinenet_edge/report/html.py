@@ -54,7 +54,7 @@ class RunView:
     @property
     def title(self) -> str:
         """The device, and the network where it is one."""
-        models = {subject.model for subject in self.run.subjects}
+        models = {subject.identity.model for subject in self.run.subjects}
         return f"{min(models)} on {self.run.machine.device}" if len(models) == 1 else self.run.machine.device
 
     def key(self, name: str) -> int:

@@ -41,7 +41,7 @@ def _lines(run: BenchmarkRun) -> Iterator[str]:
 def _cells(row: Row) -> list[str]:
     subject, times = row.subject, row.times
     return [
-        *map(_plain, (subject.name, subject.precision, subject.backend)),
+        *map(_plain, (subject.name, subject.identity.precision, subject.backend)),
         "not asked" if subject.miou is None else percent(subject.miou),
         *map(number, (times.p50, times.p90, times.p99, times.most, row.measurement.frames_per_second)),
         f"{interval(row.verdict.times)}, {row.verdict.word}" if row.verdict else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from refinenet_edge.bench.record import BenchmarkRun, Case, Machine, Measurement, Subject
+from refinenet_edge.records import Identity
 
 MACHINE = Machine("Board", "Board's CPU", 6, 8 << 30, "Linux", "3.10.12", "15W", {"refinenet_edge": "0.1"})
 CASE = Case((512, 512))
@@ -16,7 +17,7 @@ def measurement(subject: str, *ms: float, case: Case = CASE) -> Measurement:
 
 def run(*measurements: Measurement, machine: Machine = MACHINE, miou: float | None = None, **more: Any) -> BenchmarkRun:
     names = dict.fromkeys(m.subject for m in measurements)
-    model = "rf_lw_mbv2", "scenes", "fp32", "openvino", "0" * 64
+    identity = Identity("rf_lw_mbv2", "scenes", "fp32", "openvino", "0" * 64)
     whole = {
         "started": "2026-11-24T10:00:00+00:00",
         "command": "refinenet-edge bench",
@@ -24,7 +25,7 @@ def run(*measurements: Measurement, machine: Machine = MACHINE, miou: float | No
         "machine": machine,
         "rule": "by hand",
         "frames": "none",
-        "subjects": tuple(Subject(name, "bundle", *model, miou, "scenes") for name in names),
+        "subjects": tuple(Subject(name, "bundle", identity, "openvino", miou, "scenes") for name in names),
         "measurements": measurements,
     }
     return BenchmarkRun(**{**whole, **more})

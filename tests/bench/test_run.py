@@ -15,8 +15,9 @@ from refinenet_edge import bench
 from refinenet_edge.bench.entry import Runner
 from refinenet_edge.bench.record import Start, Subject
 from refinenet_edge.bench.start import measure_start
+from refinenet_edge.bundle import open_bundle
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
-from refinenet_edge.records import Frame
+from refinenet_edge.records import Frame, Identity
 from refinenet_edge.runtime import Segmenter
 
 SMALL = bench.Case((64, 96))
@@ -35,7 +36,7 @@ class Made:
 
     @property
     def subject(self) -> Subject:
-        return Subject(self.name, "peer", "made", "none", "fp32", "made")
+        return Subject(self.name, "peer", Identity("made", "none", "fp32", None, None), "made")
 
     @contextmanager
     def open(self, case: bench.Case) -> Iterator[Runner]:
@@ -103,7 +104,7 @@ def test_frames_are_images_of_a_folder(tmp_path: Path, photos: Path) -> None:
 class TestOfABundle:
     def test_everything_is_there(self, mobile_bundle: Path) -> None:
         entry = bench.bundle_entry(mobile_bundle, "openvino")
-        assert entry.size == (64, 96) and entry.subject.manifest_sha256 is not None
+        assert entry.size == (64, 96) and entry.subject.identity == open_bundle(mobile_bundle).identity
         run = bench.run([entry], bench.Options((SMALL,), rounds=2), "")
         (measurement,), (start,) = run.measurements, run.starts
         assert list(measurement.stages) == ["prepare", "engine", "head"]

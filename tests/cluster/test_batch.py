@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -63,7 +64,7 @@ def test_labels_are_the_segmenters(bundle: Path, source: Path, tmp_path: Path) -
     assert [name for name in sorted(found) if "drive" in name] == [f"drive.avi/00000{n}.png" for n in range(3)]
     made = from_json(LabellingRecord, (tmp_path / "out" / RUN).read_text())
     assert (made.backend, made.format, made.source) == ("openvino", "png", str(source.resolve()))
-    assert len(made.bundle_sha256) == 64
+    assert made.identity == open_bundle(bundle).identity
     assert len(contents(tmp_path / "out")) == COUNT + 3 + 1
 
 
@@ -198,7 +199,8 @@ def test_what_concerns_every_frame_stops_the_run(
 
 def test_a_machine_that_has_another_folder_there_says_so(bundle: Path, source: Path, tmp_path: Path) -> None:
     opened, out = open_bundle(bundle), tmp_path / "out"
-    made = LabellingRecord("0" * 64, "tiny", "random", "openvino", "png", opened.manifest.labels, str(source))
+    identity, labels = replace(opened.identity, digest="0" * 64), opened.manifest.labels
+    made = LabellingRecord(identity, "openvino", "png", labels, str(source))
     how = opening(opened, "openvino", Many(1), False, None)
     with pytest.raises(InputError, match=r"that all machines share"):
         Labeller(Job(how, made, str(source), str(out)))
@@ -221,9 +223,22 @@ def test_a_folder_of_other_labels_is_refused(bundle: Path, source: Path, tmp_pat
         pytest.importorskip("pyarrow")
     done = run(bundle, source, "--out", out, "--format", form)
     assert done.exit_code == 2
-    assert (
-        f"another {'bundle_sha256' if other == 'bundle' else 'source' if other == 'input' else 'format'}" in done.stderr
-    )
+    assert f"another {'identity' if other == 'bundle' else 'source' if other == 'input' else 'format'}" in done.stderr
+    assert contents(out) == before
+
+
+def test_labels_of_an_earlier_toolkit_are_left_alone(bundle: Path, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(bundle, source, "--out", out).exit_code == 0
+    value = json.loads((out / RUN).read_text())
+    identity = value.pop("identity")
+    older = {"bundle_sha256": identity["digest"], "model": "tiny", "checkpoint": "random", **value, "schema": 1}
+    (out / RUN).write_text(json.dumps(older))
+    before = contents(out)
+    done = run(bundle, source, "--out", out)
+    assert done.exit_code == 2
+    assert "batch.json cannot be read: LabellingRecord: schema 1, this toolkit reads 2" in done.stderr
+    assert "name another --out" in done.stderr
     assert contents(out) == before
 
 

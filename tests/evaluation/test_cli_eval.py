@@ -53,7 +53,7 @@ def test_a_table_and_a_result(tmp_path: Path, size: tuple[int, int] | None, back
     assert result["counted"] == COUNT
     assert result["frame"]["upsample"] == {"kind": "cubic"}
     assert result["frame"]["size"] == (list(size) if size else None)
-    assert result["subject"]["manifest_sha256"] == hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+    assert result["identity"]["digest"] == hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
     assert np.sum(result["confusion"]) == sum((t != 255).sum() for t in data.truths(CLASSES))
     for said in (*numbered(CLASSES).names, f"mIoU {100 * result['miou']:.2f} %", f"4 of 4 samples on {backend}, cubic"):
         assert said in done.output

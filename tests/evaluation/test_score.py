@@ -15,21 +15,20 @@ from refinenet_edge.evaluation import (
     DataSet,
     EvaluationResult,
     SampleProblem,
-    Subject,
     evaluate,
     open_dataset,
     score,
 )
 from refinenet_edge.evaluation.samples import FileSample
 from refinenet_edge.labels import PERSON, SCENES, VOC, numbered
-from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Labels, TensorSpec, from_json
+from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Identity, Labels, TensorSpec, from_json
 from refinenet_edge.runtime import FakeSession, Segmenter
 from refinenet_edge.runtime.session import Feeds, Outputs
 from tests.evaluation import data
 from tests.evaluation.data import COUNT, SIZE, frame, png, predictions, seer, truths, write
 from tests.evaluation.test_confusion import torchmetrics
 
-SUBJECT = Subject("tiny", "random", "fp32", "openvino", "0" * 64)
+IDENTITY = Identity("tiny", "random", "fp32", "openvino", "0" * 64)
 
 
 @pytest.fixture
@@ -108,12 +107,12 @@ def test_scenes_of_a_segmenter_that_says_road() -> None:
 
 def test_the_result_says_what_it_is_of(plain7: DataSet, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
-    result = evaluate(seer(PERSON), plain7, subject=SUBJECT, out=out)
+    result = evaluate(seer(PERSON), plain7, identity=IDENTITY, out=out)
     assert from_json(EvaluationResult, out.read_text("utf-8")) == result
     assert [p.name for p in out.parent.iterdir() if p.is_file()] == ["result.json"]
     read = json.loads(out.read_text("utf-8"), parse_constant=pytest.fail)  # no NaN, which is not JSON
-    assert read["schema"] == 1
-    assert read["subject"]["manifest_sha256"] == "0" * 64
+    assert read["schema"] == 2
+    assert read["identity"]["digest"] == "0" * 64
     assert read["backend"] == "fake"
     assert read["dataset"] == f"plain:{tmp_path / 'data'}"
     assert read["classes"] == list(PERSON.names)
@@ -249,15 +248,15 @@ def test_no_usable_sample_is_an_error(tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on(plain7: DataSet, tmp_path: Path, with_: BaseException) -> None:
     spoil(tmp_path / "data")
     dataset, out, partial = open_dataset(plain7.name), tmp_path / "r.json", tmp_path / "r.json.partial"
-    expected = evaluate(seer(PERSON), dataset, subject=SUBJECT)
+    expected = evaluate(seer(PERSON), dataset, identity=IDENTITY)
     with pytest.raises(type(with_)):
-        evaluate(interrupted(seer(PERSON), 2, with_), dataset, subject=SUBJECT, out=out)
+        evaluate(interrupted(seer(PERSON), 2, with_), dataset, identity=IDENTITY, out=out)
     assert partial.is_file()
     assert not out.exists()
     segmenter, steps = seer(PERSON), []
     runs = runs_of(segmenter)
     result = evaluate(
-        segmenter, dataset, subject=SUBJECT, out=out, progress=lambda done, samples: steps.append((done, samples))
+        segmenter, dataset, identity=IDENTITY, out=out, progress=lambda done, samples: steps.append((done, samples))
     )
     assert len(runs) == COUNT - 2
     assert steps == [(done, COUNT + 6) for done in range(2, COUNT + 7)]
@@ -288,7 +287,7 @@ def test_a_killed_run_has_saved(plain7: DataSet, tmp_path: Path, monkeypatch: py
 
 def stopped(dataset: DataSet, out: Path) -> Path:
     with pytest.raises(KeyboardInterrupt):
-        evaluate(interrupted(seer(PERSON), 2, KeyboardInterrupt()), dataset, subject=SUBJECT, out=out)
+        evaluate(interrupted(seer(PERSON), 2, KeyboardInterrupt()), dataset, identity=IDENTITY, out=out)
     return out.with_name(f"{out.name}.partial")
 
 
@@ -297,13 +296,13 @@ def test_the_partial_of_another_run_is_refused(plain7: DataSet, tmp_path: Path) 
     partial = stopped(plain7, out)
     kept = partial.read_bytes()
     others = [
-        ("bundle", {"subject": replace(SUBJECT, manifest_sha256="1" * 64)}),
+        ("bundle", {"identity": replace(IDENTITY, digest="1" * 64)}),
         ("frame or upsampling", {"segmenter": seer(PERSON).with_upsample(Cubic())}),
         ("samples", {"dataset": replace(plain7, samples=plain7.samples[:3])}),
         ("data set", {"dataset": replace(plain7, name="other")}),
     ]
     for said, fields in others:
-        given = {"segmenter": seer(PERSON), "dataset": plain7, "subject": SUBJECT, "out": out} | fields
+        given = {"segmenter": seer(PERSON), "dataset": plain7, "identity": IDENTITY, "out": out} | fields
         with pytest.raises(InputError, match=rf"of a run with another {said}: remove .*r\.json\.partial"):
             evaluate(**given)
         assert partial.read_bytes() == kept
@@ -316,7 +315,7 @@ def test_a_counted_sample_that_changed_is_refused(plain7: DataSet, tmp_path: Pat
     assert isinstance(sample, FileSample)
     write(sample.mask, png(np.zeros(SIZE)))
     with pytest.raises(InputError, match=rf"s0 has changed since {partial} was written"):
-        evaluate(seer(PERSON), plain7, subject=SUBJECT, out=tmp_path / "r.json")
+        evaluate(seer(PERSON), plain7, identity=IDENTITY, out=tmp_path / "r.json")
 
 
 @pytest.mark.parametrize(
@@ -336,7 +335,7 @@ def test_a_damaged_partial_is_refused(plain7: DataSet, tmp_path: Path, damage: C
     partial = stopped(plain7, tmp_path / "r.json")
     partial.write_text(damage(partial.read_text("utf-8")), "latin-1")
     with pytest.raises(InputError, match=r"r\.json\.partial .*remove .* to start again"):
-        evaluate(seer(PERSON), plain7, subject=SUBJECT, out=tmp_path / "r.json")
+        evaluate(seer(PERSON), plain7, identity=IDENTITY, out=tmp_path / "r.json")
 
 
 def test_a_place_that_cannot_be_written_is_found_out_first(plain7: DataSet, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from refinenet_edge.bench.record import BenchmarkRun, Case, Layer, Machine, Measurement, Power, Screen, Start, Subject
+from refinenet_edge.records import Identity
 
 SMALL, LARGE = Case((512, 512)), Case((1024, 2048), batch=4)
 HASH = "5f" * 32
@@ -23,7 +24,8 @@ MACHINE = Machine(
 
 
 def subject(name: str, precision: str, miou: float | None = None, **changes: Any) -> Subject:
-    given = Subject(name, "bundle", "rf_lw_mbv2", "scenes", precision, "openvino", HASH, miou)
+    identity = Identity(changes.pop("model", "rf_lw_mbv2"), "scenes", precision, "openvino", HASH)
+    given = Subject(name, "bundle", identity, "openvino", miou)
     return replace(given, judge=None if miou is None else "scenes:1:20", **changes)
 
 
