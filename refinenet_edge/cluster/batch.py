@@ -257,7 +257,8 @@ def _begin(storage: Storage, run: LabellingRecord, out: str, names: Sequence[str
     except (BundleError, UnicodeDecodeError) as exc:
         raise InputError(f"{shown(out)}: {RUN} cannot be read: {exc}; name another --out") from exc
     fields = [field.name for field in dataclasses.fields(LabellingRecord)]
-    if other := [name for name in fields if getattr(there, name) != getattr(run, name)]:
+    differing = [name for name in fields if getattr(there, name) != getattr(run, name)]
+    if other := ["bundle" if name == "identity" else name for name in differing]:
         raise InputError(f"{shown(out)} holds labels of another {' and another '.join(other)}: name another --out")
 
 

@@ -223,7 +223,7 @@ def test_a_folder_of_other_labels_is_refused(bundle: Path, source: Path, tmp_pat
         pytest.importorskip("pyarrow")
     done = run(bundle, source, "--out", out, "--format", form)
     assert done.exit_code == 2
-    assert f"another {'identity' if other == 'bundle' else 'source' if other == 'input' else 'format'}" in done.stderr
+    assert f"another {'source' if other == 'input' else other}" in done.stderr
     assert contents(out) == before
 
 
