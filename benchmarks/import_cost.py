@@ -5,8 +5,8 @@
 Each import has a new Python, all of them in turn, round after round; the first two rounds warm the disk's cache and are
 not counted. Both times are those of the import alone, without the interpreter's start: what the clock says, and what
 the processor spent, which other work on the machine changes less. Memory is the resident peak, with the interpreter,
-from /proc (ru_maxrss would be that of the process that started it). numpy and OpenCV are there because the runtime
-cannot do without: what is above them is ours.
+from /proc (ru_maxrss would be that of the process that started it). What is above numpy is ours; OpenCV
+is what the first frame on the CPU costs besides.
 """
 
 from __future__ import annotations

@@ -66,6 +66,14 @@ def test_every_machine_gets_what_its_cuda_and_opencv_agree_with(
     assert versions == {name: SpecifierSet(version) for name, version in meant.items()}
 
 
+def test_jetpack_6_gets_no_cuda_13_with_torch() -> None:
+    there = {"platform_machine": "aarch64", "python_version": "3.10"}
+    torches = [need for need in map(Requirement, PROJECT["optional-dependencies"]["export"]) if need.name == "torch"]
+    (needed,) = (need for need in torches if need.marker and need.marker.evaluate(there))
+    assert needed.specifier.contains("2.10.0")
+    assert not needed.specifier.contains("2.11.0")
+
+
 @pytest.mark.parametrize("extra", ["cpu", "demo", "device"])
 def test_a_jetson_keeps_its_opencv(extra: str) -> None:
     (need,) = (need for need in map(Requirement, PROJECT["optional-dependencies"][extra]) if "opencv" in need.name)
