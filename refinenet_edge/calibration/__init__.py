@@ -1,17 +1,19 @@
 """Stage 4: a fused float32 graph and calibration frames become ranges, once, for every INT8 target.
 
-calibrate.py open -> observe.py run -> histogram.py count -> methods.py choose amax -> ranges.py write, read
+calibrate.py open -> observe.py run -> histogram.py count, partial.py keep -> methods.py choose amax
+ranges.py write, read, require
 """
 
-from refinenet_edge.calibration.calibrate import DEFAULT, calibrate, calibration_frames, require
-from refinenet_edge.calibration.methods import parse_method
-from refinenet_edge.calibration.ranges import read_ranges, write_ranges
+from refinenet_edge.calibration.calibrate import DEFAULT, calibrate, calibration_frames
+from refinenet_edge.calibration.methods import parse_method, parse_overrides
+from refinenet_edge.calibration.ranges import read_ranges, require, write_ranges
 
 __all__ = [
     "DEFAULT",
     "calibrate",
     "calibration_frames",
     "parse_method",
+    "parse_overrides",
     "read_ranges",
     "require",
     "write_ranges",

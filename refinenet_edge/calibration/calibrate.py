@@ -1,22 +1,14 @@
 """Stage 4: a fused float32 graph and calibration frames become ranges.
 
-What is known after each frame is kept beside the result (`.NAME.partial.npz`), so a run that was stopped goes on with
-the frame it was at, and ends in the same bits. The key says what the ranges hold for: graph, weights, preprocessing,
-frames and methods. `require` refuses them for anything else.
+What is known after each frame is kept beside the result, so a run that was stopped goes on with the frame it was at,
+and ends in the same bits.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import hashlib
-import io
 import logging
-import shlex
-import time
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -25,25 +17,23 @@ import numpy as np
 import onnx_ir as ir
 
 from refinenet_edge import __version__
-from refinenet_edge.calibration.histogram import BINS, Histogram
-from refinenet_edge.calibration.methods import Method, Percentile, name_of
+from refinenet_edge.calibration.histogram import Histogram
+from refinenet_edge.calibration.methods import Method, Percentile
 from refinenet_edge.calibration.observe import ActivationCounter, activation_counter, observable
-from refinenet_edge.errors import CalibrationError, InputError
-from refinenet_edge.files import write_atomically
+from refinenet_edge.calibration.partial import SAVE_SECONDS, Partial
+from refinenet_edge.calibration.ranges import key_of, write_ranges
+from refinenet_edge.errors import InputError
 from refinenet_edge.frames import Frames, Scenes, open_frames, parse
 from refinenet_edge.frames.images import digest_of
-from refinenet_edge.records import Bilinear, Frame, FrameSpec, Range, Ranges, RangesKey, to_json
+from refinenet_edge.records import Frame, FrameSpec, Range, Ranges, RangesKey
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.scenes import VALIDATION
 
 logger = logging.getLogger(__name__)
 
-# measured: earlier weights of the shipped model in INT8 on OpenVINO, mIoU on 40 unseen scenes (float32 .8020):
-# percentile 99.99 (zeros counted) .8018, min-max and MSE .8015, entropy .8002 (24 frames each)
-DEFAULT: Method = Percentile(99.99)
+DEFAULT: Method = Percentile(99.99)  # the methods side by side: docs/measurements.md
 SEED = 2  # of scenes: neither the training's stream nor the validation's
 COUNT = 64  # of scenes, and of frames taken from a video
-SAVE_SECONDS = 30.0
 FEW = 16  # frames
 BLANK = 2.0  # standard deviation of a frame's bytes, below which it shows nothing
 NOISE = 0.2  # correlation of neighbouring pixels, below which a frame is noise
@@ -106,15 +96,16 @@ def calibrate(
     frames: Frames,
     method: Method = DEFAULT,
     overrides: Mapping[str, Method] | None = None,
-    state: Path | None = None,
+    out: Path | None = None,
     progress: Progress | None = None,
     observer: FrameObserver | None = None,
 ) -> Ranges:
     """The ranges of every observable tensor of the fused float32 `model`; `observer` None: all in this process.
 
-    `overrides`: glob of tensor names -> method, the first that matches. `state`: where an interrupted run is kept; the
-    finished one stays there too, so that nothing is lost before the ranges are written: remove it then.
-    Raises `CalibrationError` for activations that are not finite, `InputError` for frames that cannot be read.
+    `overrides`: glob of tensor names -> method, the first that matches. `out` receives the ranges as JSON, whole or not
+    at all; beside it an interrupted run is kept, from which the same call goes on.
+    Raises `CalibrationError` for activations that are not finite or an `out` that cannot be written, `InputError` for
+    frames that cannot be read.
     """
     overrides = overrides or {}
     tensors = observable(model)
@@ -126,93 +117,48 @@ def calibrate(
     for warning in warnings:
         logger.warning("calibration: %s", warning)
     key = key_of(model, spec, digests, method, overrides)
-    seen = dataclasses.replace(key, method="")  # histograms serve every method
-    done, histograms = _resume(state, seen, tensors, len(frames))
-    if state:
-        # a place that cannot be written is found out now, not after the last frame
-        _save(state, seen, done, histograms)
-    saved = time.monotonic()
+    partial = Partial(out, dataclasses.replace(key, method=""))  # histograms serve every method
+    done, histograms = partial.resume(tensors, len(frames))
+    partial.save(done, histograms)  # a place that cannot be written is found out now, not after the last frame
     try:
         if progress:
             progress(done, len(frames))
         for more, counted in observer.counts(done):
             # replaced as a whole: an interrupt leaves count and histograms in agreement
             done, histograms = done + more, {name: histograms[name] + counted[name] for name in tensors}
-            if state and time.monotonic() - saved > SAVE_SECONDS:
-                _save(state, seen, done, histograms)
-                saved = time.monotonic()
+            partial.save(done, histograms, every=SAVE_SECONDS)
             if progress:
                 progress(done, len(frames))
+        ranges = _ranges(
+            key, frames, histograms, {name: _method(name, method, overrides) for name in tensors}, warnings
+        )
+        if out:
+            write_ranges(out, ranges)
     except BaseException:
-        if state and done:
-            _save(state, seen, done, histograms)
-        elif state:
-            state.unlink(missing_ok=True)  # it holds nothing
+        if done:
+            partial.save(done, histograms)
+        else:
+            partial.remove()  # it holds nothing
         raise
-    if state:
-        _save(state, seen, done, histograms)
-    zeros = [f"{name} was always zero" for name in tensors if histograms[name].amax == 0]
+    partial.remove()
+    return ranges
+
+
+def _ranges(
+    key: RangesKey,
+    frames: Frames,
+    histograms: Mapping[str, Histogram],
+    methods: Mapping[str, Method],
+    warnings: Sequence[str],
+) -> Ranges:
+    zeros = [f"{name} was always zero" for name, histogram in histograms.items() if histogram.amax == 0]
     for warning in zeros:
         logger.warning("calibration: %s", warning)
-    chosen = {name: _method(name, method, overrides) for name in tensors}
     ranges = {
-        name: Range(_short(chosen[name].amax(h)), _short(h.low), _short(h.high), str(chosen[name]))
+        name: Range(_short(methods[name].amax(h)), _short(h.low), _short(h.high), str(methods[name]))
         for name, h in histograms.items()
     }
     return Ranges(key, frames.source, len(frames), ranges, __version__, (*warnings, *zeros))
-
-
-def key_of(
-    model: ir.Model, spec: FrameSpec, digests: Sequence[str], method: Method, overrides: Mapping[str, Method]
-) -> RangesKey:
-    """What ranges of these hold for; `digests` of the frames, in order."""
-    return RangesKey(*graph_digests(model, spec), _digest(*digests), name_of(method, overrides))
-
-
-def graph_digests(model: ir.Model, spec: FrameSpec) -> tuple[str, str, str]:
-    """sha256 of the graph without its weights, of the weights, and of the preprocessing.
-
-    The same for a graph in memory and one read back from a bundle: notes and the names of nodes say nothing. Nor does
-    the way from logits to labels: no activation depends on it.
-    """
-    proto = ir.to_proto(model)
-    weights = [_digest(tensor.name, tensor.SerializeToString(deterministic=True)) for tensor in proto.graph.initializer]
-    # what is computed, not how it happens to be written: no types, no metadata, attributes by name
-    nodes = [
-        _digest(
-            f"{node.domain} {node.op_type} {list(node.input)} {list(node.output)}",
-            *(a.SerializeToString(deterministic=True) for a in sorted(node.attribute, key=lambda a: a.name)),
-        )
-        for node in proto.graph.node
-    ]
-    return _digest(*nodes), _digest(*sorted(weights)), _digest(to_json(dataclasses.replace(spec, upsample=Bilinear())))
-
-
-def require(ranges: Ranges, model: ir.Model, spec: FrameSpec) -> None:
-    """Raise `CalibrationError` unless `ranges` were measured on this graph, these weights and this preprocessing."""
-    ours = graph_digests(model, spec)
-    names = ("graph", "weights", "preprocessing")
-    held = (ranges.key.graph, ranges.key.weights, ranges.key.frame)
-    if other := [name for name, a, b in zip(names, held, ours, strict=True) if a != b]:
-        raise CalibrationError(
-            f"these ranges are not of this network (not the same: {', '.join(other)}); calibrate again: "
-            f"refinenet-edge calibrate BUNDLE --frames {shlex.quote(ranges.source)} {_options(ranges.key.method)} "
-            "--out FILE"
-        )
-
-
-def _options(methods: str) -> str:
-    """What `refinenet-edge calibrate` is told to get these methods."""
-    first, *special = methods.split(", ")
-    return shlex.join(["--method", first, *(word for item in special for word in ("--method-for", item))])
-
-
-def _digest(*parts: str | bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "big") + data)
-    return digest.hexdigest()
 
 
 def _method(name: str, method: Method, overrides: Mapping[str, Method]) -> Method:
@@ -254,56 +200,3 @@ def _correlation(frame: Frame) -> float:
     grey = frame.mean(axis=2)
     left, right = grey[:, :-1].ravel(), grey[:, 1:].ravel()
     return float(np.corrcoef(left, right)[0, 1]) if left.size > 1 and left.std() and right.std() else 1.0
-
-
-def _save(state: Path, key: RangesKey, done: int, histograms: Mapping[str, Histogram]) -> None:
-    held = list(histograms.values())
-    file = io.BytesIO()
-    np.savez_compressed(
-        file,
-        key=np.array(to_json(key)),
-        done=np.array(done),
-        names=np.array(list(histograms)),
-        counts=np.stack([h.counts for h in held]),
-        exponents=np.array([_NONE if h.exponent is None else h.exponent for h in held]),
-        zeros=np.array([h.zeros for h in held]),
-        low=np.array([h.low for h in held]),
-        high=np.array([h.high for h in held]),
-    )
-    write_atomically(state, file.getvalue(), CalibrationError)
-
-
-_NONE = -(1 << 15)  # no exponent
-# what numpy, zipfile and zlib raise on bytes that are not a whole archive
-_DAMAGED = (
-    *(OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError),
-    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
-
-
-def _resume(
-    state: Path | None, key: RangesKey, tensors: Sequence[str], frames: int
-) -> tuple[int, dict[str, Histogram]]:
-    """Frames done and their histograms; none of them when there is nothing of this key."""
-    fresh = {name: Histogram() for name in tensors}
-    if state is None or not state.exists():
-        return 0, fresh
-    try:
-        # opened here: on a damaged archive numpy leaves a file of its own open
-        with state.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            if str(held["key"]) != to_json(key) or held["names"].tolist() != list(tensors):
-                logger.warning("%s is of another calibration: starting at the first frame", state)
-                return 0, fresh
-            done, shape = int(held["done"]), (len(tensors), BINS)
-            if not 0 <= done <= frames or held["counts"].shape != shape or held["counts"].dtype != np.int64:
-                raise ValueError("its numbers do not fit")
-            rows = zip(*(held[name] for name in ("counts", "exponents", "zeros", "low", "high")), strict=True)
-            histograms = [
-                Histogram(counts, None if exponent == _NONE else int(exponent), int(zeros), float(low), float(high))
-                for counts, exponent, zeros, low, high in rows
-            ]
-            logger.info("going on after frame %d", done)
-            return done, dict(zip(tensors, histograms, strict=True))
-    except _DAMAGED as exc:
-        logger.warning("%s cannot be read (%s): starting at the first frame", state, exc)
-        return 0, fresh

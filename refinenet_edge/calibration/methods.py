@@ -9,7 +9,7 @@ Mse          least expected squared error of rounding and saturating
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,6 +119,14 @@ def parse_method(text: str) -> Method:
     except (KeyError, ValueError):
         pass
     raise InputError(f"no method {text!r}; there are minmax, percentile:99.99, entropy and mse")
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, Method]:
+    """Glob of tensor names -> method, of "GLOB=METHOD" each. Raises `InputError`."""
+    pairs = [text.rpartition("=") for text in texts]
+    if wrong := next((method for glob, _, method in pairs if not glob), None):
+        raise InputError(f"--method-for {wrong}: expected GLOB=METHOD, such as '*relu*=percentile:99.9'")
+    return {glob: parse_method(method) for glob, _, method in pairs}
 
 
 def name_of(method: Method, overrides: Mapping[str, Method]) -> str:

@@ -19,7 +19,7 @@ from refinenet_edge.records import Recipe
 
 if TYPE_CHECKING:
     from refinenet_edge.fusion import Firing
-    from refinenet_edge.records import Manifest, Profile, Range, Ranges
+    from refinenet_edge.records import Range, Ranges
 
 
 def _build_options(command: Any) -> Any:
@@ -122,10 +122,10 @@ def plan(
 ) -> None:
     """Build a bundle's TensorRT plan on this machine, from the graph inside: on a Jetson, without torch."""
     from refinenet_edge.bundle import open_bundle
-    from refinenet_edge.runtime.tensorrt.builder import EngineOptions, add_plan
+    from refinenet_edge.runtime.tensorrt.builder import EngineOptions, add_plan, profile_of
 
     opened = open_bundle(bundle)
-    options = EngineOptions(target, workspace_mib << 20, _profile(opened.manifest, size), timing_cache)
+    options = EngineOptions(target, workspace_mib << 20, profile_of(opened.manifest, size), timing_cache)
     with progress_bar() as bar:
         task = bar.add_task(f"build the {backend} engine", total=None)
         manifest = add_plan(
@@ -166,12 +166,8 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
             f"{bundle} is {manifest.precision}: ranges are measured on a fp32 bundle of the same network; build it: "
             + _rebuilt(manifest.recipe, "fp32", f"{bundle}_fp32")
         )
-    pairs = [item.rpartition("=") for item in special]
-    if wrong := next((method for glob, _, method in pairs if not glob), None):
-        raise InputError(f"--method-for {wrong}: expected GLOB=METHOD, such as '*relu*=percentile:99.9'")
-    overrides = {glob: calibration.parse_method(text) for glob, _, text in pairs}
+    overrides = calibration.parse_overrides(special)
     make_folder(path.parent)
-    state = path.with_name(f".{path.name}.partial.npz")
     model, frames = read_onnx(opened.path_of(MODEL), None), calibration.calibration_frames(source)
     with progress_bar() as bar, contextlib.ExitStack() as stack:
         task = bar.add_task("observe", total=None)
@@ -189,30 +185,13 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
             frames,
             calibration.parse_method(method) if method else calibration.DEFAULT,
             overrides,
-            state,
+            path,
             lambda done, count: bar.update(task, completed=done, total=count),
             observer,
         )
-    calibration.write_ranges(path, ranges)
-    state.unlink(missing_ok=True)
     out.print(_cut(ranges))
     out.print(f"{len(ranges.tensors)} tensors over {ranges.count} frames, by {ranges.key.method}: {plain(path)}")
     print_next(_rebuilt(manifest.recipe, "int8", f"{bundle}_int8", str(path)))
-
-
-def _profile(manifest: Manifest, size: tuple[int, int] | None) -> Profile | None:
-    """The frame sizes of a plan: a range in the bundle is its own, not the device's."""
-    from refinenet_edge.runtime.tensorrt.builder import profile_for
-
-    if manifest.frame.size is not None:
-        if size is not None:
-            raise InputError(f"the bundle is fixed to {'x'.join(map(str, manifest.frame.size))}: leave --size out")
-        return None
-    if size is not None:
-        return profile_for(size)
-    if manifest.engine is None or manifest.engine.profile is None:
-        raise InputError("the bundle takes frames of any size: name the usual one with --size HEIGHTxWIDTH")
-    return manifest.engine.profile
 
 
 def _rebuilt(recipe: str | Recipe, precision: str, output: str, calib: str | None = None) -> str:

@@ -1,36 +1,11 @@
-"""Where INT8 pays, per target: the rules as data.
+"""Where INT8 pays, per target: the rules as data. The figures behind them are in docs/measurements.md.
 
-OpenVINO, measured with earlier weights of the shipped model (float32 .8020), signed, at 512x512 on two cores of an AMD
-EPYC that other work shared, all in turn (how many times as fast as float32, mIoU on 40 unseen scenes): everything 3.2
-and .8016; all but what has fewer than 16 channels or not a multiple of 8 2.5 and .8021; that without depthwise 2.3 and
-.8017, without sums 2.3 and .8020; convolutions only 1.8 and .8021. So everything pays.
-
-There, what is never negative is UINT8: 4 to 5 % less CPU time on one thread, and right. Signed after a ReLU, OpenVINO
-2026.4 computes other numbers than are written: rf50 at 256x256 (random weights, each convolution's output brought to
-deviation 1) has an error of .037 of the logits' variance, where ONNX Runtime has .0022; with UINT8 both have .0017.
-Without Q/DQ after a pool, whose scale is that of the map, OpenVINO saves 1 % and is wrong, too (.055 for rf_lw_mbv2).
-
-TensorRT on Orin: not measured here. The rules are NVIDIA's (tensor cores want 8 channels; depthwise stays float16).
-
-TensorRT-RTX 1.7 plans at 512x512, 21 classes, random weights, channels padded as the build does. There a kernel of its
-own quantises (3 bytes an element) and each INT8 reader saves one, so what has one reader does not pay:
-
-    MB moved, kernels, MB of activations, of weights    rf_lw_mbv2                 rf_lw50
-    fp16                                                441.1   101  53.0   6.2     638.1  101  52.2  54.0
-    RTX                                                 431.5   133  41.0   4.3     688.3  165  35.5  27.3
-      and convolutions that read a depthwise one        454.7   150  41.9   3.4     the same
-      and those and the depthwise ones                  669.9   167  41.9  41.8     the same
-      and skips in a convolution's epilogue             433.8   133  40.2   4.3     730.2  165  39.0  27.3
-      without sums                                      451.0   136  51.5   4.3     708.0  168  49.7  27.3
-      without pools                                     the same                    692.5  166  39.0  27.3
-      without resizes                                   the same                    the same
-      weights per channel                               670.6   148  56.5   4.3    1012.6  161  48.5  27.3
-
-With 40 classes (fp16 456.4, RTX 438.4) a quantised classifier moves 446.4.
-So INT8 moves less than fp16 for rf_lw_mbv2, with a third more kernels, and more for rf_lw50. None of it is a time.
-
-FP8 in the same plans: the best placement moves 635.1 MB (rf_lw_mbv2) and 1281.9 MB (rf_lw50), with pools 696.4 and
-1361.0, with sums 687.7 and 1358.2 (with pools), with weights per channel 986.7 and 1711.4. TensorRT is not measured.
+OpenVINO       Everything pays. What is never negative is UINT8: signed after a ReLU, OpenVINO computes other numbers
+               than are written. It does so without Q/DQ after a pool, too, so a pooled map has the scale of the map.
+TensorRT       NVIDIA's rules: tensor cores want channels in eights, depthwise convolutions stay float16.
+TensorRT-RTX   A kernel of its own quantises a map, three bytes an element, and each INT8 reader saves one: what has one
+               reader does not pay, nor does a scale for each output channel. Kernels and bytes say so, not times.
+FP8            The same in E4M3, where sums and pools do not pay either.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from refinenet_edge import precision
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MANIFEST, open_bundle
 from refinenet_edge.calibration import calibrate, calibration_frames, observe, read_ranges, require, write_ranges
-from refinenet_edge.calibration.calibrate import graph_digests, key_of
 from refinenet_edge.calibration.methods import Entropy, MinMax, Percentile
+from refinenet_edge.calibration.ranges import graph_digests, key_of
 from refinenet_edge.cli import main
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.frames import Frames
@@ -93,9 +93,9 @@ def test_an_interrupt_loses_nothing_but_its_frame(tmp_path: Path, at: int) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        calibrate(network(), SPEC, frames, state=state, progress=interrupted)
+        calibrate(network(), SPEC, frames, out=tmp_path / "x", progress=interrupted)
     assert state.exists() == (at > 0)
-    assert calibrate(network(), SPEC, frames, state=state, progress=lambda done, _: read.append(done)) == whole
+    assert calibrate(network(), SPEC, frames, out=tmp_path / "x", progress=lambda done, _: read.append(done)) == whole
     assert read[0] == at
 
 
@@ -104,7 +104,7 @@ def test_an_interrupt_loses_nothing_but_its_frame(tmp_path: Path, at: int) -> No
 def test_an_interrupt_within_a_frame_loses_only_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, where: str
 ) -> None:
-    frames, state, calls = scenes(3), tmp_path / ".x.partial.npz", {"reading": 0, "counting": 0}
+    frames, calls = scenes(3), {"reading": 0, "counting": 0}
     whole, count, done = calibrate(network(), SPEC, frames), observe.ActivationCounter.count, []
 
     def interrupted(call: str, last: int) -> None:
@@ -123,9 +123,9 @@ def test_an_interrupt_within_a_frame_loses_only_that(
 
     monkeypatch.setattr(observe.ActivationCounter, "count", counted)
     with pytest.raises(KeyboardInterrupt):
-        calibrate(network(), SPEC, replace(frames, read=read), state=state)
+        calibrate(network(), SPEC, replace(frames, read=read), out=tmp_path / "x")
     monkeypatch.undo()
-    assert calibrate(network(), SPEC, frames, state=state, progress=lambda i, _: done.append(i)) == whole
+    assert calibrate(network(), SPEC, frames, out=tmp_path / "x", progress=lambda i, _: done.append(i)) == whole
     assert done[0] == at
 
 
@@ -133,16 +133,16 @@ def test_what_is_saved_on_the_way_is_enough(tmp_path: Path, monkeypatch: pytest.
     # as after a kill: the state is the one that was written while the run went on
     frames, state, held, done = scenes(3), tmp_path / ".x.partial.npz", [], []
     monkeypatch.setattr(calibration_stage, "SAVE_SECONDS", 0.0)
-    whole = calibrate(network(), SPEC, frames, state=state, progress=lambda *_: held.append(state.read_bytes()))
+    whole = calibrate(network(), SPEC, frames, out=tmp_path / "x", progress=lambda *_: held.append(state.read_bytes()))
     state.write_bytes(held[2])
-    assert calibrate(network(), SPEC, frames, state=state, progress=lambda i, _: done.append(i)) == whole
+    assert calibrate(network(), SPEC, frames, out=tmp_path / "x", progress=lambda i, _: done.append(i)) == whole
     assert done[0] == 2
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_first_frame(tmp_path: Path) -> None:
     done: list[int] = []
     with pytest.raises(CalibrationError, match="cannot be written"):
-        calibrate(network(), SPEC, scenes(2), state=tmp_path / "none" / "x", progress=lambda i, _: done.append(i))
+        calibrate(network(), SPEC, scenes(2), out=tmp_path / "none" / "x", progress=lambda i, _: done.append(i))
     assert done == []
 
 
@@ -153,42 +153,53 @@ def test_a_header_that_does_not_end_is_damage(tmp_path: Path) -> None:
     header = b"{'descr': ("
     with zipfile.ZipFile(state, "w") as archive:
         archive.writestr("key.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
-    assert calibrate(network(), SPEC, frames, state=state) == whole
+    assert calibrate(network(), SPEC, frames, out=tmp_path / "x") == whole
 
 
-def stopped(state: Path, frames: Frames, at: int) -> bytes:
+def stopped(folder: Path, frames: Frames, at: int) -> bytes:
+    """What is kept of a run to `folder`/x that was stopped."""
+
     def interrupted(done: int, _: int) -> None:
         if done == at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        calibrate(network(), SPEC, frames, state=state, progress=interrupted)
-    return state.read_bytes()
+        calibrate(network(), SPEC, frames, out=folder / "x", progress=interrupted)
+    return (folder / ".x.partial.npz").read_bytes()
 
 
 def test_another_method_goes_on_from_the_same_state(tmp_path: Path) -> None:
-    frames, state, read = scenes(3), tmp_path / ".x.partial.npz", []
-    stopped(state, frames, 2)
-    found = calibrate(network(), SPEC, frames, MinMax(), state=state, progress=lambda done, _: read.append(done))
+    frames, read = scenes(3), []
+    stopped(tmp_path, frames, 2)
+    found = calibrate(network(), SPEC, frames, MinMax(), out=tmp_path / "x", progress=lambda done, _: read.append(done))
     assert found == calibrate(network(), SPEC, frames, MinMax())
     assert read[0] == 2
 
 
-def test_a_finished_state_stays_until_the_ranges_are_written(tmp_path: Path) -> None:
-    frames, state, read = scenes(2), tmp_path / ".x.partial.npz", []
-    whole = calibrate(network(), SPEC, frames, state=state)
-    assert calibrate(network(), SPEC, frames, state=state, progress=lambda done, _: read.append(done)) == whole
+def test_a_finished_state_stays_until_the_ranges_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, read = scenes(2), []
+
+    def full(*_: object) -> None:
+        raise CalibrationError("no room")
+
+    monkeypatch.setattr(calibration_stage, "write_ranges", full)
+    with pytest.raises(CalibrationError, match="no room"):
+        calibrate(network(), SPEC, frames, out=tmp_path / "x")
+    monkeypatch.undo()
+    whole = calibrate(network(), SPEC, frames, out=tmp_path / "x", progress=lambda done, _: read.append(done))
     assert read == [2]
+    assert read_ranges(tmp_path / "x") == whole == calibrate(network(), SPEC, frames)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_no_damage_of_the_state_is_an_error(tmp_path: Path) -> None:
     frames, state = scenes(2), tmp_path / ".x.partial.npz"
-    whole, good = calibrate(network(), SPEC, frames), stopped(state, frames, 1)
+    whole, good = calibrate(network(), SPEC, frames), stopped(tmp_path, frames, 1)
     for place in range(0, len(good), len(good) // 60):
         damaged = bytearray(good)
         damaged[place] ^= 0xFF
         state.write_bytes(damaged)
-        assert calibrate(network(), SPEC, frames, state=state) == whole
+        assert calibrate(network(), SPEC, frames, out=tmp_path / "x") == whole
 
 
 def test_every_frame_is_read_once_to_look_and_once_to_count() -> None:
@@ -222,12 +233,12 @@ def test_a_state_of_other_frames_or_damaged_is_not_used(tmp_path: Path, caplog: 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        calibrate(network(), SPEC, scenes(2), state=state, progress=interrupted)
+        calibrate(network(), SPEC, scenes(2), out=tmp_path / "x", progress=interrupted)
     whole = calibrate(network(), SPEC, scenes(3))
-    assert calibrate(network(), SPEC, scenes(3), state=state) == whole
+    assert calibrate(network(), SPEC, scenes(3), out=tmp_path / "x") == whole
     assert "of another calibration" in caplog.text
     state.write_bytes(b"damaged")
-    assert calibrate(network(), SPEC, scenes(3), state=state) == whole
+    assert calibrate(network(), SPEC, scenes(3), out=tmp_path / "x") == whole
     assert "cannot be read" in caplog.text
 
 

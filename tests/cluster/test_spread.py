@@ -75,17 +75,17 @@ def test_a_worker_that_dies_stops_a_calibration_where_it_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibrate, "PIECE", 2)
-    bundle, source, state = open_bundle(tiny_bundle(tmp_path / "b")), f"scenes:2:{COUNT}", tmp_path / "s.npz"
+    bundle, source, out = open_bundle(tiny_bundle(tmp_path / "b")), f"scenes:2:{COUNT}", tmp_path / "s"
     model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, calibration_frames(source)
     looking = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(1))
     dying = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(2, lambda piece: 5 in piece))
     checks = list(looking.checks())
     monkeypatch.setattr(calibrate.DistributedFrameObserver, "checks", lambda self: iter(checks))
     with pytest.raises(RefineNetEdgeError, match="frames 4 to 5 of scenes:2:7"):
-        calibration.calibrate(model, spec, frames, state=state, observer=dying)
+        calibration.calibrate(model, spec, frames, out=out, observer=dying)
     steps: list[int] = []
     found = calibration.calibrate(
-        model, spec, frames, state=state, observer=looking, progress=lambda done, _: steps.append(done)
+        model, spec, frames, out=out, observer=looking, progress=lambda done, _: steps.append(done)
     )
     assert steps == [4, 6, 7]
     assert found == calibration.calibrate(model, spec, frames)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from refinenet_edge.bundle import MODEL, PLAN, Bundle, write_bundle
-from refinenet_edge.errors import BuildError
+from refinenet_edge.errors import BuildError, InputError
 from refinenet_edge.files import write_atomically
 from refinenet_edge.records import CHANNEL_MULTIPLE, INPUT, SMALLEST_SIDE, EngineInfo, Manifest, Profile, Size
 from refinenet_edge.runtime.cuda import gpu_capability
@@ -52,6 +52,22 @@ def profile_for(size: Size) -> Profile:
     """The default range of a dynamic engine around `size`: from a quarter of it to twice it."""
     low, high = (max(SMALLEST_SIDE, size[0] // 4), max(SMALLEST_SIDE, size[1] // 4)), (size[0] * 2, size[1] * 2)
     return Profile(low, size, high)
+
+
+def profile_of(manifest: Manifest, size: Size | None) -> Profile | None:
+    """The frame sizes of a plan for a bundle, around `size`; None: as those of the plan it has.
+
+    A bundle with one size has no profile. Raises `InputError` where `size` does not fit the bundle, or is needed.
+    """
+    if manifest.frame.size is not None:
+        if size is not None:
+            raise InputError(f"the bundle is fixed to {'x'.join(map(str, manifest.frame.size))}: leave --size out")
+        return None
+    if size is not None:
+        return profile_for(size)
+    if manifest.engine is None or manifest.engine.profile is None:
+        raise InputError("the bundle takes frames of any size: name the usual one with --size HEIGHTxWIDTH")
+    return manifest.engine.profile
 
 
 def build_plan(

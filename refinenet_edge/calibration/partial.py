@@ -1,0 +1,89 @@
+"""A calibration that is not finished: what is known after each frame, in a file beside its result."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from refinenet_edge.calibration.histogram import BINS, Histogram
+from refinenet_edge.errors import CalibrationError
+from refinenet_edge.files import write_atomically
+from refinenet_edge.records import RangesKey, to_json
+
+logger = logging.getLogger(__name__)
+
+SAVE_SECONDS = 30.0  # between two saves on the way
+NO_EXPONENT = -(1 << 15)
+# what numpy, zipfile and zlib raise on bytes that are not a whole archive
+DAMAGED = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+
+
+class Partial:
+    """`.NAME.partial.npz` beside the result `out`; nothing is kept without one. `key` is what its frames are of."""
+
+    def __init__(self, out: Path | None, key: RangesKey) -> None:
+        self._path = out.with_name(f".{out.name}.partial.npz") if out else None
+        self._key = to_json(key)
+        self._saved = time.monotonic()
+
+    def resume(self, tensors: Sequence[str], frames: int) -> tuple[int, dict[str, Histogram]]:
+        """Frames done and their histograms; none of them when there is nothing of this key."""
+        fresh = {name: Histogram() for name in tensors}
+        if self._path is None or not self._path.exists():
+            return 0, fresh
+        try:
+            # opened here: on a damaged archive numpy leaves a file of its own open
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+                if str(held["key"]) != self._key or held["names"].tolist() != list(tensors):
+                    logger.warning("%s is of another calibration: starting at the first frame", self._path)
+                    return 0, fresh
+                done, shape = int(held["done"]), (len(tensors), BINS)
+                if not 0 <= done <= frames or held["counts"].shape != shape or held["counts"].dtype != np.int64:
+                    raise ValueError("its numbers do not fit")
+                rows = zip(*(held[name] for name in ("counts", "exponents", "zeros", "low", "high")), strict=True)
+                histograms = [
+                    Histogram(
+                        counts, None if exponent == NO_EXPONENT else int(exponent), int(zeros), float(low), float(high)
+                    )
+                    for counts, exponent, zeros, low, high in rows
+                ]
+                logger.info("going on after frame %d", done)
+                return done, dict(zip(tensors, histograms, strict=True))
+        except DAMAGED as exc:
+            logger.warning("%s cannot be read (%s): starting at the first frame", self._path, exc)
+            return 0, fresh
+
+    def save(self, done: int, histograms: Mapping[str, Histogram], every: float = 0.0) -> None:
+        """Write what is known, if `every` seconds have passed since the last time. Raises `CalibrationError`."""
+        if self._path is None or time.monotonic() - self._saved < every:
+            return
+        held = list(histograms.values())
+        file = io.BytesIO()
+        np.savez_compressed(
+            file,
+            key=np.array(self._key),
+            done=np.array(done),
+            names=np.array(list(histograms)),
+            counts=np.stack([h.counts for h in held]),
+            exponents=np.array([NO_EXPONENT if h.exponent is None else h.exponent for h in held]),
+            zeros=np.array([h.zeros for h in held]),
+            low=np.array([h.low for h in held]),
+            high=np.array([h.high for h in held]),
+        )
+        write_atomically(self._path, file.getvalue(), CalibrationError)
+        self._saved = time.monotonic()
+
+    def remove(self) -> None:
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
