@@ -7,8 +7,9 @@ its reader seeks to, so that a frame is decoded the same way whoever labels it.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
@@ -79,7 +80,8 @@ class Reader:
                 assert self._scenes is not None
                 yield from ((item, scene(self._scenes.seed, item.place or 0)[0]) for item in items)
             elif items[0].place is None:
-                yield from ((item, _image(self._storage, file)) for item in items)
+                read = functools.partial(_image, self._storage, file)
+                yield from ((item, _or_why_not(read)) for item in items)
             else:
                 yield from _video(self._storage, file, items)
 
@@ -89,9 +91,13 @@ def _pieces(items: Iterator[Item]) -> Iterator[Piece]:
         yield piece
 
 
-def _image(storage: Storage, name: str) -> Frame | InputError:
+def _image(storage: Storage, name: str) -> Frame:
+    return decode_image(storage.read(name), name)
+
+
+def _or_why_not(read: Callable[[], Frame]) -> Frame | InputError:
     try:
-        return decode_image(storage.read(name), name)
+        return read()
     except InputError as exc:
         return exc
 
@@ -109,15 +115,8 @@ def _video(storage: Storage, name: str, items: list[Item]) -> Iterator[tuple[Ite
     try:
         with storage.path(name) as path, closing(VideoFile(path, name)) as video:
             for place in range(first, max(places) + 1):
-                frame = _frame(video, place)
+                frame = _or_why_not(functools.partial(video.read, place))
                 if item := places.get(place):
                     yield item, frame
     except InputError as exc:
         yield from ((item, exc) for item in items)
-
-
-def _frame(video: VideoFile, place: int) -> Frame | InputError:
-    try:
-        return video.read(place)
-    except InputError as exc:
-        return exc

@@ -46,23 +46,19 @@ class Scenes:
 
 
 @dataclass(frozen=True)
-class Images:
+class _File:
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+class Images(_File):
     """An image file, or a folder of them."""
 
-    path: Path
 
-    def __str__(self) -> str:
-        return str(self.path)
-
-
-@dataclass(frozen=True)
-class Video:
+class Video(_File):
     """A video file."""
-
-    path: Path
-
-    def __str__(self) -> str:
-        return str(self.path)
 
 
 @dataclass(frozen=True)
@@ -145,6 +141,5 @@ def _at(path: Path) -> Images | Video | Camera:
     suffix = path.suffix.lower()
     if os.path.isdir(path) or suffix in SUFFIXES:
         return Images(path)
-    if suffix in VIDEOS or (os.path.isfile(path) and not is_image_file(path)):
-        return Video(path)
-    return Images(path)
+    is_video = suffix in VIDEOS or (os.path.isfile(path) and not is_image_file(path))
+    return Video(path) if is_video else Images(path)

@@ -128,15 +128,14 @@ def write_image(path: str | Path, image: npt.NDArray[Any]) -> None:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: images are written as {', '.join(SUFFIXES)}")
-    _write(path, path.suffix.lower(), image)
+    write_atomically(path, _encode(str(path), path.suffix.lower(), image), InputError)
 
 
 def write_png(path: str | Path, image: npt.NDArray[Any]) -> None:
     """`write_image` for what must come back as it was, such as a label map (HxW): always PNG."""
-    path = Path(path)
-    if path.suffix.lower() != ".png":
+    if Path(path).suffix.lower() != ".png":
         raise InputError(f"{path}: only .png keeps every label as it is")
-    _write(path, ".png", image)
+    write_image(path, image)
 
 
 def list_images(path: str | Path) -> list[Path]:
@@ -200,10 +199,6 @@ def source_of(path: Path, *, every_frame: bool, repeat: bool) -> LiveSource:
 def encode_png(image: npt.NDArray[Any], name: str) -> bytes:
     """HxW or HxWx3 BGR uint8 as the bytes of a PNG file; errors call it `name`."""
     return _encode(name, ".png", image)
-
-
-def _write(path: Path, suffix: str, image: npt.NDArray[Any]) -> None:
-    write_atomically(path, _encode(str(path), suffix, image), InputError)
 
 
 def _encode(name: str, suffix: str, image: npt.NDArray[Any]) -> bytes:

@@ -6,7 +6,7 @@ import os
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import camera, images, scenes, video
-from refinenet_edge.frames.address import Address, Camera, Images, Scenes, Url, Video, parse
+from refinenet_edge.frames.address import Address, Images, Scenes, Video, parse
 from refinenet_edge.frames.readers import Frames, LiveSource
 
 
@@ -35,12 +35,9 @@ def open_source(text: str, *, every_frame: bool = False, repeat: bool = False) -
     address = parse(text)
     if isinstance(address, Scenes):
         return scenes.source_of(address)
-    if isinstance(address, (Camera, Url)):
+    if not isinstance(address, (Images, Video)):
         return camera.source_of(address)
     if not os.path.exists(address.path):
-        raise InputError(
-            f"no source {text!r}: expected a camera (0), csi, rtsp:// or http://, a video, images, or scenes"
-        )
-    if isinstance(address, Video):
-        return video.source_of(address.path, every_frame=every_frame, repeat=repeat)
-    return images.source_of(address.path, every_frame=every_frame, repeat=repeat)
+        raise InputError(f"no source {text!r}: expected a camera (0), csi, rtsp://, http://, a video, images or scenes")
+    source_of = video.source_of if isinstance(address, Video) else images.source_of
+    return source_of(address.path, every_frame=every_frame, repeat=repeat)
