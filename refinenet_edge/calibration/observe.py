@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 
 from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.errors import CalibrationError, GraphError
+from refinenet_edge.runtime.ort import open_onnxruntime
 from refinenet_edge.trace import first_line, to_bytes
 
 OPERATORS: dict[str, int | None] = {
@@ -51,7 +52,7 @@ class ActivationCounter:
     """A graph with its `observable` activations as outputs of ONNX Runtime sessions; `count` counts one frame's."""
 
     input: str
-    groups: tuple[ort.InferenceSession, ...]
+    groups: tuple[Any, ...]  # ONNX Runtime's sessions
 
     def count(self, image: Activation, name: str) -> dict[str, Histogram]:
         """Tensor -> histogram of one prepared frame (1x3xhxw). Raises `CalibrationError` for NaN or infinity."""
@@ -95,21 +96,15 @@ def activation_counter(model: ir.Model) -> ActivationCounter:
     return ActivationCounter(source, tuple(_session(data, group) for group in groups))
 
 
-def _session(data: bytes, outputs: list[str]) -> ort.InferenceSession:
+def _session(data: bytes, outputs: list[str]) -> Any:
     proto = onnx.load_model_from_string(data)
     _keep_only(proto.graph, set(outputs))
     del proto.graph.output[:]
     kind = onnx.TensorProto.FLOAT
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in outputs)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    # the arena of a session keeps what its largest frame took, and there are as many arenas as groups
-    options.enable_cpu_mem_arena = False
-    available = ort.get_available_providers()
-    # float32 as the graph says: CUDA rounds to TF32 unless told
-    cuda = [("CUDAExecutionProvider", {"use_tf32": "0"})] if "CUDAExecutionProvider" in available else []
     try:
-        return ort.InferenceSession(proto.SerializeToString(), options, providers=[*cuda, "CPUExecutionProvider"])
+        # the arena of a session keeps what its largest frame took, and there are as many arenas as groups
+        return open_onnxruntime(proto.SerializeToString(), arena=False, on_gpu=True)
     except Exception as exc:  # ONNX Runtime's own classes are private
         raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 
 from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion.rewrite import Rewrite
 from refinenet_edge.records import Parity, relative_error
+from refinenet_edge.runtime.ort import open_onnxruntime
 from refinenet_edge.trace import first_line, to_bytes
 
 BOUND = 1e-4  # max |fused - traced| / max |traced|, float32
@@ -25,11 +25,8 @@ Inputs = Mapping[str, npt.NDArray[np.float32]]  # frame name -> 1x3xhxw
 
 def logits(model: bytes, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
     """The float32 logits of a serialised ONNX model on each input, cast to its type and padded to its channels."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = open_onnxruntime(model, optimised=False)
         source = session.get_inputs()[0]
         dtype = np.float16 if source.type == "tensor(float16)" else np.float32
         by_frame = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import tempfile
@@ -26,34 +27,54 @@ KERNEL = "_kernel_time"  # how the profile ends the name of a node's computation
 ERRORS_ONLY = 3  # log severity: the default prints optimiser warnings that nobody can act on
 
 
-class OrtSession(CheckedSession):
-    """`model` (an ONNX file or its bytes) on the CPU; outputs are new arrays.
+def open_onnxruntime(
+    model: Path | bytes,
+    *,
+    threads: int = 0,
+    optimised: bool = True,
+    as_written: bool = False,
+    arena: bool = True,
+    on_gpu: bool = False,
+    profile: str = "",
+) -> Any:
+    """ONNX Runtime's own session of `model` (an ONNX file or its bytes). Raises whatever ONNX Runtime raises.
 
-    `as_written`: Q/DQ stay nodes of their own and convolutions float, as FP8 must. `threads` 0: as many as there are
-    cores. Raises `BundleError` for an unusable model.
+    `threads` 0: as many as there are cores. `optimised` False: node by node as the graph says. `as_written`: Q/DQ stay
+    nodes of their own and convolutions float, as FP8 must. `arena` False: memory is not kept for the next run.
+    `on_gpu`: by CUDA in float32, where this ONNX Runtime has it. `profile`: where the times of the nodes go.
+    """
+    ort = importlib.import_module("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = ERRORS_ONLY
+    options.enable_cpu_mem_arena = arena
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if as_written:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if on_gpu and "CUDAExecutionProvider" in ort.get_available_providers():
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))  # float32, as the graph says
+    source = str(model) if isinstance(model, Path) else model
+    return ort.InferenceSession(source, options, providers=providers)
+
+
+class OrtSession(CheckedSession):
+    """`model` (an ONNX file or its bytes) on the CPU; outputs are new arrays. The options are `open_onnxruntime`'s.
+
+    Raises `BundleError` for an unusable model.
     """
 
     def __init__(self, model: Path | bytes, as_written: bool = False, threads: int = 0) -> None:
-        self._model, self._as_written, self._threads = model, as_written, threads
+        self._open = functools.partial(open_onnxruntime, model, as_written=as_written, threads=threads)
         try:
-            self._session = self._open(self._options())
+            self._session = self._open()
         except Exception as exc:  # its error classes are private and have no base of their own
             what = model if isinstance(model, Path) else "the model"
             raise BundleError(f"ONNX Runtime cannot load {what}: {exc}") from exc
         super().__init__("onnxruntime", _specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
-
-    def _options(self) -> Any:
-        options = importlib.import_module("onnxruntime").SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.log_severity_level = ERRORS_ONLY
-        if self._as_written:
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-        return options
-
-    def _open(self, options: Any) -> Any:
-        source = str(self._model) if isinstance(self._model, Path) else self._model
-        onnxruntime = importlib.import_module("onnxruntime")
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
     def _run(self, feeds: Feeds) -> Outputs:
         try:
@@ -64,11 +85,8 @@ class OrtSession(CheckedSession):
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def _profiled_runs(self, feeds: Feeds) -> list[list[LayerTime]]:
-        options = self._options()
-        options.enable_profiling = True
         with tempfile.TemporaryDirectory() as folder:
-            options.profile_file_prefix = str(Path(folder, "profile"))
-            session = self._open(options)
+            session = self._open(profile=str(Path(folder, "profile")))
             for _ in range(1 + PROFILED_RUNS):
                 session.run(None, dict(feeds))
             events = json.loads(Path(session.end_profiling()).read_text())
