@@ -12,7 +12,26 @@
   - CudaError            a CUDA call failed: the GPU is full, lost or refuses; carries CUDA's name for it
 
 Messages say what, where, and the next command. The commands print them as one line and exit with 2.
+
+`require` is for what no user can cause: a program that hands over something of another type gets a `TypeError`.
 """
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+
+def require(value: Any, kinds: Any, what: str) -> None:
+    """Raise `TypeError` unless `value`, which an error calls `what`, is of the type or types `kinds`.
+
+    int stands for any integer but a bool.
+    """
+    expected = kinds if isinstance(kinds, tuple) else (kinds,)
+    numbers = (Integral,) if int in expected else ()
+    if not isinstance(value, (*expected, *numbers)) or (isinstance(value, bool) and bool not in expected):
+        names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in expected)
+        raise TypeError(f"{what}: expected {names}, got {value!r:.80}")
 
 
 class RefineNetEdgeError(Exception):

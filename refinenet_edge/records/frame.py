@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from refinenet_edge.errors import BundleError
+from refinenet_edge.errors import BundleError, require
 
 MAX_SIDE = 16_384  # pixels: larger frames are refused before anything is allocated for them
 SMALLEST_SIDE = 32  # pixels: below, a network's coarsest tap has no pixel left to interpolate
@@ -55,6 +55,8 @@ class FrameSpec:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
+        for name in ("resize", "upsample"):
+            require(getattr(self, name), (Bilinear, Cubic), f"frame.{name}")
         if self.resize == Bilinear(align_corners=True):
             raise BundleError("frame.resize: frames are resized with half-pixel centres only")
         if self.size is not None and not all(1 <= side <= MAX_SIDE for side in self.size):

@@ -5,8 +5,7 @@
     openvino, onnxruntime              model.onnx on the CPU
     auto                               the bundle's own backend; without an NVIDIA GPU, model.onnx on the CPU
 
-A replacement is always logged as a warning. Where there is a GPU, "auto" never falls back to the CPU: there a plan that
-does not run is a mistake to correct, not to hide.
+A replacement is always logged as a warning. On a GPU machine "auto" never falls back to the CPU silently: it raises.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import importlib
 import logging
 
 from refinenet_edge.bundle import MODEL, Bundle
-from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
+from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError, require
 from refinenet_edge.runtime.cuda import gpu_problem, load_cuda
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
@@ -52,6 +51,9 @@ def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool
     plan was made for another TensorRT or GPU, `BundleError` when the bundle lacks what the backend needs, `CudaError`
     when the GPU refuses.
     """
+    require(bundle, Bundle, "bundle")
+    require(allow_host_code, bool, "allow_host_code")
+    require(threads, int, "threads")
     backend = choose(bundle, backend)
     if backend == "openvino":
         return OpenVinoSession(bundle.path_of(MODEL), threads)
@@ -64,6 +66,7 @@ def choose(bundle: Bundle, backend: str = "auto") -> str:
     """Which of `BACKENDS` runs `bundle` here; what is asked for, if it can. Raises as `open_session`."""
     if backend == "auto":
         return _preferred(bundle)
+    require(backend, str, "backend")
     if backend not in BACKENDS:
         raise InputError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
     problem = _problem(backend)

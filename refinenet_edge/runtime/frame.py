@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refinenet_edge.errors import InputError
+from refinenet_edge.errors import InputError, require
 from refinenet_edge.records import MAX_SIDE, Cubic, Frame, FrameSpec
 
 DTYPES = ("float32", "float16")
@@ -30,6 +30,8 @@ def prepare(frame: Frame, spec: FrameSpec, dtype: str = "float32", channels: int
     from refinenet_edge.opencv import cv2  # here: the GPU's path runs without it
 
     check_frame(frame)
+    require(spec, FrameSpec, "spec")
+    require(channels, int, "channels")
     tables = _tables(spec.mean, spec.std, dtype)
     if spec.size is not None and frame.shape[:2] != spec.size:
         how = cv2.INTER_CUBIC if isinstance(spec.resize, Cubic) else cv2.INTER_LINEAR
@@ -94,9 +96,16 @@ def _checked(image: DeviceImage) -> DeviceImage:
 def check_frame(frame: Frame) -> None:
     """Raise `InputError` unless `frame` is HxWx3 uint8 with sides of 1 to `MAX_SIDE` pixels."""
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise InputError(f"a frame is a HxWx3 BGR uint8 array, as cv2.imread gives it; this is {found}")
+        given = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise InputError(f"a frame is a HxWx3 BGR uint8 array, as cv2.imread gives it; this is {given}")
     _check_sides(frame.shape)
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise `InputError` unless a frame may be so large, `TypeError` for what is no number of pixels."""
+    require(height, int, "height")
+    require(width, int, "width")
+    _check_sides((height, width))
 
 
 def _check_sides(shape: tuple[int, ...]) -> None:

@@ -36,8 +36,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from refinenet_edge.errors import BundleError
-from refinenet_edge.records import Bilinear, Confidence, Interpolation, LabelMap, Size
+from refinenet_edge.errors import BundleError, require
+from refinenet_edge.records import Bilinear, Confidence, Cubic, Interpolation, LabelMap, Size
 
 try:
     from refinenet_edge.runtime.kernels import _head
@@ -58,6 +58,7 @@ def implementation() -> Literal["c++", "numpy"]:
 
 def one_frame(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The CxHxW logits of a network's output, 1xCxHxW. Raises `BundleError` for another shape."""
+    require(logits, np.ndarray, "logits")
     if logits.ndim != 4 or logits.shape[0] != 1:
         raise _no_logits(logits, "1 x classes x h x w")
     first: npt.NDArray[Any] = logits[0]
@@ -79,6 +80,8 @@ def upsample_softmax(logits: npt.NDArray[Any], size: Size, how: Interpolation) -
 
 
 def _upsample(logits: npt.NDArray[Any], size: Size, how: Interpolation, confidence: Confidence | None) -> LabelMap:
+    require(logits, np.ndarray, "logits")
+    require(how, (Bilinear, Cubic), "the interpolation")
     if logits.ndim != 3 or not 1 <= logits.shape[0] <= 256 or 0 in logits.shape:
         raise _no_logits(logits, "classes x h x w")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused as that

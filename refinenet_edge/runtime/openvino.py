@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from refinenet_edge.errors import BundleError, RefineNetEdgeError
+from refinenet_edge.errors import BundleError, RefineNetEdgeError, require
 from refinenet_edge.records import TensorSpec
 from refinenet_edge.runtime.session import PROFILED_RUNS, CheckedSession, Feeds, LayerTime, Outputs
 
@@ -22,6 +22,7 @@ class OpenVinoSession(CheckedSession):
     """
 
     def __init__(self, model: Path | bytes, threads: int = 0) -> None:
+        require(model, (Path, bytes), "model")
         self._model = model
         self._config: dict[str, Any] = {**CONFIG, **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
         try:

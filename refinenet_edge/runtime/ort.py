@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from refinenet_edge.errors import BundleError, RefineNetEdgeError
+from refinenet_edge.errors import BundleError, RefineNetEdgeError, require
 from refinenet_edge.records import TensorSpec
 from refinenet_edge.runtime.session import PROFILED_RUNS, CheckedSession, Feeds, LayerTime, Outputs
 
@@ -68,6 +68,7 @@ class OrtSession(CheckedSession):
     """
 
     def __init__(self, model: Path | bytes, as_written: bool = False, threads: int = 0) -> None:
+        require(model, (Path, bytes), "model")
         self._open = functools.partial(open_onnxruntime, model, as_written=as_written, threads=threads)
         try:
             self._session = self._open()

@@ -10,14 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.bundle import Bundle, open_bundle
-from refinenet_edge.errors import BundleError, InputError, MissingExtra
-from refinenet_edge.records import Frame, FrameSpec, Interpolation, LabelMap, Labels, Mask, Size
+from refinenet_edge.errors import BundleError, InputError, MissingExtra, require
+from refinenet_edge.records import Bilinear, Cubic, Frame, FrameSpec, Interpolation, LabelMap, Labels, Mask, Size
 from refinenet_edge.runtime.backends import open_session
 from refinenet_edge.runtime.device_path import DevicePath, fits_device
-from refinenet_edge.runtime.frame import DeviceImage, check_frame, on_device
+from refinenet_edge.runtime.frame import DeviceImage, check_frame, check_size, on_device
 from refinenet_edge.runtime.frame_path import FramePath, Network, SharedSession
 from refinenet_edge.runtime.host_path import HostPath
 from refinenet_edge.runtime.session import Session
@@ -52,6 +53,8 @@ class Segmenter:
 
         `confidence`: every mask says how sure its labels are (`Mask.confidence`), which takes a frame longer.
         """
+        require(bundle, (str, Path, Bundle), "bundle")
+        require(confidence, bool, "confidence")
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         manifest = opened.manifest
         profile = manifest.engine.profile if manifest.engine else None
@@ -62,6 +65,10 @@ class Segmenter:
     @classmethod
     def from_session(cls, session: Session, frame_spec: FrameSpec, labels: Labels, *, confidence: bool = False) -> Self:
         """A segmenter over `session`, which it closes: for a `FakeSession`, or a session that no bundle describes."""
+        require(session, Session, "session")
+        require(frame_spec, FrameSpec, "frame_spec")
+        require(labels, Labels, "labels")
+        require(confidence, bool, "confidence")
         segmenter = cls.__new__(cls)
         origin = f"the {session.name} session"
         segmenter._start(Network(SharedSession(session), frame_spec, labels, origin, confidence=confidence))
@@ -73,6 +80,7 @@ class Segmenter:
         Each is closed by itself, and the session with the last of them. Cubic interpolation is done on the CPU. Raises
         `InputError` after close().
         """
+        require(upsample, (Bilinear, Cubic), "upsample")
         segmenter = type(self).__new__(type(self))
         with self._turn():
             self._network.shared.users += 1
@@ -115,6 +123,7 @@ class Segmenter:
         outside a dynamic engine's range, `BundleError` when the network's output is not this bundle's logits,
         `CudaError` when the GPU fails.
         """
+        require(labels, (np.ndarray, type(None)), "labels")
         with self._turn():
             return self._path.segment(self._usable(frame), labels)
 
@@ -133,6 +142,7 @@ class Segmenter:
         its mask comes; an iterator that is not read to its end is closed, or waits with its frames. Raises as `segment`
         does, and `InputError` for a `depth` below 1.
         """
+        require(depth, int, "depth")
         if depth < 1:
             raise InputError(f"a depth of {depth}: at least 1 frame is on its way")
         yield from self._path.stream(map(self._usable, frames), depth)
@@ -143,6 +153,7 @@ class Segmenter:
         It is taken without a copy on the host, on an integrated GPU without any. It ends with the segmenter, and must
         stay as it is until the mask of its frame has come.
         """
+        check_size(height, width)
         return self._path.new_frame((height, width))
 
     def new_labels(self, height: int, width: int) -> LabelMap:
@@ -150,6 +161,7 @@ class Segmenter:
 
         On an integrated GPU the network's head writes there itself. It ends with the segmenter.
         """
+        check_size(height, width)
         return self._path.new_labels((height, width))
 
     def image(self, frame: Frame) -> npt.NDArray[Any]:
@@ -166,6 +178,8 @@ class Segmenter:
 
         Raises `BundleError` when they are not logits of this bundle's classes.
         """
+        require(logits, np.ndarray, "logits")
+        check_size(*size)
         return self._host.mask(logits, size)
 
     def _usable(self, frame: Frame | Any) -> Frame | DeviceImage:

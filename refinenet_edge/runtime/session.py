@@ -14,12 +14,12 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from refinenet_edge.errors import InputError
+from refinenet_edge.errors import InputError, require
 from refinenet_edge.records import TensorSpec
 
 if TYPE_CHECKING:
@@ -43,13 +43,14 @@ class LayerTime:
 
 def medians(runs: Iterable[Iterable[LayerTime]]) -> list[LayerTime]:
     """The median of each layer over `runs`, in the order of the first of them."""
-    found: dict[tuple[str, str], list[float]] = {}
+    times: dict[tuple[str, str], list[float]] = {}
     for run in runs:
         for layer in run:
-            found.setdefault((layer.name, layer.kind), []).append(layer.ms)
-    return [LayerTime(name, kind, statistics.median(ms)) for (name, kind), ms in found.items()]
+            times.setdefault((layer.name, layer.kind), []).append(layer.ms)
+    return [LayerTime(name, kind, statistics.median(ms)) for (name, kind), ms in times.items()]
 
 
+@runtime_checkable
 class Session(Protocol):
     """A loaded network. Used from one thread at a time."""
 
@@ -141,6 +142,7 @@ class CheckedSession:
 
 def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Feeds) -> None:
     """Raise `InputError` unless `feeds` has exactly the names, dtypes and shapes of `inputs`."""
+    require(feeds, Mapping, "feeds")
     if set(feeds) != {spec.name for spec in inputs}:
         raise InputError(f"the network takes {[spec.name for spec in inputs]}, it was fed {list(feeds)}")
     for spec in inputs:
