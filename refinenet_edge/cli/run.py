@@ -147,11 +147,11 @@ def evaluate(
             segmenter = stack.enter_context(Segmenter(opened, backend, allow_host_code=allow_host_code))
             by = LocalEvaluator(stack.enter_context(segmenter.with_upsample(way)) if way else segmenter)
         else:
-            from refinenet_edge.cluster.bundles import gpus_of, resolve
+            from refinenet_edge.cluster.bundles import common_backend, gpus_of
             from refinenet_edge.cluster.evaluate import DistributedEvaluator
             from refinenet_edge.cluster.pool import open_pool
 
-            wanted = resolve(opened, backend, ray)
+            wanted = common_backend(opened, backend, ray)
             pool = stack.enter_context(open_pool(ray, gpus=gpus_of(wanted)))
             by = DistributedEvaluator(opened, wanted, pool, way, allow_host_code)
         task = bar.add_task("evaluate", total=len(data.samples))

@@ -30,7 +30,7 @@ import numpy as np
 
 from refinenet_edge import __version__
 from refinenet_edge.bundle import Bundle
-from refinenet_edge.cluster.bundles import Opening, gpus_of, opening, resolve
+from refinenet_edge.cluster.bundles import Opening, common_backend, gpus_of, opening
 from refinenet_edge.cluster.pool import Pool, open_pool
 from refinenet_edge.cluster.storage import CLUSTER, Storage, absolute, open_storage
 from refinenet_edge.cluster.work import Item, Piece, Reader, everywhere, find
@@ -125,7 +125,7 @@ def label(
     """
     where = everywhere(source)
     _refuse_inside(where, out)
-    wanted = resolve(bundle, backend, ray)
+    wanted = common_backend(bundle, backend, ray)
     run = LabellingRecord(bundle.identity, wanted, form, bundle.manifest.labels, shown(where), confidence)
     storage = open_storage(out)
     if form == "parquet":

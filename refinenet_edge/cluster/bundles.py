@@ -51,7 +51,7 @@ class Opening:
             return segmenter.with_upsample(self.upsample)
 
 
-def resolve(bundle: Bundle, backend: str, ray: str) -> str:
+def common_backend(bundle: Bundle, backend: str, ray: str) -> str:
     """The one backend that all workers use: "auto" is the bundle's own where they may be on other machines."""
     if backend != "auto" and backend not in BACKENDS:
         raise InputError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")

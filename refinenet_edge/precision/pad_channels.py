@@ -57,12 +57,12 @@ def _sums(logits: ir.Value) -> list[ir.Value]:
     """`logits`, and what it is the sum of, down to the convolutions."""
     node = logits.producer()
     parts = [value for value in node.inputs if value is not None] if node and node.op_type == "Add" else []
-    return [logits, *(found for part in parts for found in _sums(part))]
+    return [logits, *(value for part in parts for value in _sums(part))]
 
 
 def _convolutions(logits: ir.Value) -> list[ir.Node] | None:
     """The convolutions that `logits` is the sum of; None when it is something else."""
-    found = []
+    convolutions = []
     for value in _sums(logits):
         node = value.producer()
         if node is None or len(value.uses()) != (value is not logits) or value.shape is None:
@@ -70,8 +70,8 @@ def _convolutions(logits: ir.Value) -> list[ir.Node] | None:
         if node.op_type != "Add":
             if not _is_plain(node):
                 return None
-            found.append(node)
-    return found
+            convolutions.append(node)
+    return convolutions
 
 
 def _pad(graph: ir.Graph, node: ir.Node, index: int, axis: int) -> None:

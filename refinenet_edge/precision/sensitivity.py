@@ -77,6 +77,6 @@ class LogitNoise:
     def _logits(self, rounded: Group) -> npt.NDArray[np.float64]:
         session = self._board.keeping(set(self._board.layers) - set(rounded))
         (source,), (target,) = session.inputs, session.outputs
-        found = [session.run({source.name: image})[target.name] for image in self._images]
-        self.runs += len(found)
-        return np.concatenate([np.asarray(logits, np.float64).ravel() for logits in found])
+        self.runs += len(self._images)
+        outputs = (session.run({source.name: image})[target.name] for image in self._images)
+        return np.concatenate([np.asarray(logits, np.float64).ravel() for logits in outputs])
