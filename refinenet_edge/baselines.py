@@ -103,15 +103,15 @@ def baselines_for(against: Sequence[str], entry: BundleEntry, checkpoint: Path |
     Raises `InputError` for a name that is none, or weights that are not the bundle's, `MissingExtra` without torch.
     """
     bundle = open_bundle(entry.path)
-    found: list[Entry] = []
+    entries: list[Entry] = []
     for name in against:
         if name in NAMES:
-            found.append(_baseline(name, bundle, checkpoint, entry.on_gpu))
+            entries.append(_baseline(name, bundle, checkpoint, entry.on_gpu))
         elif name.endswith(".onnx"):
-            found.append(_onnx_baseline(Path(name), bundle))
+            entries.append(_onnx_baseline(Path(name), bundle))
         else:
-            raise InputError(f"--against {name}: {', '.join(NAMES)} or FILE.onnx is meant")
-    return found
+            raise InputError(f"--against {name}: expected {', '.join(NAMES)} or FILE.onnx")
+    return entries
 
 
 def _baseline(kind: str, bundle: Bundle, checkpoint: Path | None, on_gpu: bool) -> Baseline:
@@ -199,7 +199,7 @@ def _session(path: Path, backend: str) -> Iterator[Network]:
     session = OpenVinoSession(path) if backend == "openvino" else OrtSession(path)
     with session:
         if len(session.inputs) != 1 or len(session.outputs) != 1 or session.inputs[0].dtype != "float32":
-            raise BundleError(f"{path.name}: one float32 input and one output are meant")
+            raise BundleError(f"{path.name}: expected one float32 input and one output")
         source, target = session.inputs[0].name, session.outputs[0].name
         yield lambda images: session.run({source: images})[target]
 
@@ -217,11 +217,11 @@ def _usual(network: Network, spec: FrameSpec, size: Size) -> Runner:
         return np.ascontiguousarray(images)
 
     def labels(logits: npt.NDArray[Any], frames: Sequence[Frame]) -> list[npt.NDArray[np.uint8]]:
-        found = []
+        maps = []
         for scores, frame in zip(logits, frames, strict=True):
             large = cv2.resize(scores.transpose(1, 2, 0), frame.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-            found.append(large.argmax(2).astype(np.uint8))
-        return found
+            maps.append(large.argmax(2).astype(np.uint8))
+        return maps
 
     def run(frames: Sequence[Frame]) -> Stages:
         stages: Stages = {}

@@ -16,7 +16,7 @@ def parse_size(text: str) -> Size:
     """(height, width) of "HxW", or of "N" for a square."""
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdigit() and len(side) < 7 for side in sides):
-        raise InputError(f"size {text!r}: HEIGHTxWIDTH in pixels is meant, such as 512x512")
+        raise InputError(f"size {text!r}: expected HEIGHTxWIDTH in pixels, such as 512x512")
     return int(sides[0]), int(sides[-1])
 
 

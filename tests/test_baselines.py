@@ -74,7 +74,9 @@ class TestAnOnnxFile:
 
 
 def test_an_unknown_name(mobile_bundle: Path) -> None:
-    with pytest.raises(InputError, match=r"--against tvm: torch, compile, onnxruntime, openvino or FILE\.onnx"):
+    with pytest.raises(
+        InputError, match=r"--against tvm: expected torch, compile, onnxruntime, openvino or FILE\.onnx"
+    ):
         baselines_for(["tvm"], bundle_entry(mobile_bundle, "openvino"))
 
 

@@ -89,7 +89,7 @@ def test_a_square_size_is_one_number_and_a_pair_is_taken_too(tmp_path: Path) -> 
         ('model = "rf50"\nsize = [512]', r"size: .* expected"),
         ('model = "rf50"\nsize = "0x512"', r"size 0x512 is outside 1\.\.16384"),
         ('model = "rf50"\nsize = "512x20000"', r"size 512x20000 is outside"),
-        ('model = "rf50"\nsize = "large"', r"size 'large': HEIGHTxWIDTH in pixels is meant"),
+        ('model = "rf50"\nsize = "large"', r"size 'large': expected HEIGHTxWIDTH in pixels"),
         ('model = "rf50"\ndynamic = 1', r"dynamic: .*bool.* expected, found '1'"),
         ('model = "rf50"\nworkspace_mib = "1 GB"', r"workspace_mib: .*int.* expected"),
         ('model = "rf50"\nworkspace_mib = true', r"workspace_mib: .*int.* expected"),
@@ -132,5 +132,5 @@ def test_a_size_is_height_by_width(text: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "512x", "x512", "1x2x3", "-1x2", "5.5", "1e3", " 512", "9999999", "512*512"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="HEIGHTxWIDTH in pixels is meant, such as 512x512"):
+    with pytest.raises(InputError, match="expected HEIGHTxWIDTH in pixels, such as 512x512"):
         parse_size(text)

@@ -15,6 +15,7 @@ machine cannot say is None, never a guess.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,7 +237,8 @@ def read_run(path: Path) -> BenchmarkRun:
         with path.open("rb") as file:
             data = file.read(MAX_RUN + 1)
     except OSError as exc:
-        raise InputError(f"{path} cannot be read: {exc.strerror}; measure with refinenet-edge bench -o {path}") from exc
+        command = f"refinenet-edge bench -o {shlex.quote(str(path))}"
+        raise InputError(f"{path} cannot be read: {exc.strerror}; measure with {command}") from exc
     if len(data) > MAX_RUN:
         raise InputError(f"{path} has more than {MAX_RUN} bytes: it is not a benchmark result")
     try:

@@ -128,6 +128,33 @@ class _Tally:
     done: Mapping[str, str]
 
 
+class _Resumable:
+    """What was counted so far, kept in the file `partial` to go on from; begins with what is in it."""
+
+    def __init__(self, partial: Path | None, key: Mapping[str, str], dataset: DataSet, by: Evaluator) -> None:
+        classes = len(by.labels.names)
+        before = _read_partial(partial, key, dataset, classes) if partial else None
+        matrix = Confusion(np.array(before.confusion, np.int64)) if before else Confusion.zero(classes)
+        self.tally = _Tally(matrix, before.done if before else {})
+        self._partial, self._key = partial, key
+        self.saved = time.monotonic()
+        self._began = self.saved - (before.seconds if before else 0.0)
+
+    def seconds(self) -> float:
+        """Wall time of all parts of the run."""
+        return time.monotonic() - self._began
+
+    def save(self) -> None:
+        if self._partial:
+            state = _Partial(self._key, self.tally.done, _rows(self.tally.confusion), self.seconds())
+            write_atomically(self._partial, to_json(state).encode(), InputError)
+        self.saved = time.monotonic()
+
+    def forget(self) -> None:
+        if self._partial:
+            self._partial.unlink(missing_ok=True)
+
+
 def evaluate(
     segmenter: Segmenter | Evaluator,
     dataset: DataSet,
@@ -147,52 +174,39 @@ def evaluate(
     """
     by = LocalEvaluator(segmenter) if isinstance(segmenter, Segmenter) else segmenter
     _require_same_classes(by, dataset)
-    key = _key(by, dataset, identity)
-    partial = out.with_name(f"{out.name}.partial") if out else None
-    before = _read_partial(partial, key, dataset, len(by.labels.names)) if partial else None
-    zero = Confusion.zero(len(by.labels.names))
-    held = _Tally(Confusion(np.array(before.confusion, np.int64)), before.done) if before else _Tally(zero, {})
-    earlier = before.seconds if before else 0.0
-    started = saved = time.monotonic()
+    run = _Resumable(out.with_name(f"{out.name}.partial") if out else None, _key(by, dataset, identity), dataset, by)
     problems: list[SampleProblem] = []
 
-    def save() -> None:
-        if partial:
-            seconds = earlier + time.monotonic() - started
-            state = _Partial(key, held.done, _rows(held.confusion), seconds)
-            write_atomically(partial, to_json(state).encode(), InputError)
-
-    save()  # a place that cannot be written is found out now, not after the last sample
-    try:
+    def tell() -> None:
         if progress:
-            progress(len(held.done), len(dataset.samples))
-        for sample, stamp, found in by.compare([s for s in dataset.samples if s.id not in held.done]):
-            if isinstance(found, Unusable):
+            progress(len(run.tally.done) + len(problems), len(dataset.samples))
+
+    run.save()  # a place that cannot be written is found out now, not after the last sample
+    try:
+        tell()
+        for sample, stamp, outcome in by.compare([s for s in dataset.samples if s.id not in run.tally.done]):
+            if isinstance(outcome, Unusable):
                 if strict:
-                    raise Unusable(found.kind, f"{sample.id}: {found}") from found
-                problems.append(SampleProblem(sample.id, found.kind, str(found)))
-                logger.info("%s: %s", sample.id, found)
+                    raise Unusable(outcome.kind, f"{sample.id}: {outcome}") from outcome
+                problems.append(SampleProblem(sample.id, outcome.kind, str(outcome)))
+                logger.info("%s: %s", sample.id, outcome)
             else:
-                held = _Tally(held.confusion + found, {**held.done, sample.id: stamp})
-            if progress:
-                progress(len(held.done) + len(problems), len(dataset.samples))
-            if time.monotonic() - saved > SAVE_SECONDS:
-                save()
-                saved = time.monotonic()
-        if not held.done:
+                run.tally = _Tally(run.tally.confusion + outcome, {**run.tally.done, sample.id: stamp})
+            tell()
+            if time.monotonic() - run.saved > SAVE_SECONDS:
+                run.save()
+        if not run.tally.done:
             raise InputError(f"no sample of {dataset.name} can be used; {problems[0].sample}: {problems[0].detail}")
-        seconds = earlier + time.monotonic() - started
-        result = _result(by, dataset, identity, held, tuple(problems), seconds)
+        result = _result(by, dataset, identity, run.tally, tuple(problems), run.seconds())
         if out:
             write_atomically(out, to_json(result).encode(), InputError)
     except BaseException:
-        if held.done:
-            save()
-        elif partial:
-            partial.unlink(missing_ok=True)
+        if run.tally.done:
+            run.save()
+        else:
+            run.forget()
         raise
-    if partial:
-        partial.unlink(missing_ok=True)
+    run.forget()
     return result
 
 
@@ -205,8 +219,8 @@ def compare(segmenter: Segmenter, sample: Sample) -> Confusion:
         raise Unusable("size", f"the image is {next(sizes)} pixels, its mask {next(sizes)}")
     wrong = truth[(truth >= classes) & (truth != IGNORE)]
     if wrong.size:
-        found = ", ".join(map(str, np.unique(wrong)[:5]))
-        raise Unusable("label", f"the mask has label {found}, the classes are 0..{classes - 1}")
+        unknown = ", ".join(map(str, np.unique(wrong)[:5]))
+        raise Unusable("label", f"the mask has label {unknown}, the classes are 0..{classes - 1}")
     try:
         mask = segmenter.segment(frame)
     except InputError as exc:
@@ -270,17 +284,17 @@ def _result(
     by: Evaluator,
     dataset: DataSet,
     identity: Identity | None,
-    held: _Tally,
+    tally: _Tally,
     problems: tuple[SampleProblem, ...],
     seconds: float,
 ) -> EvaluationResult:
-    confusion = held.confusion
+    confusion = tally.confusion
     return EvaluationResult(
         identity=identity,
         backend=by.backend,
         dataset=dataset.name,
         samples=len(dataset.samples),
-        counted=len(held.done),
+        counted=len(tally.done),
         frame=by.frame,
         classes=(dataset.labels or by.labels).names,
         miou=_or_none(confusion.miou),

@@ -77,7 +77,7 @@ class Labels:
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= 255 or len(self.names) != len(self.palette):
             counts = f"{len(self.names)} names and {len(self.palette)} colours"
-            raise BundleError(f"labels {self.name!r}: {counts}, 1 to 255 of each are meant")
+            raise BundleError(f"labels {self.name!r}: {counts}, expected 1 to 255 of each")
         if not all(0 <= channel <= 255 for colour in self.palette for channel in colour):
             raise BundleError(f"labels {self.name!r}: a palette colour is outside 0..255")
 

@@ -137,7 +137,7 @@ class Manifest:
                 raise BundleError(f"manifest names the file {name!r}: files of a bundle lie directly in it")
         if len(self.inputs) != 1 or len(self.outputs) != 1:
             counts = f"{len(self.inputs)} inputs and {len(self.outputs)} outputs"
-            raise BundleError(f"manifest has {counts}, one of each is meant")
+            raise BundleError(f"manifest has {counts}, expected exactly one of each")
 
     @property
     def command(self) -> str:

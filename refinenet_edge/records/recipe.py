@@ -53,11 +53,11 @@ class Recipe:
         if self.onnx is None and self.model is None and self.checkpoint is None:
             raise InputError("nothing to build: give --model, --checkpoint or --onnx")
         if self.max_miou_drop is not None and self.min_agreement is not None:
-            raise InputError("one budget is meant: --max-miou-drop or --min-agreement")
+            raise InputError("expected one budget: --max-miou-drop or --min-agreement")
         if self.max_miou_drop is not None and not self.max_miou_drop > 0:
-            raise InputError(f"--max-miou-drop {self.max_miou_drop}: more than 0 points of mIoU are meant")
+            raise InputError(f"--max-miou-drop {self.max_miou_drop}: expected more than 0 points of mIoU")
         if self.min_agreement is not None and not 0 < self.min_agreement < 100:
-            raise InputError(f"--min-agreement {self.min_agreement}: between 0 and 100 percent are meant")
+            raise InputError(f"--min-agreement {self.min_agreement}: expected between 0 and 100 percent")
         if self.judge is not None and not self.budgeted:
             raise InputError("--judge is for a budget: give --max-miou-drop or --min-agreement too")
         if not all(1 <= side <= MAX_SIDE for side in self.size):

@@ -7,6 +7,7 @@ where `allow_host_code` says that the bundle is trusted, as a program must be.
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING, cast
 
 from refinenet_edge.bundle import PLAN, Bundle
@@ -152,7 +153,7 @@ def check_engine(bundle: Bundle, backend: str, version: str, capability: str) ->
         builder = backend if backend in ("tensorrt", "tensorrt-rtx") else "tensorrt"
         raise EngineMismatch(
             f"bundle {bundle.path} {problem}; "
-            f"build its plan here: refinenet-edge plan {bundle.path} --backend {builder}"
+            f"build its plan here: refinenet-edge plan {shlex.quote(str(bundle.path))} --backend {builder}"
         )
     return info
 
