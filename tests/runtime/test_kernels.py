@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +86,27 @@ def test_every_kind_compiles_without_spills(
     nvrtc: Any, file: str, defines: tuple[str, ...], record_property: Any
 ) -> None:
     check_resources(file, defines, "sm_87", record_property)
+
+
+def loads(nvrtc: Any, file: str, defines: tuple[str, ...]) -> Counter[str]:
+    """How often each load from global memory stands in the PTX of `file` for sm_87: its type to its number."""
+    source, header = ((device.FOLDER / name).read_bytes() for name in (file, device.HEADER))
+    program = nvrtc.nvrtcCreateProgram(source, file.encode(), 1, [header], [device.HEADER.encode()])[1]
+    options = [b"--gpu-architecture=compute_87", b"--std=c++17", b"--fmad=false"]
+    options += [f"-D{define}".encode() for define in defines]
+    assert not int(nvrtc.nvrtcCompileProgram(program, len(options), options)[0])
+    text = bytearray(nvrtc.nvrtcGetPTXSize(program)[1])
+    nvrtc.nvrtcGetPTX(program, text)
+    nvrtc.nvrtcDestroyProgram(program)
+    return Counter(re.findall(r"\bld\.global(?:\.nc)?\.(\w+)", text.decode()))
+
+
+@pytest.mark.parametrize(("file", "defines"), FRAMES)
+def test_a_frame_is_read_in_words_of_8_bytes(nvrtc: Any, file: str, defines: tuple[str, ...]) -> None:
+    """Two rows, in each a word and, where the pixels reach into it, the next; it was 12 single bytes."""
+    found = loads(nvrtc, file, defines)
+    assert found["u64"] == 4
+    assert not found["u8"] + found["s8"]
 
 
 def test_a_kernel_that_does_not_compile_says_why(nvrtc: Any) -> None:
@@ -314,6 +338,25 @@ class TestOnTheHost:
         # OpenCV resizes bytes with 11-bit fractions: sometimes the next byte
         step_of_a_byte = np.array([1.001 / 255 / std for std in spec.std])[:, None, None]
         assert (abs(found.astype(float) - prepare(frame, spec, dtype).astype(float)) <= step_of_a_byte + 2e-3).all()
+
+    @pytest.mark.parametrize("size", [(3, 5), (5, 8), (2, 3)])
+    def test_a_frame_may_lie_anywhere(self, work: Callable[[], Any], size: Size) -> None:
+        """At every address, and up against memory that nobody may read on both sides."""
+        page = mmap.PAGESIZE
+        area = mmap.mmap(-1, 3 * page)
+        room = np.frombuffer(area, np.uint8)
+        start = room.ctypes.data
+        for side in (start, start + 2 * page):
+            assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(side), page, 0) == 0
+        frame = np.random.default_rng(3).integers(0, 256, (3, 5, 3), np.uint8)
+        resized = np.rint(upsample(frame.transpose(2, 0, 1), size, Bilinear())).astype(np.uint8).transpose(1, 2, 0)
+        expected = prepare(np.ascontiguousarray(resized), FrameSpec(None))
+        with work() as (gpu, scope):
+            step = device.DeviceFrame(scope, FrameSpec(size), (3, 5))
+            for place in (*range(page, page + 8), 2 * page - frame.nbytes):
+                room[place : place + frame.nbytes] = frame.ravel()
+                step.prepare(start + place, 15)
+                assert np.array_equal(read(gpu, scope, step.address, expected.shape, np.float32), expected)
 
     def test_a_cubic_resize_is_refused(self, work: Callable[[], Any]) -> None:
         with work() as (_, scope), pytest.raises(ValueError, match="bilinearly"):

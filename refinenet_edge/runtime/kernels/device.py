@@ -139,8 +139,8 @@ class DeviceFrame:
         if not isinstance(spec.resize, Bilinear) and spec.size not in (None, size):
             raise ValueError("frames are resized bilinearly on the GPU")
         self._module = Module(scope, "frame.cu", (f"ELEMENT={ELEMENTS[dtype]}", f"CHANNELS={channels or 3}"))
-        self._size = height, width = size
-        self._out = out_height, out_width = spec.size or size
+        height, width = size
+        self._size = out_height, out_width = spec.size or size
         down, across = bilinear_axis(height, out_height, Bilinear()), bilinear_axis(width, out_width, Bilinear())
         self._tables = [scope.put(array) for array in (down.first, down.t, across.first, across.t)]
         ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
@@ -149,7 +149,8 @@ class DeviceFrame:
 
     def prepare(self, frame: int, pitch: int) -> None:
         """Queue the frame (HxWx3 BGR bytes on the device, rows `pitch` bytes apart) -> the input at `address`."""
-        sides = (*(ctypes.c_int(side) for side in self._size), ctypes.c_longlong(pitch))
+        rows, columns = self._size
         tables = (ctypes.c_void_p(table) for table in self._tables)
-        result = ctypes.c_int(self._out[1]), ctypes.c_void_p(self.address)
-        self._module.launch("prepare", self._out[1], self._out[0], ctypes.c_void_p(frame), *sides, *tables, *result)
+        result = ctypes.c_int(columns), ctypes.c_void_p(self.address)
+        pixels = ctypes.c_void_p(frame), ctypes.c_longlong(pitch)
+        self._module.launch("prepare", columns, rows, *pixels, *tables, *result)

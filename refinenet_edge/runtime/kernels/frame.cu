@@ -5,23 +5,39 @@
 // unsigned for float32; CHANNELS is 3 for planes (NCHW), else the padded channels of NHWC, the padding zero.
 #include "pixel.h"
 
-// frame: height x width x 3, BGR, a row `pitch` bytes after the other; table: 3 x 256, RGB, the normalised bytes; result: out_height x out_width. Positions
-// are as in head.cu: pixel j lies between the samples first[j] and the next, at fraction t[j].
-extern "C" __global__ void prepare(const unsigned char* frame, int height, int width, long long pitch,
-                                   const int* first_row, const float* row_t, const int* first_column, const float* column_t,
+// The BGR bytes of the pixels `x` and, if `both`, x + 1 of a row, lowest byte first. Read are aligned words of 8 bytes,
+// one or two; a word that no pixel lies in is not read, it may be nobody's memory.
+__device__ unsigned long long pixels(const unsigned char* row, int x, bool both) {
+    const unsigned char* first = row + 3 * x;
+    const int offset = int(reinterpret_cast<size_t>(first) & 7);
+    const auto* words = reinterpret_cast<const unsigned long long*>(first - offset);
+    unsigned long long bytes = words[0] >> 8 * offset;
+    if (offset + (both ? 6 : 3) > 8) bytes |= words[1] << (64 - 8 * offset);
+    return bytes;
+}
+
+// Channel 0, 1 or 2 (B, G, R) between the two pixels.
+__device__ float between(unsigned long long bytes, int channel, float t) {
+    return lerp<float>(unsigned(bytes >> 8 * channel) & 255, unsigned(bytes >> 8 * (channel + 3)) & 255, t);
+}
+
+// frame: height x width x 3, BGR, a row `pitch` bytes after the other; table: 3 x 256, RGB, the normalised bytes;
+// result: out_height x out_width. Positions are as in head.cu: pixel j lies between the samples first[j] and the next,
+// at fraction t[j]. Where t is 0 the next counts for nothing and is not read; at the last one it is.
+extern "C" __global__ void prepare(const unsigned char* frame, long long pitch, const int* first_row,
+                                   const float* row_t, const int* first_column, const float* column_t,
                                    const ELEMENT* table, int out_width, ELEMENT* result) {
     const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y;
     if (x >= out_width) return;
-    const int x0 = first_column[x], x1 = min(x0 + 1, width - 1);
-    const unsigned char* upper = frame + pitch * first_row[y];
-    const unsigned char* lower = frame + pitch * min(first_row[y] + 1, height - 1);
+    const int column = first_column[x];
     const float tx = column_t[x], ty = row_t[y];
+    const unsigned char* row = frame + pitch * first_row[y];
+    const unsigned long long upper = pixels(row, column, tx > 0);
+    const unsigned long long lower = ty > 0 ? pixels(row + pitch, column, tx > 0) : upper;
     ELEMENT values[3];
     for (int i = 0; i < 3; ++i) {
-        const int channel = 2 - i;
-        const float top = lerp<float>(upper[3 * x0 + channel], upper[3 * x1 + channel], tx);
-        const float bottom = lerp<float>(lower[3 * x0 + channel], lower[3 * x1 + channel], tx);
-        values[i] = table[256 * i + __float2int_rn(lerp(top, bottom, ty))];
+        const float value = lerp(between(upper, 2 - i, tx), between(lower, 2 - i, tx), ty);
+        values[i] = table[256 * i + __float2int_rn(value)];
     }
     const long long pixel = (long long)y * out_width + x;
 #if CHANNELS == 3
