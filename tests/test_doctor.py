@@ -10,6 +10,8 @@ import pytest
 
 from refinenet_edge import doctor
 from refinenet_edge.doctor import Finding, examine
+from refinenet_edge.errors import MissingExtra, RefineNetEdgeError
+from refinenet_edge.runtime.cuda import failed
 
 Version = Callable[[str], str | None]
 
@@ -52,7 +54,8 @@ def test_a_machine_without_a_gpu_says_so_once(monkeypatch: pytest.MonkeyPatch) -
 def test_a_gpu_is_named_by_its_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "gpu_problem", lambda: "")
     monkeypatch.setattr(doctor, "gpu_capability", lambda: "sm_87")
-    assert find("NVIDIA GPU") == [Finding("NVIDIA GPU", "ok", "sm_87")]
+    monkeypatch.setattr(doctor, "driver_cuda", lambda: (12, 6))
+    assert find("NVIDIA GPU") == [Finding("NVIDIA GPU", "ok", "sm_87, driver for CUDA 12.6")]
 
 
 def test_a_head_that_was_not_built_is_said_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +65,37 @@ def test_a_head_that_was_not_built_is_said_with_its_fix(monkeypatch: pytest.Monk
     assert finding.state == "limited"
     assert "not built" in finding.detail
     assert finding.fix.startswith("sudo apt install python3-dev g++; pip install ")
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "detail", "fix"),
+    [
+        (None, "ok", "nvrtc 13.5 compiles them and they load", ""),
+        (
+            MissingExtra("NVRTC 13.5 needs an NVIDIA driver for CUDA 13: pip install x"),
+            "limited",
+            "frames and labels are prepared on the CPU: NVRTC 13.5 needs an NVIDIA driver for CUDA 13",
+            "pip install x",
+        ),
+        (
+            failed("cuModuleLoadData of 9 bytes", "CUDA_ERROR_NO_BINARY_FOR_GPU"),
+            "wrong",
+            "cuModuleLoadData of 9 bytes failed: CUDA_ERROR_NO_BINARY_FOR_GPU",
+            "update the NVIDIA driver, or install the NVRTC of its CUDA",
+        ),
+    ],
+)
+def test_kernels_are_compiled_and_loaded(
+    monkeypatch: pytest.MonkeyPatch, error: RefineNetEdgeError | None, state: Any, detail: str, fix: str
+) -> None:
+    def try_kernels() -> str:
+        if error:
+            raise error
+        return "nvrtc 13.5"
+
+    monkeypatch.setattr(doctor, "gpu_problem", lambda: "")
+    monkeypatch.setattr(doctor, "try_kernels", try_kernels)
+    assert find("kernels on the GPU") == [Finding("kernels on the GPU", state, detail, fix)]
 
 
 def test_a_builder_that_is_not_installed_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:

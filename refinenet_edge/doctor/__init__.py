@@ -11,12 +11,13 @@ from pathlib import Path
 
 from refinenet_edge.doctor.board import Python, examine_board
 from refinenet_edge.doctor.finding import Finding
-from refinenet_edge.errors import MissingExtra
+from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.jetson import LIBRARIES, builder_gpus, read_board, version_numbers
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.backends import ON_CPU
-from refinenet_edge.runtime.cuda import gpu_capability, gpu_problem
+from refinenet_edge.runtime.cuda import driver_cuda, gpu_capability, gpu_problem
 from refinenet_edge.runtime.head import implementation
+from refinenet_edge.runtime.kernels.device import try_kernels
 from refinenet_edge.runtime.tensorrt.builder import FLAVOURS
 from refinenet_edge.runtime.tensorrt.library import MODULES
 
@@ -72,7 +73,13 @@ def _opencv() -> Finding:
 
 def _runs_here() -> Iterator[Finding]:
     gpu = gpu_problem()
-    yield Finding("NVIDIA GPU", "absent" if gpu else "ok", gpu or f"{gpu_capability()}")
+    if gpu:
+        yield Finding("NVIDIA GPU", "absent", gpu)
+    else:
+        yield Finding(
+            "NVIDIA GPU", "ok", f"{gpu_capability()}, driver for CUDA {'.'.join(map(str, driver_cuda() or ()))}"
+        )
+        yield _kernels()
     built = implementation() == "c++"
     yield Finding(
         "labels from logits",
@@ -91,6 +98,18 @@ def _runs_here() -> Iterator[Finding]:
             yield Finding(f"run on {backend}", "ok", "works")
     if all(reasons.values()):
         yield Finding("run a bundle", "wrong", "no backend works", "pip install 'refinenet-edge[cpu]'")
+
+
+def _kernels() -> Finding:
+    """Whether what the compiler here makes loads into the driver here."""
+    subject = "kernels on the GPU"
+    try:
+        return Finding(subject, "ok", f"{try_kernels()} compiles them and they load")
+    except (MissingExtra, InputError) as exc:
+        problem, _, fix = str(exc).rpartition(": ")
+        return Finding(subject, "limited", f"frames and labels are prepared on the CPU: {problem}", fix)
+    except RefineNetEdgeError as exc:
+        return Finding(subject, "wrong", str(exc), "update the NVIDIA driver, or install the NVRTC of its CUDA")
 
 
 def _builds_here() -> Iterator[Finding]:

@@ -48,6 +48,8 @@ LOST = frozenset(
         "TENSOR_MEMORY_LEAK",
     )
 )
+# https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html, table 1
+OLDEST_DRIVER = {12: "525", 13: "580"}
 RESTART = "To continue using CUDA, the process must be terminated and relaunched"
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,10 @@ class Compiler(Protocol):
     """CUDA C++ -> cubin; needs no GPU."""
 
     def version(self) -> str:
-        """What compiles, so that another one's results are not taken for its own."""
+        """What compiles, so that another one's results are not taken for its own.
+
+        Raises `MissingExtra` without the compiler, or where the driver is too old for what it makes.
+        """
 
     def compile(self, name: str, source: str, headers: dict[str, str], options: list[str]) -> tuple[bytes, str]:
         """The cubin of `source` and the compiler's log.
@@ -160,7 +165,10 @@ Dim = tuple[int, int, int]
 
 
 def load_cuda() -> Callable[[], Provider]:
-    """How to open the chosen provider; its bindings are imported, no device is touched. Raises `MissingExtra`."""
+    """How to open the chosen provider; its bindings are imported, no device is touched.
+
+    Raises `MissingExtra`, and `InputError` for a choice that is not known or a driver that is too old for the bindings.
+    """
     chosen = os.environ.get(CHOICE)
     if chosen is not None and chosen not in PROVIDERS:
         raise InputError(f"{CHOICE}={chosen}: known are {' and '.join(PROVIDERS)}")
@@ -188,6 +196,25 @@ def error_name(words: str) -> str:
             driver.cuGetErrorName(code, ctypes.byref(text))
             return (text.value or b"").decode()
     return "CUDA_ERROR_UNKNOWN"
+
+
+def driver_cuda() -> tuple[int, int] | None:
+    """The newest CUDA that the driver knows, such as (12, 6); None without a driver."""
+    version = ctypes.c_int()
+    try:
+        driver_library().cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return version.value // 1000, version.value % 1000 // 10
+
+
+def too_new(who: str, major: int) -> str:
+    """Why `who`, of CUDA `major`, does not work with the driver here; "" if it does, or there is no driver."""
+    known = driver_cuda()
+    if known is None or known[0] >= major:
+        return ""
+    release = f" ({OLDEST_DRIVER[major]} or newer)" if major in OLDEST_DRIVER else ""
+    return f"{who} needs an NVIDIA driver for CUDA {major}{release}, the one here is for CUDA {known[0]}.{known[1]}"
 
 
 def gpu_problem() -> str:

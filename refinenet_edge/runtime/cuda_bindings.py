@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy.typing as npt
 
-from refinenet_edge.errors import MissingExtra, RefineNetEdgeError
-from refinenet_edge.runtime.cuda import Dim, failed
+from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
+from refinenet_edge.runtime.cuda import Dim, driver_cuda, failed, too_new
 
 MODULES = {"driver": ("cuda.bindings.driver", "cuda.cuda"), "nvrtc": ("cuda.bindings.nvrtc", "cuda.nvrtc")}
 
 
 def load() -> Callable[[], CudaBindings]:
-    """The provider's class, when the bindings import. Raises `MissingExtra`."""
-    _bindings("driver")
+    """The provider's class. Raises `MissingExtra` without the bindings, `InputError` with a driver too old for them."""
+    major = _bindings("driver").CUDA_VERSION // 1000
+    problem = too_new(f"cuda-bindings {major}", major)
+    if problem:
+        raise InputError(f"{problem}: update the driver, or pip install 'cuda-bindings<{major}'")
     return CudaBindings
 
 
@@ -40,7 +43,10 @@ def _bindings(name: str) -> Any:
 
 def _call(module: Any, name: str, *args: Any, about: str = "") -> Any:
     """What the call returns beside its status; `about` says the sizes in the error."""
-    status, *values = getattr(module, name)(*args)
+    try:
+        status, *values = getattr(module, name)(*args)
+    except RuntimeError as exc:  # a library that the bindings do not find
+        raise MissingExtra(f"{name}: {exc}") from exc
     if int(status):
         raise failed(f"{name}{about}", getattr(status, "name", str(status)))
     return values[0] if len(values) == 1 else tuple(values)
@@ -212,7 +218,11 @@ class Nvrtc:
 
     def version(self) -> str:
         """`Compiler.version`."""
-        return f"nvrtc {self._call('nvrtcVersion')}"
+        major, minor = self._call("nvrtcVersion")
+        problem = too_new(f"NVRTC {major}.{minor}", major)
+        if problem:  # the bindings take the newest that is installed
+            raise MissingExtra(f"{problem}: pip uninstall nvidia-cuda-nvrtc; pip install {_wheel()}")
+        return f"nvrtc {major}.{minor}"
 
     def compile(self, name: str, source: str, headers: dict[str, str], options: list[str]) -> tuple[bytes, str]:
         """`Compiler.compile`."""
@@ -233,7 +243,14 @@ class Nvrtc:
             nvrtc.nvrtcDestroyProgram(program)
 
     def _call(self, name: str, *args: Any) -> Any:
+        nvrtc = _bindings("nvrtc")
         try:
-            return _call(_bindings("nvrtc"), name, *args)
-        except RuntimeError as exc:  # a library that the bindings do not find
-            raise MissingExtra(f"{name}: {exc}; NVRTC comes with CUDA, or pip install nvidia-cuda-nvrtc") from exc
+            return _call(nvrtc, name, *args)
+        except MissingExtra as exc:
+            raise MissingExtra(f"{exc}; NVRTC comes with CUDA, or: pip install {_wheel()}") from exc
+
+
+def _wheel() -> str:
+    """The distribution of NVRTC for the driver here."""
+    major = (driver_cuda() or (13, 0))[0]
+    return f"nvidia-cuda-nvrtc-cu{major}" if major < 13 else f"'nvidia-cuda-nvrtc=={major}.*'"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
+import re
 import subprocess
 import tempfile
 import threading
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import MissingExtra, RefineNetEdgeError
-from refinenet_edge.runtime.cuda import Dim, driver_library, error_name, failed
+from refinenet_edge.runtime.cuda import Dim, driver_library, error_name, failed, too_new
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
 NVCC = ("nvcc", "/usr/local/cuda/bin/nvcc")  # JetPack does not put it on the path
@@ -221,7 +222,14 @@ class Nvcc:
 
     def version(self) -> str:
         """`Compiler.version`."""
-        return self._run("--version").stdout
+        said = self._run("--version").stdout
+        release = re.search(r"release .*, V((\d+)\S+)", said)
+        if release is None:
+            raise MissingExtra(f"nvcc does not say its release, but {said!r}: install the CUDA toolkit again")
+        problem = too_new(f"nvcc {release[1]}", int(release[2]))
+        if problem:
+            raise MissingExtra(f"{problem}: put the nvcc of the driver's CUDA first in PATH")
+        return f"nvcc {release[1]}"
 
     def compile(self, name: str, source: str, headers: dict[str, str], options: list[str]) -> tuple[bytes, str]:
         """`Compiler.compile`."""

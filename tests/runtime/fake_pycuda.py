@@ -212,7 +212,7 @@ def bindings(gpu: Gpu, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
     def run(self: Any, *args: str) -> subprocess.CompletedProcess[str]:
         if args != ("--version",):
             Path(args[-2]).write_bytes(image_of(Path(args[-1]).name, list(args)))
-        return subprocess.CompletedProcess(args, 0, "release 13.0", "")
+        return subprocess.CompletedProcess(args, 0, "Cuda compilation tools, release 13.0, V13.0.88\n", "")
 
     monkeypatch.setattr(provider.Nvcc, "_run", run)
     package: Any = types.ModuleType("pycuda")

@@ -100,6 +100,7 @@ class Gpu:
     order: str | int = "late"
     integrated: bool = False
     device: int = 1
+    driver: int = int(real.CUDA_VERSION)
     calls: list[str] = field(default_factory=list)
     blocks: dict[int, Block] = field(default_factory=dict)
     streams: dict[int, deque[Step]] = field(default_factory=dict)
@@ -372,6 +373,10 @@ def library_calls(gpu: Gpu) -> Any:
         text._obj.value = real.CUresult(code).name.encode()
         return SUCCESS
 
+    def cuDriverGetVersion(version: Any) -> int:
+        version._obj.value = gpu.driver
+        return SUCCESS
+
     def cuCtxGetCurrent(context: Any) -> int:
         context._obj.value = gpu.contexts()[-1] if gpu.contexts() else None
         return SUCCESS
@@ -622,7 +627,7 @@ def nvrtc_bindings(gpu: Gpu) -> Any:
     module: Any = types.ModuleType("cuda.bindings.nvrtc")
 
     def nvrtcVersion() -> tuple[int, int, int]:
-        return 0, 13, 0
+        return 0, real.CUDA_VERSION // 1000, real.CUDA_VERSION % 1000 // 10
 
     def nvrtcCreateProgram(src: bytes, name: bytes, numHeaders: int, headers: Any, includeNames: Any) -> Any:
         assert (numHeaders, len(headers), len(includeNames)) == (1, 1, 1)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from refinenet_edge.bundle import Bundle
 from refinenet_edge.errors import CudaError, InputError, MissingExtra
-from refinenet_edge.runtime.cuda import LOST, RESTART, Buffer, Cuda, load_cuda
+from refinenet_edge.runtime import backends, open_session
+from refinenet_edge.runtime.cuda import LOST, RESTART, Buffer, Cuda, driver_cuda, load_cuda, too_new
+from refinenet_edge.runtime.kernels.device import cached_kernels
 from tests.runtime.gpu import PRIMARY, THEIRS, Gpu, real
 
 MakeGpu = Callable[..., Gpu]
@@ -344,3 +350,42 @@ class TestTheChoice:
         make_gpu("pycuda")
         Cuda().close()
         assert "pycuda.autoinit" not in sys.modules
+
+
+class TestAnOldDriver:
+    """What NVIDIA's page names for CUDA 12 and 13; JetPack 6 is CUDA 12.6."""
+
+    def test_the_bindings_name_the_driver_they_need(
+        self, make_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch, make_plan: Callable[..., Bundle]
+    ) -> None:
+        gpu = make_gpu(driver=12060)
+        monkeypatch.setattr(real, "CUDA_VERSION", 13050)
+        monkeypatch.setattr(sys.modules["cuda.bindings.driver"], "CUDA_VERSION", 13050)
+        said = (
+            "cuda-bindings 13 needs an NVIDIA driver for CUDA 13 (580 or newer), the one here is for CUDA 12.6: update "
+            "the driver, or pip install 'cuda-bindings<13'"
+        )
+        with pytest.raises(InputError, match=re.escape(said)):
+            load_cuda()
+        monkeypatch.setattr(backends, "gpu_problem", lambda: "")
+        with pytest.raises(InputError, match=re.escape(said)):
+            open_session(make_plan(gpu))
+
+    @pytest.mark.parametrize(("driver", "refused"), [(13000, False), (12060, True), (11040, True)])
+    def test_kernels_that_it_cannot_load_are_not_compiled(
+        self, make_gpu: MakeGpu, provider: str, driver: int, refused: bool, tmp_path: Path
+    ) -> None:
+        gpu = make_gpu(provider)
+        cuda = Cuda()
+        gpu.driver = driver
+        wheel = f"nvidia-cuda-nvrtc-cu{driver // 1000}"
+        fix = {"cuda-bindings": f"pip uninstall nvidia-cuda-nvrtc; pip install {wheel}", "pycuda": "first in PATH"}
+        said = rf"for CUDA 13 \(580 or newer\), the one here is for CUDA 1\d\.\d: .*{fix[provider]}"
+        with pytest.raises(MissingExtra, match=said) if refused else nullcontext():
+            cached_kernels(cuda.provider.compiler, "head.cu", ("LOGIT=Half",), "sm_87")
+        cuda.close()
+
+    def test_without_a_driver_nothing_is_compared(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("refinenet_edge.runtime.cuda.driver_library", lambda: ctypes.CDLL("no-such-library.so"))
+        assert driver_cuda() is None
+        assert too_new("NVRTC 14.0", 14) == ""

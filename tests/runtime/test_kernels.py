@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refinenet_edge.errors import MissingExtra, RefineNetEdgeError
+from refinenet_edge.errors import CudaError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Size
 from refinenet_edge.runtime import cache
 from refinenet_edge.runtime.cuda import Cuda, Scope
@@ -133,6 +133,18 @@ def test_a_missing_nvcc_says_where_it_comes_from(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("refinenet_edge.runtime.pycuda.NVCC", ("no-such-nvcc",))
     with pytest.raises(MissingExtra, match="nvcc: it comes with the CUDA toolkit"):
         Nvcc().version()
+
+
+@pytest.mark.parametrize("provider", ["cuda-bindings", "pycuda"])
+def test_kernels_are_tried_by_compiling_and_loading(make_gpu: Callable[..., Gpu], provider: str) -> None:
+    gpu = make_gpu(provider)
+    for _ in range(2):  # not from the cache
+        gpu.calls.clear()
+        assert re.fullmatch(r"(nvrtc|nvcc) \d+\.\d+\S*", device.try_kernels())
+        assert [call for call in gpu.calls if "ModuleLoad" in call]
+    gpu.fail("cuModuleLoadData" if provider == "cuda-bindings" else "cuModuleLoadDataEx", 209)
+    with pytest.raises(CudaError, match="CUDA_ERROR_NO_BINARY_FOR_GPU"):
+        device.try_kernels()
 
 
 class FakeCompiler:

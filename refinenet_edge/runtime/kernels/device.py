@@ -22,7 +22,7 @@ import numpy as np
 from refinenet_edge.errors import MissingExtra, RefineNetEdgeError
 from refinenet_edge.records import Bilinear, FrameSpec, Size
 from refinenet_edge.runtime.cache import cache_folder, keep
-from refinenet_edge.runtime.cuda import Compiler, Scope
+from refinenet_edge.runtime.cuda import Compiler, Cuda, Scope
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.head import bilinear_axis
 
@@ -59,6 +59,19 @@ def cached_kernels(compiler: Compiler, file: str, defines: tuple[str, ...], arch
     logger.debug("%s for %s: %s", file, arch, log)
     keep(path, image)
     return image
+
+
+def try_kernels() -> str:
+    """Compile a kernel for the GPU here and load it; by what it was compiled. Raises as `Module` does."""
+    cuda = Cuda()
+    try:
+        with cuda.use():
+            compiler = cuda.provider.compiler
+            version = compiler.version()
+            cuda.scope().module(compile_kernels(compiler, "head.cu", ("LOGIT=Half",), cuda.capability)[0])
+            return version
+    finally:
+        cuda.close()
 
 
 class Module:
