@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,23 @@ def test_every_make_target_is_there(page: str) -> None:
     targets = re.findall(r"(?:^|`)make ([a-z0-9-]+)", TEXT[page], re.MULTILINE)
     makefile = (ROOT / "Makefile").read_text("utf-8")
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def words_of(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, text) of every comment and docstring of a file."""
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and token.string.startswith('"""')):
+                yield from enumerate(token.string.splitlines(), token.start[0])
+
+
+def test_measurements_stand_in_their_page_and_in_no_docstring() -> None:
+    units = r"\d ?(ms|µs|fps|[kM]B|mIoU|points of)\b"
+    measured = re.compile(units + r"|\d times (as|the)|\d ?% (of|less|more|faster|slower)")
+    found = [
+        f"{path}:{number}: {line.strip()}"
+        for path in sorted((ROOT / "refinenet_edge").rglob("*.py"))
+        for number, line in words_of(path)
+        if measured.search(line)
+    ]
+    assert not found

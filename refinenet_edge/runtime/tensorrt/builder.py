@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
-MIN_WORKSPACE = 16 << 20  # every convolution engine of TensorRT-RTX reserves 8 MB of scratch
+MIN_WORKSPACE = 16 << 20  # bytes; every convolution of TensorRT-RTX reserves half of it as scratch
 POLL = 0.1  # seconds between looks for Ctrl-C
 
 Progress = Callable[[str, int, int], None]  # phase, steps done, steps
