@@ -16,11 +16,11 @@ from refinenet_edge.build.quantise import Quantisation
 from refinenet_edge.bundle import require_replaceable
 from refinenet_edge.errors import InputError, MissingExtra
 from refinenet_edge.evaluation import open_dataset
-from refinenet_edge.frames import Scenes, parse
+from refinenet_edge.frames import Frames, Scenes, open_frames, parse
 from refinenet_edge.fusion import REWRITES, Rewrite
 from refinenet_edge.labels import find_labels
 from refinenet_edge.model import SHIPPED, locate
-from refinenet_edge.records import Backend, Recipe
+from refinenet_edge.records import Backend, Ranges, Recipe
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.cuda import gpu_capability
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, check_options, profile_for
@@ -137,17 +137,24 @@ def _rewrites(without: tuple[str, ...]) -> tuple[Rewrite, ...]:
 
 
 def _quantisation(recipe: Recipe, backend: Backend, problems: Mapping[str, str]) -> Quantisation | None:
-    calib = recipe.calib
-    if calib is None:
+    if recipe.calib is None:
         return None
+    calib: Ranges | Frames
+    if recipe.calib.endswith(".json"):
+        calib = calibration.read_ranges(Path(recipe.calib))
+    else:
+        calib = calibration.calibration_frames(recipe.calib)
     judge: Judge | None = None
     allowed = 0.0
     if recipe.max_miou_drop is not None:
-        judge, allowed = MiouDrop(open_dataset(recipe.judge or calib)), recipe.max_miou_drop
+        # without --judge on the scenes of --calib, as many
+        judge, allowed = MiouDrop(open_dataset(recipe.judge or calib.source)), recipe.max_miou_drop
     elif recipe.min_agreement is not None:
-        judge, allowed = LostLabels(calibration.calibration_frames(recipe.judge or calib)), 100 - recipe.min_agreement
+        frames = open_frames(parse(recipe.judge), most=calibration.COUNT) if recipe.judge else calib
+        assert isinstance(frames, Frames)  # ranges are not judged on: `_require_consistent`
+        judge, allowed = LostLabels(frames), 100 - recipe.min_agreement
     return Quantisation(
-        calibration.read_ranges(Path(calib)) if calib.endswith(".json") else calibration.calibration_frames(calib),
+        calib,
         precision.placement_of(recipe.precision, backend),
         judge,
         allowed,

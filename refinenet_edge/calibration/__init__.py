@@ -4,11 +4,12 @@ calibrate.py open -> observe.py run -> histogram.py count, partial.py keep -> me
 ranges.py write, read, require
 """
 
-from refinenet_edge.calibration.calibrate import DEFAULT, calibrate, calibration_frames
+from refinenet_edge.calibration.calibrate import COUNT, DEFAULT, calibrate, calibration_frames
 from refinenet_edge.calibration.methods import parse_method, parse_overrides
 from refinenet_edge.calibration.ranges import read_ranges, require, write_ranges
 
 __all__ = [
+    "COUNT",
     "DEFAULT",
     "calibrate",
     "calibration_frames",

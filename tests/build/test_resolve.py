@@ -68,6 +68,30 @@ class TestWhatTheStagesAreGiven:
         options = resolve(recipe(dynamic=True, size=(64, 96), workspace_mib=16)).engine
         assert (options.profile, options.workspace_bytes) == (Profile((32, 32), (64, 96), (128, 192)), 16 << 20)
 
+    @pytest.mark.parametrize("budget", [{"max_miou_drop": 0.3}, {"min_agreement": 99.0}])
+    @pytest.mark.parametrize(
+        ("calib", "judge", "name"),
+        [
+            ("scenes", None, "scenes:2:64"),
+            ("scenes:7", None, "scenes:7:64"),
+            ("scenes", "scenes", "scenes:1000003:200"),
+            ("scenes", "scenes:1000003:4", "scenes:1000003:4"),
+            ("scenes:7:3", "scenes:7:2", "scenes:7:2"),
+        ],
+    )
+    def test_both_budgets_are_judged_on_the_same_frames(
+        self, budget: dict[str, Any], calib: str, judge: str | None, name: str
+    ) -> None:
+        how = resolve(recipe(precision="int8", calib=calib, judge=judge, **budget)).quantisation
+        assert how is not None and how.judge is not None
+        assert how.judge.name == name
+
+    @pytest.mark.parametrize("judge", [None, "scenes:7:2"])
+    def test_the_scenes_that_models_are_judged_on_are_not_calibrated_on(self, judge: str | None) -> None:
+        budgeted = recipe(precision="int8", calib="scenes:1000003:4", min_agreement=99.0, judge=judge)
+        with pytest.raises(InputError, match="calibrate on others"):
+            resolve(budgeted)
+
     @pytest.mark.parametrize(
         ("options", "kind", "name", "allowed"),
         [
