@@ -12,8 +12,7 @@ import pytest
 
 from refinenet_edge import doctor
 from refinenet_edge.doctor import examine
-from refinenet_edge.doctor.board import Python, examine_board
-from refinenet_edge.doctor.finding import Finding
+from refinenet_edge.doctor.board import Finding, Python, examine_board
 from refinenet_edge.jetson import Board, Clock, Memory, PowerMode, builder_gpus, read_board, version_numbers
 from tests.boards import AGX_ORIN, DESKTOP, ORIN_NANO, THOR, tree
 

@@ -3,9 +3,7 @@
 measure.py    contenders in turn -> Timing: medians, intervals, the rule that ended it
 entry.py      a bundle as something to time; baselines.py, beside this package, has the others
 run.py        entries + options -> BenchmarkRun
-start.py      an entry in a process of its own: loading, first frame, memory
-power.py      an entry running alone: watts, joules, heat, clocks
-screen.py     a bundle in the demo's loop: camera to screen
+alone.py      one entry by itself: its start in a new process, its power, camera to screen in the demo's loop
 machine.py    where it ran
 blocks.py     a layer's name -> the block of the model
 record.py     BenchmarkRun, to JSON and back

@@ -57,10 +57,6 @@ class Timing:
     def ms(self, who: str) -> float:
         return statistics.median(self.samples(who))
 
-    def stages(self, who: str) -> Stages:
-        runs = self.runs[who]
-        return {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
-
     def ratio(self, who: str, to: str) -> Estimate:
         """Time of `who` / time of `to`: the median over the rounds."""
         ratios = np.divide(self.samples(who), self.samples(to))

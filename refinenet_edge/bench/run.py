@@ -21,14 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
+from refinenet_edge.bench.alone import measure_power, measure_screen, measure_start
 from refinenet_edge.bench.blocks import block_of
 from refinenet_edge.bench.entry import WHOLE, BundleEntry, Entry, Runner
 from refinenet_edge.bench.machine import commit, describe
 from refinenet_edge.bench.measure import RULE, WARM_UPS, Contender, Stages, take_turns
-from refinenet_edge.bench.power import measure_power
 from refinenet_edge.bench.record import STAGES, BenchmarkRun, Case, Layer, Measurement, Power, Screen, Start, Subject
-from refinenet_edge.bench.screen import measure_screen
-from refinenet_edge.bench.start import measure_start
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.evaluation import DataSet, evaluate
 from refinenet_edge.frames import Scenes, open_frames, parse

@@ -58,7 +58,7 @@ def demo(
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from refinenet_edge.demo import Model, OverlayStyle, Recording, Show, open_source
-    from refinenet_edge.demo.power import RecentWatts
+    from refinenet_edge.demo.figures import RecentWatts
     from refinenet_edge.demo.window import KEYS, Window, has_windows
     from refinenet_edge.runtime.cuda import gpu_bus_id
     from refinenet_edge.sensors import Meters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from refinenet_edge.evaluation.confusion import Confusion
 from refinenet_edge.frames import LiveSource
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import RGB, Labels
+from refinenet_edge.sensors import Meters
 
 FPS_WINDOW = 2.0  # seconds that the frame rate is counted over
 TIMED = 300  # frames that percentiles are of
 SCORED = 100  # frames that mIoU is of
 SMOOTHING = 0.15  # weight of a frame's shares in the shown ones
+WATTS_SECONDS = 2.0  # that the watts are the mean of
 LEGEND_CLASSES = 10
 LEGEND_SHARE = 0.005  # of the frame, for a class to be in the legend
 
@@ -180,3 +183,22 @@ class Statistics:
         shares = self._shares if len(self._shares) == len(labels.names) else np.zeros(len(labels.names))
         rows = zip(labels.names, labels.palette, map(float, shares), strict=True)
         return tuple(ClassShare(*row) for row in rows)
+
+
+class RecentWatts:
+    """Call it for the mean watts of the device that computes over the last two seconds; None: no sensor says."""
+
+    def __init__(self, meters: Meters) -> None:
+        """`meters` are opened and closed by the caller."""
+        self._meters: Meters | None = meters
+        self._watts: float | None = None
+        self._began = time.monotonic()
+
+    def __call__(self) -> float | None:
+        now = time.monotonic()
+        if self._meters is not None and now - self._began >= WATTS_SECONDS:
+            reading = self._meters.lap()
+            self._began, self._watts = now, reading.mean_watts if reading else None
+            if self._watts is None:
+                self._meters = None  # what says nothing once is not asked again
+        return self._watts

@@ -9,9 +9,7 @@
 A viewer that reads slowly is sent the newest picture whenever it has read the last: it loses pictures, nobody waits for
 it. What it has not read of older ones is bounded by the socket's buffer.
 
-Who may style: without a token those on this machine, otherwise those who came once with `/?token=...`; that leaves a
-cookie, which is not the token. The Host header has to be an address or a name of this machine, so that a stranger's
-page cannot reach it under a name of its own, and what changes something has to come from the page itself.
+Who may look, and change something: access.py.
 """
 
 from __future__ import annotations

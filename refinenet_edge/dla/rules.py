@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-HEADER = "NvInfer.h, {}"
 LAYERS = "TensorRT docs, DLA Supported Layers and Restrictions"
 OPERATORS = "Deep-Learning-Accelerator-SW, operators/README.md"
 FAQ = "Deep-Learning-Accelerator-SW, FAQ"
@@ -82,17 +81,32 @@ def sides(value: ir.Value | None) -> tuple[int, ...] | None:
     return tuple(map(int, value.shape))  # type: ignore[arg-type]
 
 
-def _ints(node: ir.Node, name: str, default: Iterable[int]) -> tuple[int, ...]:
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    """An input; None where it is left out."""
+    return node.inputs[index] if len(node.inputs) > index else None
+
+
+def _numbers(value: ir.Value | None) -> list[float] | None:
+    """What a tensor holds; None where it is left out, or not in the graph."""
+    held = None if value is None else value.const_value
+    return None if held is None else [float(number) for number in held.numpy().ravel()]
+
+
+def _ints(node: ir.Node, name: str, default: Iterable[int] = ()) -> tuple[int, ...]:
     return tuple(node.attributes.get_ints(name, tuple(default)))
 
 
-def _outside(low: int, high: int, name: str, default: Iterable[int] = ()) -> Callable[[ir.Node], bool]:
+def _outside(low: int, high: int, name: str) -> Callable[[ir.Node], bool]:
     """Whether any number of an attribute is outside low..high."""
-    return lambda node: any(not low <= number <= high for number in _ints(node, name, default))
+    return lambda node: any(not low <= number <= high for number in _ints(node, name))
+
+
+def _groups(node: ir.Node) -> int:
+    return node.attributes.get_int("group", 1)
 
 
 def _kernel(node: ir.Node) -> tuple[int, ...]:
-    weight = sides(node.inputs[1]) if len(node.inputs) > 1 else None
+    weight = sides(_input(node, 1))
     return _ints(node, "kernel_shape", weight[2:] if weight else ())
 
 
@@ -130,42 +144,32 @@ def _nearest_unsupported(node: ir.Node) -> bool:
     return _mode(node) == "nearest" and (_coordinates(node), rounding) not in NEAREST
 
 
-def _resize_by_sizes(node: ir.Node) -> bool:
-    return len(node.inputs) > 3 and node.inputs[3] is not None
-
-
 def _scales_unsupported(node: ir.Node) -> bool:
     """Whether there are scales, and other than whole ones of height and width in DLA's range."""
-    scales = node.inputs[2] if len(node.inputs) > 2 else None
+    scales = _input(node, 2)
     if scales is None:
         return False
-    if scales.const_value is None:
+    given = _numbers(scales)
+    if given is None:
         return True
-    given = [float(scale) for scale in scales.const_value.numpy().ravel()]
-    every = dict(zip(_ints(node, "axes", range(len(given))), given, strict=False))
+    every = zip(_ints(node, "axes", range(len(given))), given, strict=False)
     most = 4 if _mode(node) == "linear" else 32
     return not all(
-        scale == 1 or (axis in (2, 3) and scale.is_integer() and 1 <= scale <= most) for axis, scale in every.items()
+        scale == 1 or (axis in (2, 3) and scale.is_integer() and 1 <= scale <= most) for axis, scale in every
     )
 
 
 def _padding_covers_kernel(node: ir.Node) -> bool:
-    kernel = _kernel(node)
-    return any(pad >= side for pad, side in zip(_ints(node, "pads", ()), kernel * 2, strict=False))
+    return any(pad >= side for pad, side in zip(_ints(node, "pads"), _kernel(node) * 2, strict=False))
 
 
 def _dilated(node: ir.Node) -> bool:
-    return any(step > 1 for step in _ints(node, "dilations", ()))
+    return any(step > 1 for step in _ints(node, "dilations"))
 
 
-def _outside_deconvolution(name: str) -> Callable[[ir.Node], bool]:
+def _deconvolves_unsupported(lengths: tuple[int, ...]) -> bool:
     """Whether kernel or stride is neither 1 to 32 nor one of the long ones."""
-
-    def refuses(node: ir.Node) -> bool:
-        lengths = _kernel(node) if name == "kernel_shape" else _ints(node, name, (1, 1))
-        return not all(1 <= side <= 32 for side in lengths) and not (1 in lengths and set(lengths) <= {1, *LONG})
-
-    return refuses
+    return not all(1 <= side <= 32 for side in lengths) and not (1 in lengths and set(lengths) <= {1, *LONG})
 
 
 def _channels_outside(node: ir.Node) -> bool:
@@ -188,152 +192,123 @@ def _softmax_too_long(node: ir.Node) -> bool:
 
 
 def _second_varies(node: ir.Node) -> bool:
-    return len(node.inputs) > 1 and not constant(node.inputs[1])
+    return not constant(_input(node, 1))
 
 
 def _slices_unsupported(node: ir.Node) -> bool:
     """Whether a slice is taken of the batch, with steps, or where only the plan's run says."""
-    starts, axes, steps = (node.inputs[i] if len(node.inputs) > i else None for i in (1, 3, 4))
-    if not all(map(constant, node.inputs[1:])) or starts is None or starts.const_value is None:
+    starts, axes = _numbers(_input(node, 1)), _numbers(_input(node, 3))
+    if not all(map(constant, node.inputs[1:])) or starts is None or axes is None:
         return True
-    if axes is None or axes.const_value is None:
-        return True
-    rank = len(node.outputs[0].shape or ())
-    batch = any(int(axis) in (0, -rank) for axis in axes.const_value.numpy())
-    stepped = steps is not None and (steps.const_value is None or any(int(s) != 1 for s in steps.const_value.numpy()))
-    return batch or stepped
-
-
-def _clips_below(node: ir.Node) -> bool:
-    low = node.inputs[1] if len(node.inputs) > 1 else None
-    return low is None or low.const_value is None or float(low.const_value.numpy()) != 0
+    steps = _numbers(_input(node, 4)) if _input(node, 4) is not None else [1]
+    batch = any(axis in (0, -len(node.outputs[0].shape or ())) for axis in axes)
+    return batch or steps is None or any(step != 1 for step in steps)
 
 
 def _always(_: ir.Node) -> bool:
     return True
 
 
+def _listed(operators: tuple[str, ...], layer: str, *rules: tuple[Callable[[ir.Node], bool], str]) -> Iterable[Rule]:
+    """Rules (refuses, reason) that NvInfer.h has at `layer`."""
+    return (Rule(operators, refuses, reason, f"NvInfer.h, {layer}") for refuses, reason in rules)
+
+
 # no layer there: nothing else needs to be asked
 UNLISTED = Rule(
     (), lambda node: node.op_type not in (*IN_4D, *PRODUCTS, *QUANTIZED), "DLA has no such layer", OPERATORS
 )
+NO_QDQ = "DLA takes no explicit Q/DQ up to TensorRT 10.7: scales come from a cache"
+DILATED_PADDING = "padding not less than the kernel; of dilated kernels it is not said which size counts"
 RULES = (
-    Rule(
-        QUANTIZED,
-        _always,
-        "DLA takes no explicit Q/DQ up to TensorRT 10.7: scales come from a cache",
-        FAQ,
-        until_10_7=True,
-    ),
+    Rule(QUANTIZED, _always, NO_QDQ, FAQ, until_10_7=True),
     Rule(DISPUTED, _always, "NVIDIA's lists of DLA's layers disagree", OPERATORS, certain=False),
     Rule((), _reads_free_shape, "a shape is free: DLA takes fixed shapes only", LAYERS),
     Rule((), _other_type, "neither float16 nor int8: build with --precision fp16", LAYERS),
     Rule(IN_4D, _not_2d, "a tensor has not four dimensions: DLA's layers are 2D", LAYERS),
     Rule((), _too_large, "a batch above 4096 or a side above 8192", LAYERS),
-    Rule(
+    *_listed(
         ("Resize",),
-        _linear_unsupported,
-        "linear Resize without half-pixel centres (align_corners)",
-        HEADER.format("IResizeLayer"),
+        "IResizeLayer",
+        (_linear_unsupported, "linear Resize without half-pixel centres (align_corners)"),
+        (_nearest_unsupported, "nearest Resize in a coordinate and rounding mode that DLA lacks"),
+        (lambda node: _mode(node) not in ("nearest", "linear"), "Resize that is neither nearest nor linear"),
     ),
-    Rule(
+    *_listed(
         ("Resize",),
-        _nearest_unsupported,
-        "nearest Resize in a coordinate and rounding mode that DLA lacks",
-        HEADER.format("IResizeLayer"),
+        "IResizeLayer::setOutputDimensions",
+        (lambda node: _input(node, 3) is not None, "Resize to sizes: DLA takes scales only"),
     ),
-    Rule(
+    *_listed(
         ("Resize",),
-        lambda node: _mode(node) not in ("nearest", "linear"),
-        "Resize that is neither nearest nor linear",
-        HEADER.format("IResizeLayer"),
+        "IResizeLayer::setScales",
+        (_scales_unsupported, "Resize by other scales than 1, 1 and whole ones of 1 to 4 (nearest: 32)"),
     ),
-    Rule(
-        ("Resize",),
-        _resize_by_sizes,
-        "Resize to sizes: DLA takes scales only",
-        HEADER.format("IResizeLayer::setOutputDimensions"),
+    *_listed(
+        POOLS,
+        "IPoolingLayer",
+        (_outside(1, 8, "kernel_shape"), "a pooling window above 8"),
+        (_outside(1, 16, "strides"), "a pooling stride above 16"),
+        (_outside(0, 7, "pads"), "pooling padding above 7"),
     ),
-    Rule(
-        ("Resize",),
-        _scales_unsupported,
-        "Resize by other scales than 1, 1 and whole ones of 1 to 4 (nearest: 32)",
-        HEADER.format("IResizeLayer::setScales"),
-    ),
-    Rule(POOLS, _outside(1, 8, "kernel_shape"), "a pooling window above 8", HEADER.format("IPoolingLayer")),
-    Rule(POOLS, _outside(1, 16, "strides"), "a pooling stride above 16", HEADER.format("IPoolingLayer")),
-    Rule(POOLS, _outside(0, 7, "pads"), "pooling padding above 7", HEADER.format("IPoolingLayer")),
-    Rule(
+    *_listed(
         ("Conv",),
-        lambda node: not all(1 <= side <= 32 for side in _kernel(node)),
-        "a convolution kernel above 32",
-        HEADER.format("IConvolutionLayer"),
-    ),
-    Rule(("Conv",), _outside(1, 8, "strides"), "a convolution stride above 8", HEADER.format("IConvolutionLayer")),
-    Rule(("Conv",), _outside(0, 31, "pads"), "convolution padding above 31", HEADER.format("IConvolutionLayer")),
-    Rule(("Conv",), _outside(1, 32, "dilations"), "a dilation above 32", HEADER.format("IConvolutionLayer")),
-    Rule(
-        ("Conv",),
-        lambda node: _padding_covers_kernel(node) and not _dilated(node),
-        "convolution padding not less than the kernel",
-        HEADER.format("IConvolutionLayer"),
+        "IConvolutionLayer",
+        (lambda node: not all(1 <= side <= 32 for side in _kernel(node)), "a convolution kernel above 32"),
+        (_outside(1, 8, "strides"), "a convolution stride above 8"),
+        (_outside(0, 31, "pads"), "convolution padding above 31"),
+        (_outside(1, 32, "dilations"), "a dilation above 32"),
+        (
+            lambda node: _padding_covers_kernel(node) and not _dilated(node),
+            "convolution padding not less than the kernel",
+        ),
+        (lambda node: _groups(node) > 8192, "more than 8192 groups"),
     ),
     Rule(
         ("Conv",),
         lambda node: _padding_covers_kernel(node) and _dilated(node),
-        "padding not less than the kernel; of dilated kernels it is not said which size counts",
-        HEADER.format("IConvolutionLayer"),
+        DILATED_PADDING,
+        "NvInfer.h, IConvolutionLayer",
         certain=False,
     ),
-    Rule(CONVOLUTIONS, _channels_outside, "more than 8192 output maps", HEADER.format("IConvolutionLayer")),
-    Rule(
-        ("Conv",),
-        lambda node: node.attributes.get_int("group", 1) > 8192,
-        "more than 8192 groups",
-        HEADER.format("IConvolutionLayer"),
-    ),
-    Rule(
+    *_listed(CONVOLUTIONS, "IConvolutionLayer", (_channels_outside, "more than 8192 output maps")),
+    *_listed(
         ("ConvTranspose",),
-        lambda node: node.attributes.get_int("group", 1) != 1,
-        "a deconvolution in groups",
-        HEADER.format("IDeconvolutionLayer"),
+        "IDeconvolutionLayer",
+        (lambda node: _groups(node) != 1, "a deconvolution in groups"),
+        (_outside(0, 0, "pads"), "deconvolution padding"),
+        (lambda node: _deconvolves_unsupported(_kernel(node)), "a deconvolution kernel above 32"),
+        (lambda node: _deconvolves_unsupported(_ints(node, "strides")), "a deconvolution stride above 32"),
     ),
-    Rule(("ConvTranspose",), _outside(0, 0, "pads"), "deconvolution padding", HEADER.format("IDeconvolutionLayer")),
     Rule(("ConvTranspose",), _dilated, "a dilated deconvolution", LAYERS),
-    Rule(
-        ("ConvTranspose",),
-        _outside_deconvolution("kernel_shape"),
-        "a deconvolution kernel above 32",
-        HEADER.format("IDeconvolutionLayer"),
-    ),
-    Rule(
-        ("ConvTranspose",),
-        _outside_deconvolution("strides"),
-        "a deconvolution stride above 32",
-        HEADER.format("IDeconvolutionLayer"),
-    ),
-    Rule(
+    *_listed(
         ("Concat",),
-        lambda node: _axis(node, 1) != 1,
-        "Concat along another axis than channels",
-        HEADER.format("IConcatenationLayer::setAxis"),
+        "IConcatenationLayer::setAxis",
+        (lambda node: _axis(node, 1) != 1, "Concat along another axis than channels"),
     ),
-    Rule(
+    *_listed(
         ("Softmax",),
-        _softmax_too_long,
-        "Softmax over the batch, or over more than 1024 (alone: 8192)",
-        HEADER.format("ISoftMaxLayer"),
+        "ISoftMaxLayer",
+        (_softmax_too_long, "Softmax over the batch, or over more than 1024 (alone: 8192)"),
     ),
-    Rule(("Slice",), _slices_unsupported, "Slice of the batch, with steps, or not fixed", HEADER.format("ISliceLayer")),
-    Rule(("Split",), lambda node: _axis(node, 0) == 0, "Split of the batch", HEADER.format("ISliceLayer")),
-    Rule(("Clip",), _clips_below, "Clip from other than 0: only clipped ReLU is named", LAYERS, certain=False),
-    Rule(("PRelu",), _second_varies, "a PReLU slope that is no constant", HEADER.format("IParametricReLULayer")),
-    Rule(PRODUCTS, _second_varies, "a product of two activations", OPERATORS),
+    *_listed(("Slice",), "ISliceLayer", (_slices_unsupported, "Slice of the batch, with steps, or not fixed")),
+    *_listed(("Split",), "ISliceLayer", (lambda node: _axis(node, 0) == 0, "Split of the batch")),
     Rule(
+        ("Clip",),
+        lambda node: _numbers(_input(node, 1)) != [0],
+        "Clip from other than 0: only clipped ReLU is named",
+        LAYERS,
+        certain=False,
+    ),
+    *_listed(("PRelu",), "IParametricReLULayer", (_second_varies, "a PReLU slope that is no constant")),
+    Rule(PRODUCTS, _second_varies, "a product of two activations", OPERATORS),
+    *_listed(
         ("LRN",),
-        lambda node: node.attributes.get_int("size", 0) not in (3, 5, 7, 9),
-        "an LRN window other than 3, 5, 7 and 9",
-        HEADER.format("ILRNLayer"),
+        "ILRNLayer",
+        (
+            lambda node: node.attributes.get_int("size", 0) not in (3, 5, 7, 9),
+            "an LRN window other than 3, 5, 7 and 9",
+        ),
     ),
 )
 

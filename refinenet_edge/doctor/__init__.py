@@ -9,8 +9,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from refinenet_edge.doctor.board import Python, examine_board
-from refinenet_edge.doctor.finding import Finding
+from refinenet_edge.doctor.board import Finding, Python, examine_board
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.jetson import LIBRARIES, builder_gpus, read_board, version_numbers
 from refinenet_edge.runtime import available

@@ -10,14 +10,28 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from refinenet_edge.doctor.finding import Finding
 from refinenet_edge.jetson import JETPACKS, Board, Clock, version_numbers
 
 OLDEST_TENSORRT = (10, 3)
 SCRATCH = 2 << 30  # bytes: the builder's default workspace of 1 GiB, and as much for TensorRT itself (a rule of thumb)
 OWN_TENSORRT = "pip freeze | grep ^tensorrt | xargs -r pip uninstall -y; sudo apt install tensorrt python3-libnvinfer"
 JETPACK_6 = 36  # of L4T
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `fix` is empty where there is nothing to do.
+
+    absent: not there, or the machine does not say. limited: may work, but slower, unsupported or nearer to failing than
+    it need be.
+    """
+
+    subject: str
+    state: Literal["ok", "absent", "limited", "wrong"]
+    detail: str
+    fix: str = ""
 
 
 @dataclass(frozen=True)

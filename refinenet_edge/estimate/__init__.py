@@ -1,17 +1,21 @@
 """How fast a network can be at best on a GPU that nobody has to own: for choosing a board.
 
     model name -> trace, fuse ─┐
-    bundle -> model.onnx ──────┴─ graph.py -> kernels.py ─┐
-    device name or file ───────────────────── devices.py ─┴─ bound.py -> Bounds
+    bundle -> model.onnx ──────┴─ kernels.py ─┐
+    device name or file ───────── devices.py ─┴─ bound.py -> Bounds
 
 The bound is a floor; forecast.py says how far above it measurements of other networks lie.
 """
 
 from pathlib import Path
 
+import onnx_ir as ir
+
+from refinenet_edge.bundle import open_bundle
+from refinenet_edge.dla import read_graph
+from refinenet_edge.errors import InputError
 from refinenet_edge.estimate.bound import BlockBound, Bound, Bounds, bound
 from refinenet_edge.estimate.devices import Device, devices, find_device, read_devices
-from refinenet_edge.estimate.graph import graph_of_bundle, graph_of_name
 from refinenet_edge.estimate.kernels import Kernel, frame_size, kernels
 from refinenet_edge.records import Size
 
@@ -44,8 +48,35 @@ def estimate(model: str, device: str, size: Size | None = None, classes: int | N
     device_name, specs = find_device(device)
     keep: tuple[str, ...] = ()
     if Path(model).is_dir():
-        graph, keep = graph_of_bundle(Path(model), size, classes)
+        graph, keep = _graph_of_bundle(Path(model), size, classes)
     else:
-        graph = graph_of_name(model, size or SIZE, classes or CLASSES)
+        graph = _graph_of_name(model, size or SIZE, classes or CLASSES)
     bounds = (bound(kernels(graph, precision, keep), precision, specs) for precision in specs.precisions)
     return Bounds(model, frame_size(graph), device_name, specs, tuple(bounds))
+
+
+def _graph_of_bundle(folder: Path, size: Size | None, classes: int | None) -> tuple[ir.Model, tuple[str, ...]]:
+    """The graph of a bundle, and the nodes that its budget kept in float."""
+    bundle = open_bundle(folder)
+    own = bundle.manifest.frame.size
+    if own is None:
+        raise InputError(f"bundle {folder} takes frames of any size: name its model instead, or build it for one size")
+    if size not in (None, own) or classes is not None:
+        raise InputError(
+            f"bundle {folder} is fixed to {own[0]}x{own[1]} and its classes: leave --size and --classes out"
+        )
+    budget = bundle.manifest.budget
+    kept = (harm.layers for harm in budget.harms if harm.kept) if budget is not None else ()
+    return read_graph(bundle), tuple(name for layers in kept for name in layers)
+
+
+def _graph_of_name(name: str, size: Size, classes: int) -> ir.Model:
+    """The fused graph of a network, as `build` makes it."""
+    # here, since a bundle needs no torch
+    from refinenet_edge.fusion import fuse
+    from refinenet_edge.model import open_network
+    from refinenet_edge.trace import trace
+
+    model = trace(open_network(name, None, classes), size)
+    fuse(model)
+    return model

@@ -5,7 +5,6 @@
             segmenter.segment(frame)
     reading = meters.reading()
 
-sensor.py      one thing that can be read, and what was read of it
 discovery.py   the sensors of a machine, from files below a root folder; nvml.py asks the GPU's driver
 meters.py      reads them all, at both ends of a block and in a thread between
 reading.py     samples -> a `Reading`: watts, joules, temperatures, clocks

@@ -17,19 +17,58 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 from refinenet_edge.files import read_text
 from refinenet_edge.jetson import GPU_CLOCK
 from refinenet_edge.sensors.nvml import Gpu
-from refinenet_edge.sensors.sensor import Kind, Sensor
 
 GPU = "GPU"
 CPU_HEAT = ("coretemp", "k10temp")
 HOLDS_A_CLOCK = re.compile(r"(thermal-)?(cpufreq|devfreq)-.+|.+-throttle-alert|hot-surface-alert")
 SWITCHED_OFF = -50.0  # °C: below are the values with which a Jetson says that a part has no power
+
+Kind = Literal["joules", "watts", "celsius", "mhz", "throttled"]
+
+
+@dataclass
+class Sensor:
+    """`read` gives joules, watts, °C or MHz, or the set of reasons that throttle; or `OSError` or `ValueError`."""
+
+    name: str
+    kind: Kind
+    read: Callable[[], Any]
+    wraps: float | None = None  # joules, of a counter that begins again at 0
+    samples: list[tuple[float, Any]] = field(default_factory=list)  # seconds, value
+    missed: int = 0
+    why: str = ""  # of the first that was missed
+
+    def sample(self, now: float) -> None:
+        """Read it; one that cannot be read is counted."""
+        try:
+            self.samples.append((now, self.read()))
+        except (OSError, ValueError) as exc:
+            self.missed += 1
+            self.why = self.why or _why(exc)
+
+    def note(self) -> str | None:
+        """How often it could not be read, and why; None: it always could."""
+        if not self.missed:
+            return None
+        missing = f"missing {self.missed} of {self.missed + len(self.samples)} times" if self.samples else "absent"
+        return f"{self.name} ({self.kind}) is {missing}: {self.why}"
+
+
+def _why(exc: OSError | ValueError) -> str:
+    if isinstance(exc, PermissionError):
+        return f"{exc.filename} may not be read; until the next start: sudo chmod a+r {exc.filename}"
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return f"{exc.filename}: {exc.strerror}"
+    return str(exc)
 
 
 def find_sensors(root: Path, gpu: Gpu | None) -> list[Sensor]:

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from refinenet_edge.jetson import read_board
-from refinenet_edge.sensors.discovery import find_sensors
+from refinenet_edge.sensors.discovery import Sensor, find_sensors
 from refinenet_edge.sensors.nvml import Gpu
 from refinenet_edge.sensors.reading import Reading, reading_of, total_power_rails
-from refinenet_edge.sensors.sensor import Sensor
 
 PERIOD = 0.05  # seconds
 

@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from refinenet_edge.sensors.discovery import GPU
-from refinenet_edge.sensors.sensor import Kind, Sensor
+from refinenet_edge.sensors.discovery import GPU, Kind, Sensor
 
 TOTAL_POWER_RAILS = (("VIN",), ("VDD_IN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
 CPU_PACKAGE = re.compile(r"package-\d+")

@@ -29,7 +29,6 @@ def test_figures_are_medians() -> None:
     held = Timing({"a": [{"x": 1.0, "y": 5.0}, {"x": 2.0, "y": 5.0}, {"x": 9.0, "y": 1.0}]}, "given")
     assert held.samples("a") == [6.0, 7.0, 10.0]
     assert held.ms("a") == 7.0
-    assert held.stages("a") == {"x": 2.0, "y": 5.0}
 
 
 def test_a_ratio_is_that_of_the_rounds() -> None:

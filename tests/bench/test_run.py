@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from refinenet_edge import bench
+from refinenet_edge.bench.alone import measure_start
 from refinenet_edge.bench.entry import Runner
 from refinenet_edge.bench.record import Start, Subject
-from refinenet_edge.bench.start import measure_start
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.records import Frame, Identity

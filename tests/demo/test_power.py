@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from refinenet_edge.demo import power
-from refinenet_edge.demo.power import RecentWatts
+from refinenet_edge.demo import figures
+from refinenet_edge.demo.figures import RecentWatts
 from refinenet_edge.sensors import Meters
 from tests.boards import tree
 from tests.sensors.test_meters import PACKAGE, RAPL
@@ -13,7 +13,7 @@ from tests.sensors.test_meters import PACKAGE, RAPL
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(power, "SECONDS", 0.0)
+    monkeypatch.setattr(figures, "WATTS_SECONDS", 0.0)
 
 
 def test_watts_are_of_the_time_since_the_last(tmp_path: Path) -> None:
