@@ -27,8 +27,9 @@ from machine import save
 from rich.console import Console
 from rich.table import Table
 
-from refinenet_edge.estimate import Kernel, bound, devices, read_devices
-from refinenet_edge.estimate.kernels import WIDTH
+from refinenet_edge.estimate.bound import bound
+from refinenet_edge.estimate.devices import devices, read_devices
+from refinenet_edge.estimate.kernels import WIDTH, Kernel
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -57,19 +57,16 @@ class Baseline:
 
     @property
     def on_gpu(self) -> bool:
-        """`Entry.on_gpu`."""
         return self.device == "cuda"
 
     @contextmanager
     def open(self, case: Case) -> Iterator[Runner]:
-        """`Entry.open`."""
         from refinenet_edge.model import open_network
 
         manifest, recipe = open_bundle(self.bundle).manifest, self.recipe
         size, classes = manifest.frame.size or case.size, len(manifest.labels.names)
-        module = open_network(
-            recipe.model, self.checkpoint, classes, crp=recipe.crp, align_corners=recipe.align_corners
-        )
+        corners = recipe.align_corners
+        module = open_network(recipe.model, self.checkpoint, classes, crp=recipe.crp, align_corners=corners)
         if self.kind in ("torch", "compile"):
             yield _usual(_torch(module, self.kind == "compile", self.device), manifest.frame, size)
         else:
@@ -79,7 +76,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class OnnxBaseline:
-    """Anybody's network, fed as `frame` says."""
+    """Anybody's network, fed as `frame` says. One frame at a time: a batch runs in a row."""
 
     subject: Subject
     path: Path
@@ -88,13 +85,12 @@ class OnnxBaseline:
 
     @contextmanager
     def open(self, case: Case) -> Iterator[Runner]:
-        """`Entry.open`. One frame at a time: a batch runs in a row."""
         with _session(self.path, self.subject.backend) as network:
-            yield _usual(
-                lambda images: np.concatenate([network(image[None]).copy() for image in images]),
-                self.frame,
-                self.frame.size or case.size,
-            )
+
+            def one_by_one(images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+                return np.concatenate([network(image[None]).copy() for image in images])
+
+            yield _usual(one_by_one, self.frame, self.frame.size or case.size)
 
 
 def baselines_for(against: Sequence[str], entry: BundleEntry, checkpoint: Path | None = None) -> list[Entry]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def read_board(root: Path = Path("/")) -> Board | None:
         python_tensorrt=_first(packages, "python3-libnvinfer"),
         cuda=_cuda(root),
         power=_power(root),
-        clocks=(*_gpu_clocks(root), *_cpu_clocks(root)),
+        clocks=tuple(dict.fromkeys(_clocks(root))),  # clusters of cores are alike on most boards
         memory=memory(root),
         dla_cores=_dla_cores(root),
         dla_compiler=any(_has_content(path) for path in (root / LIBRARIES).glob("*/libnvdla_compiler.so*")),
@@ -187,25 +187,19 @@ def _power(root: Path) -> PowerMode | None:
     return PowerMode(int(mode[1]), {int(index): name for index, name in modes}) if mode else None
 
 
-def _gpu_clocks(root: Path) -> list[Clock]:
-    clocks = []
+def _clocks(root: Path) -> Iterator[Clock]:
     for folder in sorted((root / "sys/class/devfreq").glob("*")):
-        low, high = _number(folder / "min_freq"), _number(folder / "max_freq")
-        if GPU_CLOCK.fullmatch(folder.name) and low is not None and high is not None:
-            steps = [int(step) for step in re.findall(r"\d{1,18}", read_text(folder / "available_frequencies") or "")]
-            clocks.append(Clock("GPU", low / 1e6, high / 1e6, max(steps) / 1e6 if steps else None))
-    return clocks
-
-
-def _cpu_clocks(root: Path) -> list[Clock]:
-    clocks = []
+        if GPU_CLOCK.fullmatch(folder.name):
+            steps = map(int, re.findall(r"\d{1,18}", read_text(folder / "available_frequencies") or ""))
+            yield from _clock("GPU", folder, "", max(steps, default=None), 1e6)
     for folder in sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*")):
-        low, high = _number(folder / "scaling_min_freq"), _number(folder / "scaling_max_freq")
-        top = _number(folder / "cpuinfo_max_freq")
-        if low is not None and high is not None:
-            clock = Clock("CPU", low / 1e3, high / 1e3, None if top is None else top / 1e3)
-            clocks += [clock] if clock not in clocks else []  # clusters are alike on most boards
-    return clocks
+        yield from _clock("CPU", folder, "scaling_", _number(folder / "cpuinfo_max_freq"), 1e3)
+
+
+def _clock(name: str, folder: Path, prefix: str, top: int | None, unit: float) -> Iterator[Clock]:
+    low, high = (_number(folder / f"{prefix}{end}_freq") for end in ("min", "max"))
+    if low is not None and high is not None:
+        yield Clock(name, low / unit, high / unit, None if top is None else top / unit)
 
 
 def memory(root: Path) -> Memory | None:

@@ -50,12 +50,10 @@ class BundleEntry:
 
     @property
     def on_gpu(self) -> bool:
-        """`Entry.on_gpu`."""
         return self.subject.backend in MODULES
 
     @contextmanager
     def open(self, case: Case) -> Iterator[Runner]:
-        """`Entry.open`."""
         with self.segmenter() as segmenter:
 
             def run(frames: Sequence[Frame]) -> Stages:

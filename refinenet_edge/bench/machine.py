@@ -83,7 +83,6 @@ def commit(folder: Path) -> str | None:
 
 
 def cpu(root: Path = Path("/")) -> str:
-    """The processor's name."""
     name = re.search(r"model name\s*:\s*(.+)", read_text(root / "proc/cpuinfo") or "")
     return name[1] if name else platform.processor() or platform.machine()
 

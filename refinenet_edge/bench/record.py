@@ -194,7 +194,6 @@ class BenchmarkRun:
         return {m.subject: m for m in self.measurements if m.case == case}
 
     def subject(self, name: str) -> Subject:
-        """The subject of that name."""
         return next(subject for subject in self.subjects if subject.name == name)
 
 

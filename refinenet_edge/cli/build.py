@@ -21,54 +21,43 @@ if TYPE_CHECKING:
     from refinenet_edge.fusion import Firing
     from refinenet_edge.records import Range, Ranges
 
+BACKENDS = ("auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime")
+
 
 def _build_options(command: Any) -> Any:
     """The options of `build-engine`: the fields of `Recipe`."""
+    option = click.option
     options = [
         click.argument("recipe", required=False, type=click.Path(path_type=Path)),
-        click.option("--output", "-o", metavar="FOLDER", help="The bundle to write, such as engines/NAME."),
-        click.option("--model", help="rf50, rf101, rf152, rf_lw50, rf_lw101, rf_lw152 or rf_lw_mbv2."),
-        click.option(
-            "--checkpoint", metavar="FILE", help='Weights: .pth, .safetensors, ..., or "scenes". None: random.'
-        ),
-        click.option("--onnx", metavar="FILE", help="A segmentation model of anybody's instead: 1x3xHxW -> 1xCxhxw."),
-        click.option("--size", type=SizeType(), help="What the network takes; frames are resized. [512x512]"),
-        click.option(
-            "--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."
-        ),
-        click.option("--precision", type=click.Choice(["fp32", "fp16", "int8", "fp8"]), help="[fp32]"),
-        click.option(
+        option("--output", "-o", metavar="FOLDER", help="The bundle to write, such as engines/NAME."),
+        option("--model", help="rf50, rf101, rf152, rf_lw50, rf_lw101, rf_lw152 or rf_lw_mbv2."),
+        option("--checkpoint", metavar="FILE", help='Weights: .pth, .safetensors, ..., or "scenes". None: random.'),
+        option("--onnx", metavar="FILE", help="A segmentation model of anybody's instead: 1x3xHxW -> 1xCxhxw."),
+        option("--size", type=SizeType(), help="What the network takes; frames are resized. [512x512]"),
+        option("--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."),
+        option("--precision", type=click.Choice(["fp32", "fp16", "int8", "fp8"]), help="[fp32]"),
+        option(
             "--calib", metavar="RANGES|DIR|VIDEO|scenes", help="Of int8, fp8: a ranges file, or frames to calibrate on."
         ),
-        click.option("--max-miou-drop", type=float, metavar="POINTS", help="That int8 may cost on --judge (labelled)."),
-        click.option("--min-agreement", type=float, metavar="PERCENT", help="Pixels of --judge that keep their label."),
-        click.option(
-            "--judge", metavar="DATASET|FRAMES", help="Of a budget: a data set as of eval, or frames. [as --calib]"
-        ),
-        click.option(
-            "--backend",
-            type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]),
-            help="[auto]",
-        ),
-        click.option(
-            "--labels", metavar="NAME|FILE", help="voc, nyu40, sun37, person, context, cityscapes, camvid, ..."
-        ),
-        click.option("--upsample", type=click.Choice(["bilinear", "cubic"]), help="How logits reach the frame's size."),
-        click.option(
-            "--align-corners/--no-align-corners", default=None, help="If the checkpoint cannot say. [as the ports]"
-        ),
-        click.option("--crp", type=click.Choice(["pool_conv", "conv_pool"]), help="If the checkpoint cannot say."),
-        click.option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
-        click.option("--target", multiple=True, metavar="SM", help="sm_75 .. sm_121 (TensorRT-RTX). Repeatable."),
-        click.option("--workspace-mib", type=click.IntRange(16), help="The builder's scratch memory. [1024]"),
-        click.option("--timing-cache", metavar="FILE", help="Read and keep TensorRT's timings here."),
-        click.option("--version-compatible/--no-version-compatible", default=None, help="Runs on later TensorRTs."),
-        click.option("--hardware-compatible/--no-hardware-compatible", default=None, help="Runs on Ampere and newer."),
-        click.option("--force/--no-force", default=None, help="Build what is known to be slower."),
-        click.option("--explain", is_flag=True, help="Say how often each rewrite fired, and why not elsewhere."),
+        option("--max-miou-drop", type=float, metavar="POINTS", help="That int8 may cost on --judge (labelled)."),
+        option("--min-agreement", type=float, metavar="PERCENT", help="Pixels of --judge that keep their label."),
+        option("--judge", metavar="DATASET|FRAMES", help="Of a budget: a data set as of eval, or frames. [as --calib]"),
+        option("--backend", type=click.Choice(BACKENDS), help="[auto]"),
+        option("--labels", metavar="NAME|FILE", help="voc, nyu40, sun37, person, context, cityscapes, camvid, ..."),
+        option("--upsample", type=click.Choice(["bilinear", "cubic"]), help="How logits reach the frame's size."),
+        option("--align-corners/--no-align-corners", default=None, help="If the checkpoint cannot say. [as the ports]"),
+        option("--crp", type=click.Choice(["pool_conv", "conv_pool"]), help="If the checkpoint cannot say."),
+        option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
+        option("--target", multiple=True, metavar="SM", help="sm_75 .. sm_121 (TensorRT-RTX). Repeatable."),
+        option("--workspace-mib", type=click.IntRange(16), help="The builder's scratch memory. [1024]"),
+        option("--timing-cache", metavar="FILE", help="Read and keep TensorRT's timings here."),
+        option("--version-compatible/--no-version-compatible", default=None, help="Runs on later TensorRTs."),
+        option("--hardware-compatible/--no-hardware-compatible", default=None, help="Runs on Ampere and newer."),
+        option("--force/--no-force", default=None, help="Build what is known to be slower."),
+        option("--explain", is_flag=True, help="Say how often each rewrite fired, and why not elsewhere."),
     ]
-    for option in reversed(options):
-        command = option(command)
+    for decorate in reversed(options):
+        command = decorate(command)
     return command
 
 

@@ -23,14 +23,7 @@ from refinenet_edge.cli.screen import err, out, plain, progress_bar
 @with_ray
 @allow_host_code
 def batch(
-    bundle: Path,
-    source: str,
-    folder: str,
-    form: Any,
-    confidence: bool,
-    backend: str,
-    ray: str,
-    allow_host_code: bool,
+    bundle: Path, source: str, folder: str, form: Any, confidence: bool, backend: str, ray: str, allow_host_code: bool
 ) -> None:
     """Label every frame of INPUT: images, videos, a folder of them (or its URL), or scenes:SEED:COUNT.
 

@@ -29,10 +29,8 @@ def inspect(path: Path) -> None:
         if PLAN not in manifest.files:
             return
         path = path / PLAN
-    header = read_header(path)
-    out.print(
-        f"{plain(path)}: a plan of {path.stat().st_size / 1e6:.1f} MB, written by {header.flavour} {header.version}"
-    )
+    header, size = read_header(path), f"{path.stat().st_size / 1e6:.1f} MB"
+    out.print(f"{plain(path)}: a plan of {size}, written by {header.flavour} {header.version}")
 
 
 @main.command("models")

@@ -37,13 +37,7 @@ UPSAMPLINGS: dict[str, Interpolation] = {
 @click.option("--confidence", is_flag=True, help="Also NAME_confidence.png: how sure each label is, 255 is certain.")
 @allow_host_code
 def run(
-    bundle: Path,
-    images: str,
-    folder: Path,
-    backend: str,
-    opacity: float,
-    confidence: bool,
-    allow_host_code: bool,
+    bundle: Path, images: str, folder: Path, backend: str, opacity: float, confidence: bool, allow_host_code: bool
 ) -> None:
     """Segment IMAGES, an image or video file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
     from refinenet_edge.frames import open_frames, parse

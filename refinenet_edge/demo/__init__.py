@@ -15,14 +15,13 @@ from refinenet_edge.demo.controls import Controls
 from refinenet_edge.demo.figures import Figures
 from refinenet_edge.demo.overlay import OverlayStyle, blend, draw
 from refinenet_edge.demo.record import Recording
-from refinenet_edge.demo.show import DemoSummary, Model, Show, View
+from refinenet_edge.demo.show import Model, Show
 from refinenet_edge.demo.stream import SegmentedFrame, live
 from refinenet_edge.frames import Captured, LiveSource, open_source
 
 __all__ = [
     "Captured",
     "Controls",
-    "DemoSummary",
     "Figures",
     "LiveSource",
     "Model",
@@ -30,7 +29,6 @@ __all__ = [
     "Recording",
     "SegmentedFrame",
     "Show",
-    "View",
     "blend",
     "draw",
     "live",

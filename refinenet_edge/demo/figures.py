@@ -158,7 +158,6 @@ class Statistics:
             self._stages.setdefault(name, deque(maxlen=TIMED)).append(ms)
 
     def speed(self) -> Speed:
-        """Frame rate, latencies, age."""
         times, segment = self._times, self._stages.get("segment")
         p50, p99 = map(float, np.percentile(segment, [50, 99])) if segment else (0.0, 0.0)
         return Speed(

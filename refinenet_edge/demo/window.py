@@ -35,10 +35,8 @@ class Window:
         if not has_display():  # there OpenCV would end the whole process
             raise InputError("there is no display to open a window on: use --view web")
         if not has_windows():
-            raise InputError(
-                "this OpenCV was built without windows (opencv-python-headless): install opencv-python in its place, "
-                "or use --view web"
-            )
+            problem = "this OpenCV was built without windows (opencv-python-headless)"
+            raise InputError(f"{problem}: install opencv-python in its place, or use --view web")
         cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
         self._show = show
 

@@ -305,10 +305,7 @@ RULES = (
     *_listed(
         ("LRN",),
         "ILRNLayer",
-        (
-            lambda node: node.attributes.get_int("size", 0) not in (3, 5, 7, 9),
-            "an LRN window other than 3, 5, 7 and 9",
-        ),
+        (lambda node: node.attributes.get_int("size", 0) not in (3, 5, 7, 9), "an LRN window other than 3, 5, 7 and 9"),
     ),
 )
 

@@ -75,17 +75,13 @@ def _runs_here() -> Iterator[Finding]:
     if gpu:
         yield Finding("NVIDIA GPU", "absent", gpu)
     else:
-        yield Finding(
-            "NVIDIA GPU", "ok", f"{gpu_capability()}, driver for CUDA {'.'.join(map(str, driver_cuda() or ()))}"
-        )
+        driver = ".".join(map(str, driver_cuda() or ()))
+        yield Finding("NVIDIA GPU", "ok", f"{gpu_capability()}, driver for CUDA {driver}")
         yield _kernels()
-    built = implementation() == "c++"
-    yield Finding(
-        "labels from logits",
-        "ok" if built else "limited",
-        "by C++" if built else "by numpy, slower: the C++ head was not built",
-        "" if built else HEAD,
-    )
+    if implementation() == "c++":
+        yield Finding("labels from logits", "ok", "by C++")
+    else:
+        yield Finding("labels from logits", "limited", "by numpy, slower: the C++ head was not built", HEAD)
     reasons = available()
     for backend, reason in reasons.items():
         if gpu and backend not in ON_CPU:
@@ -113,12 +109,9 @@ def _kernels() -> Finding:
 
 def _builds_here() -> Iterator[Finding]:
     for flavour in FLAVOURS:
-        module = MODULES[flavour]
-        fix = (
-            "pip install 'refinenet-edge[rtx]'"
-            if flavour == "tensorrt-rtx"
-            else "comes with JetPack; desktop: pip install tensorrt"
-        )
+        module, fix = MODULES[flavour], "comes with JetPack; desktop: pip install tensorrt"
+        if flavour == "tensorrt-rtx":
+            fix = "pip install 'refinenet-edge[rtx]'"
         try:
             version = importlib.import_module(module).__version__
         except ModuleNotFoundError:
@@ -135,9 +128,8 @@ def _exports_here() -> Iterator[Finding]:
         if version is None:
             yield Finding(purpose, "absent", f"{package} is not installed", "pip install 'refinenet-edge[export]'")
         elif version_numbers(version) < version_numbers(oldest):
-            yield Finding(
-                purpose, "wrong", f"{package} {version} is older than {oldest}", f"pip install '{package}>={oldest}'"
-            )
+            problem = f"{package} {version} is older than {oldest}"
+            yield Finding(purpose, "wrong", problem, f"pip install '{package}>={oldest}'")
         else:
             yield Finding(purpose, "ok", f"{package} {version}")
 

@@ -100,9 +100,8 @@ def _tensorrt(board: Board, python: Python) -> Finding:
 def _unseen(subject: str, board: Board) -> Finding:
     here = f"this Python ({_dotted(sys.version_info[:2])})"
     if board.tensorrt is None:
-        return Finding(
-            subject, "absent", f"none in {here}, and no libnvinfer package", "sudo apt install nvidia-jetpack"
-        )
+        problem = f"none in {here}, and no libnvinfer package"
+        return Finding(subject, "absent", problem, "sudo apt install nvidia-jetpack")
     fix = "sudo apt install python3-libnvinfer; " if board.python_tensorrt is None else ""
     fix += "make the environment with the system's Python: /usr/bin/python3 -m venv --system-site-packages .venv"
     return Finding(subject, "wrong", f"{board.tensorrt} is installed, but {here} does not see it", fix)
@@ -120,9 +119,8 @@ def _tensorrt_11(subject: str, version: str, board: Board) -> Finding:
     elif board.model and not any(name in board.model for name in ("AGX Orin", "Thor")):
         problem = "on AGX Orin and Thor only"
     elif board.jetpack is None or board.model is None:
-        return Finding(
-            subject, "absent", f"{version} is for JetPack 7.2.2 and later; the board does not say which it is"
-        )
+        detail = f"{version} is for JetPack 7.2.2 and later; the board does not say which it is"
+        return Finding(subject, "absent", detail)
     if problem:
         return Finding(subject, "limited", f"{version}: NVIDIA supports TensorRT 11 {problem}", OWN_TENSORRT)
     return Finding(subject, "ok", f"{version} supports JetPack {board.jetpack}")
@@ -214,9 +212,8 @@ def _dla(board: Board) -> Finding:
     subject = "DLA"
     compiler = "libnvdla_compiler.so"
     if board.dla_cores is None:
-        return Finding(
-            subject, "absent", f"/sys does not say; {compiler} is {'' if board.dla_compiler else 'not '}here"
-        )
+        here = "here" if board.dla_compiler else "not here"
+        return Finding(subject, "absent", f"/sys does not say; {compiler} is {here}")
     if board.dla_cores == 0:
         return Finding(subject, "absent", "this board has no core")
     cores = f"{board.dla_cores} core{'s' if board.dla_cores > 1 else ''}"

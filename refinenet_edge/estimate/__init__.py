@@ -14,29 +14,15 @@ import onnx_ir as ir
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.dla import read_graph
 from refinenet_edge.errors import InputError
-from refinenet_edge.estimate.bound import BlockBound, Bound, Bounds, bound
-from refinenet_edge.estimate.devices import Device, devices, find_device, read_devices
-from refinenet_edge.estimate.kernels import Kernel, frame_size, kernels
+from refinenet_edge.estimate.bound import Bounds, bound
+from refinenet_edge.estimate.devices import find_device
+from refinenet_edge.estimate.kernels import frame_size, kernels
 from refinenet_edge.records import Size
 
 SIZE = (512, 512)
 CLASSES = 21
 
-__all__ = [
-    "CLASSES",
-    "SIZE",
-    "BlockBound",
-    "Bound",
-    "Bounds",
-    "Device",
-    "Kernel",
-    "bound",
-    "devices",
-    "estimate",
-    "find_device",
-    "kernels",
-    "read_devices",
-]
+__all__ = ["CLASSES", "SIZE", "Bounds", "estimate"]
 
 
 def estimate(model: str, device: str, size: Size | None = None, classes: int | None = None) -> Bounds:
@@ -62,9 +48,8 @@ def _graph_of_bundle(folder: Path, size: Size | None, classes: int | None) -> tu
     if own is None:
         raise InputError(f"bundle {folder} takes frames of any size: name its model instead, or build it for one size")
     if size not in (None, own) or classes is not None:
-        raise InputError(
-            f"bundle {folder} is fixed to {own[0]}x{own[1]} and its classes: leave --size and --classes out"
-        )
+        fixed = f"bundle {folder} is fixed to {own[0]}x{own[1]} and its classes"
+        raise InputError(f"{fixed}: leave --size and --classes out")
     budget = bundle.manifest.budget
     kept = (harm.layers for harm in budget.harms if harm.kept) if budget is not None else ()
     return read_graph(bundle), tuple(name for layers in kept for name in layers)

@@ -81,39 +81,31 @@ def bound(kernels: Sequence[Kernel], precision: str, device: Device) -> Bound:
     cache = int(device.cache_mib * 2**20)
     weights = sum(kernel.weights for kernel in kernels)
     fetched = max(0.0, 1 - cache / weights) if weights else 0.0  # of the weights, every frame
-    blocks: dict[str, _Sum] = {}
+    blocks: dict[str, list[tuple[Kernel, int]]] = {}
     for kernel in kernels:
-        block = blocks.setdefault(kernel.block, _Sum(kernel.block))
-        block.add(kernel, max(0, kernel.maps - cache) + round(fetched * kernel.weights), device)
-    by_block = tuple(block.bound() for block in blocks.values())
+        through_memory = max(0, kernel.maps - cache) + round(fetched * kernel.weights)
+        blocks.setdefault(kernel.block, []).append((kernel, through_memory))
+    by_block = tuple(_block_bound(name, moved, device) for name, moved in blocks.items())
     ms = sum(block.ms for block in by_block)
     if not ms:
         raise GraphError("there is nothing to bound: no convolution, and every map fits into the L2")
     return Bound(precision, len(kernels), ms, 1000 / ms, expected(ms, len(kernels), device), by_block)
 
 
-class _Sum:
-    """The kernels of a block, added up."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._kernels = self._macs = self._bytes = self._link = 0
-        self._ms: dict[Binding, float] = {"compute": 0.0, "memory": 0.0, "link": 0.0}
-
-    def add(self, kernel: Kernel, through_memory: int, device: Device) -> None:
+def _block_bound(name: str, moved: Sequence[tuple[Kernel, int]], device: Device) -> BlockBound:
+    """The bound of a block: its kernels, each with the bytes that it moves through the GPU's memory."""
+    spent: dict[Binding, float] = {"compute": 0.0, "memory": 0.0, "link": 0.0}
+    link = 0
+    for kernel, through_memory in moved:
         compute = 2 * kernel.macs / (rate(kernel, device) * 1e9)
         memory = through_memory / (device.bandwidth_gbs * 1e6)
-        self._ms["compute" if compute > memory else "memory"] += max(compute, memory)
+        spent["compute" if compute > memory else "memory"] += max(compute, memory)
         if device.link_gbs is not None:
-            self._ms["link"] += kernel.link / (device.link_gbs * 1e6)
-            self._link += kernel.link
-        self._kernels += 1
-        self._macs += kernel.macs
-        self._bytes += through_memory
-
-    def bound(self) -> BlockBound:
-        by = max(self._ms, key=lambda binding: self._ms[binding])
-        return BlockBound(self._name, self._kernels, self._macs, self._bytes, self._link, sum(self._ms.values()), by)
+            spent["link"] += kernel.link / (device.link_gbs * 1e6)
+            link += kernel.link
+    macs, through = sum(kernel.macs for kernel, _ in moved), sum(through_memory for _, through_memory in moved)
+    by = max(spent, key=lambda binding: spent[binding])
+    return BlockBound(name, len(moved), macs, through, link, sum(spent.values()), by)
 
 
 def rate(kernel: Kernel, device: Device) -> float:

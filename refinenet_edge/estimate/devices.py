@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,9 +10,9 @@ from importlib import resources
 from pathlib import Path
 
 from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.recipe import read_table
 from refinenet_edge.records import from_plain
 
-MAX_FILE = 64 * 1024  # bytes
 TENSOR = ("tf32", "fp16", "int8", "fp8")
 CUDA = ("fp32", "fp16")
 
@@ -87,16 +86,7 @@ def find_device(name: str) -> tuple[str, Device]:
 
 def read_devices(path: Path) -> dict[str, Device]:
     """Name -> device of a file in the format of devices.toml. Raises `InputError` naming what does not fit."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        if path.stat().st_size > MAX_FILE:
-            raise InputError(f"{path} is larger than {MAX_FILE} bytes: it describes no device")
-        tables = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as exc:
-        raise InputError(f"{path} cannot be read as TOML: {exc}") from exc
+    tables = read_table(path, "file")
     read = {}
     for name, table in tables.items():
         try:

@@ -114,7 +114,6 @@ def pareto(name: str, points: Mapping[int, tuple[float, float]], best: Collectio
 
 
 def colour(key: int) -> str:
-    """The colour of a subject."""
     return COLOURS[(key - 1) % len(COLOURS)]
 
 

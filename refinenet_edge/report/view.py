@@ -41,7 +41,6 @@ def rows(run: BenchmarkRun, case: Case) -> tuple[Row, ...]:
 
 
 def fastest(rows: Sequence[Row]) -> Row:
-    """The row with the lowest median."""
     return min(rows, key=lambda row: row.times.p50)
 
 

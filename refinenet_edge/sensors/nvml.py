@@ -33,7 +33,6 @@ class Gpu:
             self._ask("nvmlShutdown")
 
     def driver(self) -> str:
-        """The driver's version."""
         return str(self._ask("nvmlSystemGetDriverVersion"))
 
     def limit(self) -> float:

@@ -37,7 +37,7 @@ def test_power_is_of_each_frame_of_a_subject_alone(tmp_path: Path, monkeypatch: 
 
             yield run
 
-    monkeypatch.setattr(alone, "POWER_SECONDS", 0.01)
+    monkeypatch.setattr(alone, "POWER_SECONDS", 0.2)
     monkeypatch.setattr(alone, "Meters", lambda gpu: Meters(root, gpu, period=None))
     measured = alone.measure_power(Draws("ours"), SMALL, [np.zeros((64, 96, 3), np.uint8)], None, [])
     assert measured is not None and measured.subject == "ours" and measured.frames > 1

@@ -7,8 +7,10 @@ import dataclasses
 import pytest
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.estimate import Bound, Device, Kernel, bound
+from refinenet_edge.estimate.bound import Bound, bound
+from refinenet_edge.estimate.devices import Device
 from refinenet_edge.estimate.forecast import expected
+from refinenet_edge.estimate.kernels import Kernel
 
 MIB = 1 << 20
 DEVICE = Device(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.estimate import Device, devices, find_device, read_devices
+from refinenet_edge.estimate.devices import Device, devices, find_device, read_devices
 
 GOOD = """
 [mine]
@@ -95,7 +95,7 @@ def test_a_file_of_ones_own(written: Path) -> None:
         ("fp32 = 1, ", "", "cuda_tflops.fp32: missing"),
         ('source = ["its data sheet"]', "source = []", "source: say where the figures are from"),
         ("[mine]", "mine = 3\n[other]", "device 'mine': .*an object expected"),
-        ("[mine]", "[mine", "cannot be read as TOML"),
+        ("[mine]", "[mine", "cannot be read"),
     ],
 )
 def test_what_does_not_fit_is_named(written: Path, old: str, new: str, says: str) -> None:
@@ -115,11 +115,11 @@ def test_a_file_holds_one_device(written: Path) -> None:
 def test_what_is_no_device_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no device 'orin'; there are orin-nano, "):
         find_device("orin")
-    with pytest.raises(InputError, match=r"cannot be read as TOML: .*No such file"):
+    with pytest.raises(InputError, match=r"cannot be read: .*No such file"):
         find_device(str(tmp_path / "none.toml"))
     (tmp_path / "large.toml").write_text("# " + "x" * (64 << 10))
     with pytest.raises(InputError, match="is larger than 65536 bytes"):
         find_device(str(tmp_path / "large.toml"))
     (tmp_path / "binary").write_bytes(b"\xff\x00")
-    with pytest.raises(InputError, match="cannot be read as TOML"):
+    with pytest.raises(InputError, match="cannot be read"):
         find_device(str(tmp_path / "binary"))

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.estimate import Kernel, kernels
+from refinenet_edge.estimate.kernels import Kernel, kernels
 from refinenet_edge.precision import to_fp16
 from tests.conftest import graph, weights
 
