@@ -7,7 +7,6 @@ this machine is changed, and nobody need be root.
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from device_environment import clean
 
-HERE = Path("build/arm").resolve()
+HERE = Path(__file__).parents[2] / "build/arm"
 ROOT = HERE / "root"
 QEMU = "/usr/bin/qemu-aarch64-static"
 NEEDS = "make arm needs `sudo apt-get install qemu-user-static`, Debian and Linux 6.7 or later"
@@ -82,7 +81,5 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 def missing() -> str:
     """Why nothing runs here, "" when it does."""
-    if not os.path.exists(QEMU):
-        return NEEDS
-    done = run("-c", "uname -m")
-    return "" if done.stdout.strip().endswith("aarch64") else f"{NEEDS}: {done.stdout.strip()}"
+    said = run("-c", "uname -m").stdout.strip()
+    return "" if said.endswith("aarch64") else f"{NEEDS}: {said}"

@@ -22,7 +22,8 @@ from tests.arm import debian, exact
 
 pytestmark = [pytest.mark.arm, pytest.mark.xdist_group("arm")]
 
-README = Path("README.md").read_text("utf-8")
+CHECKOUT = Path(__file__).parents[2]
+README = (CHECKOUT / "README.md").read_text("utf-8")
 LINES = re.search(r"## On a Jetson\n.*?```bash\n(.*?)```", README, re.DOTALL)[1].splitlines()  # type: ignore[index]
 JETPACK = ("bash", "coreutils", "python3", "python3-opencv")  # what is there before the first line
 SIZE = (64, 96)
@@ -42,11 +43,13 @@ EXPECTED = {
 @pytest.fixture(scope="module")
 def said() -> list[tuple[str, int, str]]:
     """README's lines, each with its exit code and what it said, in a Debian where nothing of ours was before."""
+    assert Path(debian.QEMU).exists(), debian.NEEDS
     wanted = [word for line in LINES if line.startswith("sudo apt") for word in shlex.split(line, comments=True)[3:]]
     debian.install([*JETPACK, *(word for word in wanted if not word.startswith("-"))])
     if reason := debian.missing():
         pytest.fail(reason)
     shutil.rmtree(WORK)
+    shutil.rmtree(debian.ROOT / "root/.cache/pip/wheels", ignore_errors=True)  # an earlier one of ours
     (WORK / "dist").mkdir(parents=True)
     source = copy_source(WORK / "source")
     with tarfile.open(WORK / f"dist/refinenet_edge-{__version__}.tar.gz", "w:gz") as sdist:
@@ -90,7 +93,7 @@ def test_its_opencv_and_numpy_are_the_systems(said: object) -> None:
 def test_exact_results_are_the_same_bits(said: object) -> None:
     exact.main(WORK / "exact.npz")
     arm("pip install --quiet pytest")
-    shutil.copytree("tests", WORK / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CHECKOUT / "tests", WORK / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     text = arm("python -m tests.arm.exact exact.npz")
     assert re.search(r"(\d{2,}) of \1 results are the same bits on aarch64", text)
 
