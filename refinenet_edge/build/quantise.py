@@ -9,7 +9,8 @@ from typing import Literal
 import onnx_ir as ir
 
 from refinenet_edge import calibration
-from refinenet_edge.build.budget import Candidates, Judge, spend
+from refinenet_edge.build.budget import Candidates, LostLabels, MiouDrop, spend
+from refinenet_edge.evaluation import DataSet
 from refinenet_edge.frames import Frames
 from refinenet_edge.precision import Placement
 from refinenet_edge.records import Budget, FrameSpec, Labels, Ranges
@@ -21,8 +22,8 @@ class Quantisation:
 
     calibration: Ranges | Frames
     placement: Placement
-    judge: Judge | None  # of an accuracy budget; None: it may cost what it costs
-    allowed: float  # of the judge's loss
+    judge: DataSet | Frames | None  # of an accuracy budget: points of mIoU are lost there, or labels; None: no budget
+    allowed: float  # points, or percent
     judged_by: Literal["openvino", "onnxruntime"]  # what runs the candidates
 
 
@@ -52,7 +53,8 @@ def find_rounding(
     if how.judge is None:
         return Rounding(ranges, None)
     candidates = Candidates(model, ranges, how.placement, spec, labels, how.judged_by)
-    return Rounding(ranges, spend(candidates, how.judge, how.allowed, step))
+    judge = LostLabels(how.judge) if isinstance(how.judge, Frames) else MiouDrop(how.judge)
+    return Rounding(ranges, spend(candidates, judge, how.allowed, step))
 
 
 def _ranges(source: Ranges | Frames, model: ir.Model, spec: FrameSpec, step: Callable[[str], None]) -> Ranges:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refinenet_edge import calibration, precision
-from refinenet_edge.build.budget import Judge, LostLabels, MiouDrop
 from refinenet_edge.build.load import Network
 from refinenet_edge.build.quantise import Quantisation
 from refinenet_edge.bundle import require_replaceable
 from refinenet_edge.errors import InputError, MissingExtra
-from refinenet_edge.evaluation import open_dataset
+from refinenet_edge.evaluation import DataSet, open_dataset
 from refinenet_edge.frames import Frames, Scenes, open_frames, parse
 from refinenet_edge.fusion import REWRITES, Rewrite
 from refinenet_edge.labels import find_labels
@@ -78,7 +77,6 @@ def _preferred(problems: Mapping[str, str]) -> Backend:
 
 def _require_consistent(recipe: Recipe, backend: Backend) -> None:
     """Raise `InputError` for options that do not go together."""
-    precision.require_known(recipe.precision)
     if recipe.precision not in precision.QUANTISED:
         for asked, option in ((recipe.calib is not None, "--calib"), (recipe.budgeted, "an accuracy budget")):
             if asked:
@@ -144,15 +142,15 @@ def _quantisation(recipe: Recipe, backend: Backend, problems: Mapping[str, str])
         calib = calibration.read_ranges(Path(recipe.calib))
     else:
         calib = calibration.calibration_frames(recipe.calib)
-    judge: Judge | None = None
+    judge: DataSet | Frames | None = None
     allowed = 0.0
     if recipe.max_miou_drop is not None:
         # without --judge on the scenes of --calib, as many
-        judge, allowed = MiouDrop(open_dataset(recipe.judge or calib.source)), recipe.max_miou_drop
+        judge, allowed = open_dataset(recipe.judge or calib.source), recipe.max_miou_drop
     elif recipe.min_agreement is not None:
         frames = open_frames(parse(recipe.judge), most=calibration.COUNT) if recipe.judge else calib
         assert isinstance(frames, Frames)  # ranges are not judged on: `_require_consistent`
-        judge, allowed = LostLabels(frames), 100 - recipe.min_agreement
+        judge, allowed = frames, 100 - recipe.min_agreement
     return Quantisation(
         calib,
         precision.placement_of(recipe.precision, backend),

@@ -18,9 +18,8 @@ from refinenet_edge.precision.fp16 import to_fp16
 from refinenet_edge.precision.pad_channels import pad_channels
 from refinenet_edge.precision.placement import Placement, placement_of
 from refinenet_edge.precision.qdq import asymmetric, is_quantised, quantise
-from refinenet_edge.records import Backend, Ranges
+from refinenet_edge.records import PRECISIONS, Backend, Ranges
 
-PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 QUANTISED = ("int8", "fp8")
 ON_GPU: tuple[Backend, ...] = ("tensorrt", "tensorrt-rtx")
 
@@ -35,7 +34,6 @@ __all__ = [
     "pad_channels",
     "placement_of",
     "quantise",
-    "require_known",
     "to_fp16",
     "uncalibrated",
 ]
@@ -44,12 +42,6 @@ __all__ = [
 def uncalibrated(precision: str) -> str:
     """What an error says where int8 or fp8 has no ranges."""
     return f"{precision} needs calibration: give --calib scenes, a folder of images, a video or ranges"
-
-
-def require_known(precision: str) -> None:
-    """Raise `InputError` unless `precision` is one of `PRECISIONS`."""
-    if precision not in PRECISIONS:
-        raise InputError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
 
 
 def apply(
@@ -64,7 +56,8 @@ def apply(
     int8 and fp8 need `ranges`, unless the model has Q/DQ already, as `backend` takes it; the nodes named in `keep` stay
     float. Raises `InputError` where they lack, or for an unknown precision.
     """
-    require_known(precision)
+    if precision not in PRECISIONS:
+        raise InputError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
     if precision in QUANTISED and is_quantised(model):
         if backend in ON_GPU and (odd := asymmetric(model)):
             raise InputError(

@@ -46,11 +46,11 @@ from refinenet_edge.records.manifest import (
     relative_error,
 )
 from refinenet_edge.records.quantised import INT8_LEVELS, Budget, Harm, Range, Ranges, RangesKey, Speed
-from refinenet_edge.records.recipe import Backend, Recipe
+from refinenet_edge.records.recipe import PRECISIONS, Backend, Recipe
 
 __all__ = [
-    "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "MAX_SIDE", "OUTPUT", "RGB", "SMALLEST_SIDE", "Backend", "Bilinear",
-    "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Identity",
-    "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "Parity", "Profile", "Range", "Ranges", "RangesKey",
-    "Recipe", "Size", "Speed", "TensorSpec", "from_json", "from_plain", "relative_error", "to_json",
+    "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "MAX_SIDE", "OUTPUT", "PRECISIONS", "RGB", "SMALLEST_SIDE", "Backend",
+    "Bilinear", "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm",
+    "Identity", "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "Parity", "Profile", "Range", "Ranges",
+    "RangesKey", "Recipe", "Size", "Speed", "TensorSpec", "from_json", "from_plain", "relative_error", "to_json",
 ]  # fmt: skip

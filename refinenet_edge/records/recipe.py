@@ -13,6 +13,7 @@ from refinenet_edge.records.frame import MAX_SIDE, Size
 from refinenet_edge.records.json import from_plain
 
 Backend = Literal["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]  # what a bundle is built for
+PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Recipe:
             raise InputError("--onnx takes the model from the file: leave --model and --checkpoint out")
         if self.onnx is None and self.model is None and self.checkpoint is None:
             raise InputError("nothing to build: give --model, --checkpoint or --onnx")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"no precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
         if self.max_miou_drop is not None and self.min_agreement is not None:
             raise InputError("expected one budget: --max-miou-drop or --min-agreement")
         if self.max_miou_drop is not None and not self.max_miou_drop > 0:

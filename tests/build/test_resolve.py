@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from refinenet_edge.build.budget import LostLabels, MiouDrop
 from refinenet_edge.build.resolve import resolve
 from refinenet_edge.errors import BuildError, CalibrationError, InputError, MissingExtra, RefineNetEdgeError
+from refinenet_edge.evaluation import DataSet
+from refinenet_edge.frames import Frames
 from refinenet_edge.fusion import REWRITES
 from refinenet_edge.labels import SCENES
 from refinenet_edge.precision.placement import FP8, OPENVINO
@@ -95,9 +96,9 @@ class TestWhatTheStagesAreGiven:
     @pytest.mark.parametrize(
         ("options", "kind", "name", "allowed"),
         [
-            ({"max_miou_drop": 0.3}, MiouDrop, "scenes:2:3", 0.3),
-            ({"min_agreement": 99.0}, LostLabels, "scenes:2:3", 1.0),
-            ({"min_agreement": 99.0, "judge": "scenes:7:2"}, LostLabels, "scenes:7:2", 1.0),
+            ({"max_miou_drop": 0.3}, DataSet, "scenes:2:3", 0.3),
+            ({"min_agreement": 99.0}, Frames, "scenes:2:3", 1.0),
+            ({"min_agreement": 99.0, "judge": "scenes:7:2"}, Frames, "scenes:7:2", 1.0),
         ],
     )
     def test_a_budget(
@@ -106,8 +107,9 @@ class TestWhatTheStagesAreGiven:
         works(monkeypatch, "openvino")
         budgeted = recipe(precision="int8", calib="scenes:2:3", **options)
         how = resolve(budgeted).quantisation
-        assert how is not None and how.judge is not None
-        assert (type(how.judge), how.judge.name, how.allowed, how.judged_by) == (kind, name, allowed, "openvino")
+        assert how is not None
+        judged_on = how.judge.name if isinstance(how.judge, DataSet) else how.judge and how.judge.source
+        assert (type(how.judge), judged_on, how.allowed, how.judged_by) == (kind, name, allowed, "openvino")
         works(monkeypatch, "onnxruntime")
         how = resolve(budgeted).quantisation
         assert how is not None and how.judged_by == "onnxruntime"
