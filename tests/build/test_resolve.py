@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from refinenet_edge.build.quantise import Quantisation
 from refinenet_edge.build.resolve import resolve
 from refinenet_edge.errors import BuildError, CalibrationError, InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.evaluation import DataSet
@@ -28,6 +29,11 @@ def recipe(**options: Any) -> Recipe:
 
 def works(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(MODULE, "available", lambda: {name: "" if name in names else "absent" for name in NAMES})
+
+
+def judged_on(how: Quantisation) -> str:
+    assert how.judge is not None
+    return how.judge.name if isinstance(how.judge, DataSet) else how.judge.source
 
 
 class TestWhatTheStagesAreGiven:
@@ -84,8 +90,7 @@ class TestWhatTheStagesAreGiven:
         self, budget: dict[str, Any], calib: str, judge: str | None, name: str
     ) -> None:
         how = resolve(recipe(precision="int8", calib=calib, judge=judge, **budget)).quantisation
-        assert how is not None and how.judge is not None
-        assert how.judge.name == name
+        assert how is not None and judged_on(how) == name
 
     @pytest.mark.parametrize("judge", [None, "scenes:7:2"])
     def test_the_scenes_that_models_are_judged_on_are_not_calibrated_on(self, judge: str | None) -> None:
@@ -108,8 +113,7 @@ class TestWhatTheStagesAreGiven:
         budgeted = recipe(precision="int8", calib="scenes:2:3", **options)
         how = resolve(budgeted).quantisation
         assert how is not None
-        judged_on = how.judge.name if isinstance(how.judge, DataSet) else how.judge and how.judge.source
-        assert (type(how.judge), judged_on, how.allowed, how.judged_by) == (kind, name, allowed, "openvino")
+        assert (type(how.judge), judged_on(how), how.allowed, how.judged_by) == (kind, name, allowed, "openvino")
         works(monkeypatch, "onnxruntime")
         how = resolve(budgeted).quantisation
         assert how is not None and how.judged_by == "onnxruntime"
