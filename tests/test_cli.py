@@ -161,7 +161,7 @@ class TestBuild:
             (["-o", "OUT", "--onnx", "THEIRS", "--labels", "voc"], "the model has 5 classes, labels 'voc' has 21"),
             (["-o", "OUT", "--onnx", "THEIRS", "--labels", "cats"], "no label set or file named 'cats'"),
             (["-o", "OUT", "--onnx", "THEIRS", "--without", "all"], "no rewrite all; there are fold_constants"),
-            (["-o", "OUT", "--onnx", "THEIRS", "--backend", "tensorrt"], "tensorrt cannot be imported here"),
+            (["-o", "OUT", "--onnx", "THEIRS", "--backend", "tensorrt"], "tensorrt is not installed"),
             (
                 ["-o", "OUT", "--onnx", "THEIRS", "--backend", "tensorrt-rtx", "--target", "sm_1"],
                 "no target 'sm_1'; tensorrt_rtx",
@@ -223,7 +223,7 @@ class TestPlan:
         self, run: Run, bundle: Path, tmp_path: Path
     ) -> None:
         before = open_bundle(bundle).manifest
-        assert "tensorrt cannot be imported here" in refused(run("plan", bundle))
+        assert "tensorrt is not installed" in refused(run("plan", bundle))
         assert "no target 'x'" in refused(run("plan", bundle, "--backend", "tensorrt-rtx", "--target", "x"))
         assert "no bundle at" in refused(run("plan", tmp_path / "none"))
         assert open_bundle(bundle).manifest == before

@@ -12,7 +12,8 @@ from refinenet_edge.cluster.pool import Pool
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import Interpolation
 from refinenet_edge.runtime import Segmenter
-from refinenet_edge.runtime.backends import BACKENDS, ON_CPU, choose
+from refinenet_edge.runtime.backends import ON_CPU, choose
+from refinenet_edge.runtime.libraries import BACKENDS
 
 
 @dataclass(frozen=True)

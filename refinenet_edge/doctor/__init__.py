@@ -17,6 +17,7 @@ from refinenet_edge.runtime.backends import ON_CPU
 from refinenet_edge.runtime.cuda import driver_cuda, gpu_capability, gpu_problem
 from refinenet_edge.runtime.head import implementation
 from refinenet_edge.runtime.kernels.device import try_kernels
+from refinenet_edge.runtime.libraries import INSTALL, load_library
 from refinenet_edge.runtime.tensorrt.builder import FLAVOURS
 from refinenet_edge.runtime.tensorrt.library import MODULES
 
@@ -109,17 +110,13 @@ def _kernels() -> Finding:
 
 def _builds_here() -> Iterator[Finding]:
     for flavour in FLAVOURS:
-        module, fix = MODULES[flavour], "comes with JetPack; desktop: pip install tensorrt"
-        if flavour == "tensorrt-rtx":
-            fix = "pip install 'refinenet-edge[rtx]'"
         try:
-            version = importlib.import_module(module).__version__
-        except ModuleNotFoundError:
-            yield Finding(f"build for {flavour}", "absent", f"{module} is not installed", fix)
-        except Exception as exc:  # a broken install raises anything
-            yield Finding(f"build for {flavour}", "wrong", f"{module} does not import: {exc}", fix)
+            module = load_library(flavour)
+        except MissingExtra as exc:
+            problem, fix = str(exc).removesuffix(f": {INSTALL[flavour]}"), INSTALL[flavour]
+            yield Finding(f"build for {flavour}", "wrong" if "does not import" in problem else "absent", problem, fix)
         else:
-            yield Finding(f"build for {flavour}", "ok", f"{module} {version}")
+            yield Finding(f"build for {flavour}", "ok", f"{MODULES[flavour]} {module.__version__}")
 
 
 def _exports_here() -> Iterator[Finding]:

@@ -10,28 +10,18 @@ A replacement is always logged as a warning. On a GPU machine "auto" never falls
 
 from __future__ import annotations
 
-import importlib
 import logging
 
 from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError, require
 from refinenet_edge.runtime.cuda import gpu_problem, load_cuda
+from refinenet_edge.runtime.libraries import BACKENDS, INSTALL, load_library
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import Session
 from refinenet_edge.runtime.tensorrt.library import MODULES
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 
-# how each backend gets onto a machine
-INSTALL = {
-    "tensorrt": "on Jetson it comes with JetPack (apt install python3-libnvinfer), elsewhere: pip install tensorrt",
-    "tensorrt-lean": "pip install tensorrt_lean",
-    "tensorrt-dispatch": "pip install tensorrt_dispatch",
-    "tensorrt-rtx": "pip install tensorrt-rtx",
-    "openvino": "pip install 'refinenet-edge[cpu]'",
-    "onnxruntime": "pip install 'refinenet-edge[cpu]'",
-}
-BACKENDS = tuple(INSTALL)
 ON_CPU = ("openvino", "onnxruntime")  # the order of preference
 
 logger = logging.getLogger(__name__)
@@ -96,32 +86,13 @@ def _preferred(bundle: Bundle) -> str:
 
 def _problem(backend: str) -> RefineNetEdgeError | None:
     """The error that says why `backend` cannot run here, and how to change that; None when it can."""
-    if backend not in MODULES:
-        return _import_problem(backend, backend)
-    gpu = gpu_problem()
-    if gpu:
+    on_gpu = backend in MODULES
+    if on_gpu and (gpu := gpu_problem()):
         return InputError(f"{backend} needs an NVIDIA GPU: {gpu}; use --backend openvino or run it on the device")
-    problem = _import_problem(backend, MODULES[backend])
-    if problem:
-        return problem
     try:
-        load_cuda()
+        load_library(backend)
+        if on_gpu:
+            load_cuda()
     except (MissingExtra, InputError) as exc:
         return exc
     return None
-
-
-def _import_problem(backend: str, module: str) -> RefineNetEdgeError | None:
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as exc:
-        if exc.name == module:
-            return MissingExtra(f"{module} is not installed: {INSTALL[backend]}")
-        return _broken(backend, module, exc)
-    except (Exception, SystemExit) as exc:  # a broken installation may raise anything
-        return _broken(backend, module, exc)
-    return None
-
-
-def _broken(backend: str, module: str, exc: BaseException) -> MissingExtra:
-    return MissingExtra(f"{module} does not import ({type(exc).__name__}: {exc}); install it again: {INSTALL[backend]}")

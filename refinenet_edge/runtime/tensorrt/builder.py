@@ -22,7 +22,8 @@ from refinenet_edge.errors import BuildError, InputError
 from refinenet_edge.files import write_atomically
 from refinenet_edge.records import CHANNEL_MULTIPLE, INPUT, SMALLEST_SIDE, EngineInfo, Manifest, Profile, Size
 from refinenet_edge.runtime.cuda import gpu_capability
-from refinenet_edge.runtime.tensorrt.library import Report, load_tensorrt, logger_of, reports
+from refinenet_edge.runtime.libraries import load_library
+from refinenet_edge.runtime.tensorrt.library import Report, logger_of, reports
 
 if TYPE_CHECKING:
     import tensorrt_rtx_stubs  # the bindings' types: tests/bindings
@@ -78,7 +79,7 @@ def build_plan(
     Ctrl-C cancels the build at TensorRT's next step. Raises `BuildError` with what TensorRT says, `MissingExtra`.
     """
     check_options(flavour, options)
-    trt = cast("type[TensorRt]", load_tensorrt(flavour))
+    trt = cast("type[TensorRt]", load_library(flavour))
     cancelled = threading.Event()
     started = time.perf_counter()
     with reports(trt) as report, ThreadPoolExecutor(1, "tensorrt-build") as pool:
@@ -126,7 +127,7 @@ def _built_for(flavour: Flavour, options: EngineOptions) -> tuple[str, ...]:
 
 def check_options(flavour: Flavour, options: EngineOptions) -> None:
     """Raise `BuildError` for options that `build_plan` would refuse, `MissingExtra` where it has no builder."""
-    trt = cast("type[TensorRt]", load_tensorrt(flavour))
+    trt = cast("type[TensorRt]", load_library(flavour))
     if options.workspace_bytes < MIN_WORKSPACE:
         raise BuildError(
             f"a workspace of {options.workspace_bytes} bytes is too small: at least {MIN_WORKSPACE >> 20} MiB"

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, cast
 from refinenet_edge.bundle import PLAN, Bundle
 from refinenet_edge.errors import BundleError, EngineMismatch, InputError
 from refinenet_edge.records import CHANNEL_MULTIPLE, EngineInfo, TensorSpec
-from refinenet_edge.runtime.tensorrt.library import load_tensorrt, logger_of, make_recorder
+from refinenet_edge.runtime.libraries import load_library
+from refinenet_edge.runtime.tensorrt.library import logger_of, make_recorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +43,7 @@ class Engine:
     """
 
     def __init__(self, bundle: Bundle, backend: str, capability: str, allow_host_code: bool = False) -> None:
-        module = load_tensorrt(backend)
+        module = load_library(backend)
         self.backend, self.digest = backend, bundle.manifest.files[PLAN].sha256 if PLAN in bundle.manifest.files else ""
         self.trt = cast("type[TensorRt]", module)
         info = check_engine(bundle, backend, self.trt.__version__, capability)

@@ -6,16 +6,12 @@ messages go to `logging`, and those of a build are also collected, by `reports`.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
-
-from refinenet_edge.errors import MissingExtra
 
 # backend -> module
 MODULES = {
@@ -35,15 +31,6 @@ ERRORS = 16  # kept for a session's messages
 SILENT = "it gave no reason"
 
 logger = logging.getLogger(__name__)
-
-
-def load_tensorrt(backend: str) -> ModuleType:
-    """The Python module of a backend. Raises `MissingExtra` with the way to get it."""
-    try:
-        return importlib.import_module(MODULES[backend])
-    except Exception as exc:  # a broken install raises OSError, ImportError or worse
-        fix = "pip install 'refinenet-edge[rtx]'" if backend == "tensorrt-rtx" else "on a Jetson it comes with JetPack"
-        raise MissingExtra(f"{MODULES[backend]} cannot be imported here ({exc}); {fix}") from exc
 
 
 class Report:

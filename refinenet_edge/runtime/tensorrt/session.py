@@ -210,8 +210,10 @@ class TrtSession(CheckedSession):
         return runs[1:]
 
     def _release(self) -> None:
-        self.cuda.finish(self._give_back)
-        self.cuda.close()
+        try:
+            self.cuda.finish(self._give_back)
+        finally:
+            self.cuda.close()
 
     def _give_back(self) -> None:
         self.context.release()  # first: it uses the engine

@@ -8,7 +8,7 @@ import pytest
 
 from refinenet_edge.bundle import PLAN
 from refinenet_edge.errors import BundleError
-from refinenet_edge.runtime.tensorrt.library import load_tensorrt
+from refinenet_edge.runtime.libraries import load_library
 from refinenet_edge.runtime.tensorrt.plan_header import PlanHeader, read_header
 
 HEADER = bytes(20) + bytes([10, 3, 0, 30]) + b"the rest"
@@ -25,7 +25,7 @@ def test_a_plan_of_tensorrt_rtx_names_its_version(tmp_path: Path) -> None:
 
 
 def test_a_real_plan_names_the_library_that_built_it(dynamic_bundle: Path) -> None:
-    version = load_tensorrt("tensorrt-rtx").__version__
+    version = load_library("tensorrt-rtx").__version__
     assert read_header(dynamic_bundle / PLAN) == PlanHeader("tensorrt-rtx", version)
 
 

@@ -1,0 +1,31 @@
+"""The library of each backend: its Python module, how it gets onto a machine, and the error where it is not there."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from refinenet_edge.errors import MissingExtra
+from refinenet_edge.runtime.tensorrt.library import MODULES
+
+INSTALL = {
+    "tensorrt": "on Jetson it comes with JetPack (apt install python3-libnvinfer), elsewhere: pip install tensorrt",
+    "tensorrt-lean": "pip install tensorrt_lean",
+    "tensorrt-dispatch": "pip install tensorrt_dispatch",
+    "tensorrt-rtx": "pip install 'refinenet-edge[rtx]'",
+    "openvino": "pip install 'refinenet-edge[cpu]'",
+    "onnxruntime": "pip install 'refinenet-edge[cpu]'",
+}
+BACKENDS = tuple(INSTALL)
+
+
+def load_library(backend: str) -> ModuleType:
+    """The Python module of one of `BACKENDS`. Raises `MissingExtra` with the way to get it."""
+    module = MODULES.get(backend, backend)
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as exc:  # a broken installation may raise anything
+        if isinstance(exc, ModuleNotFoundError) and exc.name == module:
+            raise MissingExtra(f"{module} is not installed: {INSTALL[backend]}") from exc
+        broken = f"{module} does not import ({type(exc).__name__}: {exc})"
+        raise MissingExtra(f"{broken}; install it again: {INSTALL[backend]}") from exc
