@@ -12,7 +12,7 @@ from refinenet_edge.scenes.colours import any_colour, mix, scaled, times, wall_c
 from refinenet_edge.scenes.dice import Dice, Kind
 from refinenet_edge.scenes.fronts import house_front
 from refinenet_edge.scenes.materials import grey_tiles, tinted
-from refinenet_edge.scenes.terms import Colour, Label
+from refinenet_edge.scenes.terms import Colour, Label, rectangle
 from refinenet_edge.scenes.trees import paint_tree
 from refinenet_edge.scenes.world import World
 
@@ -92,7 +92,7 @@ def paint_plot(canvas: Canvas, plot: Plot) -> None:
             slope = [(u, tall, z0), (ridge[0], ridge[1], z0), (ridge[0], ridge[1], z1), (u, tall, z1)]
             canvas.face(slope, plot.tiles, Label.BUILDING)
         if z0 > NEAR:
-            canvas.face([(u, 0.0, z0), (back, 0.0, z0), (back, tall, z0), (u, tall, z0)], plot.end, Label.BUILDING)
+            canvas.face([(x, y, z0) for x, y in rectangle(u, back, 0, tall)], plot.end, Label.BUILDING)
         canvas.wall(plot.front, z0, z1, lambda x, y: (u, y * tall, z0 + x * (z1 - z0)), Label.BUILDING)
     for along, behind, tall, sprite, hue in plot.trees:
         paint_tree(canvas, side * (inner + behind), z0 + along, tall, sprite, hue)
@@ -101,11 +101,8 @@ def paint_plot(canvas: Canvas, plot: Plot) -> None:
         gain = world.weather.light(-side, 0, 0)
         leaves = mix(*world.hues, plot.height % 1.0)
         if z0 > NEAR:
-            canvas.face(
-                [(u, 0, z0), (back, 0, z0), (back, tall, z0), (u, tall, z0)],
-                times(scaled(leaves, 0.75), gain),
-                Label.VEGETATION,
-            )
+            end = [(x, y, z0) for x, y in rectangle(u, back, 0, tall)]
+            canvas.face(end, times(scaled(leaves, 0.75), gain), Label.VEGETATION)
         if tall < canvas.v:
             top = [(u, tall, z0), (back, tall, z0), (back, tall, z1), (u, tall, z1)]
             canvas.face(top, times(leaves, world.weather.light(0, 1, 0)), Label.VEGETATION)

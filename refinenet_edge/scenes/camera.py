@@ -20,10 +20,8 @@ def spoil(canvas: Canvas) -> np.ndarray:
     if lens.smear:
         frame = cv2.blur(frame, (2 * int(lens.smear * canvas.unit / 1024) + 1, 1))
     level = np.arange(256, dtype=np.float64) / 255
-    table = (
-        np.stack([np.clip((level * gain) ** lens.gamma, 0, 1) * 255 for gain in lens.gain], 1).round().astype(np.uint8)
-    )
-    frame = cv2.LUT(frame, table[None])
+    table = np.stack([np.clip((level * gain) ** lens.gamma, 0, 1) * 255 for gain in lens.gain], 1)
+    frame = cv2.LUT(frame, table.round().astype(np.uint8)[None])
     if lens.vignette > 0.05:
         y, x = (np.linspace(-1, 1, n, dtype=np.float32) ** 2 for n in (height, width))
         dim = 1 - lens.vignette * 0.5 * (y[:, None] + x[None])

@@ -9,7 +9,7 @@ import numpy as np
 
 from refinenet_edge.opencv import cv2
 from refinenet_edge.scenes.colours import mix, scaled
-from refinenet_edge.scenes.terms import Colour, Label, Point, Point3
+from refinenet_edge.scenes.terms import Colour, Label, Point, Point3, rectangle
 from refinenet_edge.scenes.world import World
 
 NEAR = 0.6  # metres: polygons are cut at this plane
@@ -96,8 +96,8 @@ class Canvas:
         start = max(near, NEAR)
         if start >= far:
             return
-        a, b = (start - near) / (far - near), 1.0
-        quad = np.array([self.project(at(x, y)) for x, y in ((a, 1.0), (b, 1.0), (b, 0.0), (a, 0.0))], np.float32)
+        a = (start - near) / (far - near)
+        quad = np.array([self.project(at(x, y)) for x, y in rectangle(a, 1.0, 1.0, 0.0)], np.float32)
         height, width = self.size
         x0, y0 = np.maximum(np.floor(quad.min(0)), 0).astype(int)
         x1, y1 = np.minimum(np.ceil(quad.max(0)) + 1, (width, height)).astype(int)
@@ -107,11 +107,10 @@ class Canvas:
         if shrink < 0.6:  # a far wall: average texels first, so that windows do not flicker; whole factors are cheap
             factor = min(round(1 / shrink), *texture.shape[:2])
             rows, columns = (side // factor for side in texture.shape[:2])
-            texture = cv2.resize(
-                texture[: rows * factor, : columns * factor], (columns, rows), interpolation=cv2.INTER_AREA
-            )
+            whole = texture[: rows * factor, : columns * factor]
+            texture = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
         rows, columns = texture.shape[:2]
-        source = np.array([[a * columns, 0], [b * columns, 0], [b * columns, rows], [a * columns, rows]], np.float32)
+        source = np.array(rectangle(a * columns, columns, 0, rows), np.float32)
         corner = np.array([x0, y0], np.float32)
         matrix = cv2.getPerspectiveTransform(source - 0.5, quad - corner)
         box = (int(x1 - x0), int(y1 - y0))

@@ -53,28 +53,16 @@ def house_front(dice: Dice, length: float, height: float, wall: Colour, gain: Co
         band = any_colour(dice, 0.7, 40, 200)
         cv2.rectangle(texture, (0, int(base)), (width, rows), any_colour(dice, 0.4, 40, 170), -1)
         cv2.rectangle(texture, (0, int(base)), (width, int(base + 0.18 * floor)), band, -1)
-        _window_row(
-            texture,
-            dice,
-            (base + 0.26 * floor, rows - 0.14 * floor),
-            span * 1.4,
-            {**style, "wide": 0.85, "sill": 0.0},
-            dark,
-        )
+        display = {**style, "wide": 0.85, "sill": 0.0}
+        _window_row(texture, dice, (base + 0.26 * floor, rows - 0.14 * floor), span * 1.4, display, dark)
     else:
         _window_row(texture, dice, (base + 0.25 * floor, base + 0.72 * floor), span, style, dark)
         door = dice.uniform(0.1, 0.9) * width
-        cv2.rectangle(
-            texture,
-            (int(door - 8), int(rows - 0.78 * floor)),
-            (int(door + 8), rows),
-            any_colour(dice, 0.8, 30, 150),
-            -1,
-        )
+        paint = any_colour(dice, 0.8, 30, 150)
+        cv2.rectangle(texture, (int(door - 8), int(rows - 0.78 * floor)), (int(door + 8), rows), paint, -1)
     while base - floor > -0.35 * floor:
         base -= floor
-        _window_row(
-            texture, dice, (base + (1 - tall) * 0.5 * floor, base + (1 + tall) * 0.5 * floor), span, style, dark
-        )
+        panes = (base + (1 - tall) * 0.5 * floor, base + (1 + tall) * 0.5 * floor)
+        _window_row(texture, dice, panes, span, style, dark)
     cv2.rectangle(texture, (0, 0), (width, max(int(0.25 * texels), 2)), scaled(wall, 0.75), -1)
     return as_uint8(cv2.multiply(texture, np.array((*gain, 0))))

@@ -55,9 +55,8 @@ def _ground(world: World) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         else:
             strip(lines.plot, _HALF, side, grass, Label.VEGETATION, "grass")
         if world.marked and lines.parking:
-            strip(
-                world.half - 0.06, world.half + 0.06, side, mix(asphalt, (225.0, 228.0, 230.0), 0.7), Label.ROAD, None
-            )
+            paint = mix(asphalt, (225.0, 228.0, 230.0), 0.7)
+            strip(world.half - 0.06, world.half + 0.06, side, paint, Label.ROAD, None)
     lit = np.clip(colours * np.array(light), 0, 255).astype(np.uint8)
     return lit[None], labels[None], relief
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from refinenet_edge.scenes.canvas import Canvas
 from refinenet_edge.scenes.colours import any_colour, mix, scaled, times
 from refinenet_edge.scenes.dice import Dice
-from refinenet_edge.scenes.terms import Colour, Label, Point
+from refinenet_edge.scenes.terms import Colour, Label, Point, rectangle
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,10 @@ def paint_person(canvas: Canvas, who: Person, u: float, z: float) -> None:
         foot = (sign * (gap + reach), lift)
         knee = (sign * (gap + 0.45 * reach), 0.26)
         limb((sign * gap, hip + 0.03), knee, 0.058 * wide, 0.048 * wide, scaled(legs, shade))
-        limb(knee, (foot[0], foot[1]), 0.046 * wide, 0.036 * wide, scaled(legs, shade))
+        limb(knee, foot, 0.046 * wide, 0.036 * wide, scaled(legs, shade))
         if near:
-            put(
-                [
-                    (foot[0] - 0.04, lift),
-                    (foot[0] + 0.05, lift),
-                    (foot[0] + 0.035, lift + 0.035),
-                    (foot[0] - 0.035, lift + 0.035),
-                ],
-                scaled(hair, 0.6),
-            )
+            shoe = ((-0.04, 0.0), (0.05, 0.0), (0.035, 0.035), (-0.035, 0.035))
+            put([(foot[0] + dx, lift + dy) for dx, dy in shoe], scaled(hair, 0.6))
     if who.skirt:
         limb((0.0, 0.55), (0.0, 0.27), 0.08 * wide, 0.125 * wide, coat)
     shoulder = 0.115 * wide
@@ -89,22 +82,10 @@ def paint_person(canvas: Canvas, who: Person, u: float, z: float) -> None:
         hand = (sign * (shoulder + 0.035) - sign * reach * 0.9, 0.45)
         limb((sign * shoulder * 0.92, 0.80), hand, 0.036 * wide, 0.028 * wide, scaled(coat, 0.82))
         if near:
-            put(
-                [(hand[0] - 0.024, 0.43), (hand[0] + 0.024, 0.43), (hand[0] + 0.024, 0.47), (hand[0] - 0.024, 0.47)],
-                skin,
-            )
-    put(
-        [
-            (-0.085 * wide, hip - 0.02),
-            (0.085 * wide, hip - 0.02),
-            (shoulder, 0.79),
-            (0.05 * wide, 0.835),
-            (-0.05 * wide, 0.835),
-            (-shoulder, 0.79),
-        ],
-        coat,
-    )
-    put([(0.0, hip - 0.02), (0.085 * wide, hip - 0.02), (shoulder, 0.79), (0.05 * wide, 0.835)], scaled(coat, 0.88))
+            put(rectangle(hand[0] - 0.024, hand[0] + 0.024, 0.43, 0.47), skin)
+    half = [(0.085 * wide, hip - 0.02), (shoulder, 0.79), (0.05 * wide, 0.835)]  # of the coat
+    put([(-0.085 * wide, hip - 0.02), *half, (-0.05 * wide, 0.835), (-shoulder, 0.79)], coat)
+    put([(0.0, hip - 0.02), *half], scaled(coat, 0.88))
     if who.bag:
         b = who.bag * (shoulder + 0.03)
         put([(b - 0.06, 0.40), (b + 0.06, 0.40), (b + 0.05, 0.53), (b - 0.05, 0.53)], legs)

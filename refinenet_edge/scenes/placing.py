@@ -13,7 +13,7 @@ from refinenet_edge.scenes.dice import Dice, Kind
 from refinenet_edge.scenes.people import Person, any_person, paint_person
 from refinenet_edge.scenes.posts import Post, any_post, paint_post
 from refinenet_edge.scenes.shadows import Shadows
-from refinenet_edge.scenes.terms import Entropy
+from refinenet_edge.scenes.terms import Entropy, rectangle
 from refinenet_edge.scenes.trees import paint_tree
 from refinenet_edge.scenes.vehicles import Vehicle, any_vehicle, paint_vehicle
 
@@ -119,10 +119,7 @@ def _vehicle(canvas: Canvas, shadows: Shadows, car: Vehicle, u: float, z: float)
     if canvas.world.weather.shadow < 0.8:
         shadows.box(u - half, u + half, z, z + car.length, car.height * 0.8)
     wide = half * 1.06  # the dark below it, in any weather
-    shadows.drop(
-        [(u - wide, 0, z - 0.1), (u + wide, 0, z - 0.1), (u + wide, 0, z + car.length), (u - wide, 0, z + car.length)],
-        90,
-    )
+    shadows.drop(rectangle(u - wide, u + wide, z - 0.1, z + car.length), 90)
     return z, functools.partial(paint_vehicle, canvas, car, u, z)
 
 
@@ -130,16 +127,14 @@ def _post(canvas: Canvas, shadows: Shadows, post: Post, u: float, z: float, side
     if canvas.world.weather.shadow < 0.8 and z > 0:
         du, ds = canvas.world.weather.cast[0] * post.height, canvas.world.weather.cast[1] * post.height
         w = post.thick / 2
-        shadows.drop([(u - w, 0, z - w), (u + w, 0, z + w), (u + w + du, 0, z + w + ds), (u - w + du, 0, z - w + ds)])
+        shadows.drop([(u - w, z - w), (u + w, z + w), (u + w + du, z + w + ds), (u - w + du, z - w + ds)])
     return z, functools.partial(paint_post, canvas, post, u, z, side)
 
 
 def _person(canvas: Canvas, shadows: Shadows, who: Person, u: float, z: float) -> Thing:
     if canvas.world.weather.shadow < 0.8 and z > 1:
         du, ds = canvas.world.weather.cast[0] * who.height, canvas.world.weather.cast[1] * who.height
-        shadows.drop(
-            [(u - 0.2, 0, z - 0.05), (u + 0.2, 0, z + 0.05), (u + 0.2 + du, 0, z + ds), (u - 0.2 + du, 0, z + ds)]
-        )
+        shadows.drop([(u - 0.2, z - 0.05), (u + 0.2, z + 0.05), (u + 0.2 + du, z + ds), (u - 0.2 + du, z + ds)])
     else:
         shadows.disc(u, z, 0.3, 0.0)
     return z, functools.partial(paint_person, canvas, who, u, z)

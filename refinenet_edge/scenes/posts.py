@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from refinenet_edge.scenes.canvas import Canvas
 from refinenet_edge.scenes.colours import any_colour, mix, scaled, times
 from refinenet_edge.scenes.dice import Dice
-from refinenet_edge.scenes.terms import Colour, Label, Point
+from refinenet_edge.scenes.terms import Colour, Label, Point, rectangle
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def paint_post(canvas: Canvas, post: Post, u: float, z: float, side: int) -> Non
     put([(-thick, 0), (thick, 0), (top, tall), (-top, tall)], post.colour)
     put([(thick * 0.2, 0), (thick, 0), (top, tall), (top * 0.2, tall)], scaled(post.colour, 0.75))
     if post.kind == "lamp":
-        put([(-thick * 1.5, 0), (thick * 1.5, 0), (thick * 1.5, 0.7), (-thick * 1.5, 0.7)], scaled(post.colour, 0.9))
+        put(rectangle(-thick * 1.5, thick * 1.5, 0, 0.7), scaled(post.colour, 0.9))
         arm = -side * post.size * 1.8
         put([(0, tall - 0.1), (arm, tall + 0.25), (arm, tall + 0.42), (0, tall + 0.12)], post.colour)
         put(
@@ -71,35 +71,20 @@ def paint_post(canvas: Canvas, post: Post, u: float, z: float, side: int) -> Non
             bright,
         )
     elif post.kind == "mast":
-        put([(-0.9, tall - 0.6), (0.9, tall - 0.6), (0.9, tall - 0.4), (-0.9, tall - 0.4)], scaled(post.colour, 0.8))
+        put(rectangle(-0.9, 0.9, tall - 0.6, tall - 0.4), scaled(post.colour, 0.8))
     elif post.kind == "light":
-        put([(-0.24, tall - 0.3), (0.24, tall - 0.3), (0.24, tall + 0.85), (-0.24, tall + 0.85)], (30.0, 32.0, 30.0))
+        put(rectangle(-0.24, 0.24, tall - 0.3, tall + 0.85), (30.0, 32.0, 30.0))
         for number, lamp in enumerate(((70.0, 200.0, 60.0), (40.0, 180.0, 230.0), (50.0, 50.0, 220.0))):
-            ring = [
-                (0.14 * math.cos(a), tall - 0.08 + 0.36 * number + 0.14 * math.sin(a))
-                for a in (i * 0.785 for i in range(8))
-            ]
+            y = tall - 0.08 + 0.36 * number
+            ring = [(0.14 * math.cos(i * 0.785), y + 0.14 * math.sin(i * 0.785)) for i in range(8)]
             on = number == post.shape % 3
             put(ring, lamp if on else scaled(lamp, 0.3), (1.0, 1.0, 1.0) if on else gain)
     else:
         r, count = post.size / 2, (3, 4, 12, 12)[post.shape]
         turn = (math.pi / 2, math.pi / 4, 0.0, 0.0)[post.shape]
         y = tall + r * 0.3
-        for size, colour in (
-            (1.0, post.plate),
-            (0.72, (215.0, 215.0, 215.0) if post.shape != 3 else scaled(post.plate, 0.8)),
-        ):
-            put(
-                [
-                    (
-                        r * size * math.cos(turn + i * 2 * math.pi / count),
-                        y + r * size * math.sin(turn + i * 2 * math.pi / count),
-                    )
-                    for i in range(count)
-                ],
-                colour,
-            )
-        put(
-            [(-r * 0.4, y - r * 0.12), (r * 0.4, y - r * 0.12), (r * 0.4, y + r * 0.12), (-r * 0.4, y + r * 0.12)],
-            scaled(post.plate, 0.45),
-        )
+        angles = [turn + i * 2 * math.pi / count for i in range(count)]
+        inner = scaled(post.plate, 0.8) if post.shape == 3 else (215.0, 215.0, 215.0)
+        for size, colour in ((r, post.plate), (r * 0.72, inner)):
+            put([(size * math.cos(a), y + size * math.sin(a)) for a in angles], colour)
+        put(rectangle(-r * 0.4, r * 0.4, y - r * 0.12, y + r * 0.12), scaled(post.plate, 0.45))

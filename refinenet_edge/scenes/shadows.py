@@ -9,7 +9,7 @@ import numpy as np
 
 from refinenet_edge.opencv import cv2
 from refinenet_edge.scenes.canvas import SHIFT, Canvas, fixed_point
-from refinenet_edge.scenes.terms import Point3
+from refinenet_edge.scenes.terms import Point
 
 
 class Shadows:
@@ -21,9 +21,9 @@ class Shadows:
         self.deep = int(255 * canvas.world.weather.shadow)
         self.cast = canvas.world.weather.cast
 
-    def drop(self, ground: Sequence[Point3], level: int | None = None) -> None:
-        """Darken a polygon of the ground."""
-        points = self.canvas.outline(ground)
+    def drop(self, ground: Sequence[Point], level: int | None = None) -> None:
+        """Darken a polygon of the ground, (u, z) in metres."""
+        points = self.canvas.outline([(u, 0, z) for u, z in ground])
         if len(points) >= 3:
             fixed = fixed_point(points)
             cv2.fillPoly(self.mask, fixed, self.deep if level is None else level, cv2.LINE_8, SHIFT)
@@ -34,9 +34,9 @@ class Shadows:
         base = [(u0, z0), (u1, z0), (u1, z1), (u0, z1)]
         points = np.array([*base, *((u + du, z + ds) for u, z in base)], np.float32)
         hull = cv2.convexHull(points)[:, 0]
-        self.drop([(float(u), 0.0, float(z)) for u, z in hull])
+        self.drop([(float(u), float(z)) for u, z in hull])
 
     def disc(self, u: float, z: float, radius: float, height: float) -> None:
         """The shadow of a ball at this height."""
         u, z = u + self.cast[0] * height, z + self.cast[1] * height
-        self.drop([(u + radius * math.cos(a), 0.0, z + radius * math.sin(a)) for a in np.linspace(0, 6.283, 12)])
+        self.drop([(u + radius * math.cos(a), z + radius * math.sin(a)) for a in np.linspace(0, 6.283, 12)])

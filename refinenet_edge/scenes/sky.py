@@ -20,27 +20,16 @@ def paint_sky(canvas: Canvas) -> None:
     weather = canvas.world.weather
     rows = max(min(int(canvas.horizon + 0.008 * canvas.unit) + 2, height), 2)
     down = np.linspace(0, 1, max(rows // 2, 2), dtype=np.float32)[:, None, None]
-    sky = (
-        np.array(weather.zenith, np.float32)
-        + (np.array(weather.haze, np.float32) - np.array(weather.zenith, np.float32)) * down**1.4
-    )
+    zenith, haze, white = (np.array(c, np.float32) for c in (weather.zenith, weather.haze, weather.cloud))
+    sky = zenith + (haze - zenith) * down**1.4
     heading = math.atan(canvas.slope) + canvas.yaw
     scale = 500 / canvas.unit
     y, x = np.arange(len(sky), dtype=np.float32) * 2 * scale, np.arange(0, width, 2, dtype=np.float32) * scale
-    map_x = np.broadcast_to(((x + 500 * heading + 3 * canvas.t) % TILE)[None], (len(y), len(x)))
-    map_y = np.broadcast_to(((y * (1.2 + y / 400)) % TILE)[:, None], (len(y), len(x)))
-    cloud = cv2.remap(
-        grey_tiles()["cloud"],
-        np.ascontiguousarray(map_x),
-        np.ascontiguousarray(map_y),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_WRAP,
-    )
+    maps = np.meshgrid((x + 500 * heading + 3 * canvas.t) % TILE, (y * (1.2 + y / 400)) % TILE)
+    cloud = cv2.remap(grey_tiles()["cloud"], *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     weight = np.clip((cloud.astype(np.float32) - 128) / 70 + weather.cover * 0.6, 0, 1)[..., None] * 0.85
-    clouded = sky + (np.array(weather.cloud, np.float32) - sky) * weight
-    canvas.frame[:rows] = cv2.resize(
-        np.clip(clouded, 0, 255).astype(np.uint8), (width, rows), interpolation=cv2.INTER_LINEAR
-    )
+    clouded = sky + (white - sky) * weight
+    canvas.frame[:rows] = cv2.resize(np.clip(clouded, 0, 255).astype(np.uint8), (width, rows))
     canvas.truth[:rows] = Label.SKY
 
 
@@ -60,15 +49,10 @@ def paint_skyline(canvas: Canvas) -> None:
         wide = unit * cell * dice.uniform(1.0, 1.5)
         if dice.random() < 0.45:
             leaves = times(mix(*canvas.world.hues, dice.random()), weather.light(0, 0.6, -0.4))
-            arc = [
-                (x0 + wide * (0.5 + 0.75 * math.cos(a)), foot - 0.75 * tall * math.sin(a))
-                for a in (i * 0.3142 for i in range(11))
-            ]
+            angles = [i * 0.3142 for i in range(11)]
+            arc = [(x0 + wide * (0.5 + 0.75 * math.cos(a)), foot - 0.75 * tall * math.sin(a)) for a in angles]
             canvas.fill(arc, mix(scaled(leaves, 0.85), weather.haze, air), Label.VEGETATION)
         else:
             wall = times(wall_colour(dice), weather.light(0, 0, -1))
-            canvas.fill(
-                [(x0, foot), (x0, foot - tall), (x0 + wide, foot - tall), (x0 + wide, foot)],
-                mix(wall, weather.haze, air),
-                Label.BUILDING,
-            )
+            block = [(x0, foot), (x0, foot - tall), (x0 + wide, foot - tall), (x0 + wide, foot)]
+            canvas.fill(block, mix(wall, weather.haze, air), Label.BUILDING)

@@ -10,6 +10,11 @@ Colour = tuple[float, float, float]  # BGR, 0..255
 Entropy = tuple[int, ...]
 
 
+def rectangle(left: float, right: float, bottom: float, top: float) -> list[Point]:
+    """The corners, around it from the left one at the bottom."""
+    return [(left, bottom), (right, bottom), (right, top), (left, top)]
+
+
 class Label(enum.IntEnum):
     """The classes of the truth, in the order of `labels.SCENES`."""
 

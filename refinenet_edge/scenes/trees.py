@@ -35,14 +35,11 @@ def _crowns() -> tuple[tuple[tuple[np.ndarray, np.ndarray], ...], ...]:
                 x, y = 0.5 + far * math.cos(angle), 0.5 + far * math.sin(angle)
                 radius = float(rng.uniform(0.06, 0.13))
             blobs.append((x, y, radius))
-        order = sorted(blobs, key=lambda blob: -blob[1])  # low blobs are behind and in the shade
-        for x, y, radius in order:
+        for x, y, radius in sorted(blobs, key=lambda blob: -blob[1]):  # low blobs are behind and in the shade
             centre = (int(x * size * 16), int(y * size * 16))
             for shrink, light in ((1.0, -42), (0.78, -14), (0.5, 12)):
-                offset = (
-                    centre[0] - int((1 - shrink) * radius * size * 5),
-                    centre[1] - int((1 - shrink) * radius * size * 9),
-                )
+                less = (1 - shrink) * radius * size
+                offset = (centre[0] - int(less * 5), centre[1] - int(less * 9))
                 level = 128 + light + 70 * (0.5 - y) + float(rng.uniform(-12, 12))
                 cv2.circle(grey, offset, int(radius * shrink * size * 16), level, -1, cv2.LINE_8, 4)
             cv2.circle(mask, centre, int(radius * size * 16), 255, -1, cv2.LINE_8, 4)
@@ -79,12 +76,8 @@ def paint_tree(canvas: Canvas, u: float, z: float, tall: float, sprite: int, hue
     if not bush:
         bark = canvas.air(times(mix((60.0, 75.0, 90.0), (120.0, 125.0, 125.0), hue), weather.light(0, 0, -1)), z)
         thick = tall * 0.022 * scale
-        points = [
-            (x - thick, y),
-            (x + thick, y),
-            (x + 0.7 * thick, y - (trunk + 1.5) * scale),
-            (x - 0.7 * thick, y - (trunk + 1.5) * scale),
-        ]
+        top = y - (trunk + 1.5) * scale
+        points = [(x - thick, y), (x + thick, y), (x + 0.7 * thick, top), (x - 0.7 * thick, top)]
         canvas.fill(points, bark, Label.VEGETATION)
     wide = tall * (0.28 if sprite % 6 == 5 else 0.42 if not bush else 0.6)
     leaves = mix(*canvas.world.hues, hue)

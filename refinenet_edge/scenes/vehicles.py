@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from refinenet_edge.scenes.canvas import NEAR, Canvas
 from refinenet_edge.scenes.colours import car_colour, mix, scaled, times
 from refinenet_edge.scenes.dice import Dice
-from refinenet_edge.scenes.terms import Colour, Label, Point3
+from refinenet_edge.scenes.terms import Colour, Label, Point3, rectangle
+
+Face = list[Point3]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def any_vehicle(dice: Dice, away: bool) -> Vehicle:
     return Vehicle(kind, colour, length, width, height, away, shape)
 
 
-def _inset(quad: Sequence[Point3], x0: float, x1: float, y0: float, y1: float) -> list[Point3]:
+def _inset(quad: Sequence[Point3], x0: float, x1: float, y0: float, y1: float) -> Face:
     """The part x0..x1 (along the first edge), y0..y1 (up) of a quad given as bottom a, bottom b, top b, top a."""
     a, b, c, d = quad
 
@@ -77,37 +79,25 @@ def paint_vehicle(canvas: Canvas, car: Vehicle, u: float, z: float) -> None:
     def put(corners: Sequence[Point3], colour: Colour, gain: Colour) -> None:
         canvas.face(corners, times(colour, gain), Label.VEHICLE)
 
-    def block(
-        low: float, high: float, shape: Sequence[float], narrow: float
-    ) -> tuple[list[Point3], list[Point3], list[Point3]]:
+    def block(low: float, high: float, shape: Sequence[float], narrow: float) -> tuple[Face, Face, Face]:
         """The faces near, flank and top of a tapered box."""
         a, b, c, d = (z + x * long for x in shape)
         w = half * narrow
         near = [(u - half, low, a), (u + half, low, a), (u + w, high, b), (u - w, high, b)]
-        side = [
-            (u + flank * half, low, a),
-            (u + flank * half, low, d),
-            (u + flank * w, high, c),
-            (u + flank * w, high, b),
-        ]
+        side = [(u + flank * x, v, s) for x, v, s in ((half, low, a), (half, low, d), (w, high, c), (w, high, b))]
         top = [(u - w, high, b), (u + w, high, b), (u + w, high, c), (u - w, high, c)]
         return near, side, top
 
     def plate(u0: float, u1: float, v0: float, v1: float) -> None:
         """A dark upright rectangle at the near end."""
-        put([(u0, v0, z), (u1, v0, z), (u1, v1, z), (u0, v1, z)], black, back_light)
+        put([(x, y, z) for x, y in rectangle(u0, u1, v0, v1)], black, back_light)
 
     # the dark underneath and the tyres, then the body, then the cabin
     edge, a, b = u + flank * half * 0.9, z + 0.1 * long, z + 0.9 * long
     put([(edge, 0.1, a), (edge, 0.1, b), (edge, sill + 0.1, b), (edge, sill + 0.1, a)], black, back_light)
     if ahead:
-        below = [
-            (u - half * 0.92, 0.13, z),
-            (u + half * 0.92, 0.13, z),
-            (u + half, sill + 0.06, z),
-            (u - half, sill + 0.06, z),
-        ]
-        put(below, black, back_light)
+        below = ((-0.92, 0.13), (0.92, 0.13), (1, sill + 0.06), (-1, sill + 0.06))
+        put([(u + x * half, y, z) for x, y in below], black, back_light)
         for x in (-0.8, 0.8):
             plate(u + x * half - 0.12, u + x * half + 0.12, 0.0, sill + 0.05)
     if car.kind == "truck":
