@@ -76,3 +76,8 @@ class CudaError(RefineNetEdgeError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def first_line(exc: Exception) -> str:
+    """What an error of somebody else's says, without the pages below it."""
+    return (str(exc).splitlines() or [type(exc).__name__])[0]

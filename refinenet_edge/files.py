@@ -8,7 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
-from refinenet_edge.errors import RefineNetEdgeError
+from refinenet_edge.errors import InputError, RefineNetEdgeError
 
 MAX_TEXT = 32 << 20  # bytes
 
@@ -39,6 +39,18 @@ def sha256(path: Path, error: type[RefineNetEdgeError]) -> str:
     except OSError as exc:
         raise error(f"{path} cannot be read: {exc.strerror or exc}") from exc
     return digest.hexdigest()
+
+
+def read_bytes(path: Path, most: int, what: str) -> bytes:
+    """A file of at most `most` bytes. Raises `InputError`, which calls it `what`, such as "image"."""
+    try:
+        if not path.is_file():
+            raise InputError(f"no {what} at {path}")
+        if (size := path.stat().st_size) > most:
+            raise InputError(f"{what} {path} has {size} bytes, at most {most} are read")
+        return path.read_bytes()
+    except (OSError, ValueError) as exc:
+        raise InputError(f"{what} {path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
 def read_text(path: Path) -> str | None:

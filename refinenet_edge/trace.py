@@ -24,7 +24,7 @@ import torch
 from onnx_ir.passes.common import CheckerPass, ClearMetadataAndDocStringPass, InlinePass, ShapeInferencePass
 from torch import nn
 
-from refinenet_edge.errors import GraphError
+from refinenet_edge.errors import GraphError, first_line
 from refinenet_edge.records import INPUT, MAX_SIDE, OUTPUT, SMALLEST_SIDE, Size, TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,8 @@ def trace(module: nn.Module, size: Size, dynamic: bool = False) -> ir.Model:
     except Exception as exc:  # the exporter raises what it likes
         raise GraphError(f"torch could not export {type(module).__name__} at {size[0]}x{size[1]}: {exc}") from exc
     assert program is not None
-    model = program.model
-    _name_nodes(model)
-    return _tidied(model)
+    _name_nodes(program.model)
+    return _tidied(program.model)
 
 
 def read_onnx(path: Path, size: Size | None = None) -> ir.Model:
@@ -173,11 +172,6 @@ def _name_ends(graph: ir.Graph) -> None:
         if value is not logits and value.name in (INPUT, OUTPUT):
             value.name = f"{value.name} (inner)"
     image.name, logits.name = INPUT, OUTPUT
-
-
-def first_line(exc: Exception) -> str:
-    """What an error of somebody else's says, without the pages below it."""
-    return (str(exc).splitlines() or [type(exc).__name__])[0]
 
 
 def _name_nodes(model: ir.Model) -> None:

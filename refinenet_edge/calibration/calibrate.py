@@ -129,9 +129,8 @@ def calibrate(
             partial.save(done, histograms, every=SAVE_SECONDS)
             if progress:
                 progress(done, len(frames))
-        ranges = _ranges(
-            key, frames, histograms, {name: _method(name, method, overrides) for name in tensors}, warnings
-        )
+        methods = {name: _method(name, method, overrides) for name in tensors}
+        ranges = _ranges(key, frames, histograms, methods, warnings)
         if out:
             write_ranges(out, ranges)
     except BaseException:

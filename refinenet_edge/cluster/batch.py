@@ -36,7 +36,7 @@ from refinenet_edge.cluster.storage import CLUSTER, Storage, absolute, open_stor
 from refinenet_edge.cluster.work import Item, Piece, Reader, everywhere, find
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.frames.address import is_url, shown
-from refinenet_edge.frames.images import digest_of, encode_png
+from refinenet_edge.frames.images import digest_of, encode_image
 from refinenet_edge.records import Frame, Identity, Labels, Mask, from_json, to_json
 
 RUN, PROBLEMS = "batch.json", "problems.json"
@@ -134,7 +134,8 @@ def label(
     names = storage.names()
     _begin(storage, run, out, names)
     there = _done(storage, form, names)
-    frames, left = _left(pieces, there)
+    frames = sum(map(len, pieces))
+    left = list(filter(None, (tuple(item for item in piece if item.id not in there) for piece in pieces)))
     before = frames - sum(map(len, left))
     started = time.monotonic()
     labelled, cpu_seconds = 0, 0.0
@@ -202,8 +203,8 @@ class Labeller:
             labelled += 1
             if self._run.format == "png":
                 if mask.confidence is not None:  # first: the labels say that the frame is done
-                    self._out.write(f"{item.id}{CONFIDENCE}.png", encode_png(mask.confidence, item.id))
-                self._out.write(f"{item.id}.png", encode_png(mask.labels, item.id))
+                    self._out.write(f"{item.id}{CONFIDENCE}.png", encode_image(mask.confidence, item.id))
+                self._out.write(f"{item.id}.png", encode_image(mask.labels, item.id))
             else:
                 rows.append(_row(item, frame, mask, self._run))
         if rows:
@@ -271,12 +272,6 @@ def _done(storage: Storage, form: Format, names: Sequence[str]) -> set[str]:
     return {id_ for part in parts for id_ in parquet.read_table(io.BytesIO(part), columns=["id"])["id"].to_pylist()}
 
 
-def _left(pieces: Sequence[Piece], there: set[str]) -> tuple[int, list[Piece]]:
-    """How many frames there are, and the pieces without what is done."""
-    left = (tuple(item for item in piece if item.id not in there) for piece in pieces)
-    return sum(map(len, pieces)), [piece for piece in left if piece]
-
-
 def _note(storage: Storage, problems: Sequence[FrameProblem], names: Sequence[str]) -> None:
     if problems:
         text = json.dumps([dataclasses.asdict(problem) for problem in problems], indent=1)
@@ -292,8 +287,8 @@ def _row(item: Item, frame: Frame, mask: Mask, run: LabellingRecord) -> dict[str
         "id": item.id,
         "height": labels.shape[0],
         "width": labels.shape[1],
-        "labels": encode_png(labels, item.id),
-        "confidence": None if mask.confidence is None else encode_png(mask.confidence, item.id),
+        "labels": encode_image(labels, item.id),
+        "confidence": None if mask.confidence is None else encode_image(mask.confidence, item.id),
         "shares": (counts / labels.size).tolist(),
         "frame_sha256": digest_of(frame),
         "bundle_sha256": run.identity.digest,

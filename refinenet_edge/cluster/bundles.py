@@ -54,10 +54,10 @@ class Opening:
 
 def common_backend(bundle: Bundle, backend: str, ray: str) -> str:
     """The one backend that all workers use: "auto" is the bundle's own where they may be on other machines."""
-    if backend != "auto" and backend not in BACKENDS:
-        raise InputError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
     if backend == "auto":
         return choose(bundle) if ray == "off" else bundle.manifest.backend
+    if backend not in BACKENDS:
+        raise InputError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
     return backend
 
 

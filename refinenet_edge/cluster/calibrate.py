@@ -46,9 +46,8 @@ class DistributedFrameObserver:
         yield from self._run(functools.partial(_Counter, to_bytes(self.model), self.spec, self.source), first)
 
     def _run(self, make: Callable[[], Worker[Sequence[int], Result]], first: int) -> Iterator[Result]:
-        pieces: list[Sequence[int]] = [
-            range(start, min(start + PIECE, self.count)) for start in range(first, self.count, PIECE)
-        ]
+        left: Sequence[int] = range(first, self.count)
+        pieces = [left[start : start + PIECE] for start in range(0, len(left), PIECE)]
         for piece, result in zip(pieces, self.pool.run(make, pieces), strict=True):
             if result is None:
                 raise RefineNetEdgeError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,10 +44,7 @@ class DistributedEvaluator:
         return dataclasses.replace(spec, upsample=self.upsample) if self.upsample else spec
 
     def compare(self, samples: Sequence[Sample]) -> Iterator[Compared]:
-        order = iter(samples)
-        pieces = []
-        while piece := tuple(itertools.islice(order, PIECE)):
-            pieces.append(piece)
+        pieces = [tuple(samples[start : start + PIECE]) for start in range(0, len(samples), PIECE)]
         job = opening(self.bundle, self.backend, self.pool, self.allow_host_code, self.upsample)
         for piece, results in zip(pieces, self.pool.run(functools.partial(_Comparer, job), pieces), strict=True):
             if results is None:

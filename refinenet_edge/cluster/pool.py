@@ -99,8 +99,8 @@ class RayPool:
         )
         for row in results.iter_rows():
             result = pickle.loads(row["result"])
-            if isinstance(result, _Raised):
-                raise RefineNetEdgeError(result.message)
+            if isinstance(result, RefineNetEdgeError):
+                raise result
             yield result
 
     def _room(self) -> int:
@@ -151,13 +151,6 @@ def _connect(library: Any, address: str) -> None:
         raise InputError(f"there is no Ray cluster at {address} ({exc}): start one with ray start --head") from exc
 
 
-@dataclass(frozen=True)
-class _Raised:
-    """What a worker raised, in words: not every exception survives pickling."""
-
-    message: str
-
-
 class _RayWorker:
     """A worker on Ray. It is made with its first piece: what that raises is a result like others, not a dead actor."""
 
@@ -178,11 +171,11 @@ class _RayWorker:
             if self._worker is None:
                 self._worker = self._make()
             result = self._worker(piece)
-        except RefineNetEdgeError as exc:
-            result = _Raised(str(exc))
+        except RefineNetEdgeError as exc:  # in words: not every exception survives pickling
+            result = RefineNetEdgeError(str(exc))
         except Exception as exc:  # a mistake of ours: it must not pass for a dead worker
             logger.exception("a worker failed")
-            result = _Raised(f"a worker failed: {type(exc).__name__}: {exc}")
+            result = RefineNetEdgeError(f"a worker failed: {type(exc).__name__}: {exc}")
         return {"result": pickle.dumps(result)}
 
 

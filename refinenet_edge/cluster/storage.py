@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from refinenet_edge.errors import InputError, MissingExtra
-from refinenet_edge.files import list_files, write_atomically
+from refinenet_edge.files import list_files, read_bytes, write_atomically
 from refinenet_edge.frames.address import is_url, shown
 
 if TYPE_CHECKING:
@@ -55,27 +55,17 @@ def open_storage(where: str) -> Storage:
     return Remote(where) if is_url(where) else Local(Path(where))
 
 
-def locate(where: str) -> tuple[Storage, list[str]]:
-    """The folder and the names of the files in it that `where` means: one file, or all below a folder."""
-    if not is_url(where):
-        path = Path(where)
-        if path.is_file():
-            return Local(path.parent), [path.name]
-        if not path.is_dir():
-            raise InputError(f"there is no file or folder {where}")
-        return Local(path), Local(path).names()
-    storage = Remote(where)
-    name = storage.enter_parent()
-    return storage, [name] if name else storage.names()
-
-
-def folder_of(where: str) -> Storage:
-    """The first half of `locate`, without a listing."""
-    if not is_url(where):
-        return Local(Path(where).parent if Path(where).is_file() else Path(where))
-    storage = Remote(where)
-    storage.enter_parent()
-    return storage
+def locate(where: str) -> tuple[Storage, str]:
+    """The folder that `where` means and "", or the folder of the one file and its name in it. Raises `InputError`."""
+    if is_url(where):
+        storage = Remote(where)
+        return storage, storage.enter_parent()
+    path = Path(where)
+    if path.is_file():
+        return Local(path.parent), path.name
+    if not path.is_dir():
+        raise InputError(f"there is no file or folder {where}")
+    return Local(path), ""
 
 
 class Local:
@@ -88,15 +78,7 @@ class Local:
         return list_files(self.folder, InputError, below=True) if self.folder.is_dir() else []
 
     def read(self, name: str) -> bytes:
-        path = self.folder / name
-        try:
-            if not path.is_file():
-                raise InputError(f"there is no file {path}")
-            if path.stat().st_size > MAX_BYTES:
-                raise InputError(f"{path} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read")
-            return path.read_bytes()
-        except OSError as exc:
-            raise InputError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+        return read_bytes(self.folder / name, MAX_BYTES, "file")
 
     def write(self, name: str, data: bytes) -> None:
         path = self.folder / name
@@ -151,11 +133,8 @@ class Remote:
     def read(self, name: str) -> bytes:
         if (size := self._info(self._at(name)).size or 0) > MAX_BYTES:
             raise InputError(f"{self.url}: {name} has {size} bytes, at most {MAX_BYTES} are read")
-        try:
-            with self._files.open_input_stream(self._at(name)) as file:
-                return bytes(file.read())
-        except OSError as exc:
-            raise InputError(f"{self.url}: {name} cannot be read: {exc}") from exc
+        with self._stream(name) as file:
+            return bytes(file.read())
 
     def write(self, name: str, data: bytes) -> None:
         whole = self._files.type_name in UPLOADED_WHOLE
@@ -179,12 +158,17 @@ class Remote:
     def path(self, name: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / PurePosixPath(name).name
-            try:
-                with self._files.open_input_stream(self._at(name)) as source, path.open("wb") as file:
-                    shutil.copyfileobj(source, file)
-            except OSError as exc:
-                raise InputError(f"{self.url}: {name} cannot be read: {exc}") from exc
+            with self._stream(name) as source, path.open("wb") as file:
+                shutil.copyfileobj(source, file)
             yield path
+
+    @contextlib.contextmanager
+    def _stream(self, name: str) -> Iterator[Any]:
+        try:
+            with self._files.open_input_stream(self._at(name)) as file:
+                yield file
+        except OSError as exc:
+            raise InputError(f"{self.url}: {name} cannot be read: {exc}") from exc
 
     def _at(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"

@@ -54,8 +54,9 @@ def export(bundle: Bundle, repository: Path, name: str | None = None) -> tuple[P
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r} is no name for a model: give --name of letters, digits, '.', '_' and '-'")
     plan = PLAN if has_plan(bundle) else MODEL
+    inside = {f"bundle/{file}": bundle.path / file for file in (MANIFEST, *bundle.manifest.files)}
     models = (
-        (frames_config(bundle, name), {"model.py": Path(__file__).with_name("triton_model.py"), **_inside(bundle)}),
+        (frames_config(bundle, name), {"model.py": Path(__file__).with_name("triton_model.py"), **inside}),
         (network_config(bundle, f"{name}_network"), {plan: bundle.path_of(plan)}),
     )
     for config, _ in models:
@@ -89,9 +90,8 @@ def network_config(bundle: Bundle, name: str) -> Any:
     config.platform = "tensorrt_plan" if plan else "onnxruntime_onnx"
     for specs, add in ((bundle.manifest.inputs, config.input.add), (bundle.manifest.outputs, config.output.add)):
         for spec in specs:
-            tensor = add(
-                name=spec.name, data_type=_kind(spec), dims=[s if isinstance(s, int) else -1 for s in spec.shape]
-            )
+            dims = [side if isinstance(side, int) else -1 for side in spec.shape]
+            tensor = add(name=spec.name, data_type=_kind(spec), dims=dims)
             # as runtime/tensorrt/builder.py lets a plan's ends lie: channel-last, in eights
             channels = spec.shape[1]
             if plan and spec.dtype == "float16" and isinstance(channels, int) and channels % 8 == 0:
@@ -103,9 +103,8 @@ def network_config(bundle: Bundle, name: str) -> Any:
 def _config(bundle: Bundle, name: str) -> Any:
     config = schema.ModelConfig(name=name)
     config.version_policy.latest.num_versions = 1
-    on_cpu = bundle.manifest.backend in ON_CPU
     group = config.instance_group.add(count=1, kind=schema.ModelInstanceGroup.KIND_CPU)
-    if not on_cpu:
+    if bundle.manifest.backend not in ON_CPU:
         group.kind = schema.ModelInstanceGroup.KIND_GPU
         group.gpus.append(0)  # the runtime takes the first it sees: one server for each GPU
     return config
@@ -115,10 +114,6 @@ def _kind(spec: TensorSpec) -> int:
     if spec.dtype not in KINDS:
         raise InputError(f"{spec.name} is {spec.dtype}: Triton is given {', '.join(KINDS)}")
     return int(KINDS[spec.dtype])
-
-
-def _inside(bundle: Bundle) -> dict[str, Path]:
-    return {f"bundle/{name}": bundle.path / name for name in (MANIFEST, *bundle.manifest.files)}
 
 
 def _labels(bundle: Bundle) -> str:

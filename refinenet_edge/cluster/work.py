@@ -7,13 +7,13 @@ its reader seeks to, so that a frame is decoded the same way whoever labels it.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
-from refinenet_edge.cluster.storage import Storage, absolute, folder_of, locate
+from refinenet_edge.cluster.storage import Storage, absolute, locate
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import Camera, Scenes, parse, parse_scenes
 from refinenet_edge.frames.address import shown
@@ -23,6 +23,8 @@ from refinenet_edge.records import Frame
 from refinenet_edge.scenes import scene
 
 PIECE = 64  # frames
+
+Name = TypeVar("Name", str, int)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def find(source: str) -> list[Piece]:
     """
     if scenes := parse_scenes(source):
         return list(_pieces(Item(f"scenes-{scenes.seed}/{place:06d}", "", place) for place in range(scenes.count)))
-    storage, names = locate(source)
+    storage, file = locate(source)
+    names = [file] if file else storage.names()
     for name in names:
         if not name.isprintable():  # a lone surrogate, which no other filesystem or table takes, is not
             raise InputError(f"{shown(source)} has a file named {name!r}: rename it")
@@ -70,7 +73,7 @@ class Reader:
 
     def __init__(self, source: str) -> None:
         self._scenes = parse_scenes(source)
-        self._storage = None if self._scenes else folder_of(source)
+        self._storage = None if self._scenes else locate(source)[0]
 
     def frames(self, piece: Piece) -> Iterator[tuple[Item, Frame | InputError]]:
         """Each frame, or why it cannot be read."""
@@ -80,10 +83,13 @@ class Reader:
                 assert self._scenes is not None
                 yield from ((item, scene(self._scenes.seed, item.place or 0)[0]) for item in items)
             elif items[0].place is None:
-                read = functools.partial(_image, self._storage, file)
-                yield from ((item, _or_why_not(read)) for item in items)
+                yield from ((item, _or_why_not(self._image, item.file)) for item in items)
             else:
                 yield from _video(self._storage, file, items)
+
+    def _image(self, name: str) -> Frame:
+        assert self._storage is not None
+        return decode_image(self._storage.read(name), name)
 
 
 def _pieces(items: Iterator[Item]) -> Iterator[Piece]:
@@ -91,13 +97,9 @@ def _pieces(items: Iterator[Item]) -> Iterator[Piece]:
         yield piece
 
 
-def _image(storage: Storage, name: str) -> Frame:
-    return decode_image(storage.read(name), name)
-
-
-def _or_why_not(read: Callable[[], Frame]) -> Frame | InputError:
+def _or_why_not(read: Callable[[Name], Frame], name: Name) -> Frame | InputError:
     try:
-        return read()
+        return read(name)
     except InputError as exc:
         return exc
 
@@ -115,7 +117,7 @@ def _video(storage: Storage, name: str, items: list[Item]) -> Iterator[tuple[Ite
     try:
         with storage.path(name) as path, closing(VideoFile(path, name)) as video:
             for place in range(first, max(places) + 1):
-                frame = _or_why_not(functools.partial(video.read, place))
+                frame = _or_why_not(video.read, place)
                 if item := places.get(place):
                     yield item, frame
     except InputError as exc:

@@ -10,6 +10,7 @@ Nothing is read but names and lists; an image is opened when its sample is.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +39,9 @@ class DataSet:
     def __post_init__(self) -> None:
         if not self.samples:
             raise InputError(f"data set {self.name} is empty")
-        seen: set[str] = set()
-        for sample in self.samples:
-            if sample.id in seen:
-                raise InputError(f"data set {self.name} has {sample.id} twice: remove or rename one")
-            seen.add(sample.id)
+        ((id_, times),) = Counter(sample.id for sample in self.samples).most_common(1)
+        if times > 1:
+            raise InputError(f"data set {self.name} has {id_} twice: remove or rename one")
 
 
 def open_dataset(text: str) -> DataSet:

@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.frames.images import MAX_BYTES, image_size
+from refinenet_edge.files import read_bytes
+from refinenet_edge.frames.images import MAX_BYTES, PNG, image_size, require_readable
 from refinenet_edge.opencv import cv2
-from refinenet_edge.records import MAX_SIDE
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, PALETTE = 0, 3  # PNG colour types
 
 
@@ -29,18 +28,11 @@ def read_mask(path: Path) -> npt.NDArray[Any]:
 
     The file is untrusted. Raises `InputError` naming it.
     """
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise InputError(f"mask {path} has {size} bytes, at most {MAX_BYTES} are read")
-        data = path.read_bytes()
-    except OSError as exc:
-        raise InputError(f"mask {path} cannot be read: {exc}") from exc
+    data = read_bytes(path, MAX_BYTES, "mask")
     claimed = image_size(data)
-    if claimed is None or not data.startswith(SIGNATURE):
+    if claimed is None or not data.startswith(PNG):
         raise InputError(f"mask {path} is not a PNG file: masks are PNG, other formats blur or recolour the classes")
-    if not all(1 <= side <= MAX_SIDE for side in claimed):
-        raise InputError(f"mask {path} is {claimed[1]}x{claimed[0]} pixels, the limit is {MAX_SIDE} a side")
+    require_readable(claimed, f"mask {path}")
     try:
         depth, bare = _bare(data)
         image = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -61,8 +53,8 @@ def read_mask(path: Path) -> npt.NDArray[Any]:
 
 def _bare(data: bytes) -> tuple[int, bytes]:
     """The bits of a sample, and the PNG with nothing but header, pixels and end; a palette image becomes a grey one."""
-    parts = [SIGNATURE]
-    at, depth = len(SIGNATURE), 0
+    parts = [PNG]
+    at, depth = len(PNG), 0
     while at < len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         chunk = data[at : at + 12 + length]

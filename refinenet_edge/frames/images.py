@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.files import list_files, write_atomically
+from refinenet_edge.files import list_files, read_bytes, write_atomically
 from refinenet_edge.frames.readers import Captured, CapturedFrames, Clock, Frames, LiveSource, repeated
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import MAX_SIDE, Frame, Size
@@ -37,17 +37,7 @@ def read_image(path: str | Path) -> Frame:
     Grey becomes three equal channels, 16-bit keeps its high byte, alpha is dropped (the colours under it stay).
     Raises `InputError` naming the file.
     """
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise InputError(f"no image file at {path}")
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise InputError(f"image {path} has {size} bytes, at most {MAX_BYTES} are read")
-        data = path.read_bytes()
-    except (OSError, ValueError) as exc:
-        raise InputError(f"image {path} cannot be read: {exc}") from exc
-    return decode_image(data, str(path))
+    return decode_image(read_bytes(Path(path), MAX_BYTES, "image"), str(path))
 
 
 def decode_image(data: bytes, name: str) -> Frame:
@@ -55,10 +45,7 @@ def decode_image(data: bytes, name: str) -> Frame:
     claimed = image_size(data)
     if claimed is None:
         raise InputError(f"image {name} is not a whole PNG, JPEG, BMP or WebP file: convert it to PNG")
-    if not all(1 <= side <= MAX_SIDE for side in claimed):
-        raise InputError(
-            f"image {name} is {claimed[1]}x{claimed[0]} pixels, the limit is {MAX_SIDE} a side: scale it down"
-        )
+    require_readable(claimed, f"image {name}")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as exc:
@@ -66,6 +53,12 @@ def decode_image(data: bytes, name: str) -> Frame:
     if image is None:
         raise InputError(f"image {name} cannot be decoded: it is damaged or cut short")
     return np.asarray(image, np.uint8)
+
+
+def require_readable(size: Size, what: str) -> None:
+    """Raise `InputError` for an image that claims to be empty or too large to be decoded."""
+    if not all(1 <= side <= MAX_SIDE for side in size):
+        raise InputError(f"{what} is {size[1]}x{size[0]} pixels, the limit is {MAX_SIDE} a side: scale it down")
 
 
 def digest_of(frame: Frame) -> str:
@@ -128,7 +121,7 @@ def write_image(path: str | Path, image: npt.NDArray[Any]) -> None:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: images are written as {', '.join(SUFFIXES)}")
-    write_atomically(path, _encode(str(path), path.suffix.lower(), image), InputError)
+    write_atomically(path, encode_image(image, str(path), path.suffix.lower()), InputError)
 
 
 def write_png(path: str | Path, image: npt.NDArray[Any]) -> None:
@@ -196,12 +189,8 @@ def source_of(path: Path, *, every_frame: bool, repeat: bool) -> LiveSource:
     return LiveSource(str(path), lambda: repeated(once, repeat, missing), not every_frame, False, rate=1 / SECONDS)
 
 
-def encode_png(image: npt.NDArray[Any], name: str) -> bytes:
-    """HxW or HxWx3 BGR uint8 as the bytes of a PNG file; errors call it `name`."""
-    return _encode(name, ".png", image)
-
-
-def _encode(name: str, suffix: str, image: npt.NDArray[Any]) -> bytes:
+def encode_image(image: npt.NDArray[Any], name: str, suffix: str = ".png") -> bytes:
+    """HxW or HxWx3 BGR uint8 as the bytes of an image file; errors call it `name`."""
     if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or not image.size:
         raise InputError(f"{name}: HxW or HxWx3 uint8 is written, not {image.dtype} {image.shape}")
     try:

@@ -64,16 +64,13 @@ def _movable(x: ir.Value, resize: ir.Node, moved: ir.Node) -> MatchResult:
         return refused("the Resize crops", resize)
     pixels = [_pixels(value) for value in (x, resize.outputs[0])]
     if pixels[0] is None or pixels[1] is None:
-        if not _sizes_are_kept(x, moved.outputs[0]):
+        shapes = x.shape, moved.outputs[0].shape
+        # free sizes stay right when the number of channels does
+        if shapes[0] is None or shapes[1] is None or shapes[0][1] != shapes[1][1]:
             return refused("the sizes are free and name other channels", resize)
     elif pixels[1] <= pixels[0]:
         return refused("the Resize does not enlarge", resize)
     return MatchResult()
-
-
-def _sizes_are_kept(x: ir.Value, out: ir.Value) -> bool:
-    """Free sizes stay right when the number of channels does."""
-    return x.shape is not None and out.shape is not None and x.shape[1] == out.shape[1]
 
 
 def _pixels(value: ir.Value) -> int | None:
@@ -89,8 +86,7 @@ def _resized(op: Any, small: ir.Value, resize: ir.Node, moved: ir.Node) -> ir.Va
     channels = shape[1] if shape is not None else None
     if sizes is not None and len(sizes) == 4 and isinstance(channels, int):
         others[2] = initializer(op, np.array([sizes[0], channels, *sizes[2:]], np.int64))
-    value: ir.Value = op.Resize(small, *others, _name=resize.name, **resize.attributes)
-    return value
+    return op.Resize(small, *others, _name=resize.name, **resize.attributes)
 
 
 CONV, SCALE = MoveBeforeResize(), MoveScaleBeforeResize()

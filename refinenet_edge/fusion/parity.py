@@ -12,11 +12,11 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from refinenet_edge.errors import GraphError
+from refinenet_edge.errors import GraphError, first_line
 from refinenet_edge.fusion.rewrite import Rewrite
 from refinenet_edge.records import Parity, relative_error
 from refinenet_edge.runtime.ort import open_onnxruntime
-from refinenet_edge.trace import first_line, to_bytes
+from refinenet_edge.trace import to_bytes
 
 BOUND = 1e-4  # max |fused - traced| / max |traced|, float32
 
@@ -59,15 +59,13 @@ def prove(
     Raises `GraphError` naming the rewrite that broke the bound.
     """
     parities = compare("fused", expected, logits(to_bytes(fused), inputs))
-    worst = max(parities, key=lambda parity: parity.relative_error)
+    worst = _worst(parities)
     if worst.relative_error <= BOUND:
         return parities
     model = ir.from_proto(onnx.load_model_from_string(traced))
     for rewrite in rewrites:
         rewrite(model)
-        step = max(
-            compare("fused", expected, logits(to_bytes(model), inputs)), key=lambda parity: parity.relative_error
-        )
+        step = _worst(compare("fused", expected, logits(to_bytes(model), inputs)))
         if step.relative_error > BOUND:
             raise GraphError(
                 f"the rewrite {rewrite.name} changed the logits: relative error {step.relative_error:.2e} on the "
@@ -76,3 +74,7 @@ def prove(
     raise GraphError(
         f"the fused graph is off by {worst.relative_error:.2e} on the {worst.frame} frame, {BOUND:.0e} is allowed"
     )
+
+
+def _worst(parities: Sequence[Parity]) -> Parity:
+    return max(parities, key=lambda parity: parity.relative_error)

@@ -24,11 +24,10 @@ def _remove(model: ir.Model) -> int:
 def _passes_through(node: ir.Node) -> bool:
     if any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:]):
         return False
-    training = node.inputs[2] if len(node.inputs) > 2 else None
-    if training is None:
+    if len(node.inputs) < 3 or node.inputs[2] is None:
         return True
-    value = constant(training)
-    return value is not None and not value.any()
+    training = constant(node.inputs[2])
+    return training is not None and not training.any()
 
 
 REWRITE = LibraryRewrite("remove_identities", _remove)

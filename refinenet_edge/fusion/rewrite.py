@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -133,16 +133,13 @@ def is_pointwise(node: ir.Node) -> bool:
     weight = node.inputs[1].shape if node.inputs[1] is not None else None
     if weight is None or tuple(weight[2:]) != (1, 1):
         return False
+    attributes = node.attributes
     return (
-        all(stride == 1 for stride in _ints(node, "strides"))
-        and not any(_ints(node, "pads"))
-        and node.attributes.get_int("group", 1) == 1
-        and node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+        all(stride == 1 for stride in attributes.get_ints("strides", ()))
+        and not any(attributes.get_ints("pads", ()))
+        and attributes.get_int("group", 1) == 1
+        and attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
     )
-
-
-def _ints(node: ir.Node, name: str) -> Sequence[int]:
-    return node.attributes.get_ints(name, ())
 
 
 def refused(reason: str, *where: ir.Value | ir.Node) -> MatchResult:
@@ -156,12 +153,10 @@ def conv(
     """A replacement Conv named and shaped as `like`, with new float32 weights."""
     arrays = [kernel] if bias is None else [kernel, bias]
     new = (initializer(op, array.astype(np.float32)) for array in arrays)
-    value: ir.Value = op.Conv(x, *new, _name=f"{like.name}{suffix}", **like.attributes)
-    return value
+    return op.Conv(x, *new, _name=f"{like.name}{suffix}", **like.attributes)
 
 
 def initializer(op: Any, array: npt.NDArray[Any]) -> ir.Value:
     """A new constant for a replacement; `fuse` names it after its node in the end."""
     name = f"{NEW_WEIGHTS}{next(_serial)}"
-    value: ir.Value = op.initializer(ir.tensor(np.ascontiguousarray(array), name=name), name=name)
-    return value
+    return op.initializer(ir.tensor(np.ascontiguousarray(array), name=name), name=name)

@@ -55,8 +55,7 @@ class SplitPoolingTail(PatternRewrite):
         product = np.einsum("omyx,mi->oiyx", a.astype(np.float64), w[:, :, 0, 0].astype(np.float64))
         direct = conv(op, total, following, a, bias)
         skipped = conv(op, pooled, following, product, None, suffix="/tail")
-        value: ir.Value = op.Add(direct, skipped, _name=f"{following.name}/sum")
-        return value
+        return op.Add(direct, skipped, _name=f"{following.name}/sum")
 
 
 REWRITE = SplitPoolingTail()

@@ -38,16 +38,12 @@ class SumBeforeResize(PatternRewrite):
 
     def rewrite(self, op: Any, x: ir.Value, y: ir.Value, left: ir.Node, right: ir.Node, add: ir.Node) -> ir.Value:
         total = op.Add(x, y, _name=add.name)
-        value: ir.Value = op.Resize(total, *left.inputs[1:], _name=left.name, **left.attributes)
-        return value
+        return op.Resize(total, *left.inputs[1:], _name=left.name, **left.attributes)
 
 
 def _same_attributes(first: ir.Node, second: ir.Node) -> bool:
-    names = first.attributes.keys() | second.attributes.keys()
-    values = [
-        [node.attributes[name].value if name in node.attributes else None for name in names] for node in (first, second)
-    ]
-    return values[0] == values[1]
+    ours, theirs = ({name: a.value for name, a in node.attributes.items()} for node in (first, second))
+    return ours == theirs
 
 
 def _same_inputs(first: ir.Node, second: ir.Node) -> bool:

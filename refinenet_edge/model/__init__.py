@@ -1,7 +1,6 @@
 """Stage 1: a checkpoint becomes an nn.Module. Needs torch and safetensors."""
 
-from refinenet_edge.model.checkpoint import SHIPPED, load_checkpoint, locate, save_checkpoint
-from refinenet_edge.model.network import open_network
+from refinenet_edge.model.checkpoint import SHIPPED, load_checkpoint, locate, open_network, save_checkpoint
 from refinenet_edge.model.refinenet import MODELS, ModelSpec, SegmentationNet, create
 
 __all__ = [

@@ -143,6 +143,4 @@ class RefineNetBlock(nn.Module):
     def forward(self, *paths: Tensor) -> Tensor:
         taps, previous = paths[: len(self.adapt)], paths[len(self.adapt) :]
         adapted = [adapt(tap) for adapt, tap in zip(self.adapt, taps, strict=True)]
-        fused: Tensor = self.mrf(*adapted, *previous)
-        refined: Tensor = self.rcus(self.crp(fused))
-        return refined
+        return self.rcus(self.crp(self.mrf(*adapted, *previous)))

@@ -25,11 +25,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from refinenet_edge.errors import CheckpointError, InputError
+from refinenet_edge.errors import CheckpointError, InputError, first_line
 from refinenet_edge.files import write_atomically
 from refinenet_edge.model.blocks import CrpOrder
 from refinenet_edge.model.encoders import RESNET_STAGES
-from refinenet_edge.model.refinenet import MODELS, ModelSpec, SegmentationNet, build
+from refinenet_edge.model.refinenet import MODELS, ModelSpec, SegmentationNet, build, create
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ WRAPPERS = ("segmenter", "model", "state_dict", "weights")
 REDUCTION = "p_ims1d2_outl1_dimred.weight"  # 3x3 in RefineNet, 1x1 in Light-Weight RefineNet
 MAX_WRAPPERS = 8  # one inside the other: a wrapper may hold itself
 SHOWN_KEYS = 4
+KNOWN = f"known architectures: {', '.join(MODELS)}"
 
 State = dict[str, Tensor]
 
@@ -64,20 +65,18 @@ class Layout:
 
     def ours(self, key: str) -> str:
         """Our name of a published key; a key of neither encoder nor decoder stays as it is."""
-        module, _, leaf = key.rpartition(".")
-        theirs, ours = self.encoder
-        if module in self.modules:
-            return f"{self.modules[module]}.{leaf}"
-        return f"{ours}{key.removeprefix(theirs)}" if key.startswith(theirs) else key
+        return _renamed(key, self.modules, *self.encoder)
 
     def published(self, key: str) -> str:
         """The published name of a key of ours: what an error shows."""
-        module, _, leaf = key.rpartition(".")
-        theirs, ours = self.encoder
-        names = {mine: name for name, mine in self.modules.items()}
-        if module in names:
-            return f"{names[module]}.{leaf}"
-        return f"{theirs}{key.removeprefix(ours)}" if key.startswith(ours) else key
+        return _renamed(key, {mine: name for name, mine in self.modules.items()}, *reversed(self.encoder))
+
+
+def _renamed(key: str, modules: Mapping[str, str], encoder: str, becomes: str) -> str:
+    module, _, leaf = key.rpartition(".")
+    if module in modules:
+        return f"{modules[module]}.{leaf}"
+    return f"{becomes}{key.removeprefix(encoder)}" if key.startswith(encoder) else key
 
 
 def _resnet_modules() -> dict[str, str]:
@@ -160,6 +159,31 @@ def load_checkpoint(
     return module.eval()
 
 
+def open_network(
+    model: str | None,
+    checkpoint: Path | None,
+    num_classes: int,
+    *,
+    crp: CrpOrder | None = None,
+    align_corners: bool | None = None,
+) -> SegmentationNet:
+    """The network of `checkpoint`, or `model` with random weights, always the same ones; float32, in eval mode.
+
+    `num_classes` is of random weights, `crp` and `align_corners` are as of `load_checkpoint`. Raises `CheckpointError`,
+    and `InputError` for a checkpoint of another `model` or a model that there is not.
+    """
+    if checkpoint is None:
+        # forked: the caller's generator stays as it was
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = create(str(model), num_classes, crp=crp or "pool_conv", align_corners=align_corners is not False)
+        return module.eval()
+    module = load_checkpoint(checkpoint, crp=crp, align_corners=align_corners)
+    if model not in (None, module.spec.name):
+        raise InputError(f"{checkpoint} is a {module.spec.name}, not {model}: use --model {module.spec.name}")
+    return module
+
+
 def locate(path: str | Path) -> Path:
     """The file that `path` names: itself, or weights that ship with the package, by their name."""
     path = Path(path)
@@ -221,8 +245,7 @@ def _read_torch(path: Path) -> object:
                 f"{path} holds more than weights{which}, and code in model files is never run here; save the "
                 "state_dict alone where you trust it: torch.save(model.state_dict(), 'weights.pth')"
             ) from exc
-        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise CheckpointError(f"{path} is damaged or cut short: {reason}") from exc
+        raise CheckpointError(f"{path} is damaged or cut short: {first_line(exc)}") from exc
 
 
 def _unwrapped(raw: object, path: Path) -> State:
@@ -235,10 +258,10 @@ def _unwrapped(raw: object, path: Path) -> State:
             break
         raw = inner
     if not isinstance(raw, Mapping) or not raw:
-        raise CheckpointError(f"{path} holds no weights by name but {type(raw).__name__}; {_known()}")
+        raise CheckpointError(f"{path} holds no weights by name but {type(raw).__name__}; {KNOWN}")
     strangers = [str(key) for key, value in raw.items() if not isinstance(value, Tensor)]
     if strangers:
-        raise CheckpointError(f"{path}: {_listed(strangers)} are no tensors; {_known()}")
+        raise CheckpointError(f"{path}: {_listed(strangers)} are no tensors; {KNOWN}")
     state = {str(key): value for key, value in raw.items()}
     while all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -251,32 +274,27 @@ def _recognised(state: State, path: Path) -> tuple[ModelSpec, Layout]:
         layout, name = DENSETORCH, "rf_lw_mbv2"
     elif MOBILENET.classifier in state and any(key.startswith("layer8.") for key in state):
         if any(key.startswith("pre_segm") for key in state):
-            raise CheckpointError(f"{path} is a multi-task RefineNet (pre_segm), which is not supported; {_known()}")
+            raise CheckpointError(f"{path} is a multi-task RefineNet (pre_segm), which is not supported; {KNOWN}")
         layout, name = MOBILENET, "rf_lw_mbv2"
     elif RESNET.classifier in state and REDUCTION in state:
-        layout, name = RESNET, f"{_family(state, path)}{_depth(state)}"
+        family = "rf_lw" if _kernel(state, REDUCTION, path).shape[-1] == 1 else "rf"
+        layout, name = RESNET, f"{family}{_depth(state)}"
         if name not in MODELS:
             raise CheckpointError(
-                f"{path}: a RefineNet whose layer3 fits no ResNet of depth {list(RESNET_STAGES)}; {_known()}"
+                f"{path}: a RefineNet whose layer3 fits no ResNet of depth {list(RESNET_STAGES)}; {KNOWN}"
             )
     else:
-        raise CheckpointError(
-            f"{path} is no RefineNet of a known layout; its first keys are {_listed(state)}; {_known()}"
-        )
+        raise CheckpointError(f"{path} is no RefineNet of a known layout; its first keys are {_listed(state)}; {KNOWN}")
     try:
         return ModelSpec(name, _kernel(state, layout.classifier, path).shape[0]), layout
     except InputError as exc:
-        raise CheckpointError(f"{path}: {layout.classifier}: {exc}; {_known()}") from exc
+        raise CheckpointError(f"{path}: {layout.classifier}: {exc}; {KNOWN}") from exc
 
 
 def _kernel(state: State, key: str, path: Path) -> Tensor:
     if state[key].ndim != 4:
-        raise CheckpointError(f"{path}: {key} ({_shape(state[key])}) is no convolution; {_known()}")
+        raise CheckpointError(f"{path}: {key} ({_shape(state[key])}) is no convolution; {KNOWN}")
     return state[key]
-
-
-def _family(state: State, path: Path) -> str:
-    return "rf_lw" if _kernel(state, REDUCTION, path).shape[-1] == 1 else "rf"
 
 
 def _depth(state: State) -> int | None:
@@ -301,7 +319,7 @@ def _fitting(published: State, layout: Layout, module: SegmentationNet, path: Pa
     if wrong:
         raise CheckpointError(
             f"{path} is no complete {module.spec.name} with {module.spec.num_classes} classes: {_listed(wrong)}; "
-            f"{_known()}"
+            f"{KNOWN}"
         )
     state = {key: value.float() if wanted[key].is_floating_point() else value.long() for key, value in state.items()}
     for key, value in state.items():
@@ -331,7 +349,3 @@ def _listed(keys: Mapping[str, Any] | list[str]) -> str:
     shown = list(keys)[:SHOWN_KEYS]
     more = len(keys) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
-def _known() -> str:
-    return f"known architectures: {', '.join(MODELS)}"

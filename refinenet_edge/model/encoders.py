@@ -51,9 +51,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out)) + self.downsample(x)
-        activated: Tensor = self.relu(out)
-        return activated
+        return self.relu(self.bn3(self.conv3(out)) + self.downsample(x))
 
 
 class ResNet(nn.Module):
@@ -100,8 +98,7 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.output(x)
-        return x + out if self.shortcut else out
+        return x + self.output(x) if self.shortcut else self.output(x)
 
 
 class MobileNetV2(nn.Module):

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from refinenet_edge.model.blocks import (
 from refinenet_edge.model.encoders import Bottleneck, InvertedResidual, MobileNetV2, ResNet
 
 WIDTHS = (256, 256, 256, 512)  # the authors' input_adapt_dims, finest tap first
+LEVELS = {4: ((4,), (3,), (2,), (1,)), 2: ((3, 4), (1, 2)), 1: ((1, 2, 3, 4),)}  # by cascade: the taps of each block
 SCALES = {1: (1.0,), 2: (1.2, 0.6)}  # of the 2-scale network's images
 DEPTHS = {"rf50": 50, "rf101": 101, "rf152": 152, "rf_lw50": 50, "rf_lw101": 101, "rf_lw152": 152}
 MODELS = (*DEPTHS, "rf_lw_mbv2")
@@ -82,12 +83,9 @@ class RefineNet(SegmentationNet):
         self.encoders = nn.ModuleList(ResNet(depth) for _ in SCALES[spec.scales])
         style = BlockStyle(crp=spec.crp, crp_blocks=spec.crp_blocks, align_corners=spec.align_corners)
         if lightweight:
-            style = BlockStyle(
-                1, True, 0, 0, crp=spec.crp, crp_blocks=spec.crp_blocks, align_corners=spec.align_corners
-            )
-        groups = {4: ((4,), (3,), (2,), (1,)), 2: ((3, 4), (1, 2)), 1: ((1, 2, 3, 4),)}[spec.cascade]
+            style = replace(style, kernel=1, rcus_in=0, rcus_out=0)
         previous: int | None = None
-        for levels in groups:
+        for levels in LEVELS[spec.cascade]:
             taps = [
                 Tap(ResNet.channels[level - 1], WIDTHS[level - 1], coarser=level != levels[0] or scale > 0)
                 for level in levels
@@ -112,18 +110,12 @@ class RefineNet(SegmentationNet):
         return [l1, l2, tuple(map(self.drop, l3)), tuple(map(self.drop, l4))]
 
     def forward(self, image: Tensor) -> Tensor:
-        l1, l2, l3, l4 = self.taps(image)
-        if self.spec.cascade == 4:
-            x = self.refine4(*l4)
-            x = self.refine3(*l3, x)
-            x = self.refine2(*l2, x)
-            x = self.refine1(*l1, x)
-        elif self.spec.cascade == 2:
-            x = self.refine3(*l3, *l4)
-            x = self.refine1(*l1, *l2, x)
-        else:
-            x = self.refine1(*l1, *l2, *l3, *l4)
-        logits: Tensor = self.classifier(self.drop_refined(x))
+        taps = self.taps(image)
+        coarser: tuple[Tensor, ...] = ()
+        for levels in LEVELS[self.spec.cascade]:
+            paths = (path for level in levels for path in taps[level - 1])
+            coarser = (getattr(self, f"refine{levels[0]}")(*paths, *coarser),)
+        logits: Tensor = self.classifier(self.drop_refined(*coarser))
         if self.spec.scales == 2:
             quarter = [((side + 1) // 2 + 1) // 2 for side in image.shape[-2:]]
             logits = F.interpolate(logits, size=quarter, mode="bilinear", align_corners=self.spec.align_corners)
@@ -151,9 +143,7 @@ class MobileRefineNet(SegmentationNet):
         x = self.refine4(l8, l7)
         x = self.refine3(l5, l6, x)
         x = self.refine2(l4, x)
-        x = self.refine1(l3, x)
-        logits: Tensor = self.classifier(x)
-        return logits
+        return self.classifier(self.refine1(l3, x))
 
 
 def build(spec: ModelSpec) -> SegmentationNet:

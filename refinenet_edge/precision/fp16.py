@@ -58,10 +58,8 @@ def _schema(node: ir.Node, opset: int) -> onnx.defs.OpSchema:
 
 def _may_be_half(schema: onnx.defs.OpSchema, index: int) -> bool:
     formal = schema.inputs[min(index, len(schema.inputs) - 1)]
-    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}.get(
-        formal.type_str, [formal.type_str]
-    )
-    return "tensor(float16)" in allowed
+    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    return "tensor(float16)" in allowed.get(formal.type_str, [formal.type_str])
 
 
 def _half(value: ir.Value) -> ir.Value:

@@ -79,16 +79,14 @@ def _pad(graph: ir.Graph, node: ir.Node, index: int, axis: int) -> None:
     assert old is not None and old.const_value is not None
     array = old.const_value.numpy()
     widths = [(0, -array.shape[i] % CHANNEL_MULTIPLE if i == axis else 0) for i in range(array.ndim)]
-    padded = np.pad(array, widths)
-    new = constant(f"{old.name}/padded", padded)
+    new = constant(f"{old.name}/padded", np.pad(array, widths))
     graph.initializers.add(new)
     node.replace_input_with(index, new)
     del graph.initializers[str(old.name)]
 
 
 def _widen(value: ir.Value) -> None:
-    shape = value.shape
-    assert shape is not None
-    channels = shape[1]
+    assert value.shape is not None
+    batch, channels, *sides = value.shape
     assert isinstance(channels, int)
-    value.shape = ir.Shape([shape[0], channels + -channels % CHANNEL_MULTIPLE, *shape[2:]])
+    value.shape = ir.Shape([batch, channels + -channels % CHANNEL_MULTIPLE, *sides])

@@ -98,11 +98,9 @@ class _Pairs:
             seen = self._range(value)
             grid = self._placement.grid_of(seen)
             scale = np.array(max(seen.amax / grid.largest, SMALLEST), np.float32)
-            constants = self._constants(value, scale, grid)
-            quantised = _node("QuantizeLinear", [value, *constants], f"{value.name}/q")
-            quantised.outputs[0].dtype, quantised.outputs[0].shape = grid.dtype, value.shape
-            back = _node("DequantizeLinear", [quantised.outputs[0], *constants], f"{value.name}/dq")
-            back.outputs[0].dtype, back.outputs[0].shape = ir.DataType.FLOAT, value.shape
+            constants = _scale(self._graph, str(value.name), scale, grid)
+            quantised = _node("QuantizeLinear", [value, *constants], f"{value.name}/q", value, grid.dtype)
+            back = _node("DequantizeLinear", [quantised.outputs[0], *constants], f"{value.name}/dq", value)
             self._graph.extend([quantised, back])
             self._made[value] = back.outputs[0]
         node.replace_input_with(index, self._made[value])
@@ -124,12 +122,6 @@ class _Pairs:
                 f"the ranges have nothing for {value.name}: they are of another network; calibrate again"
             ) from None
 
-    def _constants(self, value: ir.Value, scale: npt.NDArray[np.float32], grid: Grid) -> list[ir.Value]:
-        return [
-            _initializer(self._graph, f"{value.name}/scale", scale),
-            _initializer(self._graph, f"{value.name}/zero", np.zeros(scale.shape, grid.dtype.numpy())),
-        ]
-
 
 def _store(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
     """Replace the weights of a Conv by quantised ones and their DequantizeLinear."""
@@ -142,15 +134,10 @@ def _store(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
     if key not in known:
         known[key] = _rounded(np.asarray(weight.const_value.numpy(), np.float32), grid, per_channel)
     rounded, scale = known[key]
-    inputs = [
-        _initializer(graph, f"{name}/{grid.name}", rounded),
-        _initializer(graph, f"{name}/scale", scale),
-        _initializer(graph, f"{name}/zero", np.zeros(scale.shape, grid.dtype.numpy())),
-    ]
-    attributes = {"axis": ir.AttrInt64("axis", 0)} if per_channel else {}
-    back = ir.Node("", "DequantizeLinear", inputs, attributes, name=f"{name}/dq")
-    back.outputs[0].name = back.name
-    back.outputs[0].dtype, back.outputs[0].shape = ir.DataType.FLOAT, weight.shape
+    inputs = [_initializer(graph, f"{name}/{grid.name}", rounded), *_scale(graph, name, scale, grid)]
+    back = _node("DequantizeLinear", inputs, f"{name}/dq", weight)
+    if per_channel:
+        back.attributes["axis"] = ir.AttrInt64("axis", 0)
     graph.append(back)
     node.replace_input_with(1, back.outputs[0])
     if not weight.uses():
@@ -166,10 +153,18 @@ def _rounded(
     return grid.round(weights / (scale.reshape(-1, *[1] * (weights.ndim - 1)) if per_channel else scale)), scale
 
 
-def _node(operator: str, inputs: list[ir.Value], name: str) -> ir.Node:
-    node = ir.Node("", operator, inputs, name=name)
-    node.outputs[0].name = name
-    return node
+def _node(
+    operator: str, inputs: list[ir.Value], name: str, like: ir.Value, dtype: ir.DataType = ir.DataType.FLOAT
+) -> ir.Node:
+    """A node whose output has its name and the shape of `like`."""
+    output = ir.Value(name=name, shape=like.shape, type=ir.TensorType(dtype))
+    return ir.Node("", operator, inputs, outputs=[output], name=name)
+
+
+def _scale(graph: ir.Graph, name: str, scale: npt.NDArray[np.float32], grid: Grid) -> list[ir.Value]:
+    """The scale and the zero point of a Q/DQ."""
+    zero = np.zeros(scale.shape, grid.dtype.numpy())
+    return [_initializer(graph, f"{name}/scale", scale), _initializer(graph, f"{name}/zero", zero)]
 
 
 def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:

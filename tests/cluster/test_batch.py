@@ -191,7 +191,7 @@ def test_what_concerns_every_frame_stops_the_run(
         label(open_bundle(bundle), str(source), str(out))
     (out / "street").unlink()
     label(open_bundle(bundle), str(source), str(out))
-    monkeypatch.setattr(batch, "encode_png", lambda *_: (_ for _ in ()).throw(RefineNetEdgeError("the disk is full")))
+    monkeypatch.setattr(batch, "encode_image", lambda *_: (_ for _ in ()).throw(RefineNetEdgeError("the disk is full")))
     (out / "0.png.png").unlink()
     with pytest.raises(RefineNetEdgeError, match="the disk is full"):
         label(open_bundle(bundle), str(source), str(out))

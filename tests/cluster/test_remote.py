@@ -68,8 +68,8 @@ def test_files_come_back_as_they_were_written(folder: str) -> None:
 
 def test_a_file_behind_a_url() -> None:
     open_storage("memory://one").write("sub/a.png", b"a")
-    storage, names = locate("memory://one/sub/a.png")
-    assert names == ["a.png"]
+    storage, name = locate("memory://one/sub/a.png")
+    assert name == "a.png"
     assert storage.read("a.png") == b"a"
 
 

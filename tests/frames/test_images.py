@@ -208,7 +208,7 @@ def test_what_is_no_file_is_named_where_it_is_read(tmp_path: Path) -> None:
     write_png(tmp_path / "b.png", grey(1))
     frames = open_frames(parse(str(tmp_path)))
     assert frames.names == ("a.png", "b.png")
-    with pytest.raises(InputError, match=r"no image file at .*a\.png"):
+    with pytest.raises(InputError, match=r"no image at .*a\.png"):
         frames.read(0)
 
 
