@@ -29,7 +29,7 @@ from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.records import Recipe
 from refinenet_edge.runtime import Segmenter, backends
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.runtime.tensorrt.library import MODULES
+from refinenet_edge.runtime.libraries import MODULES
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 from refinenet_edge.scenes import VALIDATION, scene
 

@@ -17,7 +17,7 @@ from refinenet_edge.bundle import open_bundle
 from refinenet_edge.records import Frame, Size
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.backends import choose
-from refinenet_edge.runtime.tensorrt.library import MODULES
+from refinenet_edge.runtime.libraries import MODULES
 
 DEFAULT_SIZE = (512, 512)
 WHOLE = "frame"  # the one stage of a run that is not divided

@@ -17,9 +17,8 @@ from refinenet_edge.runtime.backends import ON_CPU
 from refinenet_edge.runtime.cuda import driver_cuda, gpu_capability, gpu_problem
 from refinenet_edge.runtime.head import implementation
 from refinenet_edge.runtime.kernels.device import try_kernels
-from refinenet_edge.runtime.libraries import INSTALL, load_library
+from refinenet_edge.runtime.libraries import INSTALL, MODULES, load_library
 from refinenet_edge.runtime.tensorrt.builder import FLAVOURS
-from refinenet_edge.runtime.tensorrt.library import MODULES
 
 # package -> the oldest release that was seen to work, and what it is for
 EXPORT = {

@@ -2,7 +2,8 @@
 
     Segmenter      bundle or session -> segment(frame) -> Mask, segment_stream(frames)
     frame.py       frame -> network input
-    Session        network input -> logits: tensorrt/session.py, openvino.py, ort.py, fake.py; backends.py chooses
+    Session        network input -> logits: tensorrt/session.py, openvino.py, ort.py, fake.py; backends.py chooses, of
+                   those whose library libraries.py can load
     head.py        logits -> labels at the frame's size
     host_path.py   the three of them with arrays on the host
     device_path.py all of it on the GPU, which cuda.py owns, by cuda_bindings.py or pycuda.py

@@ -15,11 +15,10 @@ import logging
 from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError, require
 from refinenet_edge.runtime.cuda import gpu_problem, load_cuda
-from refinenet_edge.runtime.libraries import BACKENDS, INSTALL, load_library
+from refinenet_edge.runtime.libraries import BACKENDS, INSTALL, MODULES, load_library
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import Session
-from refinenet_edge.runtime.tensorrt.library import MODULES
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 
 ON_CPU = ("openvino", "onnxruntime")  # the order of preference

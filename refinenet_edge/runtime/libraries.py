@@ -6,8 +6,14 @@ import importlib
 from types import ModuleType
 
 from refinenet_edge.errors import MissingExtra
-from refinenet_edge.runtime.tensorrt.library import MODULES
 
+# of the backends that run a plan; those on the CPU are called as their module
+MODULES = {
+    "tensorrt": "tensorrt",
+    "tensorrt-lean": "tensorrt_lean",
+    "tensorrt-dispatch": "tensorrt_dispatch",
+    "tensorrt-rtx": "tensorrt_rtx",
+}
 INSTALL = {
     "tensorrt": "on Jetson it comes with JetPack (apt install python3-libnvinfer), elsewhere: pip install tensorrt",
     "tensorrt-lean": "pip install tensorrt_lean",

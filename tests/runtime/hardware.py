@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 
 from refinenet_edge.runtime import backends
-from refinenet_edge.runtime.tensorrt.library import MODULES
+from refinenet_edge.runtime.libraries import MODULES
 
 
 def need(backend: str) -> None:

@@ -22,7 +22,7 @@ from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.records import Bilinear, Cubic, EngineInfo, FrameSpec
 from refinenet_edge.runtime import FakeSession, Segmenter, backends
 from refinenet_edge.runtime.frame import on_device
-from refinenet_edge.runtime.tensorrt.library import MODULES
+from refinenet_edge.runtime.libraries import MODULES
 from tests.evaluation.data import plain
 from tests.runtime.fake_tensorrt import RELEASES, network
 from tests.runtime.gpu import DEFAULT_STREAM, ILLEGAL_ADDRESS, Gpu

@@ -16,10 +16,10 @@ from refinenet_edge.bundle import PLAN, Bundle
 from refinenet_edge.errors import BundleError, InputError, RefineNetEdgeError
 from refinenet_edge.records import EngineInfo, TensorSpec
 from refinenet_edge.runtime import FakeSession, Session
+from refinenet_edge.runtime.libraries import MODULES
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import LayerTime, medians
-from refinenet_edge.runtime.tensorrt.library import MODULES
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 from tests.runtime.hardware import need
 from tests.runtime.tinynet import CLASSES, build_plan, convolve, tiny

@@ -1,4 +1,4 @@
-"""TensorRT's Python modules: which one a backend needs, the one logger of a process, and what a session's errors say.
+"""What TensorRT says: the one logger of a process, the report of a build, and a session's errors.
 
 Each library takes one logger in a process, the first, and ignores every other. So builds and sessions share it: all
 messages go to `logging`, and those of a build are also collected, by `reports`.
@@ -13,13 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# backend -> module
-MODULES = {
-    "tensorrt": "tensorrt",
-    "tensorrt-lean": "tensorrt_lean",
-    "tensorrt-dispatch": "tensorrt_dispatch",
-    "tensorrt-rtx": "tensorrt_rtx",
-}
 LEVELS = {
     "INTERNAL_ERROR": logging.ERROR,
     "ERROR": logging.ERROR,
