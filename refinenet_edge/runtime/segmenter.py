@@ -90,13 +90,16 @@ class Segmenter:
 
     def _start(self, network: Network) -> None:
         self._network, self._closed = network, False
-        session = network.session
-        if len(session.inputs) != 1 or len(session.outputs) != 1:
+        try:
+            inputs, outputs = network.session.inputs, network.session.outputs
+            if len(inputs) != 1 or len(outputs) != 1:
+                counts = f"{len(inputs)} inputs and {len(outputs)} outputs"
+                raise BundleError(f"{network.origin}: {counts}, expected exactly one of each")
+            self._host = HostPath(network)
+            self._path: FramePath = _device_path(network) or self._host
+        except BaseException:
             network.shared.leave()
-            counts = f"{len(session.inputs)} inputs and {len(session.outputs)} outputs"
-            raise BundleError(f"{network.origin}: {counts}, expected exactly one of each")
-        self._host = HostPath(network)
-        self._path: FramePath = _device_path(network) or self._host
+            raise
 
     @property
     def session(self) -> Session:

@@ -21,6 +21,7 @@ from refinenet_edge.errors import CudaError, InputError
 from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.records import Bilinear, Cubic, EngineInfo, FrameSpec
 from refinenet_edge.runtime import FakeSession, Segmenter, backends
+from refinenet_edge.runtime.cuda_bindings import Nvrtc
 from refinenet_edge.runtime.frame import on_device
 from refinenet_edge.runtime.libraries import MODULES
 from tests.evaluation.data import plain
@@ -195,6 +196,17 @@ class GpuMat:
 
     def type(self) -> int:
         return self._kind
+
+
+def test_a_segmenter_that_does_not_start_gives_its_session_back(
+    make_gpu: MakeGpu, make_plan: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "gpu_problem", lambda: "")
+    gpu = make_gpu()
+    monkeypatch.setattr(Nvrtc, "version", lambda _: (_ for _ in ()).throw(CudaError("NVRTC fails", "")))
+    with pytest.raises(CudaError, match="NVRTC fails"):
+        Segmenter(make_plan(gpu, "10.3"))
+    assert not gpu.held()
 
 
 class TestAnotherUpsampling:
