@@ -30,6 +30,7 @@ def estimate(model: str, device: str, size: Size | None = None, classes: int | N
 
     Of a name: `size` is (height, width), `classes` a count, by default `SIZE` and `CLASSES`; the weights do not matter.
     A bundle has its own, and needs no torch. Every precision that the device has is bounded, whatever the bundle is in.
+    Raises `InputError` for a device that is not known and a `size` that is not the bundle's, `GraphError` as `kernels`.
     """
     device_name, specs = find_device(device)
     keep: tuple[str, ...] = ()
