@@ -70,6 +70,7 @@ class PyCuda:
             self._cuda.init()
             self._device = self._cuda.Device(0)
             self._context = self._device.retain_primary_context()
+        self._detached = False
         self.compiler = Nvcc()
         self._owned: dict[int, Any] = {}  # handle or address -> pycuda's object, which frees it when it goes
         logger.info("pycuda has no CUDA graphs: each step is launched by itself; cuda-bindings has them")
@@ -84,24 +85,30 @@ class PyCuda:
         try:
             yield
         finally:
-            with _named("cuCtxPopCurrent"):
+            try:
                 self._context.pop()
+            except self._cuda.Error:  # of a lost GPU; pycuda aborts a process that ends with something on its stack
+                self._detach()
             if before:  # pycuda makes its own last one current, which another library's may lie over
                 driver.cuCtxSetCurrent(before)
 
     def close(self) -> None:
         """`Provider.close`."""
-
         # pycuda releases a context where it is current and leaves it so, over a pushed copy of its own last one: a
         # thread of its own keeps that from the caller's. Its destructor would detach the context, which fails
-        def release() -> None:
-            with suppress(self._cuda.Error):
-                self._context.push()
-                self._context.detach()
-
-        thread = threading.Thread(target=release)
+        thread = threading.Thread(target=self._release)
         thread.start()
         thread.join()
+
+    def _release(self) -> None:
+        with suppress(self._cuda.Error):
+            if not self._detached:
+                self._context.push()
+                self._detach()
+
+    def _detach(self) -> None:
+        self._detached = True
+        self._context.detach()
 
     def capability(self) -> str:
         """`Provider.capability`."""

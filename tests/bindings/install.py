@@ -4,7 +4,8 @@
 
 The bindings are real; the libraries they load are empty ones with the symbols that they look for, made by the C
 compiler. Beside the lean runtime's lies its real library (tensorrt_lean_libs), to be read and not to be loaded: it ends
-a process that has no GPU. Where there is no network or compiler it says so, and the tests that compare are skipped.
+a process that has no GPU. CUDA's headers and pycuda, built from its sources, are for the driver in software
+(tests/runtime/driver). Where there is no network or compiler it says so, and the tests that compare are skipped.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.runtime.driver import build
 
 ROOT = Path(__file__).parents[2] / "build" / "bindings"
 FULL = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
@@ -67,6 +70,10 @@ def main() -> None:
             install(release)
         except (OSError, subprocess.CalledProcessError) as exc:
             print(f"TensorRT {release} is not compared with its bindings, they cannot be installed: {exc}")
+    try:
+        build.install(ROOT)
+    except (OSError, subprocess.CalledProcessError) as exc:
+        print(f"pycuda does not run on the driver in software, it cannot be built: {exc}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,7 +29,6 @@ from tests.bindings.generate import (
 )
 from tests.bindings.install import RELEASES as INSTALLED
 from tests.bindings.install import ROOT
-from tests.runtime import fake_pycuda
 from tests.runtime import gpu as fake_gpu
 from tests.runtime.fake_tensorrt import MODES, RELEASES, WORDS, Limited, surface, tensorrt
 from tests.runtime.gpu import Gpu
@@ -172,15 +170,3 @@ def test_the_cuda_bindings_have_the_fakes_calls_and_parameters(name: str, tmp_pa
                 assert int(getattr(getattr(real, key), member.name)) == int(member), member
         elif isinstance(value, int):
             assert int(getattr(real, key)) == value, key
-
-
-def test_pycuda_has_the_fakes_names(tmp_path: Path) -> None:
-    real: Any = pytest.importorskip("pycuda.driver", exc_type=ImportError)
-    fake = fake_pycuda.driver(Gpu(), tmp_path)
-    for key, value in vars(fake).items():
-        if key[0] == "_":
-            continue
-        assert hasattr(real, key), key
-        for member in () if inspect.isfunction(value) else vars(value):
-            assert member[0] == "_" or hasattr(getattr(real, key), member), f"{key}.{member}"
-    assert int(real.host_alloc_flags.PORTABLE) | int(real.host_alloc_flags.DEVICEMAP) == 3

@@ -44,10 +44,10 @@ def call(gpu: Gpu, name: str, act: Callable[[], Any], current: bool = True) -> A
 class Context(OnGpu):
     """The primary context, as src/cpp/cuda.hpp has it: pycuda's own stack beside the driver's."""
 
-    valid = True
+    _valid = True
 
     @classmethod
-    def own(cls) -> list[int]:
+    def _own(cls) -> list[int]:
         here = cls._gpu.here
         if not hasattr(here, "pycuda"):
             here.pycuda = []
@@ -56,31 +56,31 @@ class Context(OnGpu):
 
     def push(self) -> None:
         def act() -> None:
-            if self.own():
+            if self._own():
                 self._gpu.contexts().pop()
             self._gpu.contexts().append(PRIMARY)
 
         self._call("cuCtxPushCurrent", act, current=False)
-        self.own().append(PRIMARY)
+        self._own().append(PRIMARY)
 
     @classmethod
     def pop(cls) -> None:
         cls._gpu.contexts().pop()
-        cls.own().pop()
-        if cls.own():
-            cls._gpu.contexts().append(cls.own()[-1])
+        cls._own().pop()
+        if cls._own():
+            cls._gpu.contexts().append(cls._own()[-1])
 
     def detach(self) -> None:
         def act() -> None:
             self._gpu.retained -= 1
 
-        assert self.own() == [PRIMARY], "released in a thread that has other contexts"
+        assert self._own() == [PRIMARY], "released in a thread that has other contexts"
         self._call("cuDevicePrimaryCtxRelease", act)
-        self.own().clear()
-        self.valid = False
+        self._own().clear()
+        self._valid = False
 
     def __del__(self) -> None:
-        if self.valid and not self._gpu.lost:
+        if self._valid and not self._gpu.lost:
             self._gpu.calls.append("cuCtxDetach of a primary context")
 
     @classmethod

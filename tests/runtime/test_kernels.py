@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import re
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.head import bilinear_axis, upsample_argmax, upsample_softmax
 from refinenet_edge.runtime.kernels import device
 from refinenet_edge.runtime.pycuda import NVCC, Nvcc
+from tests.bindings.install import ROOT
 from tests.runtime.gpu import KERNELS, Gpu
 from tests.runtime.test_head import upsample
 
@@ -86,6 +88,26 @@ def test_every_kind_compiles_without_spills(
     nvrtc: Any, file: str, defines: tuple[str, ...], record_property: Any
 ) -> None:
     check_resources(file, defines, "sm_87", record_property)
+
+
+NVRTC_12 = ROOT / "cuda" / "nvidia" / "cuda_nvrtc" / "lib" / "libnvrtc.so.12"
+COMPILE = f"""
+import ctypes
+ctypes.CDLL({str(NVRTC_12)!r}, ctypes.RTLD_GLOBAL)  # the bindings take what is loaded
+from refinenet_edge.runtime.kernels import device
+from refinenet_edge.runtime.cuda_bindings import Nvrtc
+assert Nvrtc().version() == "nvrtc 12.6", Nvrtc().version()
+for file, defines in {[*HEADS, *FRAMES]!r}:
+    image, log = device.compile_kernels(Nvrtc(), file, defines, "sm_87")
+    assert image.startswith(b"\\x7fELF")
+    assert " 0 bytes spill stores" in log
+"""
+
+
+@pytest.mark.skipif(not NVRTC_12.is_file(), reason="needs NVRTC 12.6: make bindings")
+def test_the_nvrtc_of_jetpack_6_compiles_every_kind() -> None:
+    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def loads(nvrtc: Any, file: str, defines: tuple[str, ...]) -> Counter[str]:

@@ -55,10 +55,24 @@ struct Grid {
     int width;
 };
 
+constexpr int ROWS = 4;  // of the frame at a time: they share what is interpolated along the source rows
+
+// take(i, logit, label) for every class and the rows at `ty`, between the source rows y0 and y1 and columns x0 and x1. A
+// function, because NVRTC 12.6, JetPack 6's, takes no lambda with `auto` parameters there.
+template <class Take>
+__device__ void each_class(const Logits& logits, int y0, int y1, int x0, int x1, float tx, const float (&ty)[ROWS],
+                           const Take& take) {
+    const LOGIT *a = logits.at(y0, x0), *b = logits.at(y0, x1), *c = logits.at(y1, x0), *d = logits.at(y1, x1);
+    for (int label = 0; label < logits.classes; ++label) {
+        const float top = lerp<float>(*a, *b, tx), bottom = lerp<float>(*c, *d, tx);
+        for (int i = 0; i < ROWS; ++i) take(i, lerp(top, bottom, ty[i]), label);
+        a += logits.class_stride, b += logits.class_stride, c += logits.class_stride, d += logits.class_stride;
+    }
+}
+
 // put(row, column, label, sum) for every pixel of this thread; sum: of e^(logit - winner's), only where CONFIDENT.
 template <bool CONFIDENT, class Put>
 __device__ void upsample_argmax(const Logits& logits, const short* codes, const Grid& grid, const Put& put) {
-    constexpr int ROWS = 4;  // at a time: they share what is interpolated along the source rows
     const int x = blockIdx.x * blockDim.x + threadIdx.x, y0 = blockIdx.y;
     if (x >= grid.width) return;
     const int y1 = min(y0 + 1, logits.height - 1), x0 = grid.first_column[x], x1 = min(x0 + 1, logits.width - 1);
@@ -75,18 +89,13 @@ __device__ void upsample_argmax(const Logits& logits, const short* codes, const 
         Winner winners[ROWS];
         float ty[ROWS];
         for (int i = 0; i < ROWS; ++i) ty[i] = grid.row_t[min(begin + i, last - 1)];
-        const auto each_class = [&](const auto& take) {
-            const LOGIT *a = logits.at(y0, x0), *b = logits.at(y0, x1), *c = logits.at(y1, x0), *d = logits.at(y1, x1);
-            for (int label = 0; label < logits.classes; ++label) {
-                const float top = lerp<float>(*a, *b, tx), bottom = lerp<float>(*c, *d, tx);
-                for (int i = 0; i < ROWS; ++i) take(i, lerp(top, bottom, ty[i]), label);
-                a += logits.class_stride, b += logits.class_stride, c += logits.class_stride, d += logits.class_stride;
-            }
-        };
-        each_class([&](int i, float logit, int label) { winners[i].meet(logit, label); });
+        each_class(logits, y0, y1, x0, x1, tx, ty,
+                   [&](int i, float logit, int label) { winners[i].meet(logit, label); });
         float sums[ROWS] = {};
         if (CONFIDENT)
-            each_class([&](int i, float logit, int) { sums[i] = SUM(sums[i], exponential(SUM(logit, -winners[i].value))); });
+            each_class(logits, y0, y1, x0, x1, tx, ty, [&](int i, float logit, int) {
+                sums[i] = SUM(sums[i], exponential(SUM(logit, -winners[i].value)));
+            });
         for (int i = 0; i < ROWS; ++i)
             if (begin + i < last) put(begin + i, x, winners[i].label, sums[i]);
     }
