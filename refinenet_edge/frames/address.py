@@ -50,7 +50,9 @@ class _File:
     path: Path
 
     def __str__(self) -> str:
-        return str(self.path)
+        """Text that `parse` takes for this path, also where the path is called like scenes or a camera."""
+        text = str(self.path)
+        return f"./{text}" if text.partition(":")[0] in ("scenes", "csi") or NUMBER.fullmatch(text) else text
 
 
 class Images(_File):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 from refinenet_edge.errors import InputError
@@ -17,13 +18,14 @@ def open_frames(address: Address, most: int | None = None) -> Frames:
     """
     if isinstance(address, Scenes):
         return scenes.frames_of(address)
-    if isinstance(address, Video):
-        return video.frames_of(address.path, most)
-    if isinstance(address, Images):
-        return images.frames_of(address.path)
-    raise InputError(
-        f"{address} has no frames to number: expected images, a video or scenes (a folder called like a camera: ./0)"
-    )
+    if not isinstance(address, (Images, Video)):
+        raise InputError(
+            f"{address} has no frames to number: expected images, a video or scenes (a folder called like a camera: "
+            "./0)"
+        )
+    path = address.path
+    frames = video.frames_of(path, most) if isinstance(address, Video) else images.frames_of(path)
+    return dataclasses.replace(frames, source=str(address))  # what names it again
 
 
 def open_source(text: str, *, every_frame: bool = False, repeat: bool = False) -> LiveSource:

@@ -73,7 +73,9 @@ class Recipe:
 
     def in_precision(self, precision: str, output: str, calib: str | None = None) -> Recipe:
         """The same network in another precision; without `calib` nothing that is for quantising only goes with it."""
-        other = dataclasses.replace(self, precision=precision, output=output, calib=calib)
+        # in TensorRT-RTX quantising is known to be slower, and built only by force
+        force = self.force or self.backend == "tensorrt-rtx"
+        other = dataclasses.replace(self, precision=precision, output=output, calib=calib, force=force)
         unbudgeted = {"max_miou_drop": None, "min_agreement": None, "judge": None, "force": False}
         return other if calib else dataclasses.replace(other, **unbudgeted)  # type: ignore[arg-type]
 

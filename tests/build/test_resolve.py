@@ -36,6 +36,12 @@ def judged_on(how: Quantisation) -> str:
     return how.judge.name if isinstance(how.judge, DataSet) else how.judge.source
 
 
+@pytest.mark.parametrize("backend", ["tensorrt-rtx", "openvino", "onnxruntime"])
+def test_what_calibrate_prints_of_a_float_bundle_is_taken(backend: str) -> None:
+    printed = recipe(backend=backend).in_precision("int8", "none/int8", "scenes:2:3")
+    assert resolve(printed).precision == "int8"
+
+
 class TestWhatTheStagesAreGiven:
     def test_the_defaults(self, monkeypatch: pytest.MonkeyPatch) -> None:
         works(monkeypatch, "openvino")
@@ -149,7 +155,7 @@ class TestRefused:
             ({"precision": "int4"}, InputError, "no precision 'int4'; there are fp32, fp16, int8, fp8"),
             ({"without": ("none",)}, InputError, "no rewrite none; there are fold_constants"),
             ({"labels": "none.txt"}, InputError, "no label set or file named 'none.txt'"),
-            ({"backend": "tensorrt"}, MissingExtra, "tensorrt cannot be imported here"),
+            ({"backend": "tensorrt"}, MissingExtra, "tensorrt is not installed"),
             ({"calib": "scenes"}, InputError, "--calib is for --precision int8 or fp8, this is fp32"),
             ({"min_agreement": 99.0}, InputError, "an accuracy budget is for --precision int8"),
             ({"precision": "int8", "onnx": None, "model": "rf50"}, InputError, "int8 needs calibration: give --calib"),

@@ -94,7 +94,9 @@ def test_a_folder_of_such_a_name_is_reached_and_the_other_is_said(
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir()
     write_png(Path(name, "a.png"), grey(9))
-    assert open_frames(parse(f"./{name}")).names == ("a.png",)
+    frames = open_frames(parse(f"./{name}"))
+    assert frames.names == ("a.png",)
+    assert parse(frames.source) == Images(Path(name))  # what a message prints of it is the folder again
     assert not caplog.text
     assert not isinstance(parse(name), Images)
     assert f"that is ./{name}" in caplog.text
