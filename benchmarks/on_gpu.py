@@ -5,7 +5,8 @@
 
 Without a bundle it builds the shipped model in fp16 for every TensorRT that is installed. Timed are single frames from
 host memory to host memory (percentiles), the same frames as a stream with two on their way, and the engine's layers.
-The result says which device it was, in which power mode, and how each measurement ended.
+On an integrated GPU, mapped memory takes turns with copying, and the runtime uses the faster from then on. The result
+says which device it was, in which power mode, and how each measurement ended.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,8 @@ from refinenet_edge.bundle import open_bundle
 from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.records import Recipe
 from refinenet_edge.runtime import Segmenter, backends
+from refinenet_edge.runtime.cache import keep, memory_choice
+from refinenet_edge.runtime.cuda import Cuda
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.libraries import MODULES
 from refinenet_edge.runtime.tensorrt.session import TrtSession
@@ -39,15 +45,15 @@ FRAMES = 8  # different ones
 STREAM = 200  # frames
 
 
+def single(segmenter: Segmenter, frame: np.ndarray) -> dict[str, float]:
+    stages: dict[str, float] = {}
+    timed(stages, "frame", segmenter.segment, frame)
+    return stages
+
+
 def measure(segmenter: Segmenter, frames: list[np.ndarray]) -> dict[str, Any]:
     """What `segmenter` takes for `frames`, in ms."""
-
-    def single() -> dict[str, float]:
-        stages: dict[str, float] = {}
-        timed(stages, "frame", segmenter.segment, frames[0])
-        return stages
-
-    timing = take_turns({"segment": single})
+    timing = take_turns({"segment": partial(single, segmenter, frames[0])})
     samples = timing.samples("segment")
     list(segmenter.segment_stream(frames * 2))  # warm
     started = time.perf_counter()
@@ -71,10 +77,30 @@ def measure(segmenter: Segmenter, frames: list[np.ndarray]) -> dict[str, Any]:
 def measured(path: Path, backend: str, frames: list[np.ndarray]) -> dict[str, Any]:
     """The record of the bundle at `path`."""
     bundle = open_bundle(path)
+    memory = choose_memory(path, backend, frames[0])
     with Segmenter(bundle, backend) as segmenter:
         engine = bundle.manifest.engine
         about = {"model": bundle.manifest.model, "precision": bundle.manifest.precision}
-        return {**about, "engine": engine and engine.version, **measure(segmenter, frames)}
+        return {**about, "engine": engine and engine.version, "memory": memory, **measure(segmenter, frames)}
+
+
+def choose_memory(path: Path, backend: str, frame: np.ndarray) -> dict[str, Any] | None:
+    """Mapped memory against copying, on an integrated GPU only; the faster is kept as the runtime's choice."""
+    cuda = Cuda()
+    cuda.close()
+    if not cuda.integrated:
+        return None
+    choice = memory_choice(cuda.capability)
+    with ExitStack() as stack:
+        contenders = {}
+        for memory in ("mapped", "copied"):
+            keep(choice, memory.encode())
+            contenders[memory] = partial(single, stack.enter_context(Segmenter(path, backend)), frame)
+        timing = take_turns(contenders)
+    ratio = timing.ratio("copied", "mapped")
+    picked = "copied" if ratio.high < 1 else "mapped"
+    keep(choice, picked.encode())
+    return {**{f"{memory}_ms": timing.ms(memory) for memory in contenders}, "ratio": asdict(ratio), "picked": picked}
 
 
 def built_and_measured(backend: str, frames: list[np.ndarray]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is compiled on the device once and kept for the next start: kernels, TensorRT-RTX's caches."""
+"""What is made on the device once and kept for the next start: kernels, TensorRT-RTX's caches, a measured choice."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def keep(path: Path, data: bytes) -> None:
         write_atomically(path, data, RefineNetEdgeError)
     except (OSError, RefineNetEdgeError) as exc:
         logger.info("%s is not kept: %s", path, exc)
+
+
+def memory_choice(capability: str) -> Path:
+    """Where `make gpu` says what it measured as faster on an integrated GPU: "mapped" memory, or "copied"."""
+    return cache_folder() / f"memory-{capability}.txt"

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import CudaError, InputError, MissingExtra
+from refinenet_edge.runtime.cache import memory_choice
 
 PROVIDERS = {"cuda-bindings": "refinenet_edge.runtime.cuda_bindings", "pycuda": "refinenet_edge.runtime.pycuda"}
 CHOICE = "REFINENET_EDGE_CUDA"
@@ -284,6 +285,9 @@ class Cuda:
             with self.use():
                 self.capability = self.provider.capability()
                 self.integrated = self.provider.integrated()
+                choice = memory_choice(self.capability)
+                # whether the GPU uses the host's memory where it is
+                self.mapped = self.integrated and not (choice.is_file() and choice.read_bytes() == b"copied")
                 self.stream = self.scope().stream()
         except BaseException:
             self.close()
@@ -462,19 +466,19 @@ class Scope:
 
 
 class Buffer:
-    """`size` bytes for both sides: one mapped block on an integrated GPU, else page-locked with a device twin."""
+    """`size` bytes for both sides: one mapped block where memory is `mapped`, else page-locked with a device twin."""
 
     def __init__(self, scope: Scope, size: int) -> None:
         self._cuda = scope.cuda
         self.host, mapped = scope.host(size)
-        self.address = mapped if self._cuda.integrated else scope.memory(size)
+        self.address = mapped if self._cuda.mapped else scope.memory(size)
 
     def upload(self, stream: int, size: int) -> None:
         """Queue `size` bytes to the device; nothing to do where the memory is one."""
-        if not self._cuda.integrated:
+        if not self._cuda.mapped:
             self._cuda.provider.upload(self.address, self.host[:size], stream)
 
     def download(self, stream: int, size: int) -> None:
         """Queue `size` bytes to the host; they are there when the stream has run."""
-        if not self._cuda.integrated:
+        if not self._cuda.mapped:
             self._cuda.provider.download(self.host[:size], self.address, stream)

@@ -2,8 +2,9 @@
 
 On an integrated GPU (Jetson) frames and labels lie in mapped memory: nothing is uploaded or downloaded, a frame in
 memory of `new_frame` is read where it is, and labels are written into memory of `new_labels` and stay there. On a
-discrete one they go through page-locked memory on two streams of their own, so that the upload of a frame, the
-computation of the one before and the download of the one before that overlap:
+discrete one, and where `make gpu` measured that copying is faster, they go through page-locked memory on two streams of
+their own, so that the upload of a frame, the computation of the one before and the download of the one before that
+overlap:
 
     upload     frame 1 | frame 2 | frame 3
     compute              frame 1 | frame 2 | frame 3
@@ -248,7 +249,7 @@ class _Steps:
     def _prepare(self, spec: FrameSpec) -> None:
         assert isinstance(spec.upsample, Bilinear)  # fits_device
         scope = self._scope
-        if not self.cuda.integrated:
+        if not self.cuda.mapped:
             self._upload, self._download = scope.stream(), scope.stream()
         image, logits = self._session.inputs[0], self._session.outputs[0]
         channels = image.shape[1] if image.name in self._session.channel_last else None
@@ -277,7 +278,7 @@ class _Steps:
             if frame.stream is not None:
                 provider.follow(compute, frame.stream)
             place, pitch = frame.address, frame.pitch
-        elif mapped is not None and self.cuda.integrated:
+        elif mapped is not None and self.cuda.mapped:
             place, pitch = mapped, frame.shape[1] * 3
             self._own.add(place)
         else:

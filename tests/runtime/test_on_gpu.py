@@ -22,7 +22,8 @@ from click.testing import CliRunner
 from refinenet_edge.bench import measure
 from refinenet_edge.bundle import Bundle
 from refinenet_edge.errors import BuildError
-from refinenet_edge.runtime import backends
+from refinenet_edge.runtime import Segmenter, backends
+from refinenet_edge.runtime.cuda import Cuda
 from tests.runtime.gpu import Gpu
 from tests.runtime.hardware import need
 
@@ -41,6 +42,38 @@ def test_a_record(
     assert (record["frame"], record["ended"]) == ("40x48", "0.1 s a contender")
     assert 0 < record["ms"]["p50"] <= record["ms"]["p90"] <= record["ms"]["p99"]
     assert record["samples"] > 0 < record["stream_ms"]
+    assert record["memory"] is None  # there are two
+
+
+@pytest.mark.parametrize("faster", ["mapped", "copied"])
+def test_on_an_integrated_gpu_the_faster_memory_is_kept(
+    make_gpu: Callable[..., Gpu],
+    make_plan: Callable[..., Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    faster: str,
+) -> None:
+    """Each contender runs as what it is called, and the next session as the one that took less time."""
+    monkeypatch.setattr(backends, "gpu_problem", lambda: "")
+    monkeypatch.setattr(measure, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(on_gpu, "STREAM", 5)
+    gpu = make_gpu(integrated=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bundle = make_plan(gpu, "10.3")
+
+    def single(segmenter: Segmenter, frame: np.ndarray) -> dict[str, float]:
+        gpu.moved.clear()
+        segmenter.segment(frame)
+        return {"frame": 1.0 if ("up" in gpu.moved) == (faster == "copied") else 2.0}
+
+    monkeypatch.setattr(on_gpu, "single", single)
+    record = on_gpu.measured(bundle.path, "auto", [np.full((40, 48, 3), 10, np.uint8)])
+    slower = {"mapped": "copied", "copied": "mapped"}[faster]
+    memory = record["memory"]
+    assert (memory["picked"], memory[f"{faster}_ms"], memory[f"{slower}_ms"]) == (faster, 1.0, 2.0)
+    cuda = Cuda()
+    assert (cuda.integrated, cuda.mapped) == (True, faster == "mapped")
+    cuda.close()
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
