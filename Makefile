@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?=
 PINS ?= --constraint constraints.txt
 BIN := .venv/bin
+# what the lean runtime runs, too
+LEAN := $(addprefix refinenet_edge/runtime/tensorrt/,library.py engine.py session.py)
 
 .PHONY: demo setup bindings test test-avx2 bench check format gpu arm cluster triton
 
@@ -41,7 +43,7 @@ check: setup  ## what CI checks before the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	mkdir -p build/lean && $(BIN)/python -m tests.bindings.generate lean > build/lean/tensorrt_stubs.pyi
-	MYPYPATH=build/lean $(BIN)/mypy refinenet_edge/runtime/tensorrt/session.py
+	MYPYPATH=build/lean $(BIN)/mypy --follow-imports=silent $(LEAN)
 	$(BIN)/lint-imports --no-cache
 
 format: setup

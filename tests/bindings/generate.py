@@ -243,7 +243,7 @@ def stub_of(members: Members, says: str) -> str:
     lines = [f'"""{says} Made by generate.py."""', ""]
     lines += ["from collections.abc import Sequence", "from typing import Any, overload", ""]
     lines += ["from typing_extensions import Buffer", "", "class TensorRt:"]
-    lines += ["    __version__: str", "    float16: TensorRt.DataType", ""]
+    lines += ["    __version__: str", *(["    float16: TensorRt.DataType"] if "DataType" in members else []), ""]
     for name, own in members.items():
         texts = [f"@overload\n{text}" if len(all_) > 1 else text for all_ in own.values() for text in all_]
         body = "\n".join(texts) or "pass"
@@ -304,6 +304,12 @@ def _only(members: Members, used: dict[str, tuple[str, ...]]) -> Members:
         name: {member: texts for member, texts in members[name].items() if member in (*own, "name", "__int__")}
         for name, own in used.items()
     }
+
+
+def with_named(members: Members) -> Members:
+    """`members` and, without members, the classes that their texts name."""
+    named = re.findall(r"TensorRt\.(\w+)", str(members))
+    return {**members, **{name: {} for name in sorted(named) if name not in members}}
 
 
 def _in_both(one: Members, other: Members) -> Members:
@@ -380,7 +386,9 @@ def write(clone: Path) -> None:
     assert not missing, f"not in every release: {missing}"
     STUBS.mkdir(exist_ok=True)
     STUB.write_text(stub_of(common, "What this package calls of TensorRT 10.3 to 11.4 and RTX 1.7, in each of them."))
-    RTX_STUB.write_text(stub_of(_only(rtx, USED_OF_RTX), "What this package calls of TensorRT-RTX 1.7 alone."))
+    RTX_STUB.write_text(
+        stub_of(with_named(_only(rtx, USED_OF_RTX)), "What this package calls of TensorRT-RTX 1.7 alone.")
+    )
 
 
 def main() -> None:

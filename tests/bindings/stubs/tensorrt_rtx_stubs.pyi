@@ -7,7 +7,6 @@ from typing_extensions import Buffer
 
 class TensorRt:
     __version__: str
-    float16: TensorRt.DataType
 
     class ComputeCapability:
         name: str
@@ -43,3 +42,6 @@ class TensorRt:
         cuda_graph_strategy: TensorRt.CudaGraphStrategy
         def create_runtime_cache(self) -> TensorRt.IRuntimeCache | None: ...
         def set_runtime_cache(self, cache: TensorRt.IRuntimeCache | None = ...) -> bool: ...
+
+    class ExecutionContextAllocationStrategy:
+        pass
