@@ -117,6 +117,7 @@ USED: dict[str, tuple[str, ...]] = {
 USED_OF_RTX: dict[str, tuple[str, ...]] = {
     "ComputeCapability": (),
     "CudaGraphStrategy": ("WHOLE_GRAPH_CAPTURE",),
+    "ExecutionContextAllocationStrategy": (),
     "IBuilderConfig": ("num_compute_capabilities", "set_compute_capability"),
     "ICudaEngine": ("create_execution_context", "create_runtime_config"),
     "IExecutionContext": (),
@@ -306,12 +307,6 @@ def _only(members: Members, used: dict[str, tuple[str, ...]]) -> Members:
     }
 
 
-def with_named(members: Members) -> Members:
-    """`members` and, without members, the classes that their texts name."""
-    named = re.findall(r"TensorRt\.(\w+)", str(members))
-    return {**members, **{name: {} for name in sorted(named) if name not in members}}
-
-
 def _in_both(one: Members, other: Members) -> Members:
     """The members of both, by their texts; what one of them can only read is read-only."""
     both: Members = {}
@@ -386,9 +381,7 @@ def write(clone: Path) -> None:
     assert not missing, f"not in every release: {missing}"
     STUBS.mkdir(exist_ok=True)
     STUB.write_text(stub_of(common, "What this package calls of TensorRT 10.3 to 11.4 and RTX 1.7, in each of them."))
-    RTX_STUB.write_text(
-        stub_of(with_named(_only(rtx, USED_OF_RTX)), "What this package calls of TensorRT-RTX 1.7 alone.")
-    )
+    RTX_STUB.write_text(stub_of(_only(rtx, USED_OF_RTX), "What this package calls of TensorRT-RTX 1.7 alone."))
 
 
 def main() -> None:

@@ -17,6 +17,10 @@ class TensorRt:
         def __int__(self) -> int: ...
         WHOLE_GRAPH_CAPTURE: TensorRt.CudaGraphStrategy
 
+    class ExecutionContextAllocationStrategy:
+        name: str
+        def __int__(self) -> int: ...
+
     class IBuilderConfig:
         num_compute_capabilities: int
         def set_compute_capability(self, compute_capability: TensorRt.ComputeCapability, index: int) -> bool: ...
@@ -42,6 +46,3 @@ class TensorRt:
         cuda_graph_strategy: TensorRt.CudaGraphStrategy
         def create_runtime_cache(self) -> TensorRt.IRuntimeCache | None: ...
         def set_runtime_cache(self, cache: TensorRt.IRuntimeCache | None = ...) -> bool: ...
-
-    class ExecutionContextAllocationStrategy:
-        pass
