@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from rtx_int8 import CLASSES, SIZE, WEIGHTS, row
 
-from refinenet_edge.calibration import calibrate, open_frames
+from refinenet_edge.calibration import calibrate, calibration_frames
 from refinenet_edge.fusion import REWRITES, fuse
 from refinenet_edge.model import create
 from refinenet_edge.precision import pad_channels, quantise, to_fp16
@@ -70,7 +70,7 @@ def variants(name: str, classes: int) -> Iterator[tuple[str, ir.Model]]:
     for rewrite in ("merge_pointwise", "merge_siblings", "carry_sums", "split_pooling_tail"):
         yield f"fp16, without {rewrite}", padded(to_fp16(fused(rewrite)))
     model = fused()
-    ranges = calibrate(copy_of(model), FrameSpec(SIZE), open_frames("scenes:2:2"))
+    ranges = calibrate(copy_of(model), FrameSpec(SIZE), calibration_frames("scenes:2:2"))
 
     def placed(placement: Placement) -> ir.Model:
         return padded(to_fp16(quantise(copy_of(model), ranges, placement)))
