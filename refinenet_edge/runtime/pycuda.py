@@ -108,7 +108,8 @@ class PyCuda:
 
     def _detach(self) -> None:
         self._detached = True
-        self._context.detach()
+        with suppress(self._cuda.Error):  # of a lost GPU
+            self._context.detach()
 
     def capability(self) -> str:
         """`Provider.capability`."""

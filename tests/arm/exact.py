@@ -47,7 +47,6 @@ def kernels() -> Iterator[tuple[Gpu, Scope]]:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         gpu = Gpu()
         gpu.install(patch, "cuda-bindings", Path(folder))
-        gpu.here.device = gpu.device
         cuda = Cuda()
         with cuda.use():
             yield gpu, cuda.scope()

@@ -144,6 +144,7 @@ def test_channels_of_another_alignment_do_not_compile(nvrtc: Any) -> None:
 @pytest.mark.skipif(not any(shutil.which(nvcc) for nvcc in NVCC), reason="needs nvcc")
 @pytest.mark.parametrize(("file", "defines"), [HEADS[1], FRAMES[1]])
 def test_nvcc_compiles_them_too(file: str, defines: tuple[str, ...]) -> None:
+    assert re.fullmatch(r"nvcc \d+\.\d+\.\d+", Nvcc().version())
     image, log = device.compile_kernels(Nvcc(), file, defines, "sm_87")
     assert image.startswith(b"\x7fELF")
     assert "0 bytes spill stores" in log

@@ -148,6 +148,8 @@ static int is(void* handle, enum kind kind) {
     return each && each->kind == kind && each->owner == current();
 }
 
+static int is_stream(CUstream stream) { return stream == CU_STREAM_LEGACY || is(stream, STREAM); }
+
 static void disown(void* handle) {
     pthread_mutex_lock(&lock);
     struct object** place = &objects;
@@ -487,13 +489,13 @@ CUresult cuEventDestroy(CUevent event) {
 
 CUresult cuEventRecord(CUevent event, CUstream stream) {
     IN_CONTEXT();
-    return is(event, EVENT) && is(stream, STREAM) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+    return is(event, EVENT) && is_stream(stream) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 
 CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned int flags) {
     IN_CONTEXT();
     CHECK(!flags, CUDA_ERROR_INVALID_VALUE);
-    return is(event, EVENT) && is(stream, STREAM) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+    return is(event, EVENT) && is_stream(stream) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 
 CUresult cuEventSynchronize(CUevent event) {

@@ -21,10 +21,11 @@ import pytest
 from cuda.bindings.driver import CUDA_VERSION
 
 from refinenet_edge import doctor
+from refinenet_edge.bench.alone import _device_memory as device_memory
 from refinenet_edge.errors import CudaError, InputError, MissingExtra
 from refinenet_edge.records import Bilinear, FrameSpec
 from refinenet_edge.runtime.cuda import Cuda, gpu_bus_id, gpu_name, gpu_problem, load_cuda
-from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.runtime.frame import DEFAULT_STREAM, prepare
 from refinenet_edge.runtime.head import upsample_argmax
 from refinenet_edge.runtime.kernels.device import DeviceFrame, DeviceHead, Module, try_kernels
 
@@ -141,6 +142,12 @@ def test_a_stream_of_another_context_is_not_waited_for_as_ours() -> None:
         assert DRIVER.cuStreamDestroy_v2(stream) == 0
 
 
+def test_the_default_stream_is_followed(cuda: Cuda) -> None:
+    with cuda.use():
+        cuda.provider.follow(cuda.stream, DEFAULT_STREAM)
+        assert held() == {"contexts": 1, "streams": 1}
+
+
 AUTOINIT = """
 import ctypes, pycuda.autoinit
 from tests.runtime.driver.on_driver import another_librarys_context, current, Cuda
@@ -178,6 +185,13 @@ def test_the_retained_context_is_released(closes: str) -> None:
     with second.use():
         second.scope().event()
     second.close()
+
+
+def test_a_look_at_the_memory_retains_nothing(cuda: Cuda) -> None:
+    with cuda.use():
+        cuda.scope().memory(1000)
+    assert device_memory() == 1000
+    assert held()["contexts"] == 1
 
 
 # --- what is made, queued and given back
