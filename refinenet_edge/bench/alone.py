@@ -13,7 +13,6 @@ from pathlib import Path
 from refinenet_edge.bench.entry import BundleEntry, Entry
 from refinenet_edge.bench.measure import WARM_UPS
 from refinenet_edge.bench.record import Case, Power, Screen, Start
-from refinenet_edge.demo import OverlayStyle, draw, live, open_source
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.records import Frame
 from refinenet_edge.runtime.cuda import gpu_problem, load_cuda
@@ -119,6 +118,8 @@ def measure_screen(entry: BundleEntry, source: str) -> Screen:
 
     Raises `InputError` for a source that does not open or ends at once.
     """
+    from refinenet_edge.demo import OverlayStyle, draw, live, open_source  # needs OpenCV: estimate does not
+
     ages: list[float] = []
     began = drops = 0.0
     with entry.segmenter() as segmenter, closing(live(open_source(source, repeat=True), segmenter)) as results:

@@ -69,6 +69,6 @@ def test_a_source_has_more_frames_than_the_warm_ups(mobile_bundle: Path, monkeyp
     def short(*given_: object, **options: object) -> LiveSource:
         return source(given([grey(0)] * (WARM_UPS + 1)), live=False, lasting=False)
 
-    monkeypatch.setattr(alone, "open_source", short)
+    monkeypatch.setattr("refinenet_edge.demo.open_source", short)
     with pytest.raises(InputError, match="gave fewer than 4 frames"):
         alone.measure_screen(bundle_entry(mobile_bundle, "openvino"), "short")

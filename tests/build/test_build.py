@@ -312,7 +312,7 @@ class TestNothingIsWritten:
             ({"without": ("none",)}, InputError, "no rewrite none"),
             ({"precision": "int4"}, InputError, "no precision 'int4'"),
             ({"size": (64, 64), "inputs": "float[1,3,64,96] x"}, GraphError, "is fixed to 64x96"),
-            ({"backend": "tensorrt"}, MissingExtra, "tensorrt cannot be imported here"),
+            ({"backend": "tensorrt"}, MissingExtra, "tensorrt is not installed"),
             ({"backend": "tensorrt-rtx", "target": ("sm_1",)}, BuildError, "no target 'sm_1'"),
             ({"backend": "tensorrt-rtx", "version_compatible": True}, BuildError, "TensorRT-RTX has no version"),
             ({"backend": "tensorrt-rtx", "workspace_mib": 1}, BuildError, "too small: at least 16 MiB"),
