@@ -37,7 +37,8 @@ INFO = EngineInfo("tensorrt", "10.3.0.30", ("sm_87",), 0)
 def test_an_engine_that_fits(
     make_bundle: MakeBundle, fields: dict[str, Any], backend: str, version: str, device: str
 ) -> None:
-    check_engine(make_bundle(engine=replace(INFO, **fields)), backend, version, device)
+    info = replace(INFO, **fields)
+    assert check_engine(make_bundle(engine=info), backend, version, device) == info
 
 
 @pytest.mark.parametrize(
