@@ -19,7 +19,7 @@ from refinenet_edge.precision.placement import Placement
 from refinenet_edge.precision.qdq import layers, quantise
 from refinenet_edge.records import Ranges
 from refinenet_edge.runtime.ort import OrtSession
-from refinenet_edge.runtime.session import CheckedSession, Feeds, Outputs, Session
+from refinenet_edge.runtime.session import Feeds, Outputs, Session
 from refinenet_edge.trace import to_bytes
 
 
@@ -40,7 +40,7 @@ class Switchboard:
         return _Setting(self._session, {_switch(name): np.array([name in rounded]) for name in self.layers})
 
 
-class _Setting(CheckedSession):
+class _Setting(Session):
     """A session with its switches set."""
 
     def __init__(self, session: OrtSession, switches: Feeds) -> None:

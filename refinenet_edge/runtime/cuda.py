@@ -31,26 +31,14 @@ PROVIDERS = {"cuda-bindings": "refinenet_edge.runtime.cuda_bindings", "pycuda": 
 CHOICE = "REFINENET_EDGE_CUDA"
 # after such an error CUDA does no more in this process: those of which cuda.h says so, in these words, and a failed
 # assertion, which destroys the context that everything here shares
-LOST = frozenset(
-    f"CUDA_ERROR_{name}"
-    for name in (
-        "ASSERT",
-        "CONTAINED",
-        "EXTERNAL_DEVICE",
-        "HARDWARE_STACK_ERROR",
-        "ILLEGAL_ADDRESS",
-        "ILLEGAL_INSTRUCTION",
-        "INVALID_ADDRESS_SPACE",
-        "INVALID_PC",
-        "LAUNCH_FAILED",
-        "LAUNCH_TIMEOUT",
-        "MISALIGNED_ADDRESS",
-        "MPS_CLIENT_TERMINATED",
-        "TENSOR_MEMORY_LEAK",
-    )
-)
+LOST = frozenset(f"CUDA_ERROR_{name}" for name in (
+    "ASSERT", "CONTAINED", "EXTERNAL_DEVICE", "HARDWARE_STACK_ERROR", "ILLEGAL_ADDRESS", "ILLEGAL_INSTRUCTION",
+    "INVALID_ADDRESS_SPACE", "INVALID_PC", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "MISALIGNED_ADDRESS",
+    "MPS_CLIENT_TERMINATED", "TENSOR_MEMORY_LEAK",
+))  # fmt: skip
 # https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html, table 1
 OLDEST_DRIVER = {12: "525", 13: "580"}
+UNKNOWN = 999  # CUDA_ERROR_UNKNOWN, the highest
 RESTART = "To continue using CUDA, the process must be terminated and relaunched"
 
 logger = logging.getLogger(__name__)
@@ -75,14 +63,11 @@ class Compiler(Protocol):
 class Graphs(Protocol):
     """Stream capture. A graph's addresses and shapes are those of its capture."""
 
-    def begin(self, stream: int) -> None:
-        """What this thread queues on `stream` from now on is recorded, not run; other threads are not affected."""
+    def capture(self, queue: Callable[[], None], stream: int) -> Any:
+        """What `queue` queues on `stream`, not run but recorded, as an executable graph; other threads are as ever.
 
-    def end(self, stream: int) -> Any:
-        """What was recorded, as an executable graph. The stream is usable again, also when this raises."""
-
-    def abandon(self, stream: int) -> None:
-        """End a capture that failed; never raises."""
+        The stream is usable again, also when this raises.
+        """
 
     def launch(self, graph: Any, stream: int) -> None:
         """Queue `graph`."""
@@ -191,12 +176,16 @@ def failed(call: str, code: str) -> CudaError:
 
 def error_name(words: str) -> str:
     """The name of the error that the driver describes as `words`; "CUDA_ERROR_UNKNOWN" if it does not know them."""
-    driver, text = driver_library(), ctypes.c_char_p()
-    for code in range(1, 1000):
-        if not driver.cuGetErrorString(code, ctypes.byref(text)) and text.value == words.encode():
-            driver.cuGetErrorName(code, ctypes.byref(text))
-            return (text.value or b"").decode()
-    return "CUDA_ERROR_UNKNOWN"
+    driver = driver_library()
+    codes = (code for code in range(1, UNKNOWN) if _error_text(driver.cuGetErrorString, code) == words)
+    return _error_text(driver.cuGetErrorName, next(codes, UNKNOWN))
+
+
+def _error_text(call: Any, code: int) -> str:
+    """What the driver's cuGetErrorName or cuGetErrorString says of an error's number; "" if it does not know it."""
+    text = ctypes.c_char_p()
+    call(code, ctypes.byref(text))
+    return (text.value or b"").decode()
 
 
 def driver_cuda() -> tuple[int, int] | None:
@@ -227,7 +216,8 @@ def gpu_problem() -> str:
     except (OSError, AttributeError) as exc:
         return f"no NVIDIA driver ({exc})"
     if status:
-        return f"the NVIDIA driver reports no usable device (CUDA error {status})"
+        said = [_error_text(call, status) for call in (driver.cuGetErrorName, driver.cuGetErrorString)]
+        return f"the NVIDIA driver reports no usable device: {', '.join(filter(None, said)) or f'CUDA error {status}'}"
     return "" if count.value else "the NVIDIA driver reports no device"
 
 
@@ -430,15 +420,9 @@ class Scope:
 
     def graph(self, queue: Callable[[], None]) -> Any:
         """What `queue` queues on the compute stream, as a graph to launch; nothing runs now."""
-        graphs, stream = self.cuda.provider.graphs, self.cuda.stream
+        graphs = self.cuda.provider.graphs
         assert graphs is not None  # the caller asks
-        graphs.begin(stream)
-        try:
-            queue()
-        except BaseException:
-            graphs.abandon(stream)
-            raise
-        graph = graphs.end(stream)
+        graph = graphs.capture(queue, self.cuda.stream)
         self._own("graphs", 1, lambda: graphs.destroy(graph))
         return graph
 

@@ -53,7 +53,7 @@ def _call(module: Any, name: str, *args: Any, about: str = "") -> Any:
 
 
 class CudaBindings:
-    """The primary context of the device that is current in the opening thread (the first, if none is)."""
+    """`Provider` on the primary context of the device that is current in the opening thread (the first, if none is)."""
 
     name = "cuda-bindings"
 
@@ -71,7 +71,6 @@ class CudaBindings:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """`Provider.current`."""
         self._call("cuCtxPushCurrent", self._context)
         try:
             yield
@@ -79,7 +78,6 @@ class CudaBindings:
             self._cu.cuCtxPopCurrent()  # its status may tell what an earlier launch did wrong
 
     def close(self) -> None:
-        """`Provider.close`."""
         self._call("cuDevicePrimaryCtxRelease", self._device)
 
     def _attribute(self, name: str) -> int:
@@ -87,15 +85,12 @@ class CudaBindings:
         return int(self._call("cuDeviceGetAttribute", attribute, self._device))
 
     def capability(self) -> str:
-        """`Provider.capability`."""
         return f"sm_{self._attribute('COMPUTE_CAPABILITY_MAJOR')}{self._attribute('COMPUTE_CAPABILITY_MINOR')}"
 
     def integrated(self) -> bool:
-        """`Provider.integrated`."""
         return bool(self._attribute("INTEGRATED"))
 
     def memory(self) -> tuple[int, int]:
-        """`Provider.memory`."""
         free, total = self._call("cuMemGetInfo")
         return int(free), int(total)
 
@@ -106,7 +101,6 @@ class CudaBindings:
         self._call("cuMemFree", address, about=f" of {address:#x}")
 
     def allocate_host(self, size: int) -> tuple[int, int]:
-        """`Provider.allocate_host`."""
         flags = self._cu.CU_MEMHOSTALLOC_DEVICEMAP | self._cu.CU_MEMHOSTALLOC_PORTABLE
         host = int(self._call("cuMemHostAlloc", size, flags, about=f" of {size} bytes"))
         try:
@@ -119,24 +113,20 @@ class CudaBindings:
         self._call("cuMemFreeHost", host, about=f" of {host:#x}")
 
     def upload(self, address: int, array: npt.NDArray[Any], stream: int) -> None:
-        """`Provider.upload`."""
         about = f" of {array.nbytes} bytes"
         self._call("cuMemcpyHtoDAsync", address, array.ctypes.data, array.nbytes, stream, about=about)
 
     def download(self, array: npt.NDArray[Any], address: int, stream: int) -> None:
-        """`Provider.download`."""
         about = f" of {array.nbytes} bytes"
         self._call("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, stream, about=about)
 
     def make_stream(self) -> int:
-        """`Provider.make_stream`."""
         return int(self._call("cuStreamCreate", self._cu.CUstream_flags.CU_STREAM_NON_BLOCKING))
 
     def destroy_stream(self, stream: int) -> None:
         self._call("cuStreamDestroy", stream)
 
     def synchronize(self, stream: int) -> None:
-        """`Provider.synchronize`."""
         self._call("cuStreamSynchronize", stream)
 
     def make_event(self) -> int:
@@ -149,15 +139,12 @@ class CudaBindings:
         self._call("cuEventRecord", event, stream)
 
     def wait(self, stream: int, event: int) -> None:
-        """`Provider.wait`."""
         self._call("cuStreamWaitEvent", stream, event, 0)
 
     def wait_host(self, event: int) -> None:
-        """`Provider.wait_host`."""
         self._call("cuEventSynchronize", event)
 
     def follow(self, stream: int, foreign: int) -> None:
-        """`Provider.follow`."""
         event = self.make_event()
         try:
             self.record(event, foreign)
@@ -166,11 +153,9 @@ class CudaBindings:
             self.destroy_event(event)  # CUDA keeps it until it has happened
 
     def load(self, image: bytes) -> Any:
-        """`Provider.load`."""
         return self._call("cuModuleLoadData", image, about=f" of {len(image)} bytes")
 
     def launch(self, module: Any, kernel: str, grid: Dim, block: Dim, args: tuple[Any, ...], stream: int) -> None:
-        """`Provider.launch`."""
         function = self._call("cuModuleGetFunction", module, kernel.encode(), about=f" of {kernel}")
         pointers = (ctypes.c_void_p * len(args))(*(ctypes.addressof(arg) for arg in args))
         values = (*grid, *block, 0, stream, ctypes.addressof(pointers), 0)
@@ -186,25 +171,22 @@ class CapturedGraphs:
     def __init__(self, driver: Any) -> None:
         self._cu = driver
 
-    def begin(self, stream: int) -> None:
-        """`Graphs.begin`."""
+    def capture(self, queue: Callable[[], None], stream: int) -> Any:
         # thread-local: another thread's session may allocate meanwhile
         mode = self._cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         _call(self._cu, "cuStreamBeginCapture", stream, mode)
-
-    def end(self, stream: int) -> Any:
-        """`Graphs.end`."""
+        try:
+            queue()
+        except BaseException:
+            status, graph = self._cu.cuStreamEndCapture(stream)
+            if not int(status):
+                self._cu.cuGraphDestroy(graph)
+            raise
         graph = _call(self._cu, "cuStreamEndCapture", stream)
         try:
             return _call(self._cu, "cuGraphInstantiate", graph, 0)
         finally:
             self._cu.cuGraphDestroy(graph)  # the executable one counts
-
-    def abandon(self, stream: int) -> None:
-        """`Graphs.abandon`."""
-        status, graph = self._cu.cuStreamEndCapture(stream)
-        if not int(status):
-            self._cu.cuGraphDestroy(graph)
 
     def launch(self, graph: Any, stream: int) -> None:
         _call(self._cu, "cuGraphLaunch", graph, stream)
@@ -217,7 +199,6 @@ class Nvrtc:
     """`Compiler`, by NVIDIA's runtime compilation library."""
 
     def version(self) -> str:
-        """`Compiler.version`."""
         major, minor = self._call("nvrtcVersion")
         problem = too_new(f"NVRTC {major}.{minor}", major)
         if problem:  # the bindings take the newest that is installed
@@ -225,7 +206,6 @@ class Nvrtc:
         return f"nvrtc {major}.{minor}"
 
     def compile(self, name: str, source: str, headers: dict[str, str], options: list[str]) -> tuple[bytes, str]:
-        """`Compiler.compile`."""
         nvrtc = _bindings("nvrtc")
         texts, names = ([item.encode() for item in items] for items in (headers.values(), headers.keys()))
         program = self._call("nvrtcCreateProgram", source.encode(), name.encode(), len(headers), texts, names)

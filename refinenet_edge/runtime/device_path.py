@@ -88,7 +88,6 @@ class DevicePath:
         return result.host[: size[0] * size[1]].reshape(size)
 
     def segment(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> Mask:
-        """`FramePath.segment`."""
         result = None if into is None else self._results.get(into.ctypes.data)
         if into is not None and (result is None or into.shape != frame.shape[:2] or not into.flags.c_contiguous):
             raise InputError("labels are written into memory of new_labels(height, width), of the frame's size")

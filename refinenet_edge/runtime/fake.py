@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from refinenet_edge.records import TensorSpec
-from refinenet_edge.runtime.session import CheckedSession, Feeds, Outputs
+from refinenet_edge.runtime.session import Feeds, Outputs, Session
 
 
-class FakeSession(CheckedSession):
+class FakeSession(Session):
     """`handler` is called with the checked feeds and returns the outputs by name; what it raises comes through.
 
     FakeSession(lambda feeds: {"logits": ...}, inputs=(TensorSpec(...),), outputs=(TensorSpec(...),))

@@ -18,7 +18,7 @@ from refinenet_edge.runtime.head import one_frame, upsample_argmax, upsample_sof
 
 
 class HostPath:
-    """`FramePath` on the host; it holds nothing."""
+    """`FramePath` on the host."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -53,15 +53,13 @@ class HostPath:
             yield mask
 
     def new_frame(self, size: Size) -> Frame:
-        """`FramePath.new_frame`."""
         return np.zeros((*size, 3), np.uint8)
 
     def new_labels(self, size: Size) -> LabelMap:
-        """`FramePath.new_labels`."""
         return np.zeros(size, np.uint8)
 
     def close(self) -> None:
-        """`FramePath.close`."""
+        """Nothing is held."""
 
     def image(self, frame: Frame | DeviceImage) -> npt.NDArray[Any]:
         """What the network is fed for `frame`: 1xCxhxw."""

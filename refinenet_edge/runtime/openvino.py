@@ -8,13 +8,13 @@ from typing import Any
 
 from refinenet_edge.errors import BundleError, RefineNetEdgeError, require
 from refinenet_edge.records import TensorSpec
-from refinenet_edge.runtime.session import PROFILED_RUNS, CheckedSession, Feeds, LayerTime, Outputs
+from refinenet_edge.runtime.session import PROFILED_RUNS, Feeds, LayerTime, Outputs, Session
 
 # one frame at a time; float32 arithmetic, so that a CPU with half-precision units gives the same labels as one without
 CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
 
-class OpenVinoSession(CheckedSession):
+class OpenVinoSession(Session):
     """`model` (an ONNX file or its bytes) on the CPU; its tensors keep their dtypes, float16 included.
 
     `threads` 0: as many as there are cores. Outputs are views of OpenVINO's memory, overwritten by the next run().

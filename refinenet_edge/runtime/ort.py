@@ -11,7 +11,7 @@ from typing import Any
 
 from refinenet_edge.errors import BundleError, RefineNetEdgeError, require
 from refinenet_edge.records import TensorSpec
-from refinenet_edge.runtime.session import PROFILED_RUNS, CheckedSession, Feeds, LayerTime, Outputs
+from refinenet_edge.runtime.session import PROFILED_RUNS, Feeds, LayerTime, Outputs, Session
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -61,7 +61,7 @@ def open_onnxruntime(
     return ort.InferenceSession(source, options, providers=providers)
 
 
-class OrtSession(CheckedSession):
+class OrtSession(Session):
     """`model` (an ONNX file or its bytes) on the CPU; outputs are new arrays. The options are `open_onnxruntime`'s.
 
     Raises `BundleError` for an unusable model.

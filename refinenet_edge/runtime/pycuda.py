@@ -58,8 +58,17 @@ def _named(call: str) -> Iterator[None]:
         raise failed(call, error_name(words)) from exc
 
 
+def _current_device() -> int:
+    """The number of the device that is current in this thread; pycuda knows only of contexts of its own."""
+    driver, context, device = driver_library(), ctypes.c_void_p(), ctypes.c_int(0)
+    driver.cuCtxGetCurrent(ctypes.byref(context))
+    if context:
+        driver.cuCtxGetDevice(ctypes.byref(device))
+    return device.value
+
+
 class PyCuda:
-    """Device 0's primary context."""
+    """`Provider` on the primary context of the device that is current in the opening thread (the first, if none is)."""
 
     name = "pycuda"
     graphs = None
@@ -68,7 +77,7 @@ class PyCuda:
         self._cuda = _driver()
         with _named("cuDevicePrimaryCtxRetain"):
             self._cuda.init()
-            self._device = self._cuda.Device(0)
+            self._device = self._cuda.Device(_current_device())
             self._context = self._device.retain_primary_context()
         self._detached = False
         self.compiler = Nvcc()
@@ -77,7 +86,6 @@ class PyCuda:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """`Provider.current`."""
         driver, before = driver_library(), ctypes.c_void_p()
         driver.cuCtxGetCurrent(ctypes.byref(before))
         with _named("cuCtxPushCurrent"):
@@ -93,7 +101,6 @@ class PyCuda:
                 driver.cuCtxSetCurrent(before)
 
     def close(self) -> None:
-        """`Provider.close`."""
         # pycuda releases a context where it is current and leaves it so, over a pushed copy of its own last one: a
         # thread of its own keeps that from the caller's. Its destructor would detach the context, which fails
         thread = threading.Thread(target=self._release)
@@ -112,71 +119,61 @@ class PyCuda:
             self._context.detach()
 
     def capability(self) -> str:
-        """`Provider.capability`."""
         major, minor = self._device.compute_capability()
         return f"sm_{major}{minor}"
 
     def integrated(self) -> bool:
-        """`Provider.integrated`."""
         return bool(self._device.get_attribute(self._cuda.device_attribute.INTEGRATED))
 
     def memory(self) -> tuple[int, int]:
-        """`Provider.memory`."""
         with _named("cuMemGetInfo"):
             free, total = self._cuda.mem_get_info()
         return int(free), int(total)
 
     def allocate(self, size: int) -> int:
         with _named(f"cuMemAlloc of {size} bytes"):
-            return self._keep(self._cuda.mem_alloc(size))
+            memory = self._cuda.mem_alloc(size)
+        return self._keep(memory, int(memory))
 
     def free(self, address: int) -> None:
         with _named(f"cuMemFree of {address:#x}"):
             self._owned.pop(address).free()
 
     def allocate_host(self, size: int) -> tuple[int, int]:
-        """`Provider.allocate_host`."""
         flags = self._cuda.host_alloc_flags.DEVICEMAP | self._cuda.host_alloc_flags.PORTABLE
         with _named(f"cuMemHostAlloc of {size} bytes"):
             array = self._cuda.pagelocked_empty(size, np.uint8, mem_flags=flags)
             device = int(array.base.get_device_pointer())
-        self._owned[array.ctypes.data] = array.base
-        return array.ctypes.data, device
+        return self._keep(array.base, array.ctypes.data), device
 
     def free_host(self, host: int) -> None:
         with _named(f"cuMemFreeHost of {host:#x}"):
             self._owned.pop(host).free()
 
     def upload(self, address: int, array: npt.NDArray[Any], stream: int) -> None:
-        """`Provider.upload`."""
         with _named(f"cuMemcpyHtoDAsync of {array.nbytes} bytes"):
             self._cuda.memcpy_htod_async(address, array, self._owned[stream])
 
     def download(self, array: npt.NDArray[Any], address: int, stream: int) -> None:
-        """`Provider.download`."""
         with _named(f"cuMemcpyDtoHAsync of {array.nbytes} bytes"):
             self._cuda.memcpy_dtoh_async(array, address, self._owned[stream])
 
     def make_stream(self) -> int:
-        """`Provider.make_stream`."""
         with _named("cuStreamCreate"):
             stream = self._cuda.Stream(NON_BLOCKING)
-        self._owned[stream.handle] = stream
-        return int(stream.handle)
+        return self._keep(stream, int(stream.handle))
 
     def destroy_stream(self, stream: int) -> None:
         del self._owned[stream]
 
     def synchronize(self, stream: int) -> None:
-        """`Provider.synchronize`."""
         with _named("cuStreamSynchronize"):
             self._owned[stream].synchronize()
 
     def make_event(self) -> int:
         with _named("cuEventCreate"):
             event = self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
-        self._owned[id(event)] = event
-        return id(event)
+        return self._keep(event, id(event))
 
     def destroy_event(self, event: int) -> None:
         del self._owned[event]
@@ -186,12 +183,10 @@ class PyCuda:
             self._owned[event].record(self._owned[stream])
 
     def wait(self, stream: int, event: int) -> None:
-        """`Provider.wait`."""
         with _named("cuStreamWaitEvent"):
             self._owned[stream].wait_for_event(self._owned[event])
 
     def wait_host(self, event: int) -> None:
-        """`Provider.wait_host`."""
         with _named("cuEventSynchronize"):
             self._owned[event].synchronize()
 
@@ -201,14 +196,11 @@ class PyCuda:
             self._cuda.Context.synchronize()
 
     def load(self, image: bytes) -> int:
-        """`Provider.load`."""
         with _named(f"cuModuleLoadDataEx of {len(image)} bytes"):
             module = self._cuda.module_from_buffer(image)
-        self._owned[id(module)] = module
-        return id(module)
+        return self._keep(module, id(module))
 
     def launch(self, module: Any, kernel: str, grid: Dim, block: Dim, args: tuple[Any, ...], stream: int) -> None:
-        """`Provider.launch`."""
         packed = bytearray()
         for arg in args:  # as the kernel's parameters lie: each aligned to its type
             packed += bytes(-len(packed) % ctypes.alignment(arg)) + bytes(arg)
@@ -220,16 +212,15 @@ class PyCuda:
     def unload(self, module: Any) -> None:
         del self._owned[module]
 
-    def _keep(self, thing: Any) -> int:
-        self._owned[int(thing)] = thing
-        return int(thing)
+    def _keep(self, thing: Any, handle: int) -> int:
+        self._owned[handle] = thing
+        return handle
 
 
 class Nvcc:
     """`Compiler`, by the CUDA toolkit's nvcc."""
 
     def version(self) -> str:
-        """`Compiler.version`."""
         said = self._run("--version").stdout
         release = re.search(r"release .*, V((\d+)\S+)", said)
         if release is None:
@@ -240,7 +231,6 @@ class Nvcc:
         return f"nvcc {release[1]}"
 
     def compile(self, name: str, source: str, headers: dict[str, str], options: list[str]) -> tuple[bytes, str]:
-        """`Compiler.compile`."""
         with tempfile.TemporaryDirectory() as folder:
             for file, text in {**headers, name: source}.items():
                 Path(folder, file).write_text(text, "utf-8")

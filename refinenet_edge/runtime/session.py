@@ -4,8 +4,8 @@
     run({input name: array}) -> {output name: array}
     close()
 
-`CheckedSession` is what our sessions share: feeds are checked here, once, so that a wrong shape is the same clear error
-on every backend and never a crash inside one.
+Feeds are checked here, once, so that a wrong shape is the same clear error on every backend and never a crash inside
+one.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 Outputs = dict[str, npt.NDArray[Any]]
-
 
 PROFILED_RUNS = 10
 
@@ -50,46 +48,12 @@ def medians(runs: Iterable[Iterable[LayerTime]]) -> list[LayerTime]:
     return [LayerTime(name, kind, statistics.median(ms)) for (name, kind), ms in times.items()]
 
 
-@runtime_checkable
-class Session(Protocol):
-    """A loaded network. Used from one thread at a time."""
+class Session:
+    """A loaded network, used from one thread at a time; a subclass has `_run` and, if it holds something, `_release`.
 
-    @property
-    def name(self) -> str:
-        """The backend: "openvino", "tensorrt" ..."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What run() takes; dtypes are numpy's names, a dimension that varies is a name."""
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What run() returns."""
-
-    def run(self, feeds: Feeds) -> Outputs:
-        """Run the network once. The outputs belong to the session and may be overwritten by its next run: copy to keep.
-
-        Raises `InputError` when `feeds` does not fit `inputs`, or after close().
-        """
-
-    def layer_times(self, feeds: Feeds) -> list[LayerTime]:
-        """Every layer's time, in order: medians of `PROFILED_RUNS` runs of a copy of the network that is timed.
-
-        Raises `InputError` where the backend does not say.
-        """
-
-    def close(self) -> None:
-        """Give back memory and device; a second call does nothing. Outputs end with the session."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class CheckedSession:
-    """Base of the sessions here: a subclass has `_run` and, if it holds something, `_release`."""
+    `name` is the backend: "openvino", "tensorrt" ...; `inputs` is what run() takes and `outputs` what it returns, with
+    numpy's names of dtypes; a dimension that varies is a name.
+    """
 
     def __init__(self, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
         self.name = name
@@ -98,13 +62,19 @@ class CheckedSession:
         self._closed = False
 
     def run(self, feeds: Feeds) -> Outputs:
-        """`Session.run`."""
+        """Run the network once. The outputs belong to the session and may be overwritten by its next run: copy to keep.
+
+        Raises `InputError` when `feeds` does not fit `inputs`, or after close().
+        """
         self.check_open()
         check_feeds(self.inputs, feeds)
         return self._run({name: np.ascontiguousarray(array) for name, array in feeds.items()})
 
     def layer_times(self, feeds: Feeds) -> list[LayerTime]:
-        """`Session.layer_times`."""
+        """Every layer's time, in order: medians of `PROFILED_RUNS` runs of a copy of the network that is timed.
+
+        Raises `InputError` where the backend does not say.
+        """
         self.check_open()
         check_feeds(self.inputs, feeds)
         return medians(self._profiled_runs(feeds))
@@ -115,7 +85,7 @@ class CheckedSession:
             raise InputError(f"the {self.name} session is closed: open another")
 
     def close(self) -> None:
-        """`Session.close`."""
+        """Give back memory and device; a second call does nothing. Outputs end with the session."""
         if not self._closed:
             self._closed = True
             self._release()
@@ -123,9 +93,7 @@ class CheckedSession:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _run(self, feeds: Feeds) -> Outputs:

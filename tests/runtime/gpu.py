@@ -385,6 +385,10 @@ def library_calls(gpu: Gpu) -> Any:
         gpu.contexts()[-1:] = [context.value]
         return SUCCESS
 
+    def cuCtxGetDevice(device: Any) -> int:
+        device._obj.value = gpu.device
+        return SUCCESS
+
     return types.SimpleNamespace(**{name: value for name, value in locals().items() if name.startswith("cu")})
 
 

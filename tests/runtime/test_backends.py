@@ -101,6 +101,11 @@ def test_the_driver_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             text.value = b"NVIDIA H100 80GB HBM3"
             return self.status
 
+        def cuGetErrorName(self, code: int, text: Any) -> int:  # noqa: N802
+            return 1
+
+        cuGetErrorString = cuGetErrorName  # noqa: N815
+
         def cuDeviceGetPCIBusId(self, text: Any, size: int, device: int) -> int:  # noqa: N802
             text.value = b"0000:65:00.0"
             return self.status
@@ -112,6 +117,31 @@ def test_the_driver_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda.gpu_name() is None and cuda.gpu_bus_id() is None
     driver.cuInit = lambda flags: 100  # type: ignore[method-assign]
     assert cuda.gpu_name() is None and cuda.gpu_bus_id() is None
+
+
+def test_a_driver_that_does_not_start_says_why_in_cudas_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        status = 803
+
+        def cuInit(self, flags: int) -> int:  # noqa: N802 - the driver's names
+            return self.status
+
+        def cuGetErrorName(self, code: int, text: Any) -> int:  # noqa: N802
+            text._obj.value = {803: b"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"}.get(code)
+            return 0 if text._obj.value else 1
+
+        def cuGetErrorString(self, code: int, text: Any) -> int:  # noqa: N802
+            text._obj.value = {803: b"system has unsupported display driver / cuda driver combination"}.get(code)
+            return 0 if text._obj.value else 1
+
+    driver = Driver()
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda _: driver)
+    assert cuda.gpu_problem() == (
+        "the NVIDIA driver reports no usable device: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, "
+        "system has unsupported display driver / cuda driver combination"
+    )
+    driver.status = 12345
+    assert cuda.gpu_problem() == "the NVIDIA driver reports no usable device: CUDA error 12345"
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])

@@ -20,7 +20,7 @@ from refinenet_edge.runtime.frame_path import Network, SharedSession
 from refinenet_edge.runtime.head import upsample_argmax, upsample_softmax
 from refinenet_edge.runtime.host_path import HostPath
 from refinenet_edge.runtime.segmenter import Segmenter
-from refinenet_edge.runtime.session import CheckedSession
+from refinenet_edge.runtime.session import Session
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 from tests.runtime.fake_tensorrt import BACKENDS, MODES, network
 from tests.runtime.gpu import ILLEGAL_ADDRESS, OUT_OF_MEMORY, Gpu
@@ -487,7 +487,7 @@ class TestGraphs:
             run.gpu.free(block, "device")
 
 
-class PaddedSession(CheckedSession):
+class PaddedSession(Session):
     """8 channels in, 8 logits out; the added logits are the largest."""
 
     def __init__(self) -> None:

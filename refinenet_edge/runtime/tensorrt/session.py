@@ -18,7 +18,7 @@ from refinenet_edge.bundle import Bundle
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.records import TensorSpec
 from refinenet_edge.runtime.cuda import Buffer, Cuda
-from refinenet_edge.runtime.session import PROFILED_RUNS, CheckedSession, Feeds, LayerTime, Outputs
+from refinenet_edge.runtime.session import PROFILED_RUNS, Feeds, LayerTime, Outputs, Session
 from refinenet_edge.runtime.tensorrt import rtx
 from refinenet_edge.runtime.tensorrt.engine import Engine, Shapes, by
 
@@ -114,7 +114,7 @@ class Context:
         del self._context, self.cache
 
 
-class TrtSession(CheckedSession):
+class TrtSession(Session):
     """`engine` on the stream of `cuda`, both of which it owns from then on: `open` makes them.
 
     Raises `CudaError` when the GPU refuses (out of memory).

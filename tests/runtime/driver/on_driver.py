@@ -116,7 +116,6 @@ def test_another_librarys_stays_current_and_is_not_ours() -> None:
         cuda.close()
 
 
-@needs_bindings
 def test_its_device_is_taken() -> None:
     with another_librarys_context(device=1):
         cuda = Cuda()
