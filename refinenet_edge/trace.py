@@ -12,16 +12,25 @@ import itertools
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx.inliner
 import onnx.version_converter
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import CheckerPass, ClearMetadataAndDocStringPass, InlinePass, ShapeInferencePass
+from onnx import numpy_helper
+from onnx_ir.passes.common import (
+    CheckerPass,
+    ClearMetadataAndDocStringPass,
+    InlinePass,
+    NameFixPass,
+    ShapeInferencePass,
+)
 from torch import nn
 
 from refinenet_edge.errors import GraphError, first_line
@@ -31,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 OPSET = 20
 IR_VERSION = 9
+Images = npt.NDArray[np.float32]
 MAX_ONNX_BYTES = 2 << 30  # protobuf's own limit
 
 
@@ -60,6 +70,12 @@ def trace(module: nn.Module, size: Size, dynamic: bool = False) -> ir.Model:
     return _tidied(program.model)
 
 
+def torch_logits(module: nn.Module, images: Mapping[str, Images]) -> dict[str, Images]:
+    """What torch makes of prepared images (1x3xhxw float32): the logits that a trace has to give."""
+    with torch.inference_mode():
+        return {name: module(torch.from_numpy(image)).numpy() for name, image in images.items()}
+
+
 def read_onnx(path: Path, size: Size | None = None) -> ir.Model:
     """An ONNX segmentation model (1x3xHxW float32 in, 1xCxhxw logits out), brought to our opset and names.
 
@@ -71,10 +87,14 @@ def read_onnx(path: Path, size: Size | None = None) -> ir.Model:
         proto = onnx.load(path)
         onnx.checker.check_model(proto)
         opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+        # inlined first: the converter drops a model's functions
+        proto = onnx.inliner.inline_local_functions(proto)
+        declared = _forget_shapes(proto)
+        if opset < 11:
+            proto = _resized_asymmetrically(onnx.version_converter.convert_version(proto, 11))
         if opset not in (OPSET - 1, OPSET):
-            # inlined first: the converter drops a model's functions
-            proto = onnx.version_converter.convert_version(onnx.inliner.inline_local_functions(proto), OPSET)
-        model = ir.from_proto(proto)
+            proto = onnx.version_converter.convert_version(proto, OPSET)
+        model = NameFixPass()(ir.from_proto(proto)).model  # what has no name, or another's, gets one of its own
     except GraphError:
         raise
     except Exception as exc:  # onnx raises what it likes on a damaged file
@@ -104,9 +124,31 @@ def read_onnx(path: Path, size: Size | None = None) -> ir.Model:
     inputs[0].shape = ir.Shape(shape)
     model.graph.inputs[:] = inputs
     try:
-        return _tidied(model)
+        return _tidied(model, declared)
     except Exception as exc:  # the checker again, on the model with its size fixed
         raise GraphError(f"{path} cannot be used at this size: {first_line(exc)}") from exc
+
+
+def _forget_shapes(proto: onnx.ModelProto) -> ir.Shape | None:
+    """Forget the shapes that `proto` declares of all that it computes: they may be stale. Returns the last output's."""
+    declared = ir.from_proto(proto).graph.outputs
+    del proto.graph.value_info[:]
+    for output in proto.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    return declared[-1].shape if declared else None
+
+
+def _resized_asymmetrically(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """`proto`, just brought to opset 11: before, Upsample and Resize had one way, which the converter does not say."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Resize":
+            scales = constants.get(node.input[2])
+            nearest = "ceil" if scales is not None and (scales < 1).any() else "floor"
+            for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", nearest)):
+                node.attribute.append(onnx.helper.make_attribute(name, value))
+    return proto
 
 
 def num_classes(model: ir.Model) -> int:
@@ -142,7 +184,8 @@ def copy_of(model: ir.Model) -> ir.Model:
     return ir.from_proto(ir.to_proto(model))
 
 
-def _tidied(model: ir.Model) -> ir.Model:
+def _tidied(model: ir.Model, declared: ir.Shape | None = None) -> ir.Model:
+    """`model` with our names and nothing of its exporter; `declared`: the logits' shape, if it cannot be inferred."""
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version, model.doc_string = "refinenet-edge", None, None
     model.graph.name = "segmentation"
@@ -156,6 +199,8 @@ def _tidied(model: ir.Model) -> ir.Model:
         value.metadata_props.clear()
         value.doc_string = None
     model = ShapeInferencePass()(model).model
+    if model.graph.outputs[0].shape is None:
+        model.graph.outputs[0].shape = declared
     shape = model.graph.outputs[0].shape
     if shape is not None and len(shape) == 4:
         # torch writes free sides as formulas of the input's

@@ -2,9 +2,10 @@
 
     resolve.py    every name looked up, every rule checked, before any work
     load.py       a checkpoint, random weights or an ONNX file -> the traced graph
-    fuse.py       -> the fused graph, proven to give the same logits
+    fuse.py       -> the fused graph, proven to give the logits of what was handed in
     quantise.py   -> ranges, and by budget.py the layers that stay float
     typed.py      -> the graph in its precision
+    proof.py      held to what was handed in, by the bundle's own backend
     engine.py     -> the bundle's files, with a plan for TensorRT
     manifest.py   -> what is written beside them
     speed.py      how much faster quantising made it, for the manifest
@@ -22,6 +23,7 @@ from refinenet_edge.build.engine import build_engine
 from refinenet_edge.build.fuse import fuse_and_prove
 from refinenet_edge.build.load import load
 from refinenet_edge.build.manifest import describe
+from refinenet_edge.build.proof import prove
 from refinenet_edge.build.quantise import find_rounding
 from refinenet_edge.build.resolve import resolve
 from refinenet_edge.build.speed import add_speed
@@ -50,11 +52,12 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     """
     resolved = resolve(recipe)
     loaded = load(resolved.network, step)
-    fused = fuse_and_prove(loaded.model, resolved.rewrites, resolved.network.size, step)
+    fused = fuse_and_prove(loaded.model, loaded.reference, resolved.rewrites, resolved.network.size, step)
     rounding = find_rounding(resolved.quantisation, fused.model, loaded.spec, loaded.labels, step)
     typed = put_precision(fused, resolved.precision, resolved.backend, rounding, resolved.timed_against, step)
+    proof = prove(typed, fused, resolved.proving, step)
     engine = build_engine(typed, resolved.backend, resolved.engine, step, progress)
-    described = describe(loaded, fused, rounding, typed, engine, recipe)
+    described = describe(loaded, fused, rounding, typed, proof, engine, recipe)
     manifest = add_speed(described, typed, engine, step)
     step("write the bundle")
     return Built(resolved.output, write_bundle(resolved.output, manifest, engine.files), fused.firings)

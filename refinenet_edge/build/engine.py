@@ -1,4 +1,4 @@
-"""Sixth stage: the files of the bundle, with a plan where the backend is TensorRT."""
+"""Seventh stage: the files of the bundle, with a plan where the backend is TensorRT."""
 
 from __future__ import annotations
 

@@ -1,43 +1,63 @@
-"""Third stage: the traced graph is fused, and the fused one proven to give the same logits."""
+"""Third stage: the traced graph is fused, and the fused one proven to give the logits of what was handed in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 import numpy as np
 import onnx_ir as ir
 
+from refinenet_edge.errors import GraphError
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import Firing, Rewrite, fuse, parity
 from refinenet_edge.records import FrameSpec, Parity, Size
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.trace import to_bytes
+from refinenet_edge.trace import num_classes, to_bytes
 
 PHOTO = "astronaut.jpg"  # the real frame of the proof
 
 
 @dataclass(frozen=True)
 class FusedModel:
-    """A fused float32 graph, what each rewrite did, and the proof: the traced graph's `logits` on prepared `frames`."""
+    """A fused float32 graph, what each rewrite did, and the proof: the `logits` of what was handed in on `frames`.
+
+    `noise`: how far float32's rounding alone moves the logits, relative (`parity.rounding`); it costs a run.
+    """
 
     model: ir.Model
     firings: tuple[Firing, ...]
     frames: parity.Inputs
     logits: parity.Inputs
     proof: tuple[Parity, ...]
+    noise: Callable[[], float]
 
 
-def fuse_and_prove(model: ir.Model, rewrites: Sequence[Rewrite], size: Size, step: Callable[[str], None]) -> FusedModel:
-    """`model`, which is changed in place, fused. Raises `GraphError` naming the rewrite that is not exact."""
+def fuse_and_prove(
+    model: ir.Model,
+    reference: parity.Reference,
+    rewrites: Sequence[Rewrite],
+    size: Size,
+    step: Callable[[str], None],
+) -> FusedModel:
+    """`model`, which is changed in place, fused and held to `reference`.
+
+    Raises `GraphError` naming the rewrite that is not exact, or saying that the import is not.
+    """
     step("fuse the graph")
     frames = _proof_frames(size)
     traced = to_bytes(model)
     firings = fuse(model, rewrites)
-    step("hold the fused graph to the traced one")
-    logits = parity.logits(traced, frames)
-    return FusedModel(model, tuple(firings), frames, logits, parity.prove(traced, logits, model, rewrites, frames))
+    step("hold the fused graph to what was handed in")
+    logits = reference(frames)
+    given, classes = next(iter(logits.values())).shape, num_classes(model)
+    if len(given) != 4 or given[1] != classes:
+        raise GraphError(f"the model gives {'x'.join(map(str, given))}, it says that it gives {classes} classes")
+    noise = cache(lambda: parity.rounding(traced, frames))
+    proof = parity.prove(traced, logits, model, rewrites, frames, noise)
+    return FusedModel(model, tuple(firings), frames, logits, proof, noise)
 
 
 def _proof_frames(size: Size) -> parity.Inputs:

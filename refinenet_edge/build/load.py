@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx_ir as ir
 
 from refinenet_edge import precision
 from refinenet_edge.errors import CheckpointError, GraphError, InputError
 from refinenet_edge.files import sha256
+from refinenet_edge.fusion import parity
 from refinenet_edge.labels import fitting
 from refinenet_edge.model import open_network
 from refinenet_edge.model.blocks import CrpOrder
 from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Labels, Size
-from refinenet_edge.trace import num_classes, read_onnx, trace
+from refinenet_edge.trace import num_classes, read_onnx, torch_logits, trace
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +46,10 @@ class Network:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A traced float32 graph and where it came from, how frames go in and logits come out, and its classes."""
+    """A traced float32 graph and where it came from, how frames go in and logits come out, and its classes.
+
+    `reference` is what was handed in, as it is: torch's module, or the ONNX file before anything was done to it.
+    """
 
     name: str
     checkpoint: str
@@ -51,36 +57,47 @@ class LoadedModel:
     model: ir.Model
     spec: FrameSpec
     labels: Labels
+    reference: parity.Reference
 
 
 def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
     """The traced graph. Raises `CheckpointError`, `GraphError`, or `InputError` where the recipe does not fit it."""
     step("load and trace the model")
     path = network.onnx or network.checkpoint
-    name, model, align_corners = _from_module(network) if network.onnx is None else _from_onnx(network, network.onnx)
-    upsample = Cubic() if network.cubic else Bilinear(align_corners)
+    given = _from_module(network) if network.onnx is None else _from_onnx(network, network.onnx)
+    upsample = Cubic() if network.cubic else Bilinear(given.align_corners)
     return LoadedModel(
-        name,
+        given.name,
         path.name if path else RANDOM,
         sha256(path, CheckpointError) if path else None,
-        model,
+        given.model,
         FrameSpec(size=None if network.dynamic else network.size, upsample=upsample),
-        fitting(network.labels, num_classes(model)),
+        fitting(network.labels, num_classes(given.model)),
+        given.reference,
     )
 
 
-def _from_module(network: Network) -> tuple[str, ir.Model, bool]:
-    """The network's name, its traced graph, and whether its logits are upsampled with aligned corners."""
+class _Given(NamedTuple):
+    """The network's name, its traced graph, whether its logits are upsampled with aligned corners, what it was."""
+
+    name: str
+    model: ir.Model
+    align_corners: bool
+    reference: parity.Reference
+
+
+def _from_module(network: Network) -> _Given:
     classes = len(network.labels.names) if network.labels else DEFAULT_CLASSES
     module = open_network(
         network.model, network.checkpoint, classes, crp=network.crp, align_corners=network.align_corners
     )
     if network.checkpoint is None:
         logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", network.model)
-    return module.spec.name, trace(module, network.size, network.dynamic), module.spec.align_corners
+    reference = partial(torch_logits, module)
+    return _Given(module.spec.name, trace(module, network.size, network.dynamic), module.spec.align_corners, reference)
 
 
-def _from_onnx(network: Network, path: Path) -> tuple[str, ir.Model, bool]:
+def _from_onnx(network: Network, path: Path) -> _Given:
     model = read_onnx(path, None if network.dynamic else network.size)
     shape = model.graph.inputs[0].shape
     if network.dynamic and shape is not None and any(isinstance(side, int) for side in shape[2:]):
@@ -93,4 +110,4 @@ def _from_onnx(network: Network, path: Path) -> tuple[str, ir.Model, bool]:
             raise InputError(f"{path} is quantised already (it has Q/DQ): leave --calib and budgets out")
     elif needs_ranges and not network.calibrated:
         raise InputError(f"{path} has no Q/DQ, and {precision.uncalibrated(network.precision)}")
-    return path.stem, model, network.align_corners is True
+    return _Given(path.stem, model, network.align_corners is True, partial(parity.logits, path))

@@ -1,4 +1,4 @@
-"""Seventh stage: the manifest, from what every stage handed on."""
+"""Eighth stage: the manifest, from what every stage handed on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.load import LoadedModel
 from refinenet_edge.build.quantise import Rounding
 from refinenet_edge.build.typed import TypedModel
-from refinenet_edge.records import Manifest, Recipe
+from refinenet_edge.records import Manifest, Parity, Recipe
 
 
 def describe(
-    loaded: LoadedModel, fused: FusedModel, rounding: Rounding | None, typed: TypedModel, engine: Engine, recipe: Recipe
+    loaded: LoadedModel,
+    fused: FusedModel,
+    rounding: Rounding | None,
+    typed: TypedModel,
+    proof: tuple[Parity, ...],
+    engine: Engine,
+    recipe: Recipe,
 ) -> Manifest:
     """What is known of a bundle before it is written: no digests of its files, no speed."""
     return Manifest(
@@ -28,7 +34,7 @@ def describe(
         rewrites={firing.name: firing.fired for firing in fused.firings},
         traced_cost=fused.firings[0].cost if fused.firings else None,
         fused_cost=fused.firings[-1].cost if fused.firings else None,
-        parity=fused.proof + typed.moved,
+        parity=fused.proof + proof,
         recipe=recipe,
         toolkit=__version__,
         engine=engine.info,

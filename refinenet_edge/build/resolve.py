@@ -11,6 +11,7 @@ from pathlib import Path
 
 from refinenet_edge import calibration, precision
 from refinenet_edge.build.load import Network
+from refinenet_edge.build.proof import Proving
 from refinenet_edge.build.quantise import Quantisation
 from refinenet_edge.bundle import require_replaceable
 from refinenet_edge.errors import InputError, MissingExtra
@@ -38,6 +39,7 @@ class ResolvedRecipe:
     backend: Backend
     engine: EngineOptions  # of a plan, where the backend has one
     timed_against: str | None  # the precision that the quantised network should be faster than; None: not timed
+    proving: Proving
     output: Path
 
 
@@ -60,6 +62,7 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
         backend=backend,
         engine=_engine_options(recipe),
         timed_against=("fp16" if backend in precision.ON_GPU else "fp32") if timed else None,
+        proving=Proving(backend, not problems[backend], recipe.force),
         output=Path(recipe.output),
     )
     if backend == "tensorrt" or backend == "tensorrt-rtx":

@@ -1,4 +1,4 @@
-"""Eighth stage: how much faster quantising made the network, on this machine."""
+"""Ninth stage: how much faster quantising made the network, on this machine."""
 
 from __future__ import annotations
 

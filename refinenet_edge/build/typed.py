@@ -7,15 +7,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from refinenet_edge import precision
 from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.quantise import Rounding
-from refinenet_edge.errors import GraphError
-from refinenet_edge.fusion import parity
-from refinenet_edge.records import Backend, Parity, TensorSpec
+from refinenet_edge.records import Backend, TensorSpec
 from refinenet_edge.trace import copy_of, tensor_specs, to_bytes
 
 logger = logging.getLogger(__name__)
@@ -23,13 +20,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TypedModel:
-    """What an engine is built of: the serialised ONNX, its ends, and how far its logits moved."""
+    """What an engine is built of: the serialised ONNX, and its ends."""
 
     precision: str
     onnx: bytes
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    moved: tuple[Parity, ...] = ()
     reference: TypedModel | None = None  # the same network as it would be without quantising, to be timed against
 
 
@@ -43,12 +39,12 @@ def put_precision(
 ) -> TypedModel:
     """The fused graph in precision `name`, and in that of its `reference`.
 
-    Raises `GraphError` where float16 cannot hold its weights or logits.
+    Raises `GraphError` where float16 cannot hold its weights.
     """
     step(f"put {name} into the graph")
     other = _typed(fused.model, reference, backend, None) if reference else None
     typed = _typed(fused.model, name, backend, rounding)
-    return dataclasses.replace(typed, moved=_moved(fused, typed) if name != "fp32" else (), reference=other)
+    return dataclasses.replace(typed, reference=other)
 
 
 def _typed(model: ir.Model, name: str, backend: Backend, rounding: Rounding | None) -> TypedModel:
@@ -58,14 +54,3 @@ def _typed(model: ir.Model, name: str, backend: Backend, rounding: Rounding | No
     if backend in precision.ON_GPU and not precision.pad_channels(typed):
         logger.info("the channels are not padded: the engine converts the layout of its input and output itself")
     return TypedModel(name, to_bytes(typed), tensor_specs(typed.graph.inputs), tensor_specs(typed.graph.outputs))
-
-
-def _moved(fused: FusedModel, typed: TypedModel) -> tuple[Parity, ...]:
-    logits = parity.logits(typed.onnx, fused.frames)
-    classes = {name: logits[name][:, : exact.shape[1]] for name, exact in fused.logits.items()}  # without padding
-    moved = parity.compare(typed.precision, fused.logits, classes)
-    if broken := [p.frame for p in moved if not np.isfinite(p.relative_error)]:
-        raise GraphError(
-            f"in {typed.precision} the logits overflow on the {broken[0]} frame: build with --precision fp32"
-        )
-    return moved

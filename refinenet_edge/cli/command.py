@@ -102,9 +102,16 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"folder {folder} cannot be made: {exc.strerror}; name another with --out") from exc
 
 
+class _OnScreen(logging.Handler):
+    """The log on stderr, above the progress bar; warnings and worse in red."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        name = record.levelname
+        shown = f"[red]{name}:[/]" if record.levelno >= logging.WARNING else f"{name}:"
+        err.print(f"{shown} {plain(record.getMessage())}", soft_wrap=True)
+
+
 def _log_to_stderr(level: int) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     package = logging.getLogger("refinenet_edge")
-    package.handlers[:] = [handler]
+    package.handlers[:] = [_OnScreen()]
     package.setLevel(level)

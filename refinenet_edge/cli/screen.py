@@ -69,7 +69,7 @@ def manifest_table(manifest: Manifest, title: str) -> Table:
             row(f"cost, {name}", f"{cost.macs / 1e9:.2f} GMAC, {cost.bytes / 1e6:.0f} MB moved, {cost.nodes} nodes")
     for p in manifest.parity:
         agreement = f"{100 * p.label_agreement:.2f} % same labels"
-        row(f"parity, {p.stage}", f"{p.frame}: error {p.relative_error:.1e}, {agreement}")
+        row(f"parity, {p.stage}", f"{p.frame} by {p.backend}: error {p.relative_error:.1e}, {agreement}")
     if budget := manifest.budget:
         unit = "points of mIoU" if budget.loss == "miou" else "% of the labels"
         lost = f"{budget.reached:.3f} {unit} lost on {budget.judge}, {budget.allowed:g} allowed"

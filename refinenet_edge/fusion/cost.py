@@ -33,9 +33,11 @@ def graph_cost(model: ir.Model) -> GraphCost | None:
                 return None
             moved += size
         if node.op_type == "Conv":
-            weight, out = node.inputs[1], node.outputs[0]
-            assert weight is not None and weight.shape is not None and out.shape is not None
-            macs += prod(map(int, weight.shape)) * prod(map(int, out.shape[2:]))  # type: ignore[arg-type]
+            elements = [_elements(value) for value in (node.inputs[1], node.outputs[0])]
+            channels = _channels(node.outputs[0])
+            if None in elements or not channels:
+                return None
+            macs += prod(elements) // channels  # type: ignore[arg-type]
     return GraphCost(macs, moved, nodes)
 
 
@@ -64,6 +66,15 @@ def has_single_consumer(value: ir.Value) -> bool:
 
 
 def _bytes(value: ir.Value) -> int | None:
-    if value.shape is None or value.dtype is None or not all(isinstance(side, int) for side in value.shape):
+    elements = _elements(value)
+    return None if elements is None or value.dtype is None else int(elements * value.dtype.itemsize)
+
+
+def _elements(value: ir.Value | None) -> int | None:
+    if value is None or value.shape is None or not all(isinstance(side, int) for side in value.shape):
         return None
-    return int(prod(map(int, value.shape)) * value.dtype.itemsize)  # type: ignore[arg-type]
+    return prod(map(int, value.shape))  # type: ignore[arg-type]
+
+
+def _channels(value: ir.Value) -> int:
+    return int(value.shape[1]) if value.shape is not None and len(value.shape) > 1 else 0  # type: ignore[arg-type]

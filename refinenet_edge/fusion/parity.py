@@ -1,80 +1,135 @@
-"""Proof at build time: two graphs give the same logits, on a random frame and on a real one.
+"""Proof at build time: a graph gives the logits of what the user handed in, on a random frame and on a real one.
 
-ONNX Runtime on the CPU is the referee, with its own graph optimisations off, so that it runs what is written.
+The reference is the file as it was given, before any conversion. ONNX Runtime on the CPU is the referee, with its own
+graph optimisations off, so that it runs what is written.
+
+Of float32 `BOUND` is asked. Where a network's own sums lose more to rounding (the last bit of its weights moves its
+logits further), what that is times `MARGIN`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
+from onnx import numpy_helper
 
-from refinenet_edge.errors import GraphError, first_line
+from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion.rewrite import Rewrite
 from refinenet_edge.records import Parity, relative_error
-from refinenet_edge.runtime.ort import open_onnxruntime
+from refinenet_edge.runtime.ort import OrtSession
+from refinenet_edge.runtime.session import Session
 from refinenet_edge.trace import to_bytes
 
-BOUND = 1e-4  # max |fused - traced| / max |traced|, float32
+BOUND = 1e-4  # max |fused - given| / max |given|, float32
+MARGIN = 8  # of the last bit's effect: it is one draw of many, and sums in another order are many such bits
+SAME_LABELS = 0.99  # of the pixels, where the bound is that of rounding
+LAST_BIT = 2.0**-23
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")  # their inputs from the second are weights
 
 Inputs = Mapping[str, npt.NDArray[np.float32]]  # frame name -> 1x3xhxw
+Reference = Callable[[Inputs], Inputs]  # what the user handed in: its logits on prepared frames
 
 
-def logits(model: bytes, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
-    """The float32 logits of a serialised ONNX model on each input, cast to its type and padded to its channels."""
+def logits(model: Path | bytes, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
+    """The logits that an ONNX model (a file or its bytes) gives as it is written. Raises `GraphError`."""
     try:
-        session = open_onnxruntime(model, optimised=False)
-        source = session.get_inputs()[0]
-        dtype = np.float16 if source.type == "tensor(float16)" else np.float32
-        by_frame = {}
-        for name, image in inputs.items():
-            padding = [(0, 0), (0, source.shape[1] - image.shape[1]), (0, 0), (0, 0)]
-            feed = np.pad(image, padding).astype(dtype)
-            by_frame[name] = np.asarray(session.run(None, {source.name: feed})[0], np.float32)
-        return by_frame
-    except Exception as exc:  # ONNX Runtime's own classes are private
+        with OrtSession(model, optimised=False) as session:
+            return run(session, inputs)
+    except RefineNetEdgeError as exc:
         raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
 
 
-def compare(stage: str, reference: Inputs, actual: Inputs) -> tuple[Parity, ...]:
-    """How far the logits `actual` are from `reference`, frame by frame."""
+def run(session: Session, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
+    """The float32 logits of a session on each input, cast to its type and padded to its channels."""
+    (source,), (target,) = session.inputs, session.outputs
+    by_frame = {}
+    for name, image in inputs.items():
+        channels = source.shape[1] if isinstance(source.shape[1], int) else image.shape[1]
+        feed = np.pad(image, [(0, 0), (0, channels - image.shape[1]), (0, 0), (0, 0)]).astype(source.dtype)
+        by_frame[name] = np.array(session.run({source.name: feed})[target.name], np.float32)
+    return by_frame
+
+
+def compare(stage: str, reference: Inputs, actual: Inputs, backend: str = "onnxruntime") -> tuple[Parity, ...]:
+    """How far the logits `actual`, which `backend` gave, are from `reference`, frame by frame."""
     parities = []
     for name, expected in reference.items():
         if not np.isfinite(expected).all():
             raise GraphError(f"the model's own logits are not finite on the {name} frame: its weights cannot be used")
         same_shape = actual[name].shape == expected.shape
         agreement = float((actual[name].argmax(1) == expected.argmax(1)).mean()) if same_shape else 0.0
-        parities.append(Parity(stage, name, relative_error(expected, actual[name]), agreement))
+        parities.append(Parity(stage, name, relative_error(expected, actual[name]), agreement, backend))
     return tuple(parities)
 
 
 def prove(
-    traced: bytes, expected: Inputs, fused: ir.Model, rewrites: Sequence[Rewrite], inputs: Inputs
+    traced: bytes,
+    expected: Inputs,
+    fused: ir.Model,
+    rewrites: Sequence[Rewrite],
+    inputs: Inputs,
+    noise: Callable[[], float] | None = None,
 ) -> tuple[Parity, ...]:
-    """Hold the fused graph to the traced one, whose logits on `inputs` are `expected`.
+    """Hold the fused graph to the `expected` logits on `inputs`, which the file gave that was `traced` (or imported).
 
-    Raises `GraphError` naming the rewrite that broke the bound.
+    Raises `GraphError` naming the rewrite that broke the bound, or saying that the import did.
     """
+
+    def holds(parities: Sequence[Parity]) -> bool:
+        return all(exact_enough(parity, noise or (lambda: 0.0)) for parity in parities)
+
     parities = compare("fused", expected, logits(to_bytes(fused), inputs))
-    worst = _worst(parities)
-    if worst.relative_error <= BOUND:
+    if holds(parities):
         return parities
+    if not holds(imported := compare("imported", expected, logits(traced, inputs))):
+        step = _worst(imported)
+        raise GraphError(
+            f"brought to the opset used here the model computes something else: {_said(step)}; "
+            "export it again, with opset 19 or 20"
+        )
     model = ir.from_proto(onnx.load_model_from_string(traced))
     for rewrite in rewrites:
         rewrite(model)
-        step = _worst(compare("fused", expected, logits(to_bytes(model), inputs)))
-        if step.relative_error > BOUND:
+        if not holds(changed := compare("fused", expected, logits(to_bytes(model), inputs))):
             raise GraphError(
-                f"the rewrite {rewrite.name} changed the logits: relative error {step.relative_error:.2e} on the "
-                f"{step.frame} frame, {BOUND:.0e} is allowed; build with --without {rewrite.name}"
+                f"the rewrite {rewrite.name} changed the logits: {_said(_worst(changed))}; "
+                f"build with --without {rewrite.name}"
             )
-    raise GraphError(
-        f"the fused graph is off by {worst.relative_error:.2e} on the {worst.frame} frame, {BOUND:.0e} is allowed"
-    )
+    raise GraphError(f"the fused graph is off: {_said(_worst(parities))}")
+
+
+def exact_enough(parity: Parity, noise: Callable[[], float], bound: float = BOUND) -> bool:
+    """Whether that is all that float32 can promise; `noise`, asked for only where `bound` is broken, see `rounding`."""
+    if parity.relative_error <= bound:
+        return True
+    return parity.label_agreement >= SAME_LABELS and parity.relative_error <= MARGIN * noise()
+
+
+def rounding(model: bytes, inputs: Inputs) -> float:
+    """How far the last bit of every weight and pixel moves the logits of `model`, relative: float32's own noise."""
+    random = np.random.default_rng(0)
+
+    def shaken(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return array * (1 + LAST_BIT * random.choice(np.array([-1, 1], np.float32), array.shape)).astype(np.float32)
+
+    moved = onnx.load_model_from_string(model)
+    taken = {name for node in moved.graph.node if node.op_type in WEIGHTED for name in node.input[1:]}
+    for tensor in moved.graph.initializer:
+        if tensor.name in taken and tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(shaken(numpy_helper.to_array(tensor)), tensor.name))
+    found = logits(moved.SerializeToString(), {name: shaken(image) for name, image in inputs.items()})
+    return _worst(compare("rounding", logits(model, inputs), found)).relative_error
 
 
 def _worst(parities: Sequence[Parity]) -> Parity:
     return max(parities, key=lambda parity: parity.relative_error)
+
+
+def _said(worst: Parity) -> str:
+    labels = f"{100 * worst.label_agreement:.2f} % of the labels are the same"
+    return f"relative error {worst.relative_error:.2e} on the {worst.frame} frame, {BOUND:.0e} is allowed, and {labels}"

@@ -66,12 +66,17 @@ class GraphCost:
 
 @dataclass(frozen=True)
 class Parity:
-    """max |b - a| / max |a| of the logits on one frame, and the share of pixels with the same label."""
+    """max |b - a| / max |a| of the logits on one frame, and the share of pixels with the same label.
+
+    a is what the model gives that was handed in, b what `backend` computes of it at a `stage`: "fused", then the
+    precision.
+    """
 
     stage: str
     frame: str
     relative_error: float
     label_agreement: float
+    backend: str = "onnxruntime"
 
 
 def relative_error(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> float:

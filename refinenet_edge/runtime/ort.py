@@ -67,9 +67,13 @@ class OrtSession(Session):
     Raises `BundleError` for an unusable model.
     """
 
-    def __init__(self, model: Path | bytes, as_written: bool = False, threads: int = 0) -> None:
+    def __init__(
+        self, model: Path | bytes, as_written: bool = False, threads: int = 0, *, optimised: bool = True
+    ) -> None:
         require(model, (Path, bytes), "model")
-        self._open = functools.partial(open_onnxruntime, model, as_written=as_written, threads=threads)
+        self._open = functools.partial(
+            open_onnxruntime, model, as_written=as_written, threads=threads, optimised=optimised
+        )
         try:
             self._session = self._open()
         except Exception as exc:  # its error classes are private and have no base of their own
