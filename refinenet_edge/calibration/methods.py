@@ -9,7 +9,7 @@ Mse          least expected squared error of rounding and saturating
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,18 +70,17 @@ class Entropy:
         return "entropy"
 
     def amax(self, histogram: Histogram) -> float:
-        best, kept = math.inf, histogram.amax
-        for bins, inside, beyond in _thresholds(histogram):
+        def loss(bins: int) -> float:
+            inside = histogram.counts[:bins]
             reference = inside.astype(np.float64)
-            reference[-1] += beyond
+            reference[-1] += int(histogram.counts[bins:].sum())
             level = np.arange(bins) * (INT8_LEVELS + 1) // bins
             sums = np.bincount(level, inside, INT8_LEVELS + 1)
             occupied = np.bincount(level, inside > 0, INT8_LEVELS + 1)
             spread = np.where(inside > 0, (sums / np.maximum(occupied, 1))[level], 0.0)
-            loss = _divergence(reference, spread)
-            if loss <= best:
-                best, kept = loss, min(bins * histogram.width, histogram.amax)
-        return kept
+            return _divergence(reference, spread)
+
+        return _threshold(histogram, loss)
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,13 @@ class Mse:
 
     def amax(self, histogram: Histogram) -> float:
         middles = (np.arange(BINS) + 0.5) * histogram.width
-        best, kept = math.inf, histogram.amax
-        for bins, _, _ in _thresholds(histogram):
-            limit = min(bins * histogram.width, histogram.amax)
-            step = limit / INT8_LEVELS
+
+        def loss(bins: int) -> float:
+            step = min(bins * histogram.width, histogram.amax) / INT8_LEVELS
             error = middles - np.minimum(np.rint(middles / step), INT8_LEVELS) * step
-            loss = float(histogram.counts @ (error * error))
-            if loss <= best:
-                best, kept = loss, limit
-        return kept
+            return float(histogram.counts @ (error * error))
+
+        return _threshold(histogram, loss)
 
 
 Method = MinMax | Percentile | Entropy | Mse
@@ -134,16 +131,15 @@ def name_of(method: Method, overrides: Mapping[str, Method]) -> str:
     return ", ".join([str(method), *(f"{glob}={special}" for glob, special in overrides.items())])
 
 
-def _thresholds(histogram: Histogram) -> Iterator[tuple[int, npt.NDArray[np.int64], int]]:
-    """Each number of bins to try, those bins, and how many values lie beyond."""
+def _threshold(histogram: Histogram, loss: Callable[[int], float]) -> float:
+    """The threshold, of a number of bins, with the least `loss`; the largest of equals."""
     occupied = np.flatnonzero(histogram.counts)
     if not occupied.size:
-        return
+        return histogram.amax
     last = int(occupied[-1]) + 1
-    total = int(histogram.counts.sum())
-    for bins in sorted({*range(INT8_LEVELS + 1, last, STRIDE), max(last, INT8_LEVELS + 1)}):
-        inside = histogram.counts[:bins]
-        yield bins, inside, total - int(inside.sum())
+    tried = sorted({*range(INT8_LEVELS + 1, last, STRIDE), max(last, INT8_LEVELS + 1)}, reverse=True)
+    least: int = min(tried, key=loss)
+    return min(least * histogram.width, histogram.amax)
 
 
 def _divergence(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> float:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 SAVE_SECONDS = 30.0  # between two saves on the way
 NO_EXPONENT = -(1 << 15)
+ROW = np.dtype([("counts", np.int64, BINS), ("exponent", int), ("zeros", int), ("low", float), ("high", float)])
 # what numpy, zipfile and zlib raise on bytes that are not a whole archive
 DAMAGED = (
     *(OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError),
@@ -48,10 +49,9 @@ class Partial:
                 if str(held["key"]) != self._key or held["names"].tolist() != list(tensors):
                     logger.warning("%s is of another calibration: starting at the first frame", self._path)
                     return 0, fresh
-                done, shape = int(held["done"]), (len(tensors), BINS)
-                if not 0 <= done <= frames or held["counts"].shape != shape or held["counts"].dtype != np.int64:
+                done, rows = int(held["done"]), held["histograms"]
+                if not 0 <= done <= frames or rows.shape != (len(tensors),) or rows.dtype != ROW:
                     raise ValueError("its numbers do not fit")
-                rows = zip(*(held[name] for name in ("counts", "exponents", "zeros", "low", "high")), strict=True)
                 histograms = [
                     Histogram(
                         counts, None if exponent == NO_EXPONENT else int(exponent), int(zeros), float(low), float(high)
@@ -68,18 +68,15 @@ class Partial:
         """Write what is known, if `every` seconds have passed since the last time. Raises `CalibrationError`."""
         if self._path is None or time.monotonic() - self._saved < every:
             return
-        held = list(histograms.values())
+        exponents = (NO_EXPONENT if h.exponent is None else h.exponent for h in histograms.values())
+        rows = [(h.counts, e, h.zeros, h.low, h.high) for h, e in zip(histograms.values(), exponents, strict=True)]
         file = io.BytesIO()
         np.savez_compressed(
             file,
             key=np.array(self._key),
             done=np.array(done),
             names=np.array(list(histograms)),
-            counts=np.stack([h.counts for h in held]),
-            exponents=np.array([NO_EXPONENT if h.exponent is None else h.exponent for h in held]),
-            zeros=np.array([h.zeros for h in held]),
-            low=np.array([h.low for h in held]),
-            high=np.array([h.high for h in held]),
+            histograms=np.array(rows, ROW),
         )
         write_atomically(self._path, file.getvalue(), CalibrationError)
         self._saved = time.monotonic()

@@ -56,18 +56,15 @@ class DistributedFrameObserver:
             yield result
 
 
-class _Checker:
+class _Checker(Worker[Sequence[int], list[FrameCheck]]):
     def __init__(self, source: str) -> None:
         self._frames = calibration_frames(source)
 
     def __call__(self, piece: Sequence[int]) -> list[FrameCheck]:
         return [check_frame(self._frames.read(index)) for index in piece]
 
-    def close(self) -> None:
-        pass
 
-
-class _Counter:
+class _Counter(Worker[Sequence[int], Counted]):
     def __init__(self, model: bytes, spec: FrameSpec, source: str) -> None:
         self._frames = calibration_frames(source)
         self._observer = LocalFrameObserver(ir.from_proto(onnx.load_model_from_string(model)), spec, self._frames)
@@ -78,6 +75,3 @@ class _Counter:
             for name, counted in self._observer.count(index).items():
                 total[name] = total[name] + counted if name in total else counted
         return len(piece), total
-
-    def close(self) -> None:
-        pass

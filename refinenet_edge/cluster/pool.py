@@ -33,7 +33,9 @@ logger = logging.getLogger(__name__)
 class Worker(Protocol[Piece, Result]):
     def __call__(self, piece: Piece, /) -> Result: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give back what it holds, if it holds something."""
+        return
 
 
 class Pool(Protocol):

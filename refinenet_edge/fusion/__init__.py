@@ -23,7 +23,6 @@ from refinenet_edge.fusion import (
     merge_pointwise,
     merge_siblings,
     move_before_resize,
-    remove_identities,
     split_pooling_tail,
     sum_before_resize,
 )
@@ -35,8 +34,8 @@ __all__ = ["REWRITES", "Firing", "Rewrite", "fuse"]
 logger = logging.getLogger(__name__)
 
 REWRITES: tuple[Rewrite, ...] = (
-    fold_constants.REWRITE,
-    remove_identities.REWRITE,
+    fold_constants.CONSTANTS,
+    fold_constants.IDENTITIES,
     fold_batch_norm.REWRITE,
     # before the merges: what leaves the far side of a Resize may meet another convolution
     move_before_resize.CONV,

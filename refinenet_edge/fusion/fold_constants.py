@@ -1,11 +1,18 @@
 """Compute once what does not depend on the frame, and drop what computes nothing.
 
 Constant folding, deduplication of constants and removal of unused nodes are onnxscript's and onnx-ir's own passes; the
-exporter's all-zero biases go too: Conv(x; W, 0) -> Conv(x; W).
+exporter's all-zero biases go too: Conv(x; W, 0) -> Conv(x; W). So do nodes that pass their input through:
+
+Identity(x) -> x;  Dropout(x, ratio, training_mode=False) -> x
 """
 
 import onnx_ir as ir
-from onnx_ir.passes.common import DeduplicateInitializersPass, LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    DeduplicateInitializersPass,
+    IdentityEliminationPass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+)
 from onnxscript.optimizer import fold_constants
 
 from refinenet_edge.fusion.rewrite import LibraryRewrite, constant
@@ -28,4 +35,26 @@ def _fold(model: ir.Model) -> int:
     return before - len(model.graph)
 
 
-REWRITE = LibraryRewrite("fold_constants", _fold)
+def _remove_identities(model: ir.Model) -> int:
+    before = len(model.graph)
+    for node in model.graph:
+        if node.op_type == "Dropout" and _passes_through(node):
+            node.resize_inputs(1)
+            node.resize_outputs(1)
+            node.attributes.clear()
+            node.op_type = "Identity"
+    IdentityEliminationPass()(model)
+    return before - len(model.graph)
+
+
+def _passes_through(dropout: ir.Node) -> bool:
+    if any(mask.uses() or mask.is_graph_output() for mask in dropout.outputs[1:]):
+        return False
+    if len(dropout.inputs) < 3 or dropout.inputs[2] is None:
+        return True
+    training = constant(dropout.inputs[2])
+    return training is not None and not training.any()
+
+
+CONSTANTS = LibraryRewrite("fold_constants", _fold)
+IDENTITIES = LibraryRewrite("remove_identities", _remove_identities)

@@ -8,13 +8,14 @@ upsampled map has another user, or the two differ in size, mode or corners.
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from refinenet_edge.fusion.rewrite import PatternRewrite, constant, refused
+from refinenet_edge.fusion.rewrite import PatternRewrite, Weights, constant, refused
 
 
 class SumBeforeResize(PatternRewrite):
@@ -30,7 +31,7 @@ class SumBeforeResize(PatternRewrite):
     def check(self, x: ir.Value, y: ir.Value, left: ir.Node, right: ir.Node, add: ir.Node) -> MatchResult:
         if x.shape is None or x.shape != y.shape:
             return refused("the maps differ in size before the upsampling, or it is unknown", x, y)
-        if not _same_attributes(left, right) or not _same_inputs(left, right):
+        if not _do_the_same(left, right):
             return refused("the two upsamplings differ", left, right)
         if left.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
             return refused("the Resize crops", left)
@@ -41,21 +42,15 @@ class SumBeforeResize(PatternRewrite):
         return op.Resize(total, *left.inputs[1:], _name=left.name, **left.attributes)
 
 
-def _same_attributes(first: ir.Node, second: ir.Node) -> bool:
+def _do_the_same(first: ir.Node, second: ir.Node) -> bool:
+    """Whether two nodes have the same attributes and, but for the first, the same inputs."""
     ours, theirs = ({name: a.value for name, a in node.attributes.items()} for node in (first, second))
-    return ours == theirs
+    pairs = zip_longest(first.inputs[1:], second.inputs[1:])
+    return ours == theirs and all(a is b or _equal(constant(a), constant(b)) for a, b in pairs)
 
 
-def _same_inputs(first: ir.Node, second: ir.Node) -> bool:
-    inputs = list(first.inputs[1:]), list(second.inputs[1:])
-    if len(inputs[0]) != len(inputs[1]):
-        return False
-    for ours, theirs in zip(*inputs, strict=True):
-        arrays = constant(ours), constant(theirs)
-        same = arrays[0] is not None and arrays[1] is not None and np.array_equal(arrays[0], arrays[1])
-        if ours is not theirs and not same:
-            return False
-    return True
+def _equal(a: Weights | None, b: Weights | None) -> bool:
+    return a is not None and b is not None and np.array_equal(a, b)
 
 
 REWRITE = SumBeforeResize()

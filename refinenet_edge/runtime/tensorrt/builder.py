@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from refinenet_edge.bundle import MODEL, PLAN, Bundle, write_bundle
 from refinenet_edge.errors import BuildError, InputError
 from refinenet_edge.files import write_atomically
-from refinenet_edge.records import CHANNEL_MULTIPLE, INPUT, SMALLEST_SIDE, EngineInfo, Manifest, Profile, Size
+from refinenet_edge.records import CHANNEL_MULTIPLE, INPUT, SMALLEST_SIDE, EngineInfo, Manifest, Profile, Recipe, Size
 from refinenet_edge.runtime.cuda import gpu_capability
 from refinenet_edge.runtime.libraries import load_library
 from refinenet_edge.runtime.tensorrt.library import Report, logger_of, reports
@@ -115,8 +115,26 @@ def add_plan(bundle: Bundle, flavour: Flavour, options: EngineOptions, progress:
     """
     model = bundle.path_of(MODEL).read_bytes()
     plan, info = build_plan(model, flavour, options, progress)
-    manifest = dataclasses.replace(bundle.manifest, backend=flavour, engine=info)
+    recipe = _planned(bundle.manifest.recipe, flavour, options)
+    manifest = dataclasses.replace(bundle.manifest, backend=flavour, engine=info, recipe=recipe)
     return write_bundle(bundle.path, manifest, {MODEL: model, PLAN: plan})
+
+
+def _planned(recipe: str | Recipe, flavour: Flavour, options: EngineOptions) -> str | Recipe:
+    """The recipe that gives such a plan again; text, of an older manifest, stays as it is."""
+    if isinstance(recipe, str):
+        return recipe
+    return dataclasses.replace(
+        recipe,
+        backend=flavour,
+        size=options.profile.opt if options.profile else recipe.size,
+        target=options.targets,
+        workspace_mib=options.workspace_bytes >> 20,
+        timing_cache=str(options.timing_cache) if options.timing_cache else None,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        force=recipe.force or (flavour == "tensorrt-rtx" and recipe.precision in ("int8", "fp8")),
+    )
 
 
 def _built_for(flavour: Flavour, options: EngineOptions) -> tuple[str, ...]:
@@ -144,18 +162,10 @@ def check_options(flavour: Flavour, options: EngineOptions) -> None:
         raise BuildError("TensorRT builds for the GPU it runs on: leave --target out, and build on the device")
     enums = [name for name in dir(getattr(trt, "ComputeCapability", None)) if name.startswith("SM")]
     # one spelling: the runtime compares it with the device's
-    known = [_target_name(name) for name in enums]
+    known = [enum.lower().replace("sm", "sm_") for enum in enums]
     for target in options.targets:
         if target not in known:
             raise BuildError(f"no target {target!r}; {trt.__name__} {trt.__version__} has {', '.join(known)}")
-
-
-def _enum_name(target: str) -> str:
-    return target.upper().replace("_", "")
-
-
-def _target_name(enum: str) -> str:
-    return enum.lower().replace("sm", "sm_")
 
 
 def _build(trt: type[TensorRt], onnx: bytes, options: EngineOptions, monitor: Any, report: Report) -> bytes:
@@ -220,7 +230,7 @@ def _set_targets(module: Any, builder_config: Any, targets: tuple[str, ...]) -> 
     config = cast("tensorrt_rtx_stubs.TensorRt.IBuilderConfig", builder_config)
     config.num_compute_capabilities = len(targets)
     for index, target in enumerate(targets):
-        config.set_compute_capability(getattr(trt.ComputeCapability, _enum_name(target)), index)
+        config.set_compute_capability(getattr(trt.ComputeCapability, target.upper().replace("_", "")), index)
 
 
 def _channel_last(trt: type[TensorRt], network: TensorRt.INetworkDefinition) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -279,11 +280,8 @@ def test_a_plan_is_added_to_a_bundle(tmp_path: Path) -> None:
     manifest = add_plan(open_bundle(built.path), "tensorrt-rtx", EngineOptions(("sm_89",)))
     bundle = open_bundle(built.path)
     assert bundle.manifest == manifest
-    assert (manifest.backend, manifest.parity, manifest.command) == (
-        "tensorrt-rtx",
-        built.manifest.parity,
-        recipe.command,
-    )
+    assert (manifest.backend, manifest.parity) == ("tensorrt-rtx", built.manifest.parity)
+    assert manifest.recipe == replace(recipe, backend="tensorrt-rtx", target=("sm_89",))
     assert manifest.engine is not None
     assert manifest.engine.targets == ("sm_89",)
     assert manifest.files[MODEL] == built.manifest.files[MODEL]
@@ -291,6 +289,19 @@ def test_a_plan_is_added_to_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="no target"):
         add_plan(bundle, "tensorrt-rtx", EngineOptions(("sm_1",)))
     assert open_bundle(built.path).path_of(PLAN).read_bytes() == before
+
+
+def test_what_a_plan_was_built_with_is_in_the_recipe_that_builds_it_again() -> None:
+    recipe = Recipe("engines/x", "rf50", size=(512, 512), dynamic=True, precision="int8", calib="x.json", force=False)
+    options = EngineOptions((), 256 << 20, profile_for((384, 640)), Path("timings"))
+    planned = builder._planned(recipe, "tensorrt", options)
+    assert planned == replace(recipe, backend="tensorrt", size=(384, 640), workspace_mib=256, timing_cache="timings")
+    assert isinstance(planned, Recipe)
+    # in TensorRT-RTX quantising is built only by force
+    assert builder._planned(recipe, "tensorrt-rtx", EngineOptions(("sm_89",))) == replace(
+        recipe, backend="tensorrt-rtx", target=("sm_89",), force=True
+    )
+    assert builder._planned("an older command", "tensorrt", options) == "an older command"
 
 
 def test_a_range_is_a_quarter_to_twice_the_usual_size() -> None:
