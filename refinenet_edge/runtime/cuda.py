@@ -345,11 +345,6 @@ class Cuda:
         for scope in reversed(self._scopes[:]):
             scope.close()
 
-    def forget(self, scope: Scope) -> None:
-        """`scope` is closed."""
-        if scope in self._scopes:
-            self._scopes.remove(scope)
-
 
 class Scope:
     """An owner: what is made in it is given back, last first and once, by `close`. Used inside `Cuda.use()`."""
@@ -438,7 +433,8 @@ class Scope:
             for counter in (self.held, self.cuda.held):
                 counter[kind] -= amount
             self._try(give_back)
-        self.cuda.forget(self)
+        with suppress(ValueError):  # a second call
+            self.cuda._scopes.remove(self)
 
     def _try(self, act: Callable[[], None]) -> None:
         try:

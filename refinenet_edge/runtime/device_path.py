@@ -311,17 +311,15 @@ class _Steps:
             self._session.context.set_shapes(self._input)
             self._ran = False
         key = (place, pitch, *outputs, self._session.context.ready())
+        done: Callable[[str], None] = clock.done if clock is not None else lambda stage: None
 
         def steps() -> None:
             self._frame.prepare(place, pitch)
-            if clock is not None:
-                clock.done("prepare")
+            done("prepare")
             self._session.context.queue(self._addresses)
-            if clock is not None:
-                clock.done("engine")
+            done("engine")
             self._head.label(self._logits, *outputs)
-            if clock is not None:
-                clock.done("head")
+            done("head")
 
         if clock is not None:
             steps()

@@ -59,6 +59,9 @@ class DeviceImage:
     stream: int | None
     owner: Any
 
+    def __post_init__(self) -> None:
+        _check_sides(self.shape)
+
 
 def on_device(frame: Any) -> DeviceImage | None:
     """What `frame` is on the GPU: a `cv2.cuda.GpuMat`, or anything with `__cuda_array_interface__`; else None.
@@ -71,7 +74,7 @@ def on_device(frame: Any) -> DeviceImage | None:
         width, height = frame.size()
         if frame.type() != cv2.CV_8UC3:
             raise InputError(f"a frame on the GPU is a GpuMat of CV_8UC3, this one has type {frame.type()}")
-        return _checked(DeviceImage((height, width, 3), frame.cudaPtr(), frame.step, DEFAULT_STREAM, frame))
+        return DeviceImage((height, width, 3), frame.cudaPtr(), frame.step, DEFAULT_STREAM, frame)
     interface = getattr(frame, "__cuda_array_interface__", None)
     if interface is None:
         return None
@@ -84,13 +87,7 @@ def on_device(frame: Any) -> DeviceImage | None:
             f"strides {strides}"
         )
     # version 2, torch's, says nothing of streams
-    stream = interface.get("stream", DEFAULT_STREAM)
-    return _checked(DeviceImage(shape, interface["data"][0], strides[0], stream, frame))
-
-
-def _checked(image: DeviceImage) -> DeviceImage:
-    _check_sides(image.shape)
-    return image
+    return DeviceImage(shape, interface["data"][0], strides[0], interface.get("stream", DEFAULT_STREAM), frame)
 
 
 def check_frame(frame: Frame) -> None:

@@ -87,8 +87,8 @@ def _gpu(gpu: Gpu | None) -> Iterator[Sensor]:
         yield Sensor(GPU, "joules", gpu.joules)
         yield Sensor(GPU, "watts", gpu.watts)
         yield Sensor(GPU, "celsius", gpu.celsius)
-        yield Sensor("GPU SM", "mhz", gpu.sm_mhz)
-        yield Sensor("GPU memory", "mhz", gpu.memory_mhz)
+        yield Sensor("GPU SM", "mhz", partial(gpu.mhz, "SM"))
+        yield Sensor("GPU memory", "mhz", partial(gpu.mhz, "MEM"))
         yield Sensor(GPU, "throttled", gpu.throttled)
 
 

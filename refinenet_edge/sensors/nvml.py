@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from typing import Any
+from typing import Any, Literal
 
 # what holds the clocks back; the other bits are idleness and clocks that somebody asked for
 THROTTLES = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
@@ -50,11 +50,8 @@ class Gpu:
     def celsius(self) -> float:
         return float(self._ask("nvmlDeviceGetTemperature", self._handle, self._nvml.NVML_TEMPERATURE_GPU))
 
-    def sm_mhz(self) -> float:
-        return float(self._ask("nvmlDeviceGetClockInfo", self._handle, self._nvml.NVML_CLOCK_SM))
-
-    def memory_mhz(self) -> float:
-        return float(self._ask("nvmlDeviceGetClockInfo", self._handle, self._nvml.NVML_CLOCK_MEM))
+    def mhz(self, clock: Literal["SM", "MEM"]) -> float:
+        return float(self._ask("nvmlDeviceGetClockInfo", self._handle, getattr(self._nvml, f"NVML_CLOCK_{clock}")))
 
     def throttled(self) -> frozenset[str]:
         """Which of `THROTTLES` hold the clocks back now."""

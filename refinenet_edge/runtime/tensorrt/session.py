@@ -127,7 +127,6 @@ class TrtSession(Session):
         self._engine = engine
         self._scope = cuda.scope()
         self._buffers: dict[str, Buffer] = {}
-        self._room: dict[str, int] = {}  # bytes of each
         try:
             with cuda.use():
                 self.context = Context(engine, cuda)
@@ -162,12 +161,11 @@ class TrtSession(Session):
     def _feed(self, feeds: Feeds, shapes: Shapes) -> None:
         """Queue the feeds to the device, as the engine wants them laid out."""
         sizes = {spec.name: _size(spec, shapes[spec.name]) for spec in (*self.inputs, *self.outputs)}
-        if any(size > self._room.get(name, 0) for name, size in sizes.items()):
+        if any(name not in self._buffers or size > self._buffers[name].host.nbytes for name, size in sizes.items()):
             self._scope.close()
-            self._buffers, self._room = {}, {}
+            self._buffers = {}  # until all are made
             self._scope = self.cuda.scope()
             self._buffers = {name: Buffer(self._scope, size) for name, size in sizes.items()}
-            self._room = sizes
         for name, feed in feeds.items():
             buffer = self._buffers[name]
             laid_out = feed.transpose(self._axes(name))
