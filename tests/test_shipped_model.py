@@ -18,7 +18,7 @@ from refinenet_edge.labels import SCENES
 from refinenet_edge.model import SHIPPED, load_checkpoint
 from refinenet_edge.recipe import read_recipe
 from refinenet_edge.runtime import Segmenter
-from refinenet_edge.runtime.tensorrt.plan_header import read_header
+from refinenet_edge.runtime.tensorrt.engine import read_header
 
 ENGINES = Path(__file__).parents[1] / "engines"
 WEIGHTS = SHIPPED["scenes"]

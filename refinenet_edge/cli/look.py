@@ -19,7 +19,7 @@ NAMES = 8  # of nodes in a row
 def inspect(path: Path) -> None:
     """Show what is in a bundle, or in a .plan file; needs no GPU."""
     from refinenet_edge.bundle import PLAN, open_bundle
-    from refinenet_edge.runtime.tensorrt.plan_header import read_header
+    from refinenet_edge.runtime.tensorrt.engine import read_header
 
     if path.is_dir():
         manifest = open_bundle(path).manifest

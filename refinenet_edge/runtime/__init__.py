@@ -2,8 +2,8 @@
 
     Segmenter      bundle or session -> segment(frame) -> Mask, segment_stream(frames)
     frame.py       frame -> network input
-    Session        network input -> logits: tensorrt/session.py, openvino.py, ort.py, fake.py; backends.py chooses, of
-                   those whose library libraries.py can load
+    Session        network input -> logits: tensorrt/session.py, openvino.py, ort.py; backends.py chooses, of those
+                   whose library libraries.py can load
     head.py        logits -> labels at the frame's size
     host_path.py   the three of them with arrays on the host
     device_path.py all of it on the GPU, which cuda.py owns, by cuda_bindings.py or pycuda.py
@@ -12,8 +12,7 @@ Backends are imported when a session is opened, never before; torch and onnx are
 """
 
 from refinenet_edge.runtime.backends import available, open_session
-from refinenet_edge.runtime.fake import FakeSession
 from refinenet_edge.runtime.segmenter import Segmenter
-from refinenet_edge.runtime.session import Session
+from refinenet_edge.runtime.session import FakeSession, Session
 
 __all__ = ["FakeSession", "Segmenter", "Session", "available", "open_session"]

@@ -11,7 +11,7 @@ one.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,24 @@ class Session:
 
     def _release(self) -> None:
         """Give back what the session holds; called once."""
+
+
+class FakeSession(Session):
+    """A session without a network, for tests and for trying an application before there is an engine.
+
+    `handler` is called with the checked feeds and returns the outputs by name; what it raises comes through.
+
+    FakeSession(lambda feeds: {"logits": ...}, inputs=(TensorSpec(...),), outputs=(TensorSpec(...),))
+    """
+
+    def __init__(
+        self, handler: Callable[[Feeds], Outputs], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    ) -> None:
+        super().__init__("fake", inputs, outputs)
+        self._handler = handler
+
+    def _run(self, feeds: Feeds) -> Outputs:
+        return self._handler(feeds)
 
 
 def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Feeds) -> None:

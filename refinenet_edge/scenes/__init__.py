@@ -15,14 +15,13 @@ both. At the end the camera spoils the frame: blur, vignette, exposure, white ba
 Colours say little here on purpose: walls, asphalt, clouds, cars and coats share the same greys and hues, under sun,
 overcast, sunset, fog and dusk. So a network has to learn shapes; tests/test_scenes.py holds what colour alone reaches.
 
-    terms.py       points, colours, entropy, labels          trees.py       crowns and trunks
-    dice.py        a random stream for each thing            fronts.py      textures of house fronts
-    colours.py     drawn, mixed, lit                         buildings.py   plots: house, park, side street
-    materials.py   grey tiles and sensor noise               vehicles.py, people.py, posts.py
-    weather.py     light and air                             placing.py     which things stand where
-    world.py       entropy -> World: one street              sky.py, ground.py   what lies behind the things
-    canvas.py      projection; paints frame and truth        camera.py      spoils the frame
-    shadows.py     the light on the ground                   rendering.py   render, scene, video
+    terms.py       points, colours, labels, random streams    trees.py       crowns and trunks
+    colours.py     drawn, mixed, lit                          fronts.py      textures of house fronts
+    materials.py   grey tiles and sensor noise                buildings.py   plots: house, park, side street
+    weather.py     light and air                              vehicles.py, people.py, posts.py
+    world.py       entropy -> World: one street               placing.py     which things stand where
+    canvas.py      projection; frame, truth and shadows       sky.py, ground.py   what lies behind the things
+    rendering.py   render, scene, video; the camera
 """
 
 from refinenet_edge.scenes.rendering import VALIDATION, VALIDATION_COUNT, render, scene, video, video_frame

@@ -9,10 +9,9 @@ import numpy as np
 
 from refinenet_edge.scenes.canvas import NEAR, Canvas
 from refinenet_edge.scenes.colours import any_colour, mix, scaled, times, wall_colour
-from refinenet_edge.scenes.dice import Dice, Kind
 from refinenet_edge.scenes.fronts import house_front
 from refinenet_edge.scenes.materials import grey_tiles, tinted
-from refinenet_edge.scenes.terms import Colour, Label, rectangle
+from refinenet_edge.scenes.terms import Colour, Dice, Kind, Label, rectangle
 from refinenet_edge.scenes.trees import paint_tree
 from refinenet_edge.scenes.world import World
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from refinenet_edge.scenes.dice import Dice
-from refinenet_edge.scenes.terms import Colour
+from refinenet_edge.scenes.terms import Colour, Dice
 
 
 def any_colour(dice: Dice, saturation: float, low: float = 40, high: float = 225) -> Colour:

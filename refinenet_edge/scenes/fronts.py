@@ -6,9 +6,8 @@ import numpy as np
 
 from refinenet_edge.opencv import cv2
 from refinenet_edge.scenes.colours import any_colour, mix, scaled
-from refinenet_edge.scenes.dice import Dice
 from refinenet_edge.scenes.materials import TILE, as_uint8, grey_tiles, tinted
-from refinenet_edge.scenes.terms import Colour, Point
+from refinenet_edge.scenes.terms import Colour, Dice, Point
 
 
 def _window_row(texture: np.ndarray, dice: Dice, rows: Point, span: float, style: dict[str, float], dark: bool) -> None:

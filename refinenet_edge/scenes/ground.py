@@ -9,12 +9,10 @@ import numpy as np
 
 from refinenet_edge.opencv import cv2
 from refinenet_edge.scenes.buildings import plot_at
-from refinenet_edge.scenes.canvas import SHIFT, Canvas, fixed_point
+from refinenet_edge.scenes.canvas import SHIFT, Canvas, Shadows, fixed_point
 from refinenet_edge.scenes.colours import mix, scaled, times
-from refinenet_edge.scenes.dice import Dice, Kind
 from refinenet_edge.scenes.materials import TILE, grey_tiles
-from refinenet_edge.scenes.shadows import Shadows
-from refinenet_edge.scenes.terms import Colour, Label
+from refinenet_edge.scenes.terms import Colour, Dice, Kind, Label
 from refinenet_edge.scenes.world import World
 
 _HALF = 24.0  # metres: the ground is described for |u| < _HALF

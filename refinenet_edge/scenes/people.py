@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from refinenet_edge.scenes.canvas import Canvas
 from refinenet_edge.scenes.colours import any_colour, mix, scaled, times
-from refinenet_edge.scenes.dice import Dice
-from refinenet_edge.scenes.terms import Colour, Label, Point, rectangle
+from refinenet_edge.scenes.terms import Colour, Dice, Label, Point, rectangle
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from refinenet_edge.scenes.buildings import paint_plot, plot_at
-from refinenet_edge.scenes.canvas import Canvas
-from refinenet_edge.scenes.dice import Dice, Kind
+from refinenet_edge.scenes.canvas import Canvas, Shadows
 from refinenet_edge.scenes.people import Person, any_person, paint_person
 from refinenet_edge.scenes.posts import Post, any_post, paint_post
-from refinenet_edge.scenes.shadows import Shadows
-from refinenet_edge.scenes.terms import Entropy, rectangle
+from refinenet_edge.scenes.terms import Dice, Entropy, Kind, rectangle
 from refinenet_edge.scenes.trees import paint_tree
 from refinenet_edge.scenes.vehicles import Vehicle, any_vehicle, paint_vehicle
 

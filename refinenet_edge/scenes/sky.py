@@ -9,9 +9,8 @@ import numpy as np
 from refinenet_edge.opencv import cv2
 from refinenet_edge.scenes.canvas import Canvas
 from refinenet_edge.scenes.colours import mix, scaled, times, wall_colour
-from refinenet_edge.scenes.dice import Dice, Kind
 from refinenet_edge.scenes.materials import TILE, grey_tiles
-from refinenet_edge.scenes.terms import Label
+from refinenet_edge.scenes.terms import Dice, Kind, Label
 
 
 def paint_sky(canvas: Canvas) -> None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from refinenet_edge.scenes.canvas import NEAR, Canvas
 from refinenet_edge.scenes.colours import car_colour, mix, scaled, times
-from refinenet_edge.scenes.dice import Dice
-from refinenet_edge.scenes.terms import Colour, Label, Point3, rectangle
+from refinenet_edge.scenes.terms import Colour, Dice, Label, Point3, rectangle
 
 Face = list[Point3]
 

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 
 from refinenet_edge.scenes.colours import scaled
-from refinenet_edge.scenes.dice import Dice
-from refinenet_edge.scenes.terms import Colour, Point, Point3
+from refinenet_edge.scenes.terms import Colour, Dice, Point, Point3
 
 
 @dataclass(frozen=True)

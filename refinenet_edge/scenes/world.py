@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 
 from refinenet_edge.scenes.colours import mix, scaled
-from refinenet_edge.scenes.dice import Dice, Kind
-from refinenet_edge.scenes.terms import Colour, Entropy
+from refinenet_edge.scenes.terms import Colour, Dice, Entropy, Kind
 from refinenet_edge.scenes.weather import Weather
 
 

@@ -33,7 +33,7 @@ from refinenet_edge.model import load_checkpoint, save_checkpoint
 from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Manifest, Profile, Recipe, Speed, TensorSpec
 from refinenet_edge.runtime import Segmenter, available
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.runtime.tensorrt.plan_header import read_header
+from refinenet_edge.runtime.tensorrt.engine import read_header
 from tests.conftest import SIZE, network, onnx_model, weights
 
 RESOLVE = importlib.import_module("refinenet_edge.build.resolve")  # the package has its function

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from refinenet_edge.bundle import PLAN, Bundle
@@ -30,6 +32,9 @@ DTYPES = {
     "INT64": "int64",
     "BOOL": "bool",
 }
+
+TAGS = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
+HEADER = 28  # bytes
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -184,3 +189,28 @@ def _numbers(version: str) -> tuple[int, ...]:
 def by(shape: Iterable[int | str]) -> str:
     """A shape as it is written: "1x3x64x96"."""
     return "x".join(map(str, shape))
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    """The builder of a plan."""
+
+    flavour: str
+    version: str
+
+
+def read_header(path: Path) -> PlanHeader:
+    """What a plan file says of itself without a GPU or TensorRT. Raises `BundleError` when it is none.
+
+    Both flavours start with a tag and keep the four parts of the builder's version in bytes 24 to 27: TensorRT as its
+    trtexec reads it (--getPlanVersionOnly), TensorRT-RTX as seen in the plans of 1.7.1.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(HEADER)
+    except OSError as exc:
+        raise BundleError(f"{path} cannot be read: {exc.strerror}") from exc
+    flavour = TAGS.get(header[:4])
+    if flavour is None or len(header) < HEADER:
+        raise BundleError(f"{path} is no TensorRT plan: it starts with {header[:4]!r}, a plan with b'ftrt' or b'vtrt'")
+    return PlanHeader(flavour, ".".join(str(part) for part in header[24:28]))

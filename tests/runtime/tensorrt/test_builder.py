@@ -32,7 +32,7 @@ from refinenet_edge.runtime import libraries
 from refinenet_edge.runtime.libraries import load_library
 from refinenet_edge.runtime.tensorrt import builder, library
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, add_plan, build_plan, profile_for
-from refinenet_edge.runtime.tensorrt.plan_header import read_header
+from refinenet_edge.runtime.tensorrt.engine import read_header
 from refinenet_edge.trace import to_bytes
 from tests.conftest import onnx_model, weights
 from tests.runtime.gpu import Gpu

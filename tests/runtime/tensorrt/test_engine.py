@@ -1,17 +1,19 @@
-"""What a plan must be to be loaded, and how its inputs and outputs lie in memory."""
+"""What a plan must be to be loaded, how its inputs and outputs lie in memory, and who wrote it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from refinenet_edge.bundle import Bundle
+from refinenet_edge.bundle import PLAN, Bundle
 from refinenet_edge.errors import BundleError, EngineMismatch
 from refinenet_edge.records import EngineInfo
-from refinenet_edge.runtime.tensorrt.engine import DTYPES, Engine, check_engine
+from refinenet_edge.runtime.libraries import load_library
+from refinenet_edge.runtime.tensorrt.engine import DTYPES, Engine, PlanHeader, check_engine, read_header
 from refinenet_edge.runtime.tensorrt.library import logger_of
 from tests.runtime.fake_tensorrt import BACKENDS, MODES, WORDS
 from tests.runtime.gpu import Gpu
@@ -20,6 +22,7 @@ from tests.runtime.tinynet import build_plan, tiny
 MakeBundle = Callable[..., Bundle]
 Load = Callable[..., Engine]
 INFO = EngineInfo("tensorrt", "10.3.0.30", ("sm_87",), 0)
+HEADER = bytes(20) + bytes([10, 3, 0, 30]) + b"the rest"  # of a plan, after its tag
 
 
 @pytest.mark.parametrize(
@@ -117,3 +120,33 @@ def test_a_real_plans_header_is_judged_without_a_gpu(dtype: str, size: tuple[int
     validity, diagnostics = runtime.get_engine_validity(built[: runtime.engine_header_size])
     assert validity == rtx.EngineValidity.INVALID  # there is no GPU for it
     assert isinstance(diagnostics, int)
+
+
+def test_a_plan_of_tensorrt_names_its_version(tmp_path: Path) -> None:
+    (tmp_path / "model.plan").write_bytes(b"ftrt" + HEADER)
+    assert read_header(tmp_path / "model.plan") == PlanHeader("tensorrt", "10.3.0.30")
+
+
+def test_a_plan_of_tensorrt_rtx_names_its_version(tmp_path: Path) -> None:
+    (tmp_path / "model.plan").write_bytes(b"vtrt" + HEADER)
+    assert read_header(tmp_path / "model.plan") == PlanHeader("tensorrt-rtx", "10.3.0.30")
+
+
+def test_a_real_plan_names_the_library_that_built_it(dynamic_bundle: Path) -> None:
+    version = load_library("tensorrt-rtx").__version__
+    assert read_header(dynamic_bundle / PLAN) == PlanHeader("tensorrt-rtx", version)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"ftrt", b"ftrt" + HEADER[:23], b"\x08\x09onnx" + HEADER, b"\x7fELF" + HEADER], ids=range(5)
+)
+def test_what_is_no_plan_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "model.plan").write_bytes(data)
+    with pytest.raises(BundleError, match=r"model\.plan is no TensorRT plan: it starts with b'"):
+        read_header(tmp_path / "model.plan")
+
+
+@pytest.mark.parametrize("name", ["", "missing.plan"])
+def test_what_cannot_be_read_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleError, match="cannot be read: "):
+        read_header(tmp_path / name)
