@@ -157,7 +157,7 @@ def prepared(calib: str, segmenter: Segmenter) -> np.ndarray:
 
 def calibrated(bundle: Path, calib: str) -> Ranges:
     opened = open_bundle(bundle)
-    return calibrate(read_onnx(opened.path_of(MODEL)), opened.manifest.frame, calibration_frames(calib))
+    return calibrate(read_onnx(opened.path / MODEL), opened.manifest.frame, calibration_frames(calib))
 
 
 def checked(float32: Path, ranges: Path, folder: Path, console: Console) -> tuple[dict[str, Any], list[Criterion]]:

@@ -5,35 +5,37 @@
       model.plan      the builder's bytes, untouched (only when an engine was built)
       manifest.json   records.Manifest; `files` holds the size and SHA-256 of every other file
 
-A bundle is complete or it is not there. `write_bundle` fills `.NAME.<token>.new` beside NAME, syncs it to the disk and
-renames it. When it replaces a bundle it first renames the old one to `.NAME.<token>.old`, which it removes at the end.
-So after a kill or a power cut
+A bundle is complete or it is not there. `write_bundle` fills `.NAME.refinenet-edge.new` beside NAME, syncs it to the
+disk and exchanges the two in one step: after a kill or a power cut NAME is the old bundle or the new one, whole. Where
+the system cannot exchange (no Linux, some network file systems) the old one is first renamed to
+`.NAME.refinenet-edge.old`; then there is a moment in which NAME is missing and both lie beside it, and `open_bundle`
+names them. What a kill leaves beside NAME goes with the next bundle that is written there.
 
-* up to the first rename NAME is the old bundle, or is missing if there was none;
-* between the two renames NAME is missing, and both whole bundles lie beside it, as `.old` and `.new`;
-* from then on NAME is the new bundle.
-
-What a kill leaves beside NAME stays there: nothing sweeps it. `open_bundle` names it when NAME is missing.
+An opened bundle stays what it was: its files are held open, a rebuild of the folder does not change them, and the bytes
+that run are compared with their digest when they are read. Nothing is read but what the manifest lists, so a graph that
+keeps weights in another file is refused.
 
 The digests find damage, not malice: a plan is code for the GPU, so take bundles only from those you trust.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
 import os
-import re
-import secrets
 import shutil
-import stat
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from refinenet_edge.errors import BuildError, BundleError
+from refinenet_edge.files import claim, exchange, lock, open_regular
+from refinenet_edge.onnx_file import require_whole
 from refinenet_edge.records import FileDigest, Identity, Manifest, Recipe, from_json, from_plain, to_json
 
 MODEL = "model.onnx"
@@ -41,17 +43,43 @@ PLAN = "model.plan"
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 4 * 1024 * 1024  # bytes
 CHUNK = 1024 * 1024  # bytes hashed at a time
+TRIES, PAUSE = 20, 0.02  # of opening a folder that is replaced meanwhile; seconds between them
 
 logger = logging.getLogger(__name__)
 
 
+class _Held:
+    """A file held open, and what it must hold."""
+
+    def __init__(self, path: Path, digest: FileDigest) -> None:
+        self.path, self.digest = path, digest
+        self._descriptor = open_regular(path, follow=False)  # a link could lead out of the bundle
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its bytes, piece by piece, never more than its size. Raises `BundleError` at their end if they are others."""
+        size, sha256, at = self.digest.size, hashlib.sha256(), 0
+        if (there := os.fstat(self._descriptor).st_size) != size:
+            raise BundleError(f"has {there} bytes, {size} were written")
+        while chunk := os.pread(self._descriptor, min(CHUNK, size - at), at):
+            sha256.update(chunk)
+            at += len(chunk)
+            yield chunk
+        if sha256.hexdigest() != self.digest.sha256:
+            raise BundleError("is damaged (its SHA-256 differs from the manifest's)")
+
+
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files were all there and whole when it was opened."""
+    """A bundle whose files were all there and whole when it was opened, and are held open."""
 
     path: Path
     manifest: Manifest
     digest: str  # SHA-256 of the manifest, which holds the digests of the other files
+    _files: Mapping[str, _Held] = field(repr=False, compare=False)
 
     @property
     def identity(self) -> Identity:
@@ -59,11 +87,26 @@ class Bundle:
         m = self.manifest
         return Identity(m.model, m.checkpoint, m.precision, m.backend, self.digest)
 
-    def path_of(self, name: str) -> Path:
-        """The path of file `name`. Raises `BundleError` if the manifest does not list it."""
-        if name not in self.manifest.files:
+    def read(self, name: str) -> bytes:
+        """File `name` as it was when the bundle was opened; the manifest too.
+
+        Raises `BundleError` if the manifest does not list it, or it was changed where it lies.
+        """
+        if name not in self._files:
             raise BundleError(f"bundle {self.path} has no {name}{self.advice}")
-        return self.path / name
+        try:
+            return b"".join(self._files[name].pieces())
+        except (OSError, BundleError) as exc:
+            raise BundleError(f"bundle {self.path}: {name} {_said(exc)}{self.advice}") from exc
+
+    def read_graph(self) -> bytes:
+        """The ONNX graph. Raises `BundleError`, also where it is no ONNX or refers to another file."""
+        data = self.read(MODEL)
+        try:
+            require_whole(data)
+        except BundleError as exc:
+            raise BundleError(f"bundle {self.path}: {MODEL} {exc}{self.advice}") from exc
+        return data
 
     @property
     def advice(self) -> str:
@@ -85,19 +128,26 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     if len(text) > MAX_MANIFEST:
         raise BuildError(f"the manifest has {len(text)} bytes, at most {MAX_MANIFEST} can be read back")
     folder = Path(os.path.abspath(folder))  # not resolve(): a link is refused, not followed
-    beside = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.new"
+    beside = _beside(folder, "new")
     try:
         require_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir()
-        for name, data in {**files, MANIFEST: text}.items():
-            _write_synced(beside / name, data)
-        _sync_folder(beside)
-        _swap_in(beside, folder)
+        claimed = [claim(beside, folder=True)]
+        try:
+            for name, data in {**files, MANIFEST: text}.items():
+                _write_synced(beside / name, data)
+            _sync_folder(beside)
+            if folder.exists():  # its bundle will lie beside: nobody else is to clean it away meanwhile
+                claimed.append(os.open(folder, os.O_RDONLY))
+                lock(claimed[-1])
+            _swap_in(beside, folder)
+        finally:
+            _remove(beside)  # the replaced bundle, where all went well
+            _remove(_beside(folder, "old"))
+            for descriptor in claimed:
+                os.close(descriptor)
     except OSError as exc:
         raise BuildError(f"bundle {folder} cannot be written: {exc}; free the space or name another folder") from exc
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)  # already renamed when all went well
     return manifest
 
 
@@ -108,18 +158,39 @@ def open_bundle(folder: str | Path) -> Bundle:
     that builds the bundle again.
     """
     folder = Path(folder)
+    for left in reversed(range(TRIES)):
+        before = _identity(folder)
+        try:
+            return _open(folder)
+        except BundleError:
+            # while it is replaced, the files found are of one or the other bundle, or there is none for a moment
+            if not left or (before == _identity(folder) and not _beside(folder, "old").is_dir()):
+                raise
+            time.sleep(PAUSE)
+    raise AssertionError
+
+
+def _open(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise BundleError(f"no bundle at {folder}{_left_beside(folder)}")
-    text = _read_manifest(folder / MANIFEST)
+    data = _read_manifest(folder / MANIFEST)
     try:
+        text = data.decode()
         manifest = from_json(Manifest, text)
+    except UnicodeDecodeError as exc:
+        raise BundleError(f"bundle {folder}: {MANIFEST} cannot be read: {exc}{_advice(None)}") from exc
     except BundleError as exc:
         raise BundleError(f"bundle {folder}: {MANIFEST}: {exc}{_advice(_command_in(text))}") from exc
-    for name, digest in manifest.files.items():
-        problem = _damage(folder / name, digest)
-        if problem:
-            raise BundleError(f"bundle {folder}: {name} {problem}{_advice(manifest.command)}")
-    return Bundle(folder, manifest, hashlib.sha256(text.encode()).hexdigest())
+    own = FileDigest(hashlib.sha256(data).hexdigest(), len(data))
+    held = {}
+    for name, digest in {**manifest.files, MANIFEST: own}.items():
+        try:
+            held[name] = _Held(folder / name, digest)
+            for _ in held[name].pieces():
+                pass
+        except (OSError, BundleError) as exc:
+            raise BundleError(f"bundle {folder}: {name} {_said(exc)}{_advice(manifest.command)}") from exc
+    return Bundle(folder, manifest, own.sha256, held)
 
 
 def require_replaceable(folder: Path) -> None:
@@ -150,60 +221,67 @@ def _sync_folder(folder: Path) -> None:
 def _swap_in(new: Path, folder: Path) -> None:
     if not folder.exists():
         os.rename(new, folder)
-        _sync_folder(folder.parent)
-        return
-    old = new.with_suffix(".old")
-    os.rename(folder, old)
-    try:
-        os.rename(new, folder)
-    except BaseException:
-        os.rename(old, folder)
-        raise
+    elif not exchange(new, folder):
+        old = _beside(folder, "old")
+        _remove(old)
+        os.rename(folder, old)
+        try:
+            os.rename(new, folder)
+        except BaseException:
+            os.rename(old, folder)
+            raise
     _sync_folder(folder.parent)  # the new name is on the disk before the old bytes go
+
+
+def _beside(folder: Path, which: str) -> Path:
+    folder = Path(os.path.abspath(folder))
+    return folder.parent / f".{folder.name}.refinenet-edge.{which}"
+
+
+def _remove(folder: Path) -> None:
     try:
-        shutil.rmtree(old)
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
     except OSError as exc:
-        logger.warning("the replaced bundle could not be removed, remove %s by hand: %s", old, exc)
+        logger.warning("a replaced bundle could not be removed, remove %s by hand: %s", folder, exc)
 
 
-def _read_manifest(path: Path) -> str:
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What is another for another bundle at `folder`; None where there is nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        status = folder.stat()
+        return status.st_ino, status.st_ctime_ns
+    return None
+
+
+def _read_manifest(path: Path) -> bytes:
     again = _advice(None)
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise BundleError(f"bundle {path.parent}: {MANIFEST} is not a regular file{again}")
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path, follow=False), "rb") as file:
             data = file.read(MAX_MANIFEST + 1)
-        if len(data) > MAX_MANIFEST:
-            raise BundleError(f"bundle {path.parent}: {MANIFEST} is larger than {MAX_MANIFEST} bytes{again}")
-        return data.decode()
     except FileNotFoundError as exc:
         raise BundleError(f"{path.parent} is not a bundle: it has no {MANIFEST}{again}") from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise BundleError(f"bundle {path.parent}: {MANIFEST} cannot be read: {exc}{again}") from exc
+    except (OSError, ValueError) as exc:
+        raise BundleError(f"bundle {path.parent}: {MANIFEST} {_said(exc)}{again}") from exc
+    if len(data) > MAX_MANIFEST:
+        raise BundleError(f"bundle {path.parent}: {MANIFEST} is larger than {MAX_MANIFEST} bytes{again}")
+    return data
 
 
-def _damage(path: Path, digest: FileDigest) -> str:
-    """What is wrong with the file at `path`, "" if nothing is."""
-    try:
-        status = path.lstat()  # not stat(): a link could lead out of the bundle
-        if not stat.S_ISREG(status.st_mode):
-            return "is not a regular file"
-        if status.st_size != digest.size:
-            return f"has {status.st_size} bytes, {digest.size} were written"
-        sha256 = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                sha256.update(chunk)
-    except FileNotFoundError:
+def _said(exc: Exception) -> str:
+    """What is wrong with a file, after its name."""
+    if isinstance(exc, BundleError):
+        return str(exc)
+    if isinstance(exc, FileNotFoundError):
         return "is missing"
-    except OSError as exc:
-        return f"cannot be read: {exc}"
-    return "" if sha256.hexdigest() == digest.sha256 else "is damaged (its SHA-256 differs from the manifest's)"
+    if isinstance(exc, OSError) and exc.errno in (errno.ELOOP, errno.EINVAL):
+        return "is not a regular file"
+    return f"cannot be read: {getattr(exc, 'strerror', None) or exc}"
 
 
 def _left_beside(folder: Path) -> str:
-    ours = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.(old|new)")
-    left = sorted(path for path in folder.parent.glob(".*") if ours.fullmatch(path.name))
+    left = (_beside(folder, which) for which in ("new", "old"))
     whole = [str(path) for path in left if (path / MANIFEST).is_file()]
     if not whole:
         return _advice(None)

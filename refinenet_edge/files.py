@@ -1,56 +1,164 @@
-"""Files as everything here treats them: written whole or not at all, known by their SHA-256."""
+"""Files as everything here treats them: written whole or not at all, read within bounds, known by their SHA-256.
+
+What is being written lies beside its place as `.NAME.refinenet-edge`, locked while its writer lives: the next writer of
+the same name waits for that one, and removes what a killed one left.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import os
-import secrets
+import shutil
+import stat
+import time
 from pathlib import Path
 
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 
+try:
+    import fcntl
+except ImportError:  # not a Unix: nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
 MAX_TEXT = 32 << 20  # bytes
+PATIENCE = 60.0  # seconds
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe is opened at once, and then refused
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
 
 def write_atomically(path: Path, data: bytes, error: type[RefineNetEdgeError]) -> None:
     """Put `data` under `path`: written beside, synced, renamed. Raises `error`; then what was there is still there."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with beside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as exc:
-        raise error(f"{path} cannot be written: {exc.strerror or exc}; free the space or name another place") from exc
-    finally:
-        with contextlib.suppress(OSError):  # already renamed when all went well
-            beside.unlink()
+        beside = beside_of(path)
+        descriptor = claim(beside)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(beside, path)  # before it is closed, which ends the lock
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
+        said = getattr(exc, "strerror", None) or exc
+        raise error(f"{path} cannot be written: {said}; free the space or name another place") from exc
+
+
+def beside_of(path: Path) -> Path:
+    """Where what will be `path` is written."""
+    return path.with_name(f".{path.name}.refinenet-edge")
+
+
+def claim(place: Path, *, folder: bool = False) -> int:
+    """A new, empty file or folder at `place`: its descriptor, locked until it is closed. Raises `OSError`.
+
+    Waits `PATIENCE` seconds for another writer of it; what one that was killed left is removed.
+    """
+    while True:
+        try:
+            fresh = True
+            if folder:
+                os.mkdir(place)
+            else:
+                os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            fresh = False
+        try:
+            descriptor = os.open(place, (os.O_RDONLY if folder else os.O_RDWR) | NO_LINK | NO_WAIT)
+        except FileNotFoundError:  # it was another writer's, who has just put it in its place
+            continue
+        try:
+            lock(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.lstat(place)):
+                    if fresh:
+                        return descriptor
+                    shutil.rmtree(place) if folder else os.unlink(place)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def lock(descriptor: int) -> None:
+    """Lock what `descriptor` is of until it is closed, within `PATIENCE` seconds. Raises `OSError`."""
+    if fcntl is None:
+        return
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, "another process is writing it") from exc
+            time.sleep(0.05)
+        except OSError:  # a file system without locks: what it holds is then nobody's
+            return
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange what lies under two names, in one step; False where the system cannot. Raises `OSError`."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
+    if rename is None:
+        return False
+    if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system or a kernel without it
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def open_regular(path: Path, *, follow: bool = True) -> int:
+    """A descriptor to read a regular file by, opened without waiting. Raises `OSError` for anything else.
+
+    `follow` False: a link is refused too.
+    """
+    descriptor = os.open(path, os.O_RDONLY | NO_WAIT | (0 if follow else NO_LINK))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
 
 
 def sha256(path: Path, error: type[RefineNetEdgeError]) -> str:
     """The hex SHA-256 of a file, read piece by piece. Raises `error`."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
-    except OSError as exc:
-        raise error(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    except (OSError, ValueError) as exc:
+        raise error(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
     return digest.hexdigest()
 
 
-def read_bytes(path: Path, most: int, what: str) -> bytes:
-    """A file of at most `most` bytes. Raises `InputError`, which calls it `what`, such as "image"."""
+def read_bytes(path: Path, most: int, what: str, error: type[RefineNetEdgeError] = InputError) -> bytes:
+    """A regular file of at most `most` bytes. Raises `error`, which calls it `what`, such as "image"."""
     try:
-        if not path.is_file():
-            raise InputError(f"no {what} at {path}")
-        if (size := path.stat().st_size) > most:
-            raise InputError(f"{what} {path} has {size} bytes, at most {most} are read")
-        return path.read_bytes()
-    except (OSError, ValueError) as exc:
-        raise InputError(f"{what} {path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+        with os.fdopen(open_regular(path), "rb") as file:
+            data = file.read(most + 1)
+    except FileNotFoundError as exc:
+        raise error(f"no {what} at {path}") from exc
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
+        raise error(f"{what} {path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+    if len(data) > most:
+        raise error(f"{what} {path} has more than {most} bytes, which is more than one has")
+    return data
+
+
+def read_utf8(path: Path, most: int, what: str, error: type[RefineNetEdgeError] = InputError) -> str:
+    """The text of `read_bytes`; a byte order mark is left out. Raises as it does."""
+    try:
+        return read_bytes(path, most, what, error).decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise error(f"{what} {path} cannot be read: {exc}") from exc
 
 
 def read_text(path: Path) -> str | None:

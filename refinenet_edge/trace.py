@@ -76,15 +76,16 @@ def torch_logits(module: nn.Module, images: Mapping[str, Images]) -> dict[str, I
         return {name: module(torch.from_numpy(image)).numpy() for name, image in images.items()}
 
 
-def read_onnx(path: Path, size: Size | None = None) -> ir.Model:
+def read_onnx(path: Path, size: Size | None = None, data: bytes | None = None) -> ir.Model:
     """An ONNX segmentation model (1x3xHxW float32 in, 1xCxhxw logits out), brought to our opset and names.
 
-    `size` fixes free H and W. Raises `GraphError` for what is no such model.
+    `size` fixes free H and W; `data` is what is in the file, where it was read already. Raises `GraphError` for what is
+    no such model.
     """
     try:
-        if path.stat().st_size > MAX_ONNX_BYTES:
+        if data is None and path.stat().st_size > MAX_ONNX_BYTES:
             raise GraphError(f"{path} is larger than {MAX_ONNX_BYTES >> 30} GiB")
-        proto = onnx.load(path)
+        proto = onnx.load(path) if data is None else onnx.load_model_from_string(data)
         onnx.checker.check_model(proto)
         opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
         # inlined first: the converter drops a model's functions

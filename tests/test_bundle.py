@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ MANIFEST_RECORD = Manifest(
 AGAIN = "build it again: refinenet-edge build --output engines/pets --model rf_lw50"
 OLD = {MODEL: b"old graph", PLAN: b"old plan" * 1000}
 NEW = {MODEL: b"new graph", PLAN: b"new plan" * 1000}
+LAST = {MODEL: b"last graph"}
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Manifest:
@@ -40,7 +43,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Manifest:
 
 def contents(folder: Path) -> dict[str, bytes]:
     bundle = open_bundle(folder)
-    return {name: bundle.path_of(name).read_bytes() for name in bundle.manifest.files}
+    return {name: bundle.read(name) for name in bundle.manifest.files}
 
 
 def test_a_bundle_comes_back(tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_a_file_the_manifest_does_not_list(tmp_path: Path) -> None:
         BundleError,
         match=rf"has no model\.plan; {AGAIN}",
     ):
-        open_bundle(tmp_path / "pets").path_of(PLAN)
+        open_bundle(tmp_path / "pets").read(PLAN)
 
 
 @pytest.mark.parametrize("other", ["folder", "empty folder", "file", "link"])
@@ -116,11 +119,20 @@ def test_a_manifest_too_large_to_read_back_is_not_written(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture(params=[True, False], ids=["exchange", "two renames"])
+def exchanges(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the file system exchanges two names in one step."""
+    if not request.param:
+        monkeypatch.setattr(bundle_module, "exchange", lambda *_: False)
+    return bool(request.param)
+
+
 @pytest.mark.parametrize("there", [True, False], ids=["replacing", "new"])
 @pytest.mark.parametrize("call", ["fsync", "rename", "mkdir"])
 def test_a_full_disk_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, there: bool
 ) -> None:
+    monkeypatch.setattr(bundle_module, "exchange", lambda *_: False)
     if there:
         write(tmp_path / "pets", OLD)
 
@@ -137,6 +149,7 @@ def test_a_full_disk_leaves_what_was_there(
 
 def test_a_failed_swap_puts_the_old_bundle_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "pets", OLD)
+    monkeypatch.setattr(bundle_module, "exchange", lambda *_: False)
     rename = os.rename
 
     def refuse_new(source: Path, target: Path) -> None:
@@ -157,24 +170,28 @@ def test_an_old_bundle_that_cannot_be_removed_is_named(
     write(tmp_path / "pets", OLD)
     rmtree = bundle_module.shutil.rmtree
 
-    def refuse_old(path: Path, ignore_errors: bool = False) -> None:
-        if path.suffix == ".old":
+    def refuse_old(path: Path) -> None:
+        if path.exists():
             raise PermissionError(13, "Permission denied")
-        rmtree(path, ignore_errors=ignore_errors)
+        rmtree(path)
 
     monkeypatch.setattr(bundle_module.shutil, "rmtree", refuse_old)
     write(tmp_path / "pets", NEW)
     assert contents(tmp_path / "pets") == NEW
     assert "remove" in caplog.text
-    assert ".old" in caplog.text
+    assert ".pets.refinenet-edge.new" in caplog.text
 
 
 KILLED = """
 import os, sys
 sys.path.insert(0, sys.argv[3])
 from pathlib import Path
+from refinenet_edge import bundle as bundle_module
 from tests import test_bundle
 left = int(sys.argv[1])
+exchange = bundle_module.exchange
+if sys.argv[4] == "False":
+    exchange = lambda *_: False
 def killing(call):
     def counted(*args, **kwargs):
         global left
@@ -183,17 +200,18 @@ def killing(call):
             os._exit(9)
         return call(*args, **kwargs)
     return counted
-os.fsync, os.rename, os.rmdir = map(killing, (os.fsync, os.rename, os.rmdir))
+os.fsync, os.rename, os.rmdir, bundle_module.exchange = map(killing, (os.fsync, os.rename, os.rmdir, exchange))
 test_bundle.write(Path(sys.argv[2]), test_bundle.NEW)
 """
 
 
-def test_a_kill_leaves_a_whole_bundle_under_the_name_or_beside_it(tmp_path: Path) -> None:
+def test_a_kill_leaves_a_whole_bundle_under_the_name_or_beside_it(tmp_path: Path, exchanges: bool) -> None:
     seen = set()
     for calls in range(20):
         folder = tmp_path / str(calls) / "pets"
         write(folder, OLD)
-        arguments = [sys.executable, "-c", KILLED, str(calls), str(folder), str(Path(__file__).parents[1])]
+        root = str(Path(__file__).parents[1])
+        arguments = [sys.executable, "-c", KILLED, str(calls), str(folder), root, str(exchanges)]
         ended = subprocess.run(arguments, check=False).returncode
         if folder.exists():
             found = contents(folder)
@@ -203,13 +221,66 @@ def test_a_kill_leaves_a_whole_bundle_under_the_name_or_beside_it(tmp_path: Path
             seen.add("beside")
             beside = {path.suffix: contents(path) for path in folder.parent.iterdir()}
             assert beside == {".old": OLD, ".new": NEW}
-            with pytest.raises(BundleError, match=r"cut short.*\.pets\.\w+\.new or .*\.pets\.\w+\.old"):
+            with pytest.raises(BundleError, match=r"cut short.*\.pets\.refinenet-edge\.new or .*\.old"):
                 open_bundle(folder)
+        write(folder, LAST)
+        assert contents(folder) == LAST
+        assert [path.name for path in folder.parent.iterdir()] == ["pets"], "what the kill left is still there"
         if ended == 0:
             break
         assert ended == 9
     assert ended == 0
-    assert seen == {"old", "beside", "new"}
+    assert seen == {"old", "new"} | (set() if exchanges else {"beside"})
+
+
+def test_an_opened_bundle_stays_what_it_was(tmp_path: Path, exchanges: bool) -> None:
+    write(tmp_path / "pets", OLD)
+    bundle = open_bundle(tmp_path / "pets")
+    manifest = (tmp_path / "pets" / MANIFEST).read_bytes()
+    write(tmp_path / "pets", NEW)
+    assert {name: bundle.read(name) for name in OLD} == OLD
+    assert bundle.read(MANIFEST) == manifest
+    assert contents(tmp_path / "pets") == NEW
+
+
+def test_a_file_changed_where_it_lies_is_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "pets", OLD)
+    bundle = open_bundle(tmp_path / "pets")
+    (tmp_path / "pets" / MODEL).write_bytes(b"bad graph")
+    (tmp_path / "pets" / PLAN).write_bytes(OLD[PLAN] + b"more")
+    with pytest.raises(BundleError, match=rf"pets: model\.onnx is damaged .*; {AGAIN}"):
+        bundle.read(MODEL)
+    with pytest.raises(BundleError, match=r"pets: model\.plan has 8004 bytes, 8000 were written"):
+        bundle.read(PLAN)
+
+
+def test_while_it_is_rebuilt_a_bundle_opens_as_the_old_or_the_new(tmp_path: Path, exchanges: bool) -> None:
+    write(tmp_path / "pets", OLD)
+    done = threading.Event()
+
+    def rebuild() -> int:
+        times = 0
+        while not done.is_set():
+            write(tmp_path / "pets", (NEW, OLD)[times % 2])
+            times += 1
+        return times
+
+    with ThreadPoolExecutor(1) as pool:
+        rebuilt = pool.submit(rebuild)
+        try:
+            opened = [contents(tmp_path / "pets") for _ in range(100)]
+        finally:
+            done.set()
+        assert rebuilt.result() > 10
+    assert all(found in (OLD, NEW) for found in opened)
+
+
+def test_of_two_that_write_one_bundle_one_waits(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for written in [pool.submit(write, tmp_path / "pets", files) for files in [OLD, NEW] * 10]:
+            written.result()
+    assert contents(tmp_path / "pets") in (OLD, NEW)
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
 
 
 @pytest.mark.parametrize("name", [MODEL, PLAN])

@@ -157,7 +157,8 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
         )
     overrides = calibration.parse_overrides(special)
     make_folder(path.parent)
-    model, frames = read_onnx(opened.path_of(MODEL), None), calibration.calibration_frames(source)
+    model = read_onnx(opened.path / MODEL, None, opened.read_graph())
+    frames = calibration.calibration_frames(source)
     with progress_bar() as bar, contextlib.ExitStack() as stack:
         task = bar.add_task("observe", total=None)
         observer = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from refinenet_edge.bundle import MANIFEST, Bundle
+from refinenet_edge.bundle import MANIFEST, Bundle, open_bundle
 from refinenet_edge.cluster.pool import Pool
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import Interpolation
@@ -21,6 +21,7 @@ class Opening:
     """Everything a worker needs to open the bundle; picklable. `files` None: it lies where `folder` says."""
 
     folder: Path
+    digest: str  # of the bundle
     files: Mapping[str, bytes] | None
     backend: str
     threads: int
@@ -39,8 +40,11 @@ class Opening:
             return self._open(Path(text))
 
     def _open(self, folder: Path) -> Segmenter:
+        bundle = open_bundle(folder)
+        if bundle.digest != self.digest:
+            raise BundleError(f"bundle {folder} was replaced since this run began: start it again")
         segmenter = Segmenter(
-            folder,
+            bundle,
             self.backend,
             allow_host_code=self.allow_host_code,
             threads=self.threads,
@@ -77,8 +81,5 @@ def opening(
     """How the workers of `pool` open `bundle`. Raises `BundleError` when it cannot be read."""
     files = None
     if pool.remote:
-        try:
-            files = {name: (bundle.path / name).read_bytes() for name in (MANIFEST, *bundle.manifest.files)}
-        except OSError as exc:
-            raise BundleError(f"bundle {bundle.path} cannot be read: {exc}") from exc
-    return Opening(bundle.path, files, backend, pool.threads, allow_host_code, upsample, confidence)
+        files = {name: bundle.read(name) for name in (MANIFEST, *bundle.manifest.files)}
+    return Opening(bundle.path, bundle.digest, files, backend, pool.threads, allow_host_code, upsample, confidence)

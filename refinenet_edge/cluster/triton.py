@@ -22,6 +22,8 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +56,11 @@ def export(bundle: Bundle, repository: Path, name: str | None = None) -> tuple[P
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r} is no name for a model: give --name of letters, digits, '.', '_' and '-'")
     plan = PLAN if has_plan(bundle) else MODEL
-    inside = {f"bundle/{file}": bundle.path / file for file in (MANIFEST, *bundle.manifest.files)}
-    models = (
-        (frames_config(bundle, name), {"model.py": Path(__file__).with_name("triton_model.py"), **inside}),
-        (network_config(bundle, f"{name}_network"), {plan: bundle.path_of(plan)}),
+    inside = {f"bundle/{file}": partial(bundle.read, file) for file in (MANIFEST, *bundle.manifest.files)}
+    network = partial(bundle.read, PLAN) if plan == PLAN else bundle.read_graph
+    models: tuple[tuple[Any, dict[str, Callable[[], bytes]]], ...] = (
+        (frames_config(bundle, name), {"model.py": Path(__file__).with_name("triton_model.py").read_bytes, **inside}),
+        (network_config(bundle, f"{name}_network"), {plan: network}),
     )
     for config, _ in models:
         _require_fitting(repository / config.name, config, bundle)
@@ -135,16 +138,16 @@ def _require_fitting(folder: Path, config: Any, bundle: Bundle) -> None:
         raise InputError(other)
 
 
-def _put(repository: Path, config: Any, bundle: Bundle, files: dict[str, Path]) -> Path:
+def _put(repository: Path, config: Any, bundle: Bundle, files: dict[str, Callable[[], bytes]]) -> Path:
     folder: Path = repository / config.name
     versions = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     version = str(max(versions, default=0) + 1)
     # not in the repository: a server that watches it would take this for a model
     beside = Path(os.path.abspath(repository)).with_name(f".{repository.name}.{secrets.token_hex(4)}.new")
     try:
-        for name, source in files.items():
+        for name, read in files.items():
             (beside / version / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, beside / version / name)
+            (beside / version / name).write_bytes(read())
         if folder.exists():
             os.rename(beside / version, folder / version)
         else:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+import onnx
 import onnx_ir as ir
 
 from refinenet_edge.bundle import MODEL, Bundle
@@ -66,10 +67,9 @@ class Report:
 
 def read_graph(bundle: Bundle) -> ir.Model:
     """The graph of a bundle. Raises `BundleError`."""
+    data = bundle.read_graph()
     try:
-        model = ir.load(bundle.path_of(MODEL))
-    except BundleError:
-        raise
+        model = ir.from_proto(onnx.load_model_from_string(data))
     except Exception as exc:  # protobuf and onnx-ir raise what they like on a damaged file
         raise BundleError(f"bundle {bundle.path}: {MODEL} cannot be read: {exc}{bundle.advice}") from exc
     if not model.graph.inputs:

@@ -45,9 +45,9 @@ def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool
     require(threads, int, "threads")
     backend = choose(bundle, backend)
     if backend == "openvino":
-        return OpenVinoSession(bundle.path_of(MODEL), threads)
+        return OpenVinoSession(bundle.read_graph, threads, str(bundle.path / MODEL))
     if backend == "onnxruntime":
-        return OrtSession(bundle.path_of(MODEL), threads=threads)
+        return OrtSession(bundle.read_graph, threads=threads, name=str(bundle.path / MODEL))
     return TrtSession.open(bundle, backend, allow_host_code=allow_host_code)
 
 

@@ -1,8 +1,14 @@
-"""The library of each backend: its Python module, how it gets onto a machine, and the error where it is not there."""
+"""The library of each backend: its Python module, how it gets onto a machine, and the error where it is not there.
+
+OpenVINO and ONNX Runtime tell their makers that they are used, and write an id for it into the home folder. Nobody who
+runs a model here was asked, so both are told not to before they are imported.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from types import ModuleType
 
 from refinenet_edge.errors import MissingExtra
@@ -28,6 +34,8 @@ BACKENDS = tuple(INSTALL)
 def load_library(backend: str) -> ModuleType:
     """The Python module of one of `BACKENDS`. Raises `MissingExtra` with the way to get it."""
     module = MODULES.get(backend, backend)
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it fails, which is fine
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as exc:  # a broken installation may raise anything

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import importlib
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from refinenet_edge.errors import BundleError, RefineNetEdgeError, require
 from refinenet_edge.records import TensorSpec
-from refinenet_edge.runtime.session import PROFILED_RUNS, Feeds, LayerTime, Outputs, Session
+from refinenet_edge.runtime.libraries import load_library
+from refinenet_edge.runtime.session import PROFILED_RUNS, Feeds, LayerTime, Model, Outputs, Session
 
 # one frame at a time; float32 arithmetic, so that a CPU with half-precision units gives the same labels as one without
 CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
 
 class OpenVinoSession(Session):
-    """`model` (an ONNX file or its bytes) on the CPU; its tensors keep their dtypes, float16 included.
+    """`model` (see `Model`) on the CPU; its tensors keep their dtypes, float16 included.
 
-    `threads` 0: as many as there are cores. Outputs are views of OpenVINO's memory, overwritten by the next run().
+    `threads` 0: as many as there are cores. Errors call it `name`. Outputs are views of OpenVINO's memory, overwritten
+    by the next run().
     Raises `BundleError` for an unusable model.
     """
 
-    def __init__(self, model: Path | bytes, threads: int = 0) -> None:
-        require(model, (Path, bytes), "model")
+    def __init__(self, model: Model, threads: int = 0, name: str = "the model") -> None:
+        require(model, (Path, bytes, Callable), "model")
         self._model = model
         self._config: dict[str, Any] = {**CONFIG, **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
         try:
             self._compiled = _compiled(model, self._config)
             self._request: Any = self._compiled.create_infer_request()
-        except RuntimeError as exc:
-            what = model if isinstance(model, Path) else "the model"
-            raise BundleError(f"OpenVINO cannot load {what}: {exc}") from exc
+        except RefineNetEdgeError:
+            raise
+        except Exception as exc:  # the front end's errors have no base of their own
+            raise BundleError(f"OpenVINO cannot load {model if isinstance(model, Path) else name}: {exc}") from exc
         super().__init__("openvino", _specs(self._compiled.inputs), _specs(self._compiled.outputs))
 
     def _run(self, feeds: Feeds) -> Outputs:
@@ -53,9 +57,12 @@ class OpenVinoSession(Session):
         self._request = self._compiled = None
 
 
-def _compiled(model: Path | bytes, config: dict[str, Any]) -> Any:
-    openvino = importlib.import_module("openvino")
-    return openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", config)
+def _compiled(model: Model, config: dict[str, Any]) -> Any:
+    openvino = load_library("openvino")
+    # as ONNX: told nothing, OpenVINO guesses the format, and its own has the weights in another file
+    front_end = openvino.frontend.FrontEndManager().load_by_framework("onnx")
+    source = str(model) if isinstance(model, Path) else io.BytesIO(model if isinstance(model, bytes) else model())
+    return openvino.Core().compile_model(front_end.convert(front_end.load(source, False)), "CPU", config)
 
 
 def _specs(ports: Any) -> tuple[TensorSpec, ...]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from refinenet_edge.errors import BundleError, RefineNetEdgeError, require
 from refinenet_edge.records import TensorSpec
-from refinenet_edge.runtime.session import PROFILED_RUNS, Feeds, LayerTime, Outputs, Session
+from refinenet_edge.runtime.libraries import load_library
+from refinenet_edge.runtime.session import PROFILED_RUNS, Feeds, LayerTime, Model, Outputs, Session
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -28,7 +29,7 @@ ERRORS_ONLY = 3  # log severity: the default prints optimiser warnings that nobo
 
 
 def open_onnxruntime(
-    model: Path | bytes,
+    model: Model,
     *,
     threads: int = 0,
     optimised: bool = True,
@@ -37,13 +38,13 @@ def open_onnxruntime(
     on_gpu: bool = False,
     profile: str = "",
 ) -> Any:
-    """ONNX Runtime's own session of `model` (an ONNX file or its bytes). Raises whatever ONNX Runtime raises.
+    """ONNX Runtime's own session of `model` (see `Model`). Raises whatever ONNX Runtime raises.
 
     `threads` 0: as many as there are cores. `optimised` False: node by node as the graph says. `as_written`: Q/DQ stay
     nodes of their own and convolutions float, as FP8 must. `arena` False: memory is not kept for the next run.
     `on_gpu`: by CUDA in float32, where this ONNX Runtime has it. `profile`: where the times of the nodes go.
     """
-    ort = importlib.import_module("onnxruntime")
+    ort = load_library("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = ERRORS_ONLY
@@ -57,27 +58,37 @@ def open_onnxruntime(
     providers: list[Any] = ["CPUExecutionProvider"]
     if on_gpu and "CUDAExecutionProvider" in ort.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))  # float32, as the graph says
-    source = str(model) if isinstance(model, Path) else model
+    if not isinstance(model, Path):  # told nothing, it guesses the format from the bytes
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+    source = str(model) if isinstance(model, Path) else model if isinstance(model, bytes) else model()
     return ort.InferenceSession(source, options, providers=providers)
 
 
 class OrtSession(Session):
-    """`model` (an ONNX file or its bytes) on the CPU; outputs are new arrays. The options are `open_onnxruntime`'s.
+    """`model` (see `Model`) on the CPU; outputs are new arrays. The options are `open_onnxruntime`'s.
 
-    Raises `BundleError` for an unusable model.
+    Errors call it `name`. Raises `BundleError` for an unusable model.
     """
 
     def __init__(
-        self, model: Path | bytes, as_written: bool = False, threads: int = 0, *, optimised: bool = True
+        self,
+        model: Model,
+        as_written: bool = False,
+        threads: int = 0,
+        name: str = "the model",
+        *,
+        optimised: bool = True,
     ) -> None:
-        require(model, (Path, bytes), "model")
+        require(model, (Path, bytes, Callable), "model")
         self._open = functools.partial(
             open_onnxruntime, model, as_written=as_written, threads=threads, optimised=optimised
         )
         try:
             self._session = self._open()
+        except RefineNetEdgeError:
+            raise
         except Exception as exc:  # its error classes are private and have no base of their own
-            what = model if isinstance(model, Path) else "the model"
+            what = model if isinstance(model, Path) else name
             raise BundleError(f"ONNX Runtime cannot load {what}: {exc}") from exc
         super().__init__("onnxruntime", _specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11, Jetson has 3.10
 
 Feeds = Mapping[str, npt.NDArray[Any]]
+Model = Path | bytes | Callable[[], bytes]  # an ONNX file, its bytes, or what reads them each time they are needed
 Outputs = dict[str, npt.NDArray[Any]]
 
 PROFILED_RUNS = 10

@@ -129,7 +129,7 @@ def test_evaluation_and_calibration_are_those_of_one_process(cluster: Any, tmp_p
         alone = evaluation.evaluate(segmenter, dataset)
     spread = evaluation.evaluate(evaluate.DistributedEvaluator(bundle, "openvino", RayPool(size=workers)), dataset)
     assert replace(spread, seconds=0) == replace(alone, seconds=0)
-    model, spec = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame
+    model, spec = read_onnx(bundle.path / MODEL, None), bundle.manifest.frame
     frames = calibration_frames("scenes:2:20")
     by = calibrate.DistributedFrameObserver(model, spec, "scenes:2:20", len(frames), RayPool(size=workers))
     assert calibration.calibrate(model, spec, frames, observer=by) == calibration.calibrate(model, spec, frames)

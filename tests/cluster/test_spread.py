@@ -64,7 +64,7 @@ def test_a_worker_that_dies_stops_an_evaluation_where_it_goes_on_later(
 def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     monkeypatch.setattr(calibrate, "PIECE", 2)
     bundle, source = open_bundle(tiny_bundle(tmp_path / "b")), f"scenes:2:{COUNT}"
-    model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, calibration_frames(source)
+    model, spec, frames = read_onnx(bundle.path / MODEL, None), bundle.manifest.frame, calibration_frames(source)
     alone = calibration.calibrate(model, spec, frames)
     by = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(workers))
     assert calibration.calibrate(model, spec, frames, observer=by) == alone
@@ -76,7 +76,7 @@ def test_a_worker_that_dies_stops_a_calibration_where_it_goes_on_later(
 ) -> None:
     monkeypatch.setattr(calibrate, "PIECE", 2)
     bundle, source, out = open_bundle(tiny_bundle(tmp_path / "b")), f"scenes:2:{COUNT}", tmp_path / "s"
-    model, spec, frames = read_onnx(bundle.path_of(MODEL), None), bundle.manifest.frame, calibration_frames(source)
+    model, spec, frames = read_onnx(bundle.path / MODEL, None), bundle.manifest.frame, calibration_frames(source)
     looking = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(1))
     dying = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(2, lambda piece: 5 in piece))
     checks = list(looking.checks())

@@ -40,7 +40,7 @@ def read(path: Path) -> Any:
 def with_plan(bundle: Bundle, **changes: Any) -> Bundle:
     """As if TensorRT had built it."""
     manifest = dataclasses.replace(bundle.manifest, backend="tensorrt", **changes)
-    files = {MODEL: bundle.path_of(MODEL).read_bytes(), PLAN: b"a plan"}
+    files = {MODEL: bundle.read(MODEL), PLAN: b"a plan"}
     folder = bundle.path.with_name("plan")
     write_bundle(folder, manifest, files)
     return open_bundle(folder)
@@ -60,7 +60,7 @@ class TestRepository:
             *("tiny_network/1/model.onnx", "tiny_network/config.pbtxt", "tiny_network/labels.txt"),
         ]
         assert open_bundle(tmp_path / "r" / "tiny" / "1" / "bundle").manifest == bundle.manifest
-        assert found["tiny_network/1/model.onnx"] == bundle.path_of(MODEL).read_bytes()
+        assert found["tiny_network/1/model.onnx"] == bundle.read(MODEL)
         assert found["tiny/labels.txt"].decode().splitlines() == list(bundle.manifest.labels.names)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "tiny"]
 

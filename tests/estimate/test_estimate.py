@@ -43,7 +43,7 @@ def test_a_bundle_keeps_its_own_size(mobile_bundle: Path) -> None:
 def test_a_bundle_for_any_size_is_refused(mobile_bundle: Path, tmp_path: Path) -> None:
     bundle = open_bundle(mobile_bundle)
     free = dataclasses.replace(bundle.manifest, frame=dataclasses.replace(bundle.manifest.frame, size=None))
-    write_bundle(tmp_path / "free", free, {MODEL: bundle.path_of(MODEL).read_bytes()})
+    write_bundle(tmp_path / "free", free, {MODEL: bundle.read(MODEL)})
     with pytest.raises(InputError, match="takes frames of any size: name its model instead"):
         estimate(str(tmp_path / "free"), "thor")
 

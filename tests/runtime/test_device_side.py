@@ -260,7 +260,7 @@ class TestAnotherUpsampling:
     ) -> None:
         monkeypatch.setattr(backends, "gpu_problem", lambda: "")
         bundle = make_plan(make_gpu(), "10.3")
-        with Opening(bundle.path, None, "tensorrt", 0, upsample=Cubic()).segmenter() as segmenter:
+        with Opening(bundle.path, bundle.digest, None, "tensorrt", 0, upsample=Cubic()).segmenter() as segmenter:
             assert np.array_equal(segmenter.segment(FRAME).labels, self.known(segmenter.frame_spec))
 
 

@@ -113,7 +113,7 @@ def add_plan(bundle: Bundle, flavour: Flavour, options: EngineOptions, progress:
 
     The whole bundle is written again, or stays as it was.
     """
-    model = bundle.path_of(MODEL).read_bytes()
+    model = bundle.read_graph()
     plan, info = build_plan(model, flavour, options, progress)
     recipe = _planned(bundle.manifest.recipe, flavour, options)
     manifest = dataclasses.replace(bundle.manifest, backend=flavour, engine=info, recipe=recipe)

@@ -74,11 +74,10 @@ class Engine:
                     "bundle that you trust: --allow-host-code, or allow_host_code=True"
                 )
             runtime.engine_host_code_allowed = True
-        plan = bundle.path_of(PLAN)
-        engine = runtime.deserialize_cuda_engine(plan.read_bytes())
+        engine = runtime.deserialize_cuda_engine(bundle.read(PLAN))
         if engine is None:
             library = f"{self.trt.__name__} {self.trt.__version__}"
-            raise EngineMismatch(f"{library} cannot load {plan}: {self.errors.said()}{bundle.advice}")
+            raise EngineMismatch(f"{library} cannot load {bundle.path / PLAN}: {self.errors.said()}{bundle.advice}")
         return engine
 
     def release(self) -> None:

@@ -285,10 +285,10 @@ def test_a_plan_is_added_to_a_bundle(tmp_path: Path) -> None:
     assert manifest.engine is not None
     assert manifest.engine.targets == ("sm_89",)
     assert manifest.files[MODEL] == built.manifest.files[MODEL]
-    before = bundle.path_of(PLAN).read_bytes()
+    before = bundle.read(PLAN)
     with pytest.raises(BuildError, match="no target"):
         add_plan(bundle, "tensorrt-rtx", EngineOptions(("sm_1",)))
-    assert open_bundle(built.path).path_of(PLAN).read_bytes() == before
+    assert open_bundle(built.path).read(PLAN) == before
 
 
 def test_what_a_plan_was_built_with_is_in_the_recipe_that_builds_it_again() -> None:
