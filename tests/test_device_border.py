@@ -21,7 +21,19 @@ HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "rich", "click")
 BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda")
 FOR_MYPY = {"typing_extensions", "tensorrt_stubs", "tensorrt_rtx_stubs"}
 ALLOWED = {"numpy", "cv2", *FOR_MYPY, *sys.stdlib_module_names} - {"tomllib"}
-ON_DEVICE = ("errors", "files", "records", "labels", "bundle", "frames", "scenes", "jetson", "opencv", "runtime")
+ON_DEVICE = (
+    "errors",
+    "files",
+    "onnx_file",
+    "records",
+    "labels",
+    "bundle",
+    "frames",
+    "scenes",
+    "jetson",
+    "opencv",
+    "runtime",
+)
 FILES = sorted(p for n in ON_DEVICE for p in ((ROOT / n).rglob("*.py") if (ROOT / n).is_dir() else [ROOT / f"{n}.py"]))
 PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text("utf-8"))["project"]
 DEVICE = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["device"]]  # what `pip install .[device]` brings
