@@ -28,7 +28,10 @@ build/bindings/tried: tests/bindings/install.py .venv/ready
 	$(BIN)/python -m tests.bindings.install
 	touch $@
 
-test: setup bindings  ## everything that needs no GPU
+build/opencv4/cv2: .venv/ready  # a Jetson's: tests/frames/test_opencv_4.py
+	$(BIN)/pip install --quiet --target build/opencv4 --no-deps opencv-python-headless==4.10.0.84
+
+test: setup bindings build/opencv4/cv2  ## everything that needs no GPU
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not gpu and not arm and not cluster and not triton"
 
 test-avx2: setup  ## what depends on the kind of processor, as one without AVX-512 and VNNI computes it

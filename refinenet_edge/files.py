@@ -139,6 +139,18 @@ def sha256(path: Path, error: type[RefineNetEdgeError]) -> str:
     return digest.hexdigest()
 
 
+def stamp_of(path: Path | None) -> str:
+    """What changes when the file is written, or another is put in its place; "-" where there is none.
+
+    The time of the last change of its inode is part of it: copying and unpacking can keep all else.
+    """
+    try:
+        status = path.stat() if path else None
+    except OSError:
+        status = None
+    return f"{status.st_size}.{status.st_mtime_ns}.{status.st_ctime_ns}" if status else "-"
+
+
 def read_bytes(path: Path, most: int, what: str, error: type[RefineNetEdgeError] = InputError) -> bytes:
     """A regular file of at most `most` bytes. Raises `error`, which calls it `what`, such as "image"."""
     try:
@@ -183,6 +195,6 @@ def list_files(folder: Path, error: type[RefineNetEdgeError], *, below: bool = F
     names = []
     for at, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if below and name[0] != "."]
-        inside = Path(at).relative_to(folder)
-        names += [(inside / name).as_posix() for name in files if name[0] != "."]
+        inside = "" if at == str(folder) else f"{Path(at).relative_to(folder).as_posix()}/"
+        names += [inside + name for name in files if name[0] != "."]
     return sorted(names)

@@ -294,6 +294,16 @@ class TestRun:
             "b_overlay",
         ]
 
+    @pytest.mark.parametrize("out", ["photos", "photos/../photos", "link"])
+    def test_results_do_not_go_among_the_images(
+        self, run: Run, bundle: Path, photos: Path, tmp_path: Path, out: str
+    ) -> None:
+        shutil.copytree(photos, tmp_path / "photos")
+        (tmp_path / "link").symlink_to(tmp_path / "photos")
+        said = refused(run("run", bundle, tmp_path / "photos", "--out", tmp_path / out))
+        assert "is where the images are: results would be images, too; name another --out" in said
+        assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["a.png", "b.png"]
+
     def test_frames_outside_a_range_are_named(self, run: Run, dynamic_bundle: Path, tmp_path: Path) -> None:
         for name, size in (("fits", (40, 50)), ("large", (40, 400))):
             write_png(tmp_path / f"{name}.png", np.zeros((*size, 3), np.uint8))

@@ -40,11 +40,16 @@ def run(
     bundle: Path, images: str, folder: Path, backend: str, opacity: float, confidence: bool, allow_host_code: bool
 ) -> None:
     """Segment IMAGES, an image or video file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
-    from refinenet_edge.frames import open_frames, parse
+    from refinenet_edge.frames import Images, open_frames, parse
     from refinenet_edge.frames.images import write_image, write_png
     from refinenet_edge.runtime import Segmenter
 
-    frames = open_frames(parse(images))
+    address = parse(images)
+    frames = open_frames(address)
+    if isinstance(address, Images) and folder.resolve() == address.path.resolve():
+        raise InputError(
+            f"{folder} is where the images are: what goes there would be an image, too; name another --out"
+        )
     stems = [Path(name).stem for name in frames.names]
     if twice := next((stem for stem, count in Counter(stems).items() if count > 1), None):
         raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")

@@ -1,14 +1,16 @@
 """Bundle + many frames -> a folder of labels: any number of workers, the same bytes; begun again, only what is missing.
 
-    batch.json       what made the labels: bundle, backend, classes, input; nothing else is put beside them
+    batch.json       what made the labels: bundle, backend, classes, input
+    inputs.json      the images and videos they are of, each with a stamp that changes when the file does
     NAME.png         --format png: the label map of frame NAME, HxW class numbers
     NAME_confidence.png   with --confidence: how sure each label is, its softmax in 255ths
     part-*.parquet   --format parquet: one row a frame, see `COLUMNS`
     problems.json    the frames that have no labels, and why; they are tried again when the same run is started again
 
-A part is named after the frames it was to hold, so nothing is ever written over. A frame that cannot be read or
-labelled is a problem of its own; so is one that kills its worker on Ray, where the rest of its piece is done again
-frame by frame. What concerns all frames (a full disk, a lost GPU, a bundle that does not open) stops the run.
+Labels of a file that is another by now are removed and made again. A part is named after the frames it was to hold, so
+no other is written over. A frame that cannot be read or labelled is a problem of its own; so is one that kills its
+worker on Ray, where the rest of its piece is done again frame by frame. What concerns all frames (a full disk, a lost
+GPU, a bundle that does not open) stops the run.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,13 +35,13 @@ from refinenet_edge.bundle import Bundle
 from refinenet_edge.cluster.bundles import Opening, common_backend, gpus_of, opening
 from refinenet_edge.cluster.pool import Pool, open_pool
 from refinenet_edge.cluster.storage import CLUSTER, Storage, absolute, open_storage
-from refinenet_edge.cluster.work import Item, Piece, Reader, everywhere, find
+from refinenet_edge.cluster.work import Counter, InputFile, Item, Piece, Reader, everywhere, find, is_video, pieces_of
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.frames.address import is_url, shown
 from refinenet_edge.frames.images import digest_of, encode_image
 from refinenet_edge.records import Frame, Identity, Labels, Mask, from_json, to_json
 
-RUN, PROBLEMS = "batch.json", "problems.json"
+RUN, INPUTS, PROBLEMS = "batch.json", "inputs.json", "problems.json"
 PART = "part-"
 CONFIDENCE = "_confidence"
 COLUMNS = {
@@ -70,7 +72,15 @@ class LabellingRecord:
     source: str
     confidence: bool = False
     toolkit: str = __version__
-    schema: int = 2
+    schema: int = 3
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """The files that labels of a folder are of, those that are gone from the input too."""
+
+    files: Mapping[str, InputFile]
+    schema: int = 1
 
 
 @dataclass(frozen=True)
@@ -130,10 +140,20 @@ def label(
     storage = open_storage(out)
     if form == "parquet":
         _parquet()  # that it is not installed is found out now
-    pieces = find(where)
+    files = find(where)
+    _begin(storage, run, out, storage.names())
+    with open_pool(ray, gpus=gpus_of(wanted)) as pool:
+        files = _compared(storage, form, files, functools.partial(_counted, pool, where))
+        opens = opening(bundle, wanted, pool, allow_host_code, confidence=confidence)
+        return _label(storage, pool, Job(opens, run, where, absolute(out)), pieces_of(where, files), progress)
+
+
+def _label(
+    storage: Storage, pool: Pool, job: Job, pieces: Sequence[Piece], progress: Progress | None
+) -> LabellingSummary:
+    """Do what is missing of `pieces`."""
     names = storage.names()
-    _begin(storage, run, out, names)
-    there = _done(storage, form, names)
+    there = _done(storage, job.run.format, names)
     frames = sum(map(len, pieces))
     left = list(filter(None, (tuple(item for item in piece if item.id not in there) for piece in pieces)))
     before = frames - sum(map(len, left))
@@ -146,20 +166,18 @@ def label(
             progress(before + labelled + len(problems), frames)
 
     tell()
-    with open_pool(ray, gpus=gpus_of(wanted)) as pool:
-        opens = opening(bundle, wanted, pool, allow_host_code, confidence=confidence)
-        job = Job(opens, run, where, absolute(out))
-        try:
-            for report in _reports(pool, job, left):
-                labelled += report.labelled
-                cpu_seconds += report.cpu_seconds
-                problems += report.problems
-                tell()
-        finally:
-            _note(storage, problems, names)
+    try:
+        for report in _reports(pool, job, left):
+            labelled += report.labelled
+            cpu_seconds += report.cpu_seconds
+            problems += report.problems
+            tell()
+    finally:
+        _note(storage, problems, names)
     if not before + labelled and problems:
-        raise InputError(f"no frame of {shown(source)} can be labelled; {problems[0].id}: {problems[0].reason}")
-    return LabellingSummary(frames, before, labelled, tuple(problems), time.monotonic() - started, cpu_seconds, wanted)
+        raise InputError(f"no frame of {job.run.source} can be labelled; {problems[0].id}: {problems[0].reason}")
+    seconds = time.monotonic() - started
+    return LabellingSummary(frames, before, labelled, tuple(problems), seconds, cpu_seconds, job.run.backend)
 
 
 @dataclass(frozen=True)
@@ -212,6 +230,7 @@ class Labeller:
         return Report(labelled, tuple(problems), time.process_time() - started)
 
     def close(self) -> None:
+        self._reader.close()
         self._segmenter.close()
 
 
@@ -263,13 +282,63 @@ def _begin(storage: Storage, run: LabellingRecord, out: str, names: Sequence[str
         raise InputError(f"{shown(out)} holds labels of another {' and another '.join(other)}: name another --out")
 
 
+def _counted(pool: Pool, source: str, names: Sequence[str]) -> Iterator[int | None]:
+    """How many frames each of these videos has; None: it cannot be read."""
+    for result in pool.run(functools.partial(Counter, source), names) if names else ():
+        yield result[0] if result else None
+
+
+def _compared(
+    storage: Storage,
+    form: Format,
+    files: Mapping[str, InputFile],
+    count: Callable[[Sequence[str]], Iterator[int | None]],
+) -> dict[str, InputFile]:
+    """`files` with the length of each video. Labels of files that have another stamp than these are removed first."""
+    names = storage.names()
+    known = _read_inputs(storage).files if INPUTS in names else {}
+    same = {name for name, file in files.items() if name in known and known[name].stamp == file.stamp}
+    if other := files.keys() - same:
+        for name in _labels_of(storage, form, names, other):
+            storage.remove(name)
+    videos = [name for name in files if is_video(name) and (name not in same or known[name].frames is None)]
+    lengths = dict(zip(videos, count(videos), strict=True))
+    now = {name: known[name] if name in same else file for name, file in files.items()}
+    now |= {name: InputFile(files[name].stamp, length) for name, length in lengths.items()}
+    if {**known, **now} != known:
+        storage.write(INPUTS, to_json(InputFiles({**known, **now})).encode())
+    return now
+
+
+def _read_inputs(storage: Storage) -> InputFiles:
+    try:
+        return from_json(InputFiles, storage.read(INPUTS).decode())
+    except (BundleError, UnicodeDecodeError) as exc:
+        raise InputError(f"{INPUTS} cannot be read: {exc}; name another --out") from exc
+
+
+def _labels_of(storage: Storage, form: Format, names: Sequence[str], files: Set[str]) -> list[str]:
+    """The files of labels that hold some of `files`, also of frames that these do not have any more."""
+
+    def of_them(id_: str) -> bool:
+        return id_ in files or id_.rpartition("/")[0] in files
+
+    if form == "png":
+        ids = {name: name.removesuffix(".png") for name in names if name.endswith(".png")}
+        return [name for name, id_ in ids.items() if of_them(id_) or of_them(id_.removesuffix(CONFIDENCE))]
+    return [name for name in names if name.startswith(PART) and any(map(of_them, _ids_in(storage, name)))]
+
+
 def _done(storage: Storage, form: Format, names: Sequence[str]) -> set[str]:
     """The ids of the frames whose labels are there."""
     if form == "png":
         return {name.removesuffix(".png") for name in names if name.endswith(".png")}
-    parquet = _parquet()
-    parts = (storage.read(name) for name in names if name.startswith(PART))
-    return {id_ for part in parts for id_ in parquet.read_table(io.BytesIO(part), columns=["id"])["id"].to_pylist()}
+    return {id_ for name in names if name.startswith(PART) for id_ in _ids_in(storage, name)}
+
+
+def _ids_in(storage: Storage, part: str) -> list[str]:
+    table = _parquet().read_table(io.BytesIO(storage.read(part)), columns=["id"])
+    return list(map(str, table["id"].to_pylist()))
 
 
 def _note(storage: Storage, problems: Sequence[FrameProblem], names: Sequence[str]) -> None:

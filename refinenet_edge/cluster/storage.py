@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from refinenet_edge.errors import InputError, MissingExtra
-from refinenet_edge.files import list_files, read_bytes, write_atomically
+from refinenet_edge.files import list_files, read_bytes, stamp_of, write_atomically
 from refinenet_edge.frames.address import is_url, shown
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ class Storage(Protocol):
 
     def names(self) -> list[str]:
         """Every file below, in order; none where the folder is missing. Hidden files and folders are left out."""
+
+    def stamps(self) -> dict[str, str]:
+        """The same files, with what changes when one is written or replaced."""
+
+    def stamp(self, name: str) -> str:
+        """Of one of them; of none where it is gone."""
 
     def read(self, name: str) -> bytes:
         """A file of at most `MAX_BYTES`. Raises `InputError`."""
@@ -77,6 +83,12 @@ class Local:
     def names(self) -> list[str]:
         return list_files(self.folder, InputError, below=True) if self.folder.is_dir() else []
 
+    def stamps(self) -> dict[str, str]:
+        return {name: self.stamp(name) for name in self.names()}
+
+    def stamp(self, name: str) -> str:
+        return stamp_of(self.folder / name)
+
     def read(self, name: str) -> bytes:
         return read_bytes(self.folder / name, MAX_BYTES, "file")
 
@@ -121,14 +133,23 @@ class Remote:
         return name
 
     def names(self) -> list[str]:
+        return list(self.stamps())
+
+    def stamps(self) -> dict[str, str]:
         try:
             infos = self._files.get_file_info(self._fs.FileSelector(self._root, allow_not_found=True, recursive=True))
         except OSError as exc:
             raise InputError(f"{self.url} cannot be listed: {exc}") from exc
         root = self._root.rstrip("/") + "/"
-        files = (info.path for info in infos if info.type == self._fs.FileType.File)
-        names = (path[path.index(root) + len(root) :] for path in files)  # some give the path a leading "/"
-        return sorted(name for name in names if not any(part[0] == "." for part in PurePosixPath(name).parts))
+        files = (info for info in infos if info.type == self._fs.FileType.File)
+        # some give the path a leading "/"
+        stamps = {info.path[info.path.index(root) + len(root) :]: _stamp(info) for info in files}
+        return {
+            name: stamps[name] for name in sorted(stamps) if not any(p[0] == "." for p in PurePosixPath(name).parts)
+        }
+
+    def stamp(self, name: str) -> str:
+        return _stamp(self._info(self._at(name)))
 
     def read(self, name: str) -> bytes:
         if (size := self._info(self._at(name)).size or 0) > MAX_BYTES:
@@ -178,6 +199,11 @@ class Remote:
             return self._files.get_file_info(path)
         except OSError as exc:
             raise InputError(f"{self.url} cannot be read: {exc}") from exc
+
+
+def _stamp(info: Any) -> str:
+    """Of a pyarrow FileInfo; not every filesystem knows times."""
+    return f"{info.size}.{info.mtime_ns}"
 
 
 def _open(fs: Any, url: str) -> tuple[Any, str]:

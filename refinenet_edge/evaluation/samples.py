@@ -14,6 +14,7 @@ import numpy.typing as npt
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import Truth
 from refinenet_edge.evaluation.masks import read_mask
+from refinenet_edge.files import stamp_of
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.labels import voc_colour
 from refinenet_edge.records import Frame
@@ -86,7 +87,7 @@ class FileSample:
     coding: Coding | None = None
 
     def stamp(self) -> str:
-        return f"{_stamp(self.image)} {_stamp(self.mask)}"
+        return f"{stamp_of(self.image)} {stamp_of(self.mask)}"
 
     def read(self) -> tuple[Frame, Truth]:
         if self.image is None or not self.image.is_file():
@@ -114,14 +115,6 @@ class FileSample:
             other = "a colour" if unknown[0] == NO_COLOUR else f"label {', '.join(map(str, unknown[:5]))}"
             raise Unusable("label", f"mask {self.mask} has {other}; expected {self.coding.numbers}")
         return np.asarray(classes, np.uint8)
-
-
-def _stamp(path: Path | None) -> str:
-    try:
-        status = path.stat() if path else None
-    except OSError:
-        status = None
-    return f"{status.st_size}.{status.st_mtime_ns}" if status else "-"
 
 
 def _voc_numbers(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:

@@ -6,11 +6,16 @@ other formats are refused, which keeps OpenCV's less used decoders away from fil
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
+import re
 import struct
+import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +51,18 @@ def decode_image(data: bytes, name: str) -> Frame:
     if claimed is None:
         raise InputError(f"image {name} is not a whole PNG, JPEG, BMP or WebP file: convert it to PNG")
     require_readable(claimed, f"image {name}")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as exc:
-        raise InputError(f"image {name} cannot be decoded: {exc}") from exc
+    jpeg = data.startswith(JPEG)
+    if jpeg and not _ends(data):
+        raise InputError(f"image {name} cannot be decoded: it is cut short")
+    with _complaints() if jpeg else contextlib.nullcontext(lambda: "") as complaints:
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error as exc:
+            raise InputError(f"image {name} cannot be decoded: {exc}") from exc
     if image is None:
         raise InputError(f"image {name} cannot be decoded: it is damaged or cut short")
+    if said := complaints():
+        raise InputError(f"image {name} is damaged: its decoder says {said!r}: save it again from a copy that is whole")
     return np.asarray(image, np.uint8)
 
 
@@ -98,6 +109,48 @@ def _jpeg_size(data: bytes) -> Size | None:
             return height, width
         at += 2 + struct.unpack_from(">H", data, at + 2)[0]
     return None
+
+
+def _ends(data: bytes) -> bool:
+    """Whether a JPEG has an end after its pixels; one of a preview inside it does not count."""
+    at = 2
+    try:
+        while True:
+            marker = _MARKER.search(data, at)
+            if marker is None or data[marker.end() - 1] == 0xD9:
+                return marker is not None
+            at = marker.end() + struct.unpack_from(">H", data, marker.end())[0]
+    except struct.error:
+        return False
+
+
+# in the pixels 0xFF is followed by 0, or says that they restart
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_CORRUPT = re.compile(rb"(?:Corrupt JPEG data|Premature end of JPEG)[^\r\n]*[\r\n]*")
+_STDERR = threading.Lock()
+
+
+@contextlib.contextmanager
+def _complaints() -> Iterator[Callable[[], str]]:
+    """What libjpeg says of damaged data meanwhile: it writes that to the process's stderr, and nowhere else.
+
+    Whatever else comes there goes on to where it was to go.
+    """
+    said = b""
+    in_memory = hasattr(os, "memfd_create")  # elsewhere than on Linux in the temporary folder
+    with _STDERR, os.fdopen(os.memfd_create("said"), "w+b") if in_memory else tempfile.TemporaryFile() as file:
+        before = os.dup(2)
+        try:
+            os.dup2(file.fileno(), 2)
+            yield lambda: said.decode(errors="replace").strip()
+        finally:
+            os.dup2(before, 2)
+            file.seek(0)
+            written = file.read()
+            said = b"".join(_CORRUPT.findall(written))
+            if rest := _CORRUPT.sub(b"", written):
+                os.write(before, rest)
+            os.close(before)
 
 
 def _webp_size(data: bytes) -> Size | None:

@@ -1,9 +1,15 @@
-"""Video files, decoded by OpenCV: the one place that opens, counts, seeks and reads them."""
+"""Video files, decoded by OpenCV: the one place that opens, counts and reads them.
+
+Frame n is the n-th that the decoder gives from the start. Nothing is believed that a container says of counts and
+times, and nothing is sought: where a second is missing, the rate changes or the count is wrong, OpenCV's place of a
+frame is another frame's.
+"""
 
 from __future__ import annotations
 
 import os
-from contextlib import closing, suppress
+import shlex
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +19,15 @@ from refinenet_edge.frames.readers import CapturedFrames, Clock, Frames, LiveSou
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
 
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")  # what video files are called
-OVERSTATED = 32  # frames that a container may count and not have
-DAMAGED = 30  # reads that fail in a row are the end of a file that plays: what is damaged inside it is shorter
+# what video files are called
+VIDEOS = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".avi", ".mkv", ".webm", ".wmv", ".flv", ".ogv"),
+    *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg"),
+    *(".h264", ".264", ".h265", ".265", ".hevc", ".mjpeg", ".mjpg"),
+)
+DAMAGED = 30  # reads that fail in a row are the end of a file: what is damaged inside it is shorter
+# it reads one frame more than the container counts, and says that that is the end
+STOPS_AT_STATED = tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 14)
 USUAL_RATE = 25.0  # frames per second, of a file that does not say
 
 
@@ -33,7 +45,7 @@ class VideoFile:
 
     def _open(self) -> None:
         self.capture = cv2.VideoCapture(self._path)
-        self._next = 0  # the place of the frame that is decoded next
+        self._next = 0  # the place of the frame that is decoded next, also how many were
 
     def close(self) -> None:
         self.capture.release()
@@ -45,37 +57,51 @@ class VideoFile:
         return rate if 1 <= rate <= 240 else USUAL_RATE
 
     def count(self) -> int:
-        """How many frames can be read, which may be fewer than the container says. Raises `InputError` for none."""
-        stated = self._stated()
-        for place in range(stated - 1, max(stated - 1 - OVERSTATED, -1), -1):
-            with suppress(InputError):
-                self.read(place)
-                return place + 1
-        return stated
+        """How many frames there are: all are decoded. Raises `InputError` for none."""
+        if self._next:
+            self._rewind()
+        while self._grab():
+            pass
+        count, stated = self._next, self.capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self._rewind()
+        if not count:
+            raise self._unreadable()
+        if count == stated + 1 and STOPS_AT_STATED:
+            raise InputError(
+                f"video {self.name} says that it has {stated:.0f} frames and has more, which OpenCV {cv2.__version__} "
+                f"does not read: write its header anew, ffmpeg -i {shlex.quote(self.name)} -c copy NEW"
+            )
+        return count
 
     def read(self, place: int) -> Frame:
-        """Frame `place`, HxWx3 BGR uint8. Successive ones are decoded in order, to others it seeks.
+        """Frame `place`, HxWx3 BGR uint8: all before it are decoded, too, those that were not yet.
 
-        Raises `InputError` when it cannot be decoded.
+        Raises `InputError` when it cannot be decoded, or there are fewer.
         """
-        self._stated()
         if place < self._next:
-            self.close()
-            self._open()  # some decoders do not leave the end of a file again
-        if place != self._next:
-            self.capture.set(cv2.CAP_PROP_POS_FRAMES, place)
-        self._next = place + 1
-        decoded, frame = self.capture.read()
+            self._rewind()
+        while self._next <= place:
+            if not self._grab():
+                count = self._next
+                self._rewind()
+                raise InputError(f"frame {place} of video {self.name} cannot be read: it has {count}")
+        decoded, frame = self.capture.retrieve()
         if not decoded or not usable(frame):
             raise InputError(f"frame {place} of video {self.name} cannot be read")
         return np.asarray(frame, np.uint8)
 
-    def _stated(self) -> int:
-        """What the container counts."""
-        frames = int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        if frames < 1:
-            raise self._unreadable()
-        return frames
+    def _grab(self) -> bool:
+        """Decode the next frame; False at the end."""
+        for _ in range(DAMAGED):
+            if self.capture.grab():
+                self._next += 1
+                return True
+        return False
+
+    def _rewind(self) -> None:
+        """Begin again: some decoders do not leave the end of a file."""
+        self.close()
+        self._open()
 
     def _unreadable(self) -> InputError:
         if not self.name.lower().endswith(VIDEOS):

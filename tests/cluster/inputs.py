@@ -1,4 +1,4 @@
-"""A bundle, frames in folders, a video of numbers, a pool that stands for many workers, and a folder's bytes."""
+"""A bundle, frames in folders, a pool that stands for many workers, and a folder's bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from onnx import numpy_helper
 
@@ -27,21 +26,6 @@ def pictures(folder: Path, count: int = 3) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_png(path, scene(5, index, SIZE)[0])
     return folder
-
-
-def video(path: Path, count: int) -> Path:
-    """Frame n is grey, 3·n + 5: no codec takes one for another (see `number_of`)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, SIZE[::-1])
-    assert writer.isOpened()
-    for number in range(count):
-        writer.write(np.full((*SIZE, 3), 3 * number + 5, np.uint8))
-    writer.release()
-    return path
-
-
-def number_of(frame: np.ndarray) -> int:
-    return round((float(frame.mean()) - 5) / 3)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,16 +17,29 @@ from click.testing import CliRunner, Result
 
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.cli import main
-from refinenet_edge.cluster import batch
-from refinenet_edge.cluster.batch import PROBLEMS, RUN, FrameProblem, Job, Labeller, LabellingRecord, label
-from refinenet_edge.cluster.bundles import opening
+from refinenet_edge.cluster import batch, work
+from refinenet_edge.cluster.batch import (
+    INPUTS,
+    PROBLEMS,
+    RUN,
+    Format,
+    FrameProblem,
+    Job,
+    Labeller,
+    LabellingRecord,
+    label,
+)
+from refinenet_edge.cluster.bundles import Opening, opening
 from refinenet_edge.cluster.work import Item
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
-from refinenet_edge.frames.images import read_image
-from refinenet_edge.records import from_json
+from refinenet_edge.frames.images import read_image, write_png
+from refinenet_edge.frames.video import VideoFile
+from refinenet_edge.labels import numbered
+from refinenet_edge.records import Mask, from_json
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene
-from tests.cluster.inputs import Many, contents, pictures, tiny_bundle, video
+from tests.cluster.inputs import Many, contents, pictures, tiny_bundle
+from tests.videos import miscounted, number_of, timed, uncounted, written
 
 COUNT = 5
 
@@ -52,7 +66,7 @@ def masks(folder: Path) -> dict[str, np.ndarray]:
 
 
 def test_labels_are_the_segmenters(bundle: Path, source: Path, tmp_path: Path) -> None:
-    video(source / "drive.avi", 3)
+    written(source / "drive.avi", 3)
     done = run(bundle, source, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert f"{COUNT + 3} of {COUNT + 3} frames labelled on openvino" in done.output
@@ -65,7 +79,7 @@ def test_labels_are_the_segmenters(bundle: Path, source: Path, tmp_path: Path) -
     made = from_json(LabellingRecord, (tmp_path / "out" / RUN).read_text())
     assert (made.backend, made.format, made.source) == ("openvino", "png", str(source.resolve()))
     assert made.identity == open_bundle(bundle).identity
-    assert len(contents(tmp_path / "out")) == COUNT + 3 + 1
+    assert len(contents(tmp_path / "out")) == COUNT + 3 + 2
 
 
 @pytest.mark.parametrize("form", ["png", "parquet"])
@@ -163,7 +177,7 @@ def test_a_frame_that_kills_its_worker_costs_only_itself(
     def deadly(piece: Sequence[Item]) -> bool:
         return any(item.id == "scenes-7/000002" for item in piece)
 
-    monkeypatch.setattr(batch, "find", lambda source: [tuple(items(source)[i : i + 2]) for i in (0, 2, 4)])
+    monkeypatch.setattr(work, "PIECE", 2)
     whole = label(open_bundle(bundle), "scenes:7:6", str(tmp_path / "whole"))
     assert whole.labelled == 6
     monkeypatch.setattr(batch, "open_pool", lambda *_, **__: nullcontext(Many(workers, deadly)))
@@ -177,8 +191,112 @@ def test_a_frame_that_kills_its_worker_costs_only_itself(
     assert found == expected
 
 
-def items(source: str) -> list[Item]:
-    return [Item(f"scenes-7/00000{index}", "", index) for index in range(6)]
+MISLEADING = {
+    "gap.mp4": lambda path: timed(path, [1 / 30] * 20 + [1.0] + [1 / 30] * 49),
+    "vfr.mp4": lambda path: timed(path, [1 / 30, 1 / 10] * 35),
+    "more.avi": lambda path: miscounted(path, 70, 90),
+    "fewer.avi": lambda path: miscounted(path, 70, 10),
+    "piped.mkv": lambda path: uncounted(path, 70),
+}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_labels_of_videos_are_of_the_frame_that_they_are_named_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    numbers = []
+
+    class Says:
+        """Labels a frame with the number that is drawn in it."""
+
+        def segment(self, frame: np.ndarray) -> Mask:
+            numbers.append(number_of(frame))
+            return Mask(np.full(frame.shape[:2], numbers[-1], np.uint8), numbered(100))
+
+        def close(self) -> None: ...
+
+    (tmp_path / "in").mkdir()
+    for name, make in MISLEADING.items():
+        make(tmp_path / "in" / name)
+    monkeypatch.setattr(Opening, "segmenter", lambda self: Says())
+    monkeypatch.setattr(batch, "open_pool", lambda *_, **__: nullcontext(Many(workers)))
+    made = tiny_bundle(tmp_path / "tiny")
+    done = label(open_bundle(made), str(tmp_path / "in"), str(tmp_path / "out"), ray="auto")
+    assert (done.frames, done.labelled, done.problems) == (5 * 70, 5 * 70, ())
+    found = {name: int(image.max()) for name, image in masks(tmp_path / "out").items()}
+    assert found == {f"{name}/{place:06d}.png": place for name in MISLEADING for place in range(70)}
+    gone = [f"{name}/{place:06d}.png" for name in MISLEADING for place in (0, 1, 63, 64, 69)]
+    for name in gone:
+        (tmp_path / "out" / name).unlink()
+    again = label(open_bundle(made), str(tmp_path / "in"), str(tmp_path / "out"), ray="auto")
+    assert (again.before, again.labelled) == (5 * 65, 25)
+    assert {name: int(image.max()) for name, image in masks(tmp_path / "out").items()} == found
+
+
+@pytest.mark.parametrize("form", ["png", "parquet"])
+@pytest.mark.parametrize("same_time", [False, True])
+def test_labels_of_what_was_replaced_are_made_again(
+    bundle: Path, source: Path, tmp_path: Path, form: Format, same_time: bool
+) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    written(source / "drive.avi", 9)
+    opened, out = open_bundle(bundle), str(tmp_path / "out")
+    label(opened, str(source), out, form=form)
+    for name in ("2.png", "drive.avi"):
+        before = (source / name).stat()
+        if name == "2.png":
+            write_png(tmp_path / name, scene(6, 3, (30, 20))[0])
+        else:
+            written(tmp_path / name, 5, "MPNG")
+        (tmp_path / name).replace(source / name)
+        if same_time:
+            os.utime(source / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = label(opened, str(source), out, form=form)
+    whole = label(opened, str(source), str(tmp_path / "whole"), form=form)
+    assert whole.labelled == COUNT + 5 == again.frames
+    assert (again.before, again.labelled) == ((COUNT - 1, 6) if form == "png" else (0, COUNT + 5))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert label(opened, str(source), out, form=form).labelled == 0
+
+
+def test_labels_of_an_image_that_is_gone_stay_until_another_has_its_name(
+    bundle: Path, source: Path, tmp_path: Path
+) -> None:
+    opened, out = open_bundle(bundle), tmp_path / "out"
+    label(opened, str(source), str(out))
+    kept = (source / "2.png").rename(tmp_path / "2.png")
+    assert label(opened, str(source), str(out)).labelled == 0
+    assert "2.png.png" in contents(out)
+    write_png(source / "2.png", scene(6, 3, (30, 20))[0])
+    assert label(opened, str(source), str(out)).labelled == 1
+    assert masks(out)["2.png.png"].shape == (30, 20)
+    kept.unlink()
+
+
+def test_a_video_is_counted_once(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "in" / "drive.avi", 3)
+    count, counted = VideoFile.count, []
+    monkeypatch.setattr(VideoFile, "count", lambda self: (counted.append(self.name), count(self))[1])
+    for _ in range(2):
+        label(open_bundle(bundle), str(tmp_path / "in"), str(tmp_path / "out"))
+    assert counted == ["drive.avi"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"files": {"0.png": {"stamp": 3}}}'])
+def test_a_damaged_list_of_inputs_is_named(bundle: Path, source: Path, tmp_path: Path, text: str) -> None:
+    out = tmp_path / "out"
+    label(open_bundle(bundle), str(source), str(out))
+    (out / INPUTS).write_text(text)
+    with pytest.raises(InputError, match=r"inputs\.json cannot be read: .*name another --out"):
+        label(open_bundle(bundle), str(source), str(out))
+
+
+def test_without_the_list_of_inputs_nothing_is_believed(bundle: Path, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    label(open_bundle(bundle), str(source), str(out))
+    (out / INPUTS).unlink()
+    assert label(open_bundle(bundle), str(source), str(out)).labelled == COUNT
 
 
 def test_what_concerns_every_frame_stops_the_run(
@@ -237,7 +355,7 @@ def test_labels_of_an_earlier_toolkit_are_left_alone(bundle: Path, source: Path,
     before = contents(out)
     done = run(bundle, source, "--out", out)
     assert done.exit_code == 2
-    assert "batch.json cannot be read: LabellingRecord: schema 1, this toolkit reads 2" in done.stderr
+    assert "batch.json cannot be read: LabellingRecord: schema 1, this toolkit reads 3" in done.stderr
     assert "name another --out" in done.stderr
     assert contents(out) == before
 

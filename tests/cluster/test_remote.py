@@ -16,7 +16,8 @@ from refinenet_edge.bundle import open_bundle
 from refinenet_edge.cluster.batch import PROBLEMS, label
 from refinenet_edge.cluster.storage import Remote, locate, open_storage, shown
 from refinenet_edge.errors import InputError
-from tests.cluster.inputs import contents, pictures, tiny_bundle, video
+from tests.cluster.inputs import contents, pictures, tiny_bundle
+from tests.videos import written
 
 # what moto and botocore warn of is theirs
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]
@@ -88,7 +89,7 @@ def test_a_scheme_that_nobody_has() -> None:
 def test_labels_there_are_those_here(tmp_path: Path, s3: str, form: str) -> None:
     bundle = open_bundle(tiny_bundle(tmp_path / "b"))
     here = pictures(tmp_path / "in", COUNT)
-    video(here / "drive.avi", 3)
+    written(here / "drive.avi", 3)
     (here / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     source, out = s3.format(f"in-{form}"), s3.format(f"out-{form}")
     for name, data in contents(here).items():

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from refinenet_edge.cluster.work import PIECE, Item, Reader, everywhere, find
+from refinenet_edge.cluster.work import PIECE, Counter, InputFile, Piece, Reader, everywhere, find, is_video, pieces_of
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames.images import read_image
+from refinenet_edge.frames.video import VideoFile
 from refinenet_edge.scenes import VALIDATION_COUNT, scene
-from tests.cluster.inputs import number_of, pictures, video
+from tests.cluster.inputs import pictures
+from tests.videos import number_of, written
+
+
+def pieces(source: str | Path) -> list[Piece]:
+    """As `batch` makes them."""
+    files, count = find(str(source)), Counter(str(source)) if Path(source).exists() else None
+    lengths = {name: count(name)[0] for name in files if count and is_video(name)}
+    return pieces_of(str(source), {name: InputFile(file.stamp, lengths.get(name)) for name, file in files.items()})
 
 
 def ids(source: str | Path) -> list[list[str]]:
-    return [[item.id for item in piece] for piece in find(str(source))]
+    return [[item.id for item in piece] for piece in pieces(source)]
 
 
 def test_a_folder_is_all_that_is_below_it_and_not_hidden(tmp_path: Path) -> None:
@@ -25,15 +35,15 @@ def test_a_folder_is_all_that_is_below_it_and_not_hidden(tmp_path: Path) -> None
         (tmp_path / name).write_bytes(b"")
     assert ids(tmp_path) == [["0.png", "2.png", "street/1.png", "street/3.png"]]
     assert ids(tmp_path / "street" / "1.png") == [["1.png"]]
-    items = find(str(tmp_path))[0]
+    items = pieces(tmp_path)[0]
     for item, frame in Reader(str(tmp_path)).frames(items):
         assert np.array_equal(frame, read_image(tmp_path / item.id))
 
 
 def test_scenes_in_pieces() -> None:
-    assert list(map(len, find(f"scenes:7:{2 * PIECE + 5}"))) == [PIECE, PIECE, 5]
+    assert list(map(len, pieces(f"scenes:7:{2 * PIECE + 5}"))) == [PIECE, PIECE, 5]
     assert ids("scenes:7:2") == [["scenes-7/000000", "scenes-7/000001"]]
-    ((_, second),) = Reader("scenes:7:2").frames(find("scenes:7:2")[0][1:])
+    ((_, second),) = Reader("scenes:7:2").frames(pieces("scenes:7:2")[0][1:])
     assert np.array_equal(second, scene(7, 1)[0])
 
 
@@ -54,22 +64,31 @@ def test_a_source_means_the_same_to_every_worker(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("left", ["all", "the last of a piece"])
 def test_a_frame_of_a_video_is_the_same_whoever_reads_it(tmp_path: Path, left: str) -> None:
-    video(tmp_path / "sub" / "drive.avi", PIECE + 9)
-    pieces = find(str(tmp_path))
-    assert [len(piece) for piece in pieces] == [PIECE, 9]
-    assert pieces[1][0] == Item(f"sub/drive.avi/{PIECE:06d}", "sub/drive.avi", PIECE)
-    for piece in pieces:
-        for item, frame in Reader(str(tmp_path)).frames(piece if left == "all" else piece[-2:]):
-            assert isinstance(frame, np.ndarray)
+    written(tmp_path / "sub" / "drive.avi", PIECE + 9)
+    first, second = pieces(tmp_path)
+    assert (len(first), len(second), second[0].id) == (PIECE, 9, f"sub/drive.avi/{PIECE:06d}")
+    one = Reader(str(tmp_path))
+    for reader, piece in ((one, first), (one, second), (one, first), (Reader(str(tmp_path)), second)):
+        for item, frame in reader.frames(piece if left == "all" else piece[-2:]):
+            assert isinstance(frame, np.ndarray), frame
             assert number_of(frame) == item.place
+
+
+def test_a_worker_decodes_on_and_no_frame_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "drive.avi", 2 * PIECE + 9)
+    found, opened, reader = pieces(tmp_path), [], Reader(str(tmp_path))
+    open_ = VideoFile._open
+    monkeypatch.setattr(VideoFile, "_open", lambda self: (opened.append(None), open_(self)))
+    assert [number_of(frame) for piece in found for _, frame in reader.frames(piece)] == list(range(2 * PIECE + 9))
+    assert len(opened) == 1
+    reader.close()
 
 
 def test_frames_that_cannot_be_read_are_said_and_the_rest_comes(tmp_path: Path) -> None:
     pictures(tmp_path, 3)
     (tmp_path / "0.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
     (tmp_path / "b.mp4").write_bytes(b"no video")
-    pieces = find(str(tmp_path))
-    found = [pair for piece in pieces for pair in Reader(str(tmp_path)).frames(piece)]
+    found = [pair for piece in pieces(tmp_path) for pair in Reader(str(tmp_path)).frames(piece)]
     wrong = {item.id: str(frame) for item, frame in found if isinstance(frame, InputError)}
     assert wrong.keys() == {"0.png", "b.mp4/000000"}
     assert "0.png cannot be decoded" in wrong["0.png"]
@@ -77,13 +96,28 @@ def test_frames_that_cannot_be_read_are_said_and_the_rest_comes(tmp_path: Path) 
     assert len(found) == 4
 
 
-def test_a_video_that_was_cut_after_it_was_listed(tmp_path: Path) -> None:
-    video(tmp_path / "a.avi", 6)
-    (piece,) = find(str(tmp_path))
-    video(tmp_path / "a.avi", 4)
-    found = [frame for _, frame in Reader(str(tmp_path)).frames(piece)]
-    assert [isinstance(frame, InputError) for frame in found] == [False] * 4 + [True] * 2
-    assert str(found[4]) == "frame 4 of video a.avi cannot be read"
+@pytest.mark.parametrize("name", ["a.avi", "0.png"])
+def test_a_file_that_was_replaced_after_it_was_listed_is_not_read(tmp_path: Path, name: str) -> None:
+    written(tmp_path / "a.avi", 6)
+    pictures(tmp_path, 1)
+    found = {piece[0].file: piece for piece in pieces(tmp_path)}
+    data = (tmp_path / name).read_bytes()
+    replaced = (tmp_path / name).stat()
+    (tmp_path / "other").write_bytes(data)
+    os.utime(tmp_path / "other", ns=(replaced.st_atime_ns, replaced.st_mtime_ns))  # as cp -p and tar do
+    (tmp_path / "other").replace(tmp_path / name)
+    frames = [frame for _, frame in Reader(str(tmp_path)).frames(found[name])]
+    assert {str(frame) for frame in frames} == {f"{name} has changed since it was listed: start the run again"}
+
+
+def test_a_video_that_is_written_to_while_it_is_read(tmp_path: Path) -> None:
+    written(tmp_path / "a.avi", 6)
+    (piece,) = pieces(tmp_path)
+    frames = Reader(str(tmp_path)).frames(piece)
+    assert number_of(next(frames)[1]) == 0
+    with (tmp_path / "a.avi").open("ab") as file:
+        file.write(b"more")
+    assert "a.avi has changed since it was opened" in str(next(frames)[1])
 
 
 @pytest.mark.parametrize(("name", "said"), [("notes.txt", "no image or video in"), ("a\udc80.png", "rename it")])

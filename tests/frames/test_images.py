@@ -12,6 +12,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.frames import images, open_frames, open_source, parse
 from refinenet_edge.frames.images import image_size, list_images, read_image, write_image, write_png
 from refinenet_edge.records import MAX_SIDE
+from refinenet_edge.scenes import scene
 from tests.demo.fakes import grey, levels
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (13, 21, 3), np.uint8)
@@ -217,3 +218,49 @@ def test_images_in_sub_folders_are_not_taken_and_that_is_said(tmp_path: Path) ->
     write_png(tmp_path / "day" / "a.png", grey(1))
     with pytest.raises(InputError, match="not in its sub-folders"):
         open_frames(parse(str(tmp_path)))
+
+
+# the decoder alone passes all but the first two in OpenCV 4 and 5, and those in 4.8 to 4.10
+DAMAGED = {
+    "cut in half": lambda whole: whole[: len(whole) // 2],
+    "without its end": lambda whole: whole[:-2],
+    "cut in half, with a preview": lambda whole: preview(whole)[: len(preview(whole)) // 2],
+    "cut in half, with an end": lambda whole: whole[: len(whole) // 2] + b"\xff\xd9",
+    "with a hole": lambda whole: whole[: len(whole) // 2] + whole[len(whole) // 2 + 4096 :],
+    "with zeros": lambda whole: whole[: len(whole) // 2] + bytes(4096) + whole[len(whole) // 2 + 4096 :],
+    "with something else": lambda whole: whole[: len(whole) // 2] + 512 * bytes(range(1, 9)) + whole[-9000:],
+}
+
+
+def preview(whole: bytes) -> bytes:
+    """With a small JPEG in its header, which has an end of its own."""
+    small = encoded(".jpg")
+    return whole[:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + whole[2:]
+
+
+@pytest.mark.parametrize("options", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4]])
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_jpeg_is_refused_by_name(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], how: str, options
+) -> None:
+    whole = cv2.imencode(".jpg", scene(5, 0, (400, 500))[0], options)[1].tobytes()
+    assert read_image(saved(tmp_path / "whole.jpg", whole + b"\0 and what some cameras add")).shape == (400, 500, 3)
+    assert read_image(saved(tmp_path / "preview.jpg", preview(whole))).shape == (400, 500, 3)
+    with pytest.raises(InputError, match=r"image .*half\.jpg (cannot be .*cut short|is damaged: its decoder)"):
+        read_image(saved(tmp_path / "half.jpg", DAMAGED[how](whole)))
+    assert capfd.readouterr().err == ""
+
+
+def test_what_others_write_to_stderr_meanwhile_is_not_lost(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = cv2.imdecode
+
+    def noisy(*arguments):
+        os.write(2, b"Corrupt JPEG data: of a thread\nand this\n")
+        return decode(*arguments)
+
+    monkeypatch.setattr(cv2, "imdecode", noisy)
+    with pytest.raises(InputError, match="its decoder says 'Corrupt JPEG data: of a thread'"):
+        images.decode_image(encoded(".jpg"), "a.jpg")
+    assert capfd.readouterr().err == "and this\n"

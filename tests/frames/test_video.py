@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.frames import open_frames, open_source, parse
-from refinenet_edge.frames.video import VideoFile, frames_of
-from refinenet_edge.opencv import cv2
+from refinenet_edge.frames import Video, open_frames, open_source, parse
+from refinenet_edge.frames.video import STOPS_AT_STATED, VideoFile, frames_of
 from refinenet_edge.records import Frame
-from tests.demo.fakes import grey, levels, write_video
+from tests.demo.fakes import levels, write_video
+from tests.videos import miscounted, number_of, timed, uncounted
 
 LEVELS = [10, 30, 50, 70, 90, 110, 130, 150]
 
@@ -87,57 +87,55 @@ def test_a_name_with_colons_is_a_file_not_an_address(tmp_path: Path, monkeypatch
     assert levels(open_source("12:30:00.avi", every_frame=True)) == LEVELS
 
 
-class Overstated:
-    """A `cv2.VideoCapture` of 5 frames whose container counts `stated`."""
-
-    stated = 8
-
-    def __init__(self, path: str) -> None:
-        self._place = 0
-
-    def isOpened(self) -> bool:  # noqa: N802
-        return True
-
-    def get(self, what: int) -> float:
-        return {cv2.CAP_PROP_FRAME_COUNT: float(self.stated), cv2.CAP_PROP_FPS: 25.0}[what]
-
-    def set(self, what: int, place: int) -> None:
-        assert what == cv2.CAP_PROP_POS_FRAMES
-        self._place = place
-
-    def read(self) -> tuple[bool, object]:
-        self._place += 1
-        return self._place <= 5, grey(self._place % 256)
-
-    def release(self) -> None: ...
+MISLEADING = {
+    "a second is missing": lambda path: timed(path / "v.mp4", [1 / 30] * 20 + [1.0] + [1 / 30] * 29),
+    "the rate changes": lambda path: timed(path / "v.mp4", [1 / 30, 1 / 10] * 25),
+    "more are counted": lambda path: miscounted(path / "v.avi", 50, 90),
+    "fewer are counted": lambda path: miscounted(path / "v.avi", 50, 10),
+    "none are counted": lambda path: uncounted(path / "v.mkv", 50),
+}
 
 
-@pytest.mark.parametrize(("stated", "count"), [(8, 5), (5, 5), (3, 3), (4_000, 4_000)])
-def test_the_count_is_what_can_be_read_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: int, count: int
-) -> None:
-    monkeypatch.setattr(cv2, "VideoCapture", Overstated)
-    monkeypatch.setattr(Overstated, "stated", stated)
-    (tmp_path / "v.mp4").touch()
-    with closing(VideoFile(tmp_path / "v.mp4")) as video:
-        assert video.count() == count
+@pytest.mark.parametrize("what", MISLEADING)
+def test_frames_are_numbered_as_they_are_decoded(tmp_path: Path, what: str) -> None:
+    if what == "fewer are counted" and STOPS_AT_STATED:
+        with pytest.raises(InputError, match=r"says that it has 10 frames and has more, .* ffmpeg -i .*v\.avi -c copy"):
+            open_frames(parse(str(MISLEADING[what](tmp_path))))
+        return
+    frames = open_frames(parse(str(MISLEADING[what](tmp_path))))
+    assert len(frames) == 50
+    for index in (*range(50), 3, 49, 40, 25, 25, 26, 0):
+        assert number_of(frames.read(index)) == index
+    some = frames_of(next(tmp_path.iterdir()), 4)
+    assert some.names == ("frame_000000", "frame_000016", "frame_000033", "frame_000049")
+    assert [number_of(some.read(index)) for index in range(4)] == [0, 16, 33, 49]
 
 
-def test_a_container_without_a_count_is_refused_by_number_and_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cv2, "VideoCapture", Overstated)
-    monkeypatch.setattr(Overstated, "stated", 0)
-    (tmp_path / "v.mp4").touch()
-    with closing(VideoFile(tmp_path / "v.mp4", "drive/v.mp4")) as video:
-        for read in (video.count, lambda: video.read(0)):
-            with pytest.raises(InputError, match=r"video drive/v\.mp4 cannot be read"):
-                read()
+def test_a_place_that_there_is_not_is_refused_and_the_rest_stays(tmp_path: Path) -> None:
+    with closing(VideoFile(miscounted(tmp_path / "v.avi", 4, 9), "drive/v.avi")) as video:
+        with pytest.raises(InputError, match=r"frame 6 of video drive/v\.avi cannot be read: it has 4"):
+            video.read(6)
+        assert (number_of(video.read(3)), video.count(), number_of(video.read(1))) == (3, 4, 1)
 
 
-def test_what_a_decoder_gives_that_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["a.ts", "b.H264", "c.3gp", "d.mpg"])
+def test_what_else_video_files_are_called(tmp_path: Path, name: str) -> None:
+    path = uncounted(tmp_path / name, 3)
+    assert isinstance(parse(str(path)), Video)
+    assert len(open_frames(parse(str(path)))) == 3
+
+
+def test_what_a_decoder_gives_that_is_no_image(tmp_path: Path) -> None:
+    class Grey:
+        def grab(self) -> bool:
+            return True
+
+        def retrieve(self) -> tuple[bool, object]:
+            return True, np.zeros((4, 4), np.uint8)
+
+        def release(self) -> None: ...
+
     with closing(VideoFile(write_video(tmp_path / "v.avi", LEVELS))) as video:
-        monkeypatch.setattr(Overstated, "read", lambda self: (True, np.zeros((4, 4), np.uint8)))
-        video.capture = Overstated("")
+        video.capture = Grey()
         with pytest.raises(InputError, match=r"frame 3 of video .*v\.avi cannot be read"):
             video.read(3)
