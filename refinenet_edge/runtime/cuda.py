@@ -19,7 +19,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -72,8 +72,6 @@ class Graphs(Protocol):
     def launch(self, graph: Any, stream: int) -> None:
         """Queue `graph`."""
 
-    def destroy(self, graph: Any) -> None: ...
-
 
 class Provider(Protocol):
     """The CUDA calls on one device. Handles and addresses are integers, sizes bytes; a failure raises `CudaError`.
@@ -102,12 +100,8 @@ class Provider(Protocol):
 
     def allocate(self, size: int) -> int: ...
 
-    def free(self, address: int) -> None: ...
-
     def allocate_host(self, size: int) -> tuple[int, int]:
         """Page-locked memory that is mapped for the device: its address on the host and on the device."""
-
-    def free_host(self, host: int) -> None: ...
 
     def upload(self, address: int, array: npt.NDArray[Any], stream: int) -> None:
         """Queue a copy of a contiguous `array`, which must live until it has run."""
@@ -118,14 +112,10 @@ class Provider(Protocol):
     def make_stream(self) -> int:
         """A stream that does not wait for the default stream."""
 
-    def destroy_stream(self, stream: int) -> None: ...
-
     def synchronize(self, stream: int) -> None:
         """Wait for everything queued on `stream`."""
 
     def make_event(self) -> int: ...
-
-    def destroy_event(self, event: int) -> None: ...
 
     def record(self, event: int, stream: int) -> None: ...
 
@@ -144,10 +134,12 @@ class Provider(Protocol):
     def launch(self, module: Any, kernel: str, grid: Dim, block: Dim, args: tuple[Any, ...], stream: int) -> None:
         """Queue `kernel`; `args` are ctypes values, as the source declares them, and may go after the call."""
 
-    def unload(self, module: Any) -> None: ...
+    def give_back(self, kind: Kind, thing: Any) -> None:
+        """Give back what was made: memory by its address, else its handle."""
 
 
 Dim = tuple[int, int, int]
+Kind = Literal["device", "host", "streams", "events", "modules", "graphs"]  # of what is made; the first two are memory
 
 
 def load_cuda() -> Callable[[], Provider]:
@@ -352,21 +344,20 @@ class Scope:
     def __init__(self, cuda: Cuda) -> None:
         self.cuda = cuda
         self.held: Counter[str] = Counter()
-        self._returns: list[tuple[str, int, Callable[[], None]]] = []
+        self._made: list[tuple[Kind, int, Any]] = []
 
-    def _own(self, kind: str, amount: int, give_back: Callable[[], None]) -> None:
-        self._returns.append((kind, amount, give_back))
+    def _own(self, kind: Kind, amount: int, thing: Any) -> None:
+        self._made.append((kind, amount, thing))
         for counter in (self.held, self.cuda.held):
             counter[kind] += amount
 
     def memory(self, size: int) -> int:
         """The address of `size` bytes on the device."""
-        provider = self.cuda.provider
         try:
-            address = provider.allocate(size)
+            address = self.cuda.provider.allocate(size)
         except CudaError as exc:
             raise self._explained(exc) from exc
-        self._own("device", size, lambda: provider.free(address))
+        self._own("device", size, address)
         return address
 
     def put(self, array: npt.NDArray[Any]) -> int:
@@ -378,12 +369,11 @@ class Scope:
 
     def host(self, size: int) -> tuple[npt.NDArray[np.uint8], int]:
         """Page-locked, mapped memory: as `size` bytes here, which end with the scope, and its address on the device."""
-        provider = self.cuda.provider
         try:
-            host, device = provider.allocate_host(size)
+            host, device = self.cuda.provider.allocate_host(size)
         except CudaError as exc:
             raise self._explained(exc) from exc
-        self._own("host", size, lambda: provider.free_host(host))
+        self._own("host", size, host)
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(host)), device
 
     def _explained(self, exc: CudaError) -> CudaError:
@@ -398,19 +388,19 @@ class Scope:
     def stream(self) -> int:
         """A new non-blocking stream."""
         stream = self.cuda.provider.make_stream()
-        self._own("streams", 1, lambda: self.cuda.provider.destroy_stream(stream))
+        self._own("streams", 1, stream)
         return stream
 
     def event(self) -> int:
         """A new event."""
         event = self.cuda.provider.make_event()
-        self._own("events", 1, lambda: self.cuda.provider.destroy_event(event))
+        self._own("events", 1, event)
         return event
 
     def module(self, image: bytes) -> Any:
         """Compiled kernels on the device."""
         module = self.cuda.provider.load(image)
-        self._own("modules", 1, lambda: self.cuda.provider.unload(module))
+        self._own("modules", 1, module)
         return module
 
     def graph(self, queue: Callable[[], None]) -> Any:
@@ -418,7 +408,7 @@ class Scope:
         graphs = self.cuda.provider.graphs
         assert graphs is not None  # the caller asks
         graph = graphs.capture(queue, self.cuda.stream)
-        self._own("graphs", 1, lambda: graphs.destroy(graph))
+        self._own("graphs", 1, graph)
         return graph
 
     def close(self) -> None:
@@ -426,19 +416,20 @@ class Scope:
 
         What fails is logged, and the rest is given back.
         """
-        if self._returns:
-            self._try(lambda: self.cuda.provider.synchronize(self.cuda.stream))
-        while self._returns:
-            kind, amount, give_back = self._returns.pop()
+        provider = self.cuda.provider
+        if self._made:
+            self._try(provider.synchronize, self.cuda.stream)
+        while self._made:
+            kind, amount, thing = self._made.pop()
             for counter in (self.held, self.cuda.held):
                 counter[kind] -= amount
-            self._try(give_back)
+            self._try(provider.give_back, kind, thing)
         with suppress(ValueError):  # a second call
             self.cuda._scopes.remove(self)
 
-    def _try(self, act: Callable[[], None]) -> None:
+    def _try(self, act: Callable[..., None], *args: Any) -> None:
         try:
-            act()
+            act(*args)
         except CudaError as exc:
             self.cuda.lost |= exc.code in LOST
             # a lost device takes nothing back: the end of the process frees all

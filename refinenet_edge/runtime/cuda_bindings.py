@@ -14,9 +14,17 @@ from typing import Any
 import numpy.typing as npt
 
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
-from refinenet_edge.runtime.cuda import Dim, driver_cuda, failed, too_new
+from refinenet_edge.runtime.cuda import Dim, Kind, driver_cuda, failed, too_new
 
 MODULES = {"driver": ("cuda.bindings.driver", "cuda.cuda"), "nvrtc": ("cuda.bindings.nvrtc", "cuda.nvrtc")}
+GIVE_BACK: dict[Kind, str] = {
+    "device": "cuMemFree",
+    "host": "cuMemFreeHost",
+    "streams": "cuStreamDestroy",
+    "events": "cuEventDestroy",
+    "modules": "cuModuleUnload",
+    "graphs": "cuGraphExecDestroy",
+}
 
 
 def load() -> Callable[[], CudaBindings]:
@@ -97,20 +105,14 @@ class CudaBindings:
     def allocate(self, size: int) -> int:
         return int(self._call("cuMemAlloc", size, about=f" of {size} bytes"))
 
-    def free(self, address: int) -> None:
-        self._call("cuMemFree", address, about=f" of {address:#x}")
-
     def allocate_host(self, size: int) -> tuple[int, int]:
         flags = self._cu.CU_MEMHOSTALLOC_DEVICEMAP | self._cu.CU_MEMHOSTALLOC_PORTABLE
         host = int(self._call("cuMemHostAlloc", size, flags, about=f" of {size} bytes"))
         try:
             return host, int(self._call("cuMemHostGetDevicePointer", host, 0))
         except BaseException:
-            self.free_host(host)
+            self.give_back("host", host)
             raise
-
-    def free_host(self, host: int) -> None:
-        self._call("cuMemFreeHost", host, about=f" of {host:#x}")
 
     def upload(self, address: int, array: npt.NDArray[Any], stream: int) -> None:
         about = f" of {array.nbytes} bytes"
@@ -123,17 +125,11 @@ class CudaBindings:
     def make_stream(self) -> int:
         return int(self._call("cuStreamCreate", self._cu.CUstream_flags.CU_STREAM_NON_BLOCKING))
 
-    def destroy_stream(self, stream: int) -> None:
-        self._call("cuStreamDestroy", stream)
-
     def synchronize(self, stream: int) -> None:
         self._call("cuStreamSynchronize", stream)
 
     def make_event(self) -> int:
         return int(self._call("cuEventCreate", self._cu.CUevent_flags.CU_EVENT_DISABLE_TIMING))
-
-    def destroy_event(self, event: int) -> None:
-        self._call("cuEventDestroy", event)
 
     def record(self, event: int, stream: int) -> None:
         self._call("cuEventRecord", event, stream)
@@ -150,7 +146,7 @@ class CudaBindings:
             self.record(event, foreign)
             self.wait(stream, event)
         finally:
-            self.destroy_event(event)  # CUDA keeps it until it has happened
+            self.give_back("events", event)  # CUDA keeps it until it has happened
 
     def load(self, image: bytes) -> Any:
         return self._call("cuModuleLoadData", image, about=f" of {len(image)} bytes")
@@ -161,8 +157,8 @@ class CudaBindings:
         values = (*grid, *block, 0, stream, ctypes.addressof(pointers), 0)
         self._call("cuLaunchKernel", function, *values, about=f" of {kernel}, grid {grid}")
 
-    def unload(self, module: Any) -> None:
-        self._call("cuModuleUnload", module)
+    def give_back(self, kind: Kind, thing: Any) -> None:
+        self._call(GIVE_BACK[kind], thing, about=f" of {thing:#x}" if kind in ("device", "host") else "")
 
 
 class CapturedGraphs:
@@ -190,9 +186,6 @@ class CapturedGraphs:
 
     def launch(self, graph: Any, stream: int) -> None:
         _call(self._cu, "cuGraphLaunch", graph, stream)
-
-    def destroy(self, graph: Any) -> None:
-        _call(self._cu, "cuGraphExecDestroy", graph)
 
 
 class Nvrtc:

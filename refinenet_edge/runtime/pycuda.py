@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import MissingExtra, RefineNetEdgeError
-from refinenet_edge.runtime.cuda import Dim, driver_library, error_name, failed, too_new
+from refinenet_edge.runtime.cuda import Dim, Kind, driver_library, error_name, failed, too_new
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
 NVCC = ("nvcc", "/usr/local/cuda/bin/nvcc")  # JetPack does not put it on the path
@@ -135,20 +135,12 @@ class PyCuda:
             memory = self._cuda.mem_alloc(size)
         return self._keep(memory, int(memory))
 
-    def free(self, address: int) -> None:
-        with _named(f"cuMemFree of {address:#x}"):
-            self._owned.pop(address).free()
-
     def allocate_host(self, size: int) -> tuple[int, int]:
         flags = self._cuda.host_alloc_flags.DEVICEMAP | self._cuda.host_alloc_flags.PORTABLE
         with _named(f"cuMemHostAlloc of {size} bytes"):
             array = self._cuda.pagelocked_empty(size, np.uint8, mem_flags=flags)
             device = int(array.base.get_device_pointer())
         return self._keep(array.base, array.ctypes.data), device
-
-    def free_host(self, host: int) -> None:
-        with _named(f"cuMemFreeHost of {host:#x}"):
-            self._owned.pop(host).free()
 
     def upload(self, address: int, array: npt.NDArray[Any], stream: int) -> None:
         with _named(f"cuMemcpyHtoDAsync of {array.nbytes} bytes"):
@@ -163,9 +155,6 @@ class PyCuda:
             stream = self._cuda.Stream(NON_BLOCKING)
         return self._keep(stream, int(stream.handle))
 
-    def destroy_stream(self, stream: int) -> None:
-        del self._owned[stream]
-
     def synchronize(self, stream: int) -> None:
         with _named("cuStreamSynchronize"):
             self._owned[stream].synchronize()
@@ -174,9 +163,6 @@ class PyCuda:
         with _named("cuEventCreate"):
             event = self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
         return self._keep(event, id(event))
-
-    def destroy_event(self, event: int) -> None:
-        del self._owned[event]
 
     def record(self, event: int, stream: int) -> None:
         with _named("cuEventRecord"):
@@ -209,8 +195,11 @@ class PyCuda:
             values = np.frombuffer(bytes(packed), f"V{len(packed)}")[0]
             function(values, block=block, grid=grid, stream=self._owned[stream])
 
-    def unload(self, module: Any) -> None:
-        del self._owned[module]
+    def give_back(self, kind: Kind, thing: Any) -> None:
+        owned = self._owned.pop(thing)  # streams, events and modules go with their object
+        if kind in ("device", "host"):
+            with _named(f"{'cuMemFree' if kind == 'device' else 'cuMemFreeHost'} of {thing:#x}"):
+                owned.free()
 
     def _keep(self, thing: Any, handle: int) -> int:
         self._owned[handle] = thing

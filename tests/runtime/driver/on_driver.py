@@ -257,8 +257,8 @@ def test_a_capture_that_fails_leaves_the_stream_usable(cuda: Cuda, forbidden: st
             scope.graph(queue)
         cuda.provider.synchronize(cuda.stream)
         assert held() == {"contexts": 1, "streams": 1}
-        cuda.provider.graphs.destroy(scope.graph(lambda: None))  # type: ignore[union-attr]
-        scope._returns.clear()
+        scope.graph(lambda: None)
+        scope.close()
 
 
 # --- kernels
