@@ -19,24 +19,7 @@ from refinenet_edge.bench.run import Options, run
 from refinenet_edge.bench.suite import Scope, read_suite
 
 __all__ = [
-    "BenchmarkRun",
-    "BundleEntry",
-    "Case",
-    "Contender",
-    "Entry",
-    "Estimate",
-    "Options",
-    "Scope",
-    "Stages",
-    "Timing",
-    "bundle_entry",
-    "compare",
-    "ratios",
-    "read_run",
-    "read_suite",
-    "run",
-    "summary",
-    "take_turns",
-    "timed",
+    "BenchmarkRun", "BundleEntry", "Case", "Contender", "Entry", "Estimate", "Options", "Scope", "Stages", "Timing",
+    "bundle_entry", "compare", "ratios", "read_run", "read_suite", "run", "summary", "take_turns", "timed",
     "write_run",
-]
+]  # fmt: skip

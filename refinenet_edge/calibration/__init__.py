@@ -9,13 +9,6 @@ from refinenet_edge.calibration.methods import parse_method, parse_overrides
 from refinenet_edge.calibration.ranges import read_ranges, require, write_ranges
 
 __all__ = [
-    "COUNT",
-    "DEFAULT",
-    "calibrate",
-    "calibration_frames",
-    "parse_method",
-    "parse_overrides",
-    "read_ranges",
-    "require",
+    "COUNT", "DEFAULT", "calibrate", "calibration_frames", "parse_method", "parse_overrides", "read_ranges", "require",
     "write_ranges",
-]
+]  # fmt: skip

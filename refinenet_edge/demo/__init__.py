@@ -20,17 +20,6 @@ from refinenet_edge.demo.stream import SegmentedFrame, live
 from refinenet_edge.frames import Captured, LiveSource, open_source
 
 __all__ = [
-    "Captured",
-    "Controls",
-    "Figures",
-    "LiveSource",
-    "Model",
-    "OverlayStyle",
-    "Recording",
-    "SegmentedFrame",
-    "Show",
-    "blend",
-    "draw",
-    "live",
-    "open_source",
-]
+    "Captured", "Controls", "Figures", "LiveSource", "Model", "OverlayStyle", "Recording", "SegmentedFrame", "Show",
+    "blend", "draw", "live", "open_source",
+]  # fmt: skip
