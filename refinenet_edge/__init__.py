@@ -18,8 +18,6 @@ A program needs the names below, and each is imported when it is first used:
     errors       RefineNetEdgeError: every error that is raised on purpose
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING
 

@@ -9,8 +9,6 @@ The usual code: cv2.resize to the network's size, normalise and transpose in num
 frame's size, numpy.argmax. With several frames they are one batch for the network.
 """
 
-from __future__ import annotations
-
 import importlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence

@@ -18,8 +18,6 @@ keeps weights in another file is refused.
 The digests find damage, not malice: a plan is code for the GPU, so take bundles only from those you trust.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import errno

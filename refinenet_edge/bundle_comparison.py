@@ -1,7 +1,5 @@
 """How far two outputs, or two bundles, are from each other: the error of the logits and the agreement of the labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

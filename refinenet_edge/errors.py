@@ -16,8 +16,6 @@ Messages say what, where, and the next command. The commands print them as one l
 `require` is for what no user can cause: a program that hands over something of another type gets a `TypeError`.
 """
 
-from __future__ import annotations
-
 from numbers import Integral
 from typing import Any
 

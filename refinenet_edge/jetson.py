@@ -19,8 +19,6 @@ documentation (nvpmodel, jetson_clocks, L4T) and from what people posted of thei
 only remembered are left out.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ An ONNX file is a protobuf `ModelProto`. Its fields are walked here as far as te
 onnx.proto's), so that no library is given a file that is something else, or that makes it read another file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ An OpenCV that is there may still not import: JetPack 6's was built for numpy 1,
 the desktop. Such an import fails with whatever the libraries below say, so it is tried here only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import platform

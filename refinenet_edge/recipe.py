@@ -1,7 +1,5 @@
 """Recipes in TOML files, and the sizes and tables in them."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

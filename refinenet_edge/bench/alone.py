@@ -1,7 +1,5 @@
 """What is measured of one entry by itself: how it starts, what it takes, camera to screen."""
 
-from __future__ import annotations
-
 import multiprocessing
 import re
 import time

@@ -12,8 +12,6 @@
 A profiler's name for a kernel may hold several nodes or words around them: the first node in it counts.
 """
 
-from __future__ import annotations
-
 import re
 
 OTHER = "other"

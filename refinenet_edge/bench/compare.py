@@ -9,8 +9,6 @@ ratio of the medians. Both have a 95 % bootstrap interval, and the words mean
     unclear   none of these: measure longer, or on a quieter machine
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

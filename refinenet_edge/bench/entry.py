@@ -3,8 +3,6 @@
 An entry is a value that can be sent to another process: what it needs is opened by `open`, for one case.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The hardware and its settings are read from files below a root folder, as `jetso
 those that run this.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import os

@@ -5,8 +5,6 @@ ends after so many rounds, or by one of the rules of `_ended`, and the result sa
 times longer than another a contender took is the median over the rounds, with a bootstrap interval.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping

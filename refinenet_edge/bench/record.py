@@ -13,8 +13,6 @@ Measurements of the same case were made in turn, round by round: run i of one be
 machine cannot say is None, never a guess.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -6,8 +6,6 @@
 Frames are `FRAMES` different ones, drawn scenes or the first of a folder, at the case's size.
 """
 
-from __future__ import annotations
-
 import datetime
 import logging
 import statistics

@@ -4,8 +4,6 @@ What is known after each frame is kept beside the result, so a run that was stop
 and ends in the same bits.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 import logging

@@ -6,8 +6,6 @@ Entropy      least information lost (Kullback-Leibler), TensorRT's classic choic
 Mse          least expected squared error of rounding and saturating
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

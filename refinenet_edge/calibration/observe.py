@@ -5,8 +5,6 @@ activations become graph outputs, group by group so that a group of one frame st
 histograms are kept. A frame counts when all of its groups are through, so an interrupt at any moment loses that frame.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A calibration that is not finished: what is known after each frame, in a file beside its result."""
 
-from __future__ import annotations
-
 import io
 import logging
 import time

@@ -4,8 +4,6 @@ The key says what they hold for: graph, weights, preprocessing, frames and metho
 else. The file, `calib/NAME.ranges.json`, is for people to review: one tensor a line, in the order of the graph.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

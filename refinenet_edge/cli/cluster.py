@@ -1,7 +1,5 @@
 """Beyond one machine: batch, export-triton."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What all commands have: the group, how errors end them, the options that several take."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What there is, and what works: inspect, models, doctor, dla-check. Nothing is built or run."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A bundle as workers open it: from its folder in this process, from its bytes on another machine."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Calibration frames looked at and counted by the workers of a pool: histograms are added up, so no bit changes."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Samples compared by the workers of a pool: confusion matrices are added up, so their number changes no bit."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence

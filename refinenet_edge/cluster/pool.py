@@ -6,8 +6,6 @@ is gone, with its machine or because of the piece; `TRIES` times, then it comes 
 would not do: it counts every call to a machine that is gone, and those are over in a second.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import logging

@@ -15,8 +15,6 @@ batch. `config.pbtxt` is written through Triton's own protobuf schema. A model t
 it takes and gives the same; what else was changed in its config.pbtxt, such as the number of instances, stays.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

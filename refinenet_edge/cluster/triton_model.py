@@ -14,8 +14,6 @@ backend was built for numpy 1, as that of nvidia-pytriton 0.7.0 is, and numpy 2 
 repeated element, send nothing, and kill the process.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

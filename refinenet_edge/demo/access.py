@@ -5,8 +5,6 @@ not the token. The Host header has to be an address or a name of this machine, s
 under a name of its own, and what changes something has to come from the page itself.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ipaddress
 import secrets

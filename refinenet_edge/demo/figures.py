@@ -1,7 +1,5 @@
 """Counts what is shown, and makes the figures of it."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque

@@ -1,7 +1,5 @@
 """Mask over frame, with figures and legend: the picture that is looked at."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass

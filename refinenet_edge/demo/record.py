@@ -1,7 +1,5 @@
 """Pictures -> an MP4 that plays: written beside its place, and renamed when it is whole."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

@@ -8,8 +8,6 @@ do. Nothing queues up anywhere, so a mask is at most two inferences old however 
 is not taken in time is replaced by the next and counted, any other source waits.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import itertools

@@ -12,8 +12,6 @@ it. What it has not read of older ones is bounded by the socket's buffer.
 Who may look, and change something: access.py.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import dataclasses

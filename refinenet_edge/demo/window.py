@@ -1,7 +1,5 @@
 """The show in a window of the desktop, with the web page's keys."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

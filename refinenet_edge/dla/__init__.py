@@ -8,8 +8,6 @@ that does.
 onnx-ir is needed, and no torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod

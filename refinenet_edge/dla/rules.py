@@ -7,8 +7,6 @@ seen in a graph: whether a convolution's weights fit DLA's buffer ("CBUF validat
 Rules are asked of the nodes that depend on the image; the rest is folded when the plan is built.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What works on this machine, what does not fit together, and the fix for each."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import importlib.util

@@ -5,8 +5,6 @@ JetPack, 11.4.1 supports JetPack 7.2.2 and later, on AGX Orin and Thor. What the
 cannot work: TensorRT 10.11 was reported to run on JetPack 6 (in a container), 11.1 on an AGX Orin with JetPack 7.2.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass

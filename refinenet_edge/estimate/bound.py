@@ -17,8 +17,6 @@ So a GPU is never faster, as long as its kernels are those of the graph; a build
 convolutions that read the same map. How much slower it is, forecast.py says.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

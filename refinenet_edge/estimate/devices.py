@@ -1,7 +1,5 @@
 """GPUs by their published peaks: those of devices.toml, and a user's own in a file of the same format."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

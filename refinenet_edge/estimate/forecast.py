@@ -9,8 +9,6 @@ lie within SPREAD times what the other devices' measurements made expect. Faster
 were launched as one CUDA graph, as the runtime does here. None is of RefineNet: nobody has published one.
 """
 
-from __future__ import annotations
-
 from refinenet_edge.estimate.devices import Device
 
 BOUND_FACTOR = 2.3

@@ -9,8 +9,6 @@ In int8 and fp8 a convolution multiplies, and a map is one byte wide, where the 
 first: what a bundle was quantised for need not be the board that is asked for. What its budget kept in float stays so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from math import prod

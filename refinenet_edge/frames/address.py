@@ -11,8 +11,6 @@ A file or folder that is called like one of the first three is reached as ./scen
 ending is an image if it begins like one, otherwise a video. Nothing needs to exist: what opens it says what is missing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -3,8 +3,6 @@
 RTSP goes through GStreamer where OpenCV has it, otherwise through FFmpeg; HTTP through FFmpeg.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext

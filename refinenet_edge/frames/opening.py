@@ -1,7 +1,5 @@
 """Address -> frames: by number (`open_frames`), or as they come (`open_source`)."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 

@@ -1,7 +1,5 @@
 """The two ways to read: `Frames` by their number, as often as wanted; a `LiveSource`, as they come."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Drawn scenes -> frames: streets of their own by number, or a drive along each of them in turn."""
 
-from __future__ import annotations
-
 import time
 
 from refinenet_edge.frames.address import Scenes

@@ -7,8 +7,6 @@ All backends get the same rewrites: leaving one out costs time, kernels or bytes
 others (docs/measurements.md).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Sequence

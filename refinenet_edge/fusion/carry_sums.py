@@ -8,8 +8,6 @@ needs at least n - 1 - k sums of its own. Pays, and is done, when there are fewe
 addition is reordered: exact up to rounding. Refused where a partial sum has another user or the sizes differ.
 """
 
-from __future__ import annotations
-
 import onnx_ir as ir
 
 from refinenet_edge.fusion.cost import has_single_consumer

@@ -5,8 +5,6 @@ runs in the kernel of the node before it where it can, and then moves only what 
 ignored. So the figures compare two graphs of one model; they do not predict a time.
 """
 
-from __future__ import annotations
-
 from math import prod
 
 import onnx_ir as ir

@@ -5,8 +5,6 @@ BN(Conv(x; W, b); gamma, beta, mu, var) -> Conv(x; s·W, s·(b - mu) + beta),  s
 Always pays: one pass over the map less. Refused where the convolution's result is also used unnormalised.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

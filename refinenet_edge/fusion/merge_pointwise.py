@@ -8,8 +8,6 @@ Pays when the merged kernel has no more weights than the two had: c_in·c_out·k
 between them is then never written. Refused where that map has another user, or the first convolution is grouped.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

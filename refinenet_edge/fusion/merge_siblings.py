@@ -7,8 +7,6 @@ intermediate sum of c_out channels is neither written nor read, the c_x + c_y ch
 is done, when c_x + c_y < c_out. Refused where a result has another user or the maps differ in size.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -7,8 +7,6 @@ not for 3x3 convolutions, which see neighbours, nor for a Resize that crops (tf_
 enlarges: fewer pixels are convolved, by the square of the scale. Refused where the enlarged map has another user.
 """
 
-from __future__ import annotations
-
 from math import prod
 from typing import Any
 

@@ -3,8 +3,6 @@
 A rewrite of ours is a `PatternRewrite`; `LibraryRewrite` runs one of onnxscript's or onnx-ir's own.
 """
 
-from __future__ import annotations
-
 import inspect
 import itertools
 from collections import Counter

@@ -12,8 +12,6 @@ costs more than it saves. The maps before the last stay in one sum of binary Add
 read by a pool as well, so no convolution can carry it, and an n-ary Sum is no faster (docs/measurements.md).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -6,8 +6,6 @@ Exact because interpolation is linear. Pays always: one upsampling less, and the
 upsampled map has another user, or the two differ in size, mode or corners.
 """
 
-from __future__ import annotations
-
 from itertools import zip_longest
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Frames, and how they become the network's input and its logits labels."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

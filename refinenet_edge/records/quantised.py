@@ -1,7 +1,5 @@
 """What calibration saw, and what quantising cost and gained."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Subjects are named by their numbers only: what a record calls them could be mathematics, markup or in no font.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -3,8 +3,6 @@
 What a record says is untrusted: jinja2 escapes it, and the page's own policy forbids whatever would load or run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

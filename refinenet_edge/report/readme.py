@@ -1,7 +1,5 @@
 """Runs as Markdown for a README: a sentence and a table a case."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """What a report shows of a run: the rows of a case, which of them are worth having, stages, blocks."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Figures in words: numbers as a report prints them, and the sentences that sum a run up."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from datetime import datetime, timezone

@@ -8,8 +8,6 @@
 A replacement is always logged as a warning. On a GPU machine "auto" never falls back to the CPU silently: it raises.
 """
 
-from __future__ import annotations
-
 import logging
 
 from refinenet_edge.bundle import MODEL, Bundle

@@ -1,7 +1,5 @@
 """What is made on the device once and kept for the next start: kernels, TensorRT-RTX's caches, a measured choice."""
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path

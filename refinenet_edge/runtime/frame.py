@@ -4,8 +4,6 @@ In the graph (uint8 in; cast, channel order and normalisation as nodes) it is sl
 a kernel does it (kernels/frame.cu).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any

@@ -1,7 +1,5 @@
 """From a frame to its mask: what a `Segmenter` asks of its path, on the host or on the device, and what both know."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

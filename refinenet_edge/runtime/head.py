@@ -25,8 +25,6 @@ sum of e^(logit - winner's), the classes in their order. The exponential is one 
 round as above (`exponential` in kernels/pixel.h), so it has the same bits everywhere; it is off by less than 0.01 %.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

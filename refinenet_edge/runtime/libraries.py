@@ -4,8 +4,6 @@ OpenVINO and ONNX Runtime tell their makers that they are used, and write an id 
 runs a model here was asked, so both are told not to before they are imported.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

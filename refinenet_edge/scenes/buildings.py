@@ -1,7 +1,5 @@
 """Plots: the houses, parks and mouths of side streets along the pavement."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 

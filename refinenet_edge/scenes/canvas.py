@@ -1,7 +1,5 @@
 """The canvas: projection, the primitives that paint frame and truth alike, and the shadows that things drop before."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

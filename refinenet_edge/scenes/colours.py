@@ -1,7 +1,5 @@
 """Colours: drawn for walls, cars and clothes; mixed and lit."""
 
-from __future__ import annotations
-
 import math
 
 from refinenet_edge.scenes.terms import Colour, Dice

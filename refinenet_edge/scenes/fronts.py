@@ -1,7 +1,5 @@
 """House fronts as textures: floors of windows, a shop or a door, a cornice."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from refinenet_edge.opencv import cv2

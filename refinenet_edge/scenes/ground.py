@@ -1,7 +1,5 @@
 """The ground: road, pavement and grass with their relief, marks and shadows."""
 
-from __future__ import annotations
-
 import functools
 import math
 

@@ -1,7 +1,5 @@
 """Materials: grey tiles (mean 128) and sensor noise, made once, coloured by each world."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """People: walking, standing and crossing, out of limbs that swing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Placing: which things stand where, from cells that are drawn again each time they are seen."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

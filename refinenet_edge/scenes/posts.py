@@ -1,7 +1,5 @@
 """Posts: lamps, traffic lights, signs and masts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """World + moment -> frame, spoilt as by a camera, and truth; seed -> scenes and drives."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Sky and skyline: all that is painted above the horizon, before any thing."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

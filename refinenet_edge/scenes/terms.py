@@ -1,7 +1,5 @@
 """What every file here speaks of: points, colours, labels, and a small random stream for each thing of each world."""
 
-from __future__ import annotations
-
 import enum
 
 Point = tuple[float, float]  # pixels

@@ -1,7 +1,5 @@
 """Trees and bushes: grey crowns grown once, painted in the leaves' hues on a trunk."""
 
-from __future__ import annotations
-
 import functools
 import math
 

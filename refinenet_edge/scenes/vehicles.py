@@ -1,7 +1,5 @@
 """Vehicles: cars, vans, buses and trucks out of tapered boxes, from behind or from the front."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

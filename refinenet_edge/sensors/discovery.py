@@ -13,8 +13,6 @@ The files are as the kernel documents them (hwmon/ina3221, hwmon/ina238, power/p
 people posted those of their Jetsons; none was ever read from a Jetson by us.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator

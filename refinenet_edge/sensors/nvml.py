@@ -3,8 +3,6 @@
 Not of a Jetson's GPU: there NVML answers "Not Supported".
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 from typing import Any, Literal

@@ -10,8 +10,6 @@ from the beginning to the end. Which rails carry the whole of a Jetson:
               JetsonPowerRails.md, which has it from NVIDIA's forum, topic 223111)
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

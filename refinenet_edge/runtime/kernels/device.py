@@ -8,8 +8,6 @@ on hardware: the tests compile the kernels for every architecture, and run the s
 CPU. runtime/device_path.py puts an engine between them.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import logging

@@ -4,8 +4,6 @@ Each library takes one logger in a process, the first, and ignores every other. 
 messages go to `logging`, and those of a build are also collected, by `reports`.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import threading
