@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from refinenet_edge.cli.command import EXPORT, Group, SizeType, allow_host_code, heavy, main, make_folder
-from refinenet_edge.cli.screen import err, folding, out, percent, plain, print_next, progress_bar
+from refinenet_edge.cli.screen import err, folding, out, percent, print_next, progress_bar, styled
 from refinenet_edge.errors import InputError
 from refinenet_edge.records import Recipe
 
@@ -99,7 +99,7 @@ def bench_run(
     for case in measured.cases():
         out.print(_timings(measured, case))
     for note in measured.notes:
-        err.print(f"[yellow]left out:[/] {plain(note)}", soft_wrap=True)
+        err.print(styled("left out:", "yellow", f" {note}"), soft_wrap=True)
     print_next(shlex.join(["refinenet-edge", "report", str(result), "-o", str(result.with_suffix(".html"))]))
 
 
@@ -117,9 +117,7 @@ def bench_compare(before: Path, after: Path, threshold: float, force: bool) -> N
     for change in changes:
         miou = "-" if change.miou is None else f"{change.miou:+.2f}"
         medians = f"{change.before_ms:.2f}", f"{change.after_ms:.2f}"
-        table.add_row(
-            plain(change.subject), str(change.case), *medians, str(change.verdict.times), change.verdict.word, miou
-        )
+        table.add_row(change.subject, str(change.case), *medians, str(change.verdict.times), change.verdict.word, miou)
     out.print(table)
     worse = [change for change in changes if change.regressed(threshold / 100)]
     if worse:
@@ -136,7 +134,7 @@ def report(results: tuple[Path, ...], page: Path, markdown: Path | None) -> None
     from refinenet_edge.report import write_report
 
     write_report(results, page, markdown)
-    out.print(f"{plain(page)}: open it in a browser")
+    out.print(f"{page}: open it in a browser")
 
 
 @main.command("estimate")
@@ -156,7 +154,7 @@ def estimate(model: str, device: str, size: tuple[int, int] | None, classes: int
         bounds = estimates.estimate(model, device, size, classes)
     height, width = bounds.size
     title = f"{model} at {height}x{width} on {bounds.device.title}, {bounds.device.mode}"
-    table = Table("", "at best, ms", "frames/s", "expect, ms", title=plain(title))
+    table = Table("", "at best, ms", "frames/s", "expect, ms", title=title)
     for bound in bounds.bounds:
         low, middle, high = (f"{ms:.2f}" for ms in bound.expected_ms)
         table.add_row(
@@ -165,10 +163,10 @@ def estimate(model: str, device: str, size: tuple[int, int] | None, classes: int
     out.print(table)
     blocks = Table("block", *(f"{bound.precision}, ms" for bound in bounds.bounds), title="at best, and bound by")
     for parts in zip(*(bound.blocks for bound in bounds.bounds), strict=True):
-        blocks.add_row(plain(parts[0].block), *(f"{part.ms:.3f} {part.bound_by}" for part in parts))
+        blocks.add_row(parts[0].block, *(f"{part.ms:.3f} {part.bound_by}" for part in parts))
     out.print(blocks)
     for source in bounds.device.source:
-        out.print(plain(f"from: {source}"), soft_wrap=True)
+        out.print(f"from: {source}", soft_wrap=True)
     if result is not None:
         from refinenet_edge.files import write_atomically
         from refinenet_edge.records import to_json
@@ -194,7 +192,7 @@ def _timings(run: BenchmarkRun, case: Case) -> Table:
         verdict = verdicts.get(name)
         miou = run.subject(name).miou
         table.add_row(
-            plain(name),
+            name,
             *(f"{ms:.1f}" for ms in (figures.p50, figures.p90, figures.p99)),
             f"{measurement.frames_per_second:.1f}",
             *((str(verdict.times), verdict.word) if verdict else ("1", "")),

@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from refinenet_edge.cli.command import EXPORT, Command, SizeType, heavy, main, make_folder, with_ray
-from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, plain, print_next, progress_bar
+from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, print_next, progress_bar
 from refinenet_edge.errors import InputError
 from refinenet_edge.recipe import read_recipe
 from refinenet_edge.records import Recipe
@@ -180,7 +180,7 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
             observer,
         )
     out.print(_cut(ranges))
-    out.print(f"{len(ranges.tensors)} tensors over {ranges.count} frames, by {ranges.key.method}: {plain(path)}")
+    out.print(f"{len(ranges.tensors)} tensors over {ranges.count} frames, by {ranges.key.method}: {path}")
     print_next(_rebuilt(manifest.recipe, "int8", f"{bundle}_int8", str(path)))
 
 
@@ -202,7 +202,7 @@ def _cut(ranges: Ranges) -> Table:
     table = Table("tensor", "from", "to", "INT8 holds", "method", title="cut most")
     for name, tensor in sorted(ranges.tensors.items(), key=lambda item: share(item[1]))[:5]:
         numbers = (f"{value:.4g}" for value in (tensor.low, tensor.high))
-        table.add_row(plain(name), *numbers, f"±{tensor.amax:.4g}, {percent(min(share(tensor), 1.0))}", tensor.method)
+        table.add_row(name, *numbers, f"±{tensor.amax:.4g}, {percent(min(share(tensor), 1.0))}", tensor.method)
     return table
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from refinenet_edge.cli.command import allow_host_code, heavy, main, with_ray
-from refinenet_edge.cli.screen import err, out, plain, progress_bar
+from refinenet_edge.cli.screen import err, out, progress_bar, styled
 
 
 @main.command("batch")
@@ -50,11 +50,11 @@ def batch(
         rate = f", {done.labelled / done.seconds:.1f} a second, {cost:.0f} ms of CPU each"
     before = f", {done.before} were there" if done.before else ""
     said = f"{done.labelled} of {done.frames} frames labelled on {done.backend}{rate}{before}"
-    out.print(f"{said}: {plain(folder)}", soft_wrap=True)
+    out.print(f"{said}: {folder}", soft_wrap=True)
     if done.problems:
-        err.print(f"[yellow]{len(done.problems)} not labelled, see {PROBLEMS}:[/]", soft_wrap=True)
+        err.print(styled(f"{len(done.problems)} not labelled, see {PROBLEMS}:", "yellow", ""), soft_wrap=True)
         for problem in done.problems[:5]:
-            err.print(plain(f"  {problem.id}: {problem.reason}"), soft_wrap=True)
+            err.print(f"  {problem.id}: {problem.reason}", soft_wrap=True)
 
 
 @main.command("export-triton")
@@ -72,4 +72,4 @@ def export_triton(bundle: Path, repository: Path, name: str | None) -> None:
         from refinenet_edge.cluster.triton import export
 
     for exported in export(open_bundle(bundle), repository, name):
-        out.print(f"{plain(exported)}", soft_wrap=True)
+        out.print(str(exported), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from refinenet_edge import __version__
-from refinenet_edge.cli.screen import err, plain
+from refinenet_edge.cli.screen import err, styled
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.recipe import parse_size
 
@@ -33,9 +34,10 @@ class Command(click.Command):
             return super().invoke(ctx)
         except RefineNetEdgeError as exc:
             if debug:
-                raise
+                err.print(traceback.format_exc().rstrip(), soft_wrap=True)
+                ctx.exit(EXIT_EXPECTED)
             # one line, whatever the library below said
-            err.print(f"[red]error:[/] {plain(' '.join(str(exc).split()))}", soft_wrap=True)
+            err.print(styled("error:", "red", f" {' '.join(str(exc).split())}"), soft_wrap=True)
             ctx.exit(EXIT_EXPECTED)
         except KeyboardInterrupt:
             err.print("interrupted; nothing was left half-written")
@@ -105,8 +107,8 @@ class _OnScreen(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         name = record.levelname
-        shown = f"[red]{name}:[/]" if record.levelno >= logging.WARNING else f"{name}:"
-        err.print(f"{shown} {plain(record.getMessage())}", soft_wrap=True)
+        style = "red" if record.levelno >= logging.WARNING else ""
+        err.print(styled(f"{name}:", style, f" {record.getMessage()}"), soft_wrap=True)
 
 
 def _log_to_stderr(level: int) -> None:

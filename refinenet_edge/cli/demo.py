@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.text import Text
 
 from refinenet_edge import __version__
 from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, make_folder
-from refinenet_edge.cli.screen import err, out, plain, progress_bar
+from refinenet_edge.cli.screen import err, out, progress_bar
 from refinenet_edge.records import Recipe
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def demo(
             show.run(frames)
     summary = show.summary()
     rest = f", {summary.drops} that were older by then dropped" if summary.drops else ""
-    out.print(f"{summary.frames} frames in {summary.seconds:.1f} s{rest}" + (f": {plain(record)}" if record else ""))
+    out.print(f"{summary.frames} frames in {summary.seconds:.1f} s{rest}" + (f": {record}" if record else ""))
 
 
 def _serve(show: Show, host: str, port: int, token: str | None) -> None:
@@ -98,7 +99,7 @@ def _serve(show: Show, host: str, port: int, token: str | None) -> None:
     web = Web(show, host, port, token)
     show.views.append(web)
     web.start()
-    out.print(f"open [bold]{plain(web.address)}[/] (Ctrl-C ends it)", soft_wrap=True)
+    out.print(Text.assemble("open ", (web.address, "bold"), " (Ctrl-C ends it)"), soft_wrap=True)
     if has_display() and out.is_terminal:
         click.launch(web.address)
 
@@ -117,7 +118,7 @@ def shipped_bundle() -> Path:
     except BundleError:
         with heavy(EXPORT):
             from refinenet_edge.build import build as build_bundle
-        err.print(f"the shipped model is built into {plain(path)}, this once", soft_wrap=True)
+        err.print(f"the shipped model is built into {path}, this once", soft_wrap=True)
         make_folder(path.parent)
         with progress_bar() as bar:
             task = bar.add_task("start", total=None)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from refinenet_edge.cli.command import EXPORT, SizeType, heavy, main
-from refinenet_edge.cli.screen import folding, harms_table, manifest_table, out, percent, plain
+from refinenet_edge.cli.screen import folding, harms_table, manifest_table, out, percent
 
 NAMES = 8  # of nodes in a row
 
@@ -28,7 +29,7 @@ def inspect(path: Path) -> None:
             return
         path = path / PLAN
     header, size = read_header(path), f"{path.stat().st_size / 1e6:.1f} MB"
-    out.print(f"{plain(path)}: a plan of {size}, written by {header.flavour} {header.version}")
+    out.print(f"{path}: a plan of {size}, written by {header.flavour} {header.version}")
 
 
 @main.command("models")
@@ -58,8 +59,7 @@ def doctor() -> None:
     table = Table("", "what", "found", "fix")
     findings = list(examine())
     for finding in findings:
-        mark = f"[{colours[finding.state]}]{finding.state}[/]"
-        table.add_row(mark, finding.subject, plain(finding.detail), plain(finding.fix))
+        table.add_row(Text(finding.state, colours[finding.state]), finding.subject, finding.detail, finding.fix)
     out.print(table)
     if any(finding.state == "wrong" for finding in findings):
         sys.exit(1)
@@ -75,13 +75,13 @@ def dla_check(bundle: Path) -> None:
     with heavy("onnx-ir"):
         from refinenet_edge import dla
     report = dla.check(dla.read_graph(opened))
-    reasons = Table(*folding("falls back", "nodes", "which", "on", "says"), title=plain(bundle))
+    reasons = Table(*folding("falls back", "nodes", "which", "on", "says"), title=str(bundle))
     for reason in report.reasons:
         why = reason.reason if reason.certain else f"perhaps: {reason.reason}"
         names = [*reason.nodes[:NAMES], *(["..."] if len(reason.nodes) > NAMES else [])]
         on = "all" if reason.where == tuple(dla.WHERE) else ", ".join(reason.where)
-        reasons.add_row(why, str(len(reason.nodes)), plain("\n".join(names)), on, reason.source)
-    out.print(reasons if report.reasons else f"no known reason for a node of {plain(bundle)} to fall back")
+        reasons.add_row(why, str(len(reason.nodes)), "\n".join(names), on, reason.source)
+    out.print(reasons if report.reasons else f"no known reason for a node of {bundle} to fall back")
     table = Table(*folding("on", "has DLA with", "nodes on DLA", "MACs on DLA", "changes of device"))
     for place in report.placements:
         share = "sizes are free" if place.macs is None else percent((place.macs_on_dla or 0) / max(place.macs, 1))

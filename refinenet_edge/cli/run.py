@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from refinenet_edge.cli.command import allow_host_code, main, make_folder, with_ray
-from refinenet_edge.cli.screen import err, out, percent, plain, progress_bar, upsampling
+from refinenet_edge.cli.screen import err, out, percent, progress_bar, styled, upsampling
 from refinenet_edge.errors import InputError
 from refinenet_edge.records import Bilinear, Cubic, Interpolation
 
@@ -53,7 +54,7 @@ def run(
     stems = [Path(name).stem for name in frames.names]
     if twice := next((stem for stem, count in Counter(stems).items() if count > 1), None):
         raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
-    table = Table("image", "size", "ms", "classes", title=plain(bundle))
+    table = Table("image", "size", "ms", "classes", title=str(bundle))
     failures: list[str] = []
     opened = Segmenter(bundle, backend, allow_host_code=allow_host_code, confidence=confidence)
     with opened as segmenter, progress_bar() as bar:
@@ -73,9 +74,9 @@ def run(
             write_png(folder / f"{name}_labels.png", mask.labels)
             if mask.confidence is not None:
                 write_png(folder / f"{name}_confidence.png", mask.confidence)
-            table.add_row(plain(name), f"{frame.shape[1]}x{frame.shape[0]}", f"{taken:.0f}", plain(_shares(mask)))
+            table.add_row(name, f"{frame.shape[1]}x{frame.shape[0]}", f"{taken:.0f}", _shares(mask))
     out.print(table)
-    out.print(f"{len(frames) - len(failures)} of {len(frames)} images segmented into {plain(folder)}")
+    out.print(f"{len(frames) - len(failures)} of {len(frames)} images segmented into {folder}")
     if failures:
         raise InputError(f"{len(failures)} images could not be used: {'; '.join(failures[:3])}")
 
@@ -98,10 +99,10 @@ def compare(first: Path, second: Path, images: str, backend: str, second_backend
     with opened(first, backend) as a, opened(second, second_backend) as b, progress_bar() as bar:
         differences = list(bar.track(compare_bundles(a, b, frames), total=len(frames), description="compare"))
         title = f"{first} on {a.session.name} and {second} on {b.session.name}"
-    table = Table("image", "logit error", "label agreement", title=plain(title))
+    table = Table("image", "logit error", "label agreement", title=title)
     for d in differences:
         error = "other size" if d.relative_error is None else f"{d.relative_error:.2e}"
-        table.add_row(plain(d.image), error, f"{100 * d.label_agreement:.3f} %")
+        table.add_row(d.image, error, f"{100 * d.label_agreement:.3f} %")
     out.print(table)
     mean = sum(d.label_agreement for d in differences) / len(differences)
     out.print(f"mean label agreement {100 * mean:.3f} % over {len(differences)} images")
@@ -162,18 +163,22 @@ def evaluate(
             strict=strict,
             progress=lambda done, samples: bar.update(task, completed=done, total=samples),
         )
-    out.print(_scores(result, plain(f"{bundle} on {data.name}")))
+    out.print(_scores(result, f"{bundle} on {data.name}"))
     out.print(
-        f"mIoU [bold]{percent(result.miou)}[/], pixel accuracy {percent(result.pixel_accuracy)}, {result.counted} of "
-        f"{result.samples} samples on {result.backend}, {upsampling(result.frame.upsample)}",
+        Text.assemble(
+            "mIoU ",
+            (percent(result.miou), "bold"),
+            f", pixel accuracy {percent(result.pixel_accuracy)}, {result.counted} of {result.samples} samples on "
+            f"{result.backend}, {upsampling(result.frame.upsample)}",
+        ),
         soft_wrap=True,
     )
     if result.problems:
         kinds = Counter(problem.kind for problem in result.problems)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        err.print(f"[yellow]{len(result.problems)} not used:[/] {counts}")
+        err.print(styled(f"{len(result.problems)} not used:", "yellow", f" {counts}"))
         for problem in result.problems[:5]:
-            err.print(plain(f"  {problem.sample}: {problem.detail}"), soft_wrap=True)
+            err.print(f"  {problem.sample}: {problem.detail}", soft_wrap=True)
 
 
 def _shares(mask: Mask) -> str:
@@ -188,5 +193,5 @@ def _scores(result: EvaluationResult, title: str) -> Table:
         most = max(range(len(row)), key=others.__getitem__)
         taken = f"{result.classes[most]}, {percent(others[most] / sum(row))}" if others[most] else ""
         share = percent(sum(row) / pixels)
-        table.add_row(plain(result.classes[label]), percent(result.iou[label]), share, plain(taken))
+        table.add_row(result.classes[label], percent(result.iou[label]), share, taken)
     return table

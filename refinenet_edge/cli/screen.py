@@ -4,35 +4,57 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Column, Table
+from rich.text import Text
 
 from refinenet_edge.records import Bilinear, Interpolation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from refinenet_edge.records import Budget, Manifest
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class Screen(Console):
+    """A terminal that shows text as it is: much of it is from files, and nothing in it is markup or an escape code."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What is to be written, in pieces; control characters are spelt out."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(spelt_out(segment.text), segment.style)
+
+
+out = Screen()
+err = Screen(stderr=True)
 
 
 def progress_bar() -> Progress:
     """A progress bar on stderr: what a command prints stays clean."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
-def plain(text: object) -> str:
-    """Text that comes from elsewhere: its square brackets are no markup, its control characters are spelt out."""
-    from rich.markup import escape
+def spelt_out(text: str) -> str:
+    """`text` with every character that is not printed, but for ends of lines, as its escape sequence in Python."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
-    return escape("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text)))
+
+def styled(words: str, style: str, rest: str) -> Text:
+    """`words` in a style, and the rest as it is."""
+    return Text.assemble((words, style), rest)
 
 
 def print_next(command: str) -> None:
     """The command to go on with, on a line of its own."""
-    out.print(f"next: [bold]{plain(command)}[/]", soft_wrap=True)
+    out.print(Text.assemble("next: ", (command, "bold")), soft_wrap=True)
 
 
 def percent(share: float | None) -> str:
@@ -49,12 +71,9 @@ def upsampling(how: Interpolation) -> str:
 
 
 def manifest_table(manifest: Manifest, title: str) -> Table:
-    table = Table(title=plain(title), show_header=False)
+    table = Table(title=title, show_header=False)
 
-    def row(*cells: str) -> None:
-        # a manifest comes from elsewhere
-        table.add_row(*map(plain, cells))
-
+    row = table.add_row
     row("model", f"{manifest.model}, weights: {manifest.checkpoint}")
     row("classes", f"{len(manifest.labels.names)} ({manifest.labels.name})")
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
@@ -94,5 +113,5 @@ def harms_table(budget: Budget) -> Table:
     table = Table("layer", "error of the logits", "decision", title=title)
     for harm in budget.harms:
         names = harm.layers[0] if len(harm.layers) == 1 else f"{len(harm.layers)} from {harm.layers[0]} on"
-        table.add_row(plain(names), f"{harm.harm:.1e}", "back in float" if harm.kept else "quantised")
+        table.add_row(names, f"{harm.harm:.1e}", "back in float" if harm.kept else "quantised")
     return table

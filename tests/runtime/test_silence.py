@@ -70,8 +70,6 @@ def test_the_runtimes_call_nobody(tmp_path: Path) -> None:
     assert watched.read_text() == "connect\n", "the watch does not see a connection"
     watched.unlink()
     environment = {name: value for name, value in inherited.items() if not name.startswith("XDG_")} | outside
-    subprocess.run(
-        [sys.executable, "-c", RUN, str(tmp_path / "tiny.onnx"), str(SECONDS)], env=environment, check=True
-    )
+    subprocess.run([sys.executable, "-c", RUN, str(tmp_path / "tiny.onnx"), str(SECONDS)], env=environment, check=True)
     assert not watched.exists(), watched.read_text()
     assert [str(path) for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
