@@ -7,7 +7,7 @@ BIN := .venv/bin
 # what the lean runtime runs, too
 LEAN := $(addprefix refinenet_edge/runtime/tensorrt/,library.py engine.py session.py)
 
-.PHONY: demo setup bindings test test-avx2 bench check format gpu arm cluster triton
+.PHONY: demo setup bindings test test-avx2 bench check format docs gpu arm cluster triton
 
 demo: setup  ## build the shipped model and segment drawn streets and photos: look into demo-out/
 	$(BIN)/build-engine engines/demo.toml --explain
@@ -52,6 +52,15 @@ check: setup  ## what CI checks before the tests
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: build/docs/ready  ## a site of docs/, the commands and the Python interface: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --quiet
+
+# the pages are made from the sources: what runs a bundle is not needed
+build/docs/ready: pyproject.toml
+	$(PYTHON) -m venv build/docs
+	build/docs/bin/pip install --quiet $(PINS) --editable '.[docs]'
+	touch $@
 
 gpu: setup  ## the same contracts on real hardware, then benchmarks/results/<device>/
 	$(BIN)/python benchmarks/make_gpu.py

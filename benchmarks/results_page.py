@@ -1,10 +1,10 @@
-"""Put the results of the suites into the README, between its markers.
+"""Put the results of the suites into docs/results.md, between its markers.
 
 <!-- results: benchmarks/results/DEVICE/A.json benchmarks/results/DEVICE/B.json -->
 what `refinenet-edge report ... --markdown` makes of them
 <!-- end of results -->
 
-python benchmarks/readme.py
+python benchmarks/results_page.py
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from refinenet_edge.files import write_atomically
 from refinenet_edge.report import markdown
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "results.md"
 BLOCK = re.compile(r"(<!-- results: (?P<files>[^>]*?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
@@ -33,8 +33,8 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    """Write the README again."""
-    write_atomically(README, filled(README.read_text("utf-8")).encode(), InputError)
+    """Write the page again."""
+    write_atomically(PAGE, filled(PAGE.read_text("utf-8")).encode(), InputError)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""What the README and the pages of docs/ tell people to type is there to be typed, and what they name is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+import results_page
+
+import refinenet_edge
+from refinenet_edge.cli import build_engine, main
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+TEXT = {page: (ROOT / page).read_text("utf-8") for page in PAGES}
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of each command line in a page's shell blocks and sentences."""
+    lines: list[str] = []
+    for block in re.findall(r"```bash\n(.*?)```", TEXT[page], re.DOTALL):
+        lines += block.replace("\\\n", " ").splitlines()
+    inline = re.findall(r"`((?:build-engine|refinenet-edge) [^`]+)`", TEXT[page])
+    return [words for line in [*lines, *inline] if (words := shlex.split(line, comments=True))]
+
+
+def of_every_page(*programs: str) -> list[tuple[str, list[str]]]:
+    return [(page, words) for page in PAGES for words in commands(page) if words[0] in programs]
+
+
+def test_there_are_commands() -> None:
+    assert len(of_every_page("refinenet-edge", "build-engine")) >= 50
+
+
+@pytest.mark.parametrize(("page", "words"), of_every_page("refinenet-edge", "build-engine"))
+def test_a_command_is_understood(page: str, words: list[str]) -> None:
+    program, *arguments = words
+    command: click.Command = build_engine
+    if program == "refinenet-edge":
+        command = main.commands[arguments.pop(0)]
+    if arguments:  # `doctor` and a bare `eval` in a sentence are names
+        command.make_context(program, arguments)
+
+
+@pytest.mark.parametrize(("page", "words"), of_every_page("make"))
+def test_a_make_target_exists(page: str, words: list[str]) -> None:
+    assert re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_lead_somewhere(page: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)", TEXT[page]) if "://" not in link]
+    assert all((ROOT / page).parent.joinpath(link).exists() for link in links)
+    if page != "README.md":  # the site is of docs/ alone
+        assert not [link for link in links if link.startswith("..")]
+
+
+@pytest.mark.parametrize(
+    ("page", "block"),
+    [(page, block) for page in PAGES for block in re.findall(r"```python\n(.*?)```", TEXT[page], re.DOTALL)],
+)
+def test_the_python_compiles_and_its_imports_are_there(page: str, block: str) -> None:
+    compile(block, page, "exec")
+    if "tritonclient" in block:
+        pytest.importorskip("tritonclient")
+    exec("\n".join(line for line in block.splitlines() if line.startswith(("import ", "from "))))
+
+
+def test_the_results_are_those_of_the_files() -> None:
+    text = TEXT["docs/results.md"]
+    assert results_page.filled(text) == text
+    assert results_page.BLOCK.search(text)
+
+
+def test_the_readme_is_read_in_a_minute() -> None:
+    assert len(TEXT["README.md"].splitlines()) < 200
+
+
+def test_every_page_is_in_the_site() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]
+    assert {f"docs/{name}" for name in re.findall(r"[\w-]+\.md", navigation)} == set(PAGES) - {"README.md"}
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    documented = {
+        path.rpartition(".")[2] for path in re.findall(r"^::: (refinenet_edge\S+)", TEXT["docs/api.md"], re.M)
+    }
+    assert {name.replace("build_bundle", "build") for name in refinenet_edge.__all__} == documented
+
+
+def test_the_messages_that_troubleshooting_explains_are_said() -> None:
+    sources = (ROOT / "refinenet_edge").rglob("*.py")
+    said = "\n".join(
+        "".join(part.value if isinstance(part, ast.Constant) else "..." for part in parts)
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if (parts := node.values if isinstance(node, ast.JoinedStr) else [node] if _is_text(node) else [])
+    )
+    terms = re.findall(r"^(`.*`)\n:   ", TEXT["docs/troubleshooting.md"], re.MULTILINE)
+    quoted = [message for term in terms for message in re.findall(r"`([^`]+)`", term)]
+    assert len(quoted) >= 25
+    assert [message for message in quoted if message not in said] == []
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
