@@ -5,21 +5,15 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from refinenet_edge.bundle import Bundle
 from refinenet_edge.cluster.bundles import Opening, opening
 from refinenet_edge.cluster.pool import Pool
 from refinenet_edge.errors import RefineNetEdgeError
-from refinenet_edge.evaluation import Confusion, Sample, Unusable
-from refinenet_edge.evaluation.samples import Kind
+from refinenet_edge.evaluation import Sample
 from refinenet_edge.evaluation.score import Compared, LocalEvaluator
 from refinenet_edge.records import FrameSpec, Interpolation, Labels
 
 PIECE = 16  # samples
-
-Outcome = tuple[str, npt.NDArray[np.int64] | tuple[Kind, str]]  # the stamp; the matrix, or why there is none
 
 
 @dataclass(frozen=True)
@@ -47,8 +41,7 @@ class DistributedEvaluator:
         for piece, results in zip(pieces, self.pool.run(functools.partial(_Comparer, job), pieces), strict=True):
             if results is None:
                 raise RefineNetEdgeError(f"a worker died each time it had {piece[0].id} to {piece[-1].id}")
-            for sample, (stamp, result) in zip(piece, results, strict=True):
-                yield sample, stamp, Unusable(*result) if isinstance(result, tuple) else Confusion(result)
+            yield from results
 
 
 class _Comparer:
@@ -56,11 +49,8 @@ class _Comparer:
         self._segmenter = job.segmenter()
         self._here = LocalEvaluator(self._segmenter)
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
-        return [
-            (stamp, (outcome.kind, str(outcome)) if isinstance(outcome, Unusable) else outcome.matrix)
-            for _, stamp, outcome in self._here.compare(samples)
-        ]
+    def __call__(self, samples: Sequence[Sample]) -> list[Compared]:
+        return list(self._here.compare(samples))
 
     def close(self) -> None:
         self._segmenter.close()

@@ -85,7 +85,7 @@ class _Partial:
     seconds: float
 
 
-Compared = tuple[Sample, str, Confusion | Unusable]  # the stamp is from before the sample was read
+Compared = tuple[Sample, str, Confusion | SampleProblem]  # the stamp is from before the sample was read
 
 
 class Evaluator(Protocol):
@@ -117,7 +117,7 @@ class LocalEvaluator:
             try:
                 yield sample, stamp, compare(self.segmenter, sample)
             except Unusable as exc:
-                yield sample, stamp, exc
+                yield sample, stamp, SampleProblem(sample.id, exc.kind, str(exc))
 
 
 @dataclass(frozen=True)
@@ -185,11 +185,11 @@ def evaluate(
     try:
         tell()
         for sample, stamp, outcome in by.compare([s for s in dataset.samples if s.id not in run.tally.done]):
-            if isinstance(outcome, Unusable):
+            if isinstance(outcome, SampleProblem):
                 if strict:
-                    raise Unusable(outcome.kind, f"{sample.id}: {outcome}") from outcome
-                problems.append(SampleProblem(sample.id, outcome.kind, str(outcome)))
-                logger.info("%s: %s", sample.id, outcome)
+                    raise Unusable(outcome.kind, f"{outcome.sample}: {outcome.detail}")
+                problems.append(outcome)
+                logger.info("%s: %s", outcome.sample, outcome.detail)
             else:
                 run.tally = _Tally(run.tally.confusion + outcome, {**run.tally.done, sample.id: stamp})
             tell()
