@@ -4,8 +4,6 @@ What is being written lies beside its place as `.NAME.refinenet-edge`, locked wh
 the same name waits for that one, and removes what a killed one left.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno

@@ -8,8 +8,6 @@ A bundle for OpenVINO is judged as OpenVINO computes it. Others are judged by ON
 written, in float32 whatever surrounds it on the device: OpenVINO does not (see precision/placement.py).
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Second stage: a checkpoint, random weights or somebody's ONNX file becomes a traced graph."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Ninth stage: how much faster quantising made the network, on this machine."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import tempfile

@@ -5,8 +5,6 @@ are wanted, so it is given the file without all that: header, pixels, end, and a
 pixels of the two are stored alike).
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from pathlib import Path

@@ -5,8 +5,6 @@ times, and nothing is sought: where a second is missing, the rate changes or the
 frame is another frame's.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 from contextlib import closing

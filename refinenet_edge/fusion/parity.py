@@ -7,8 +7,6 @@ Of float32 `BOUND` is asked. Where a network's own sums lose more to rounding (t
 logits further), what that is times `MARGIN`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 

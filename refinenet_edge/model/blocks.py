@@ -10,8 +10,6 @@ Light-Weight RefineNet (Nekrasov et al., BMVC 2018) is the same block with 1x1 c
 MobileNet-v2 form has no adapting convolution either, and ReLU6 for ReLU. All maps are NCHW.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """What a network costs: parameters and multiply-accumulates of its convolutions, counted without running it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

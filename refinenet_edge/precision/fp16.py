@@ -4,8 +4,6 @@ An operator input is retyped when its ONNX schema lets it be float16; one that m
 Resize) does. So no float32 island, with its casts, is left around Resize.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import onnx_ir as ir

@@ -11,8 +11,6 @@ are.
 Four channels in plain HWC would read less, but TensorRT has that format for float32 only.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass

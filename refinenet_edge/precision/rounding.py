@@ -7,8 +7,6 @@ same goes for kernels over the channels, which after a ReLU are all positive. No
 SQuant (Guo et al., ICLR 2022, arXiv:2202.07471).
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -9,8 +9,6 @@ together, and the group that harms most is halved until it is a single layer: th
 take about 2 k log2(n / k) measurements instead of n, and what was never told apart is known to matter less.
 """
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ Only the branch that is taken is computed. From one choice to the next nothing i
 and rounded weights are both in memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 
 import numpy as np

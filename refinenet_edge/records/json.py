@@ -4,8 +4,6 @@ A record with a `schema` is read from that schema only, and from schema 1 where 
 fields of today from those.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import types

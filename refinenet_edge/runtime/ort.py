@@ -1,7 +1,5 @@
 """Run an ONNX graph on the CPU with ONNX Runtime: the reference, and the twin where OpenVINO is not installed."""
 
-from __future__ import annotations
-
 import functools
 import json
 import tempfile
