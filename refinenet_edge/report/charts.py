@@ -22,6 +22,8 @@ COLOURS = ("#2f74b8", "#b45f1e", "#23805f", "#9350a0", "#b8455e", "#56707f", "#6
 GREY = "#8b929c"
 PAGE = "#fefefe"  # becomes the page's own colour
 WIDTH = 4.4  # inches: text of 9 points is then readable on a phone
+LABEL = 0.3  # of a decade: what a label of an axis takes
+POINT = 1.0  # of mIoU: the least that an axis spans, so that a hundredth looks like one
 SPREAD = 5.0  # times the least: from here on a scale of times is logarithmic
 STYLE: Any = {  # matplotlib's own type of it lists every key
     "svg.fonttype": "none",
@@ -57,6 +59,8 @@ def percentiles(name: str, samples: Mapping[int, Sequence[float]]) -> Markup:
         marks = [("min", 1.0), ("p50", 0.5), ("p90", 0.1), ("p99", 0.01), ("p99.9", 1e-3), ("p99.99", 1e-4)]
         longest = max(x for x, _ in ends.values())
         shown = {label: -math.log10(share) for label, share in marks if -math.log10(share) <= longest}
+        if longest - max(shown.values()) > LABEL:  # the curves go on beyond the last mark: to where is said
+            shown[f"p{100 * (1 - 10**-longest):.3g}"] = longest
         axes.set_xticks(list(shown.values()), list(shown))
         axes.set_ylabel("ms")
         _scale(axes, "y", [ms for values in samples.values() for ms in np.percentile(values, [0, 100])])
@@ -99,6 +103,8 @@ def pareto(name: str, points: Mapping[int, tuple[float, float]], best: Collectio
         axes.set_xlabel("p50, ms")
         axes.set_ylabel("mIoU, %")
         axes.yaxis.set_major_locator(MaxNLocator(5))
+        middle, half = (max(miou) + min(miou)) / 2, 0.65 * max(POINT, max(miou) - min(miou))
+        axes.set_ylim(middle - half, middle + half)
         _scale(axes, "x", times)
         taken: list[tuple[float, float]] = []
         for key in sorted(points, key=lambda key: key not in best):

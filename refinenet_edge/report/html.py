@@ -15,7 +15,7 @@ from refinenet_edge.report.view import Block, Row, blocks, judges, rows, stages,
 from refinenet_edge.report.words import faster, frames, interval, moment, number, percent, sentence, size
 
 STAGE_COLOURS = dict(
-    zip(STAGES, ("#7d8794", "#2f9490", "#789a42", "#3a6fb5", "#8a63b8", "#bd8336", "#c0607a"), strict=True)
+    zip(STAGES, ("#9aa3ad", "#5cb8b2", "#a5c05b", "#e0b000", "#b59be0", "#d99a5b", "#e08aa0"), strict=True)
 )
 FILTERS = (faster, frames, interval, moment, number, percent, size)
 
@@ -71,7 +71,7 @@ class RunView:
             ("blocks", "Blocks of the network", self.profiles),
             ("start", "Start and memory", run.starts),
             ("screen", "Camera to screen", run.screens),
-            ("power", "Power and heat", True),  # says so where the machine does not
+            ("power", "Power and heat", run.power),
             ("environment", "Environment", True),
             ("reproduce", "How to reproduce", True),
             ("notes", "Notes", run.notes),

@@ -87,8 +87,8 @@ def _lead(best: Row, timed: Sequence[Row], reference: str) -> str:
         other = fastest([row for row in timed if row is not best])
         if other.verdict is None:
             return f"Next is {other.subject.name} with {number(other.times.p50)} ms."
-        longer = f"{interval(other.verdict.times)} times as long{doubt.get(other.verdict.word, '')}"
-        return f"Next is {other.subject.name}, which takes {longer}."
+        behind = f"{interval(faster(other.verdict.times))} times as fast{doubt.get(other.verdict.word, '')}"
+        return f"Next is {other.subject.name}, {behind}."
     if best.verdict is None:
         return f"It did not run in turn with {reference}: no ratio."
     times = best.verdict.times

@@ -36,6 +36,17 @@ def test_the_scale_of_percentiles_ends_where_the_runs_do() -> None:
     assert "p90" not in texts(charts.percentiles("a", FAR))
 
 
+def test_few_runs_are_labelled_to_where_they_end() -> None:
+    assert "p96.3" in texts(charts.percentiles("a", {1: [20.0, 21.0, 22.0] * 9}))
+
+
+@pytest.mark.parametrize(("least", "most"), [(61.24, 61.30), (50.0, 70.0)])
+def test_an_axis_of_miou_spans_at_least_a_point(least: float, most: float) -> None:
+    found = texts(charts.pareto("a", {1: (10.0, most), 2: (20.0, least)}, {1}))
+    shown = [float(text) for text in found if re.fullmatch(r"\d\d(\.\d+)?", text) and float(text) > 25]
+    assert max(shown) - min(shown) >= 0.75 * max(1.0, most - least)
+
+
 def test_times_far_apart_have_a_logarithmic_scale_in_plain_figures() -> None:
     assert {"20", "50", "100", "200"} <= set(texts(charts.percentiles("a", FAR)))
 

@@ -48,7 +48,7 @@ def test_the_fastest_is_named_with_what_it_gains_and_costs() -> None:
 
 def test_a_reference_that_is_the_fastest_is_compared_with_the_next() -> None:
     found = sentence(run(measurements=(measured("fp32", 0.5), measured("int8", 1.0))))
-    assert f"fp32 is the fastest of 2: {TOOK} Next is int8, which takes 2.00 (2.00 to 2.00) times as long. " in found
+    assert f"fp32 is the fastest of 2: {TOOK} Next is int8, 0.500 (0.500 to 0.500) times as fast. " in found
     assert found.endswith("mIoU: 61.50 % on scenes:1:20.")
 
 
