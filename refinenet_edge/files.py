@@ -153,13 +153,14 @@ def read_bytes(path: Path, most: int, what: str, error: type[RefineNetEdgeError]
     """A regular file of at most `most` bytes. Raises `error`, which calls it `what`, such as "image"."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
-            data = file.read(most + 1)
+            # one that claims to be small may still have no end
+            data = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
     except FileNotFoundError as exc:
         raise error(f"no {what} at {path}") from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
         raise error(f"{what} {path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
-    if len(data) > most:
-        raise error(f"{what} {path} has more than {most} bytes, which is more than one has")
+    if data is None or len(data) > most:
+        raise error(f"{what} {path} is larger than {most} bytes")
     return data
 
 

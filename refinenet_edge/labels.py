@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from refinenet_edge.errors import InputError
+from refinenet_edge.files import read_utf8
 from refinenet_edge.records import RGB, Labels
 
 MAX_LABEL_FILE = 64 * 1024
@@ -28,12 +29,7 @@ def voc_colour(index: int) -> RGB:
 
 def read_label_file(path: Path) -> Labels:
     """Labels of a UTF-8 text file: one class per line, optionally followed by its colour as `#rrggbb`."""
-    try:
-        if path.stat().st_size > MAX_LABEL_FILE:
-            raise InputError(f"label file {path}: expected a class name per line, in at most {MAX_LABEL_FILE} bytes")
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InputError(f"label file {path} cannot be read: {exc}") from exc
+    lines = [line.strip() for line in read_utf8(path, MAX_LABEL_FILE, "label file").splitlines()]
     names: list[str] = []
     palette: list[RGB] = []
     for line in filter(None, lines):

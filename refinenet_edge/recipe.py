@@ -1,13 +1,22 @@
 """Recipes in TOML files, and the sizes and tables in them."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.files import read_utf8
 from refinenet_edge.records import Recipe, Size, from_plain
 
 MAX_RECIPE = 64 * 1024  # bytes
+MAX_DEPTH = 8  # of tables and lists in one another
+NAME = r"""(?:[\w-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
+TOKENS = re.compile(  # all else is passed over
+    r"#[^\n]*|\"{3}(?:[^\\]|\\.)*?\"{3}|'{3}.*?'{3}"
+    rf"|(?P<dotted>{NAME}(?:[ \t]*\.[ \t]*{NAME}){{{MAX_DEPTH},}})|{NAME}|[\[\]{{}}]",
+    re.DOTALL,
+)
 
 
 def parse_size(text: str) -> Size:
@@ -40,9 +49,19 @@ def read_table(path: Path, kind: str) -> dict[str, Any]:
         import tomllib
     else:  # only here: a device builds nothing from recipes, and has no tomli
         import tomli as tomllib
+    text = read_utf8(path, MAX_RECIPE, kind)
+    _require_shallow(text, f"{kind} {path}")
     try:
-        if path.stat().st_size > MAX_RECIPE:
-            raise InputError(f"{kind} {path} is larger than {MAX_RECIPE} bytes")
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as exc:
+        return tomllib.loads(text)
+    except ValueError as exc:  # of a syntax error, and of a number of thousands of digits
         raise InputError(f"{kind} {path} cannot be read: {exc}") from exc
+
+
+def _require_shallow(text: str, what: str) -> None:
+    """Raise `InputError` for what the parser would recurse into, or take for ever over."""
+    depth = 0
+    for token in TOKENS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        if depth > MAX_DEPTH or token["dotted"]:
+            line = text.count("\n", 0, token.start()) + 1
+            raise InputError(f"{what}: line {line} has tables or lists more than {MAX_DEPTH} deep, none of ours has")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import itertools
 import logging
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ from onnx_ir.passes.common import (
 from torch import nn
 
 from refinenet_edge.errors import GraphError, first_line
+from refinenet_edge.files import open_regular
 from refinenet_edge.records import INPUT, MAX_SIDE, OUTPUT, SMALLEST_SIDE, Size, TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -83,8 +85,12 @@ def read_onnx(path: Path, size: Size | None = None, data: bytes | None = None) -
     no such model.
     """
     try:
-        if data is None and path.stat().st_size > MAX_ONNX_BYTES:
-            raise GraphError(f"{path} is larger than {MAX_ONNX_BYTES >> 30} GiB")
+        if data is None:
+            file = open_regular(path)
+            size_of_file = os.fstat(file).st_size
+            os.close(file)
+            if size_of_file > MAX_ONNX_BYTES:
+                raise GraphError(f"{path} is larger than {MAX_ONNX_BYTES >> 30} GiB")
         proto = onnx.load(path) if data is None else onnx.load_model_from_string(data)
         onnx.checker.check_model(proto)
         opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from refinenet_edge import files
-from refinenet_edge.errors import BuildError, CheckpointError
+from refinenet_edge.bench.record import read_run
+from refinenet_edge.calibration.ranges import read_ranges
+from refinenet_edge.errors import BuildError, CheckpointError, InputError, RefineNetEdgeError
+from refinenet_edge.estimate.devices import read_devices
+from refinenet_edge.evaluation import layouts
+from refinenet_edge.evaluation.masks import read_mask
 from refinenet_edge.files import list_files, read_text, sha256, write_atomically
+from refinenet_edge.frames.images import read_image
+from refinenet_edge.labels import read_label_file
+from refinenet_edge.model.checkpoint import load_checkpoint
+from refinenet_edge.recipe import read_recipe
+from refinenet_edge.runtime.tensorrt import builder
+from refinenet_edge.runtime.tensorrt.engine import read_header
+from refinenet_edge.trace import read_onnx
 
 
 def test_a_file_is_written(tmp_path: Path) -> None:
@@ -119,3 +136,92 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"folder .*none cannot be listed: No such file"):
         list_files(tmp_path / "none", BuildError)
+
+
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
+    code = "import os; os.replace = lambda *_: os._exit(9); from tests.test_files import *; "
+    code += f"write_atomically(Path({str(tmp_path / 'weights')!r}), b'killed', BuildError)"
+    for _ in range(2):
+        ended = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False)
+        assert ended.returncode == 9
+        assert [path.name for path in tmp_path.iterdir()] == [".weights.refinenet-edge"]
+    write_atomically(tmp_path / "weights", b"new", BuildError)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"weights": b"new"}
+
+
+def test_writers_of_one_file_take_turns(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    with ThreadPoolExecutor(8) as pool:
+        for written in [pool.submit(write_atomically, path, bytes([i]) * 9999, BuildError) for i in range(64)]:
+            written.result()
+    assert len(set(path.read_bytes())) == 1
+    assert path.stat().st_size == 9999
+    assert [left.name for left in tmp_path.iterdir()] == ["weights"]
+
+
+def test_a_writer_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PATIENCE", 0.1)
+    held = files.claim(tmp_path / ".weights.refinenet-edge")
+    with pytest.raises(BuildError, match=r"weights cannot be written: another process is writing it"):
+        write_atomically(tmp_path / "weights", b"new", BuildError)
+    os.close(held)
+
+
+@pytest.mark.parametrize("link", ["elsewhere", "none"])
+def test_a_link_where_it_is_written_is_not_followed(tmp_path: Path, link: str) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"mine")
+    (tmp_path / ".weights.refinenet-edge").symlink_to(tmp_path / link)
+    with pytest.raises(BuildError, match="weights cannot be written"):
+        write_atomically(tmp_path / "weights", b"new", BuildError)
+    assert (tmp_path / "elsewhere").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["a\0b", ""])
+def test_a_name_that_no_file_has(name: str) -> None:
+    with pytest.raises(BuildError, match="cannot be written"):
+        write_atomically(Path(name), b"new", BuildError)
+
+
+READERS: dict[str, Any] = {
+    "recipe": read_recipe,
+    "devices": read_devices,
+    "labels": read_label_file,
+    "ranges": read_ranges,
+    "result": read_run,
+    "image": read_image,
+    "mask": read_mask,
+    "list": layouts._lines,
+    "timing cache": builder._timings,
+    "plan": read_header,
+    "digest": lambda path: sha256(path, InputError),
+    "checkpoint": load_checkpoint,
+    "onnx": read_onnx,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_only_regular_files_are_read(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(RefineNetEdgeError, match="not a regular file"):
+            READERS[name](path)
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name not in ("digest", "plan", "onnx", "checkpoint")])
+def test_files_are_read_within_bounds(tmp_path: Path, name: str) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RefineNetEdgeError, match=r"is larger than \d+ bytes"):
+        READERS[name](tmp_path / "large")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+def test_an_exchange(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").mkdir()
+    assert files.exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").is_dir()
+    assert (tmp_path / "b").read_text() == "a"
+    with pytest.raises(FileNotFoundError):
+        files.exchange(tmp_path / "a", tmp_path / "none")

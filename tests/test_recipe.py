@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,9 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, damage: str) -> None:
         path.write_text("#" * (MAX_RECIPE + 1))
     elif damage == "binary":
         path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"^recipe \S*pets\.toml (cannot be read|is larger than 65536 bytes)"):
+    with pytest.raises(
+        InputError, match=r"^(no recipe at|recipe) \S*pets\.toml($| cannot be read| is larger than 65536 bytes)"
+    ):
         read_recipe(path)
 
 
@@ -134,3 +137,37 @@ def test_a_size_is_height_by_width(text: str, size: tuple[int, int]) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="expected HEIGHTxWIDTH in pixels, such as 512x512"):
         parse_size(text)
+
+
+DEEP = {
+    "lists": "a = " + "[" * 30000,
+    "inline tables": "a = " + "{b = " * 12000,
+    "a dotted key": "a" + ".a" * 30000 + " = 1",
+    "a spaced key": "a" + " . 'a'" * 9000 + " = 1",
+    "a header": "[" + "a." * 30000 + "a]",
+    "a table in a list in a table": "a = " + "[{b = " * 6000,
+}
+
+
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+def test_a_file_that_nests_without_end_is_refused_at_once(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pets.toml").write_text("model = 'rf50'\n" + text)
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"recipe \S*pets\.toml: line 2 has tables or lists more than 8 deep"):
+        read_recipe(tmp_path / "pets.toml")
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("number", ["9" * 60000, "0x" + "f" * 60000, "99999999999999999999"])
+def test_a_number_that_no_recipe_has(tmp_path: Path, number: str) -> None:
+    (tmp_path / "pets.toml").write_text(f"model = 'rf50'\nworkspace_mib = {number}")
+    with pytest.raises(InputError, match=r"pets\.toml.*(a number beyond|60000 digits)"):
+        read_recipe(tmp_path / "pets.toml")
+
+
+def test_brackets_and_dots_in_text_and_comments_nest_nothing(tmp_path: Path) -> None:
+    name = "[{" * 20 + ".a" * 20
+    text = f"# {name}\nmodel = \"{name}\"\noutput = '{name}'\nlabels = \"\"\"\n{name}\"\"\"\ncalib = '''{name}'''"
+    (tmp_path / "pets.toml").write_text("\ufeff" + text)
+    recipe = read_recipe(tmp_path / "pets.toml")
+    assert (recipe.model, recipe.output, recipe.labels, recipe.calib) == (name,) * 4

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from refinenet_edge.errors import BundleError, InputError, RefineNetEdgeError
-from refinenet_edge.files import write_atomically
+from refinenet_edge.files import read_utf8, write_atomically
 from refinenet_edge.records import Identity, Size, from_json, to_json
 
 MAX_RUN = 64 << 20  # bytes of a file
@@ -231,14 +231,10 @@ def write_run(path: Path, run: BenchmarkRun) -> None:
 def read_run(path: Path) -> BenchmarkRun:
     """The run in `path`. Raises `InputError` naming what does not fit."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_RUN + 1)
-    except OSError as exc:
-        command = f"refinenet-edge bench -o {shlex.quote(str(path))}"
-        raise InputError(f"{path} cannot be read: {exc.strerror}; measure with {command}") from exc
-    if len(data) > MAX_RUN:
-        raise InputError(f"{path} has more than {MAX_RUN} bytes: it is not a benchmark result")
+        text = read_utf8(path, MAX_RUN, "benchmark result")
+    except InputError as exc:
+        raise InputError(f"{exc}; measure with refinenet-edge bench -o {shlex.quote(str(path))}") from exc
     try:
-        return from_json(BenchmarkRun, data.decode())
-    except (RefineNetEdgeError, UnicodeDecodeError) as exc:
+        return from_json(BenchmarkRun, text)
+    except RefineNetEdgeError as exc:
         raise InputError(f"{path} is not a benchmark result: {exc}") from exc

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import time
 import tokenize
 import zipfile
@@ -13,17 +14,18 @@ import numpy as np
 
 from refinenet_edge.calibration.histogram import BINS, Histogram
 from refinenet_edge.errors import CalibrationError
-from refinenet_edge.files import write_atomically
+from refinenet_edge.files import open_regular, write_atomically
 from refinenet_edge.records import RangesKey, to_json
 
 logger = logging.getLogger(__name__)
 
+MAX_HEAD = 16 << 20  # bytes, besides the rows
 SAVE_SECONDS = 30.0  # between two saves on the way
 NO_EXPONENT = -(1 << 15)
 ROW = np.dtype([("counts", np.int64, BINS), ("exponent", int), ("zeros", int), ("low", float), ("high", float)])
 # what numpy, zipfile and zlib raise on bytes that are not a whole archive
 DAMAGED = (
-    *(OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError),
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, MemoryError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 
@@ -43,7 +45,9 @@ class Partial:
             return 0, fresh
         try:
             # opened here: on a damaged archive numpy leaves a file of its own open
-            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            with os.fdopen(open_regular(self._path), "rb") as file, np.load(file, allow_pickle=False) as held:
+                if sum(part.file_size for part in held.zip.infolist()) > MAX_HEAD + len(tensors) * 2 * ROW.itemsize:
+                    raise ValueError("it is larger than it can be")
                 if str(held["key"]) != self._key or held["names"].tolist() != list(tensors):
                     logger.warning("%s is of another calibration: starting at the first frame", self._path)
                     return 0, fresh

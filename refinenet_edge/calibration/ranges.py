@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from refinenet_edge.calibration.methods import Method, name_of
 from refinenet_edge.errors import BundleError, CalibrationError
-from refinenet_edge.files import write_atomically
+from refinenet_edge.files import read_utf8, write_atomically
 from refinenet_edge.records import Bilinear, FrameSpec, Ranges, RangesKey, from_json, to_json
 
 MAX_FILE = 8 << 20  # bytes
@@ -34,10 +34,8 @@ def write_ranges(path: Path, ranges: Ranges) -> None:
 def read_ranges(path: Path) -> Ranges:
     """The ranges in `path`, which is not trusted. Raises `CalibrationError`."""
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise CalibrationError(f"{path} is larger than {MAX_FILE} bytes: it holds no ranges")
-        return from_json(Ranges, path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, BundleError) as exc:
+        return from_json(Ranges, read_utf8(path, MAX_FILE, "ranges", CalibrationError))
+    except (CalibrationError, BundleError) as exc:
         raise CalibrationError(f"ranges {path} cannot be used: {exc}; make them with refinenet-edge calibrate") from exc
 
 

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import IGNORE
 from refinenet_edge.evaluation.samples import Coding, FileSample
+from refinenet_edge.files import read_utf8
 from refinenet_edge.frames.images import list_images
 from refinenet_edge.labels import CAMVID, CITYSCAPES, NYU40, VOC
 from refinenet_edge.records import Labels
@@ -132,11 +133,9 @@ def _listed(root: Path, path: Path, coding: Coding) -> Iterable[FileSample]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        if path.stat().st_size > MAX_LIST:
-            raise InputError(f"list {path} has more than {MAX_LIST} bytes: expected one sample a line")
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InputError(f"list {path} cannot be read: {exc}; name another split: LAYOUT:PATH:SPLIT") from exc
+        lines = [line.strip() for line in read_utf8(path, MAX_LIST, "list").splitlines()]
+    except InputError as exc:
+        raise InputError(f"{exc}; name another split: LAYOUT:PATH:SPLIT") from exc
     return [line for line in lines if line]
 
 

@@ -26,11 +26,12 @@ from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.evaluation.confusion import IGNORE, Confusion
 from refinenet_edge.evaluation.datasets import DataSet
 from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
-from refinenet_edge.files import write_atomically
+from refinenet_edge.files import read_utf8, write_atomically
 from refinenet_edge.records import FrameSpec, Identity, Labels, from_json, to_json
 from refinenet_edge.runtime import Segmenter
 
 SAVE_SECONDS = 15.0
+MAX_PARTIAL = 256 << 20  # bytes
 
 Matrix = tuple[tuple[int, ...], ...]
 
@@ -258,11 +259,11 @@ def _read_partial(path: Path, key: Mapping[str, str], dataset: DataSet, classes:
     """The run to go on from, None if there is none. Raises `InputError` if it is another's, or damaged."""
     remove = f"remove {path} to start again"
     try:
-        partial = from_json(_Partial, path.read_text("utf-8"))
+        if not path.exists():
+            return None
+        partial = from_json(_Partial, read_utf8(path, MAX_PARTIAL, "the result"))
         matrix = np.array(partial.confusion, np.int64)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, OverflowError, BundleError) as exc:
+    except (InputError, ValueError, OverflowError, BundleError) as exc:
         raise InputError(f"{path} cannot be read: {exc}; {remove}") from exc
     if not partial.done:
         return None

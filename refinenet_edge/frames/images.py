@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.files import list_files, read_bytes, write_atomically
+from refinenet_edge.files import list_files, open_regular, read_bytes, write_atomically
 from refinenet_edge.frames.readers import Captured, CapturedFrames, Clock, Frames, LiveSource, repeated
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import MAX_SIDE, Frame, Size
@@ -208,9 +208,9 @@ def is_named_like(name: str, suffixes: tuple[str, ...]) -> bool:
 def is_image_file(path: Path) -> bool:
     """Whether the file begins like an image, whatever its name."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             head = file.read(12)
-    except OSError:
+    except (OSError, ValueError):
         return False
     return head.startswith((PNG, JPEG, BMP)) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
 

@@ -13,46 +13,40 @@ import dataclasses
 import itertools
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from refinenet_edge.errors import CheckpointError, InputError, first_line
-from refinenet_edge.files import write_atomically
+from refinenet_edge.errors import CheckpointError, InputError
+from refinenet_edge.files import open_regular, write_atomically
 from refinenet_edge.model.blocks import CrpOrder
 from refinenet_edge.model.encoders import RESNET_STAGES
+from refinenet_edge.model.pickled import Other, read_pickled
 from refinenet_edge.model.refinenet import MODELS, ModelSpec, SegmentationNet, build, create
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 4 << 30
+MAX_HEADER = 4 << 20  # bytes: of safetensors, which says where each tensor is
 # weights that ship with the package: what `--checkpoint NAME` finds when there is no such file
 SHIPPED = {"scenes": Path(__file__).parents[1] / "weights" / "rf_lw_mbv2_scenes.safetensors"}
 SPEC_KEY = "refinenet_edge.spec"
 WRAPPERS = ("segmenter", "model", "state_dict", "weights")
 REDUCTION = "p_ims1d2_outl1_dimred.weight"  # 3x3 in RefineNet, 1x1 in Light-Weight RefineNet
 MAX_WRAPPERS = 8  # one inside the other: a wrapper may hold itself
-SHOWN_KEYS = 4
+SHOWN_KEYS, MAX_SHOWN = 4, 160  # keys in an error, and characters of each
+SAVE = "save the state_dict alone where you trust it: torch.save(model.state_dict(), 'weights.pth')"
 KNOWN = f"known architectures: {', '.join(MODELS)}"
 
 State = dict[str, Tensor]
-
-# numpy scalars in training checkpoints of light-weight-refinenet and DenseTorch (`best_val`), under both of their names
-_SCALAR = np.float64(0).__reduce__()[0]
-_NUMPY_GLOBALS: list[Any] = [
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *{type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32)},
-]
 
 
 @dataclass(frozen=True)
@@ -209,16 +203,17 @@ def save_checkpoint(module: SegmentationNet, path: str | Path, dtype: torch.dtyp
 def _read(path: Path) -> tuple[object, ModelSpec | None]:
     """What the file holds, and the spec where it is a file of ours."""
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            magic = file.read(9)
-    except OSError as exc:
-        raise CheckpointError(f"{path} cannot be read: {exc.strerror}") from exc
-    if not 9 <= size <= MAX_BYTES:
-        raise CheckpointError(f"{path} has {size} bytes: a checkpoint has 9 bytes to 4 GiB")
-    # safetensors starts with the length of its JSON, any eight bytes, so it is known by what follows
-    if magic[:4] == b"PK\x03\x04" or (magic[:1] == b"\x80" and magic[8:] != b"{"):
-        return _read_torch(path), None
+        with os.fdopen(open_regular(path), "rb") as file:
+            size, magic = os.fstat(file.fileno()).st_size, file.read(9)
+        if not 9 <= size <= MAX_BYTES:
+            raise CheckpointError(f"{path} has {size} bytes: a checkpoint has 9 bytes to 4 GiB")
+        # safetensors starts with the length of its JSON, any eight bytes, so it is known by what follows
+        if magic[:4] == b"PK\x03\x04" or (magic[:1] == b"\x80" and magic[8:] != b"{"):
+            return read_pickled(path), None
+    except (OSError, ValueError) as exc:
+        raise CheckpointError(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+    if int.from_bytes(magic[:8], "little") > MAX_HEADER:
+        raise CheckpointError(f"{path} is neither a PyTorch nor a safetensors file: its header is larger than one is")
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -233,21 +228,6 @@ def _read(path: Path) -> tuple[object, ModelSpec | None]:
         raise CheckpointError(f"{path} describes no model this toolkit knows: {exc}") from exc
 
 
-def _read_torch(path: Path) -> object:
-    try:
-        with torch.serialization.safe_globals(_NUMPY_GLOBALS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as exc:  # a damaged pickle raises anything
-        if "Weights only load failed" in str(exc):
-            global_ = re.search(r"GLOBAL ([\w.]+)", str(exc))
-            which = f" ({global_.group(1)})" if global_ else ""
-            raise CheckpointError(
-                f"{path} holds more than weights{which}, and code in model files is never run here; save the "
-                "state_dict alone where you trust it: torch.save(model.state_dict(), 'weights.pth')"
-            ) from exc
-        raise CheckpointError(f"{path} is damaged or cut short: {first_line(exc)}") from exc
-
-
 def _unwrapped(raw: object, path: Path) -> State:
     """The tensors of a checkpoint by name, out of any wrapper and without `module.`."""
     for _ in range(MAX_WRAPPERS):
@@ -257,8 +237,14 @@ def _unwrapped(raw: object, path: Path) -> State:
         if inner is None:
             break
         raw = inner
+    if isinstance(raw, Other):
+        raise CheckpointError(f"{path} is an object of {raw.name[:80]} with its code, which is never run here; {SAVE}")
     if not isinstance(raw, Mapping) or not raw:
         raise CheckpointError(f"{path} holds no weights by name but {type(raw).__name__}; {KNOWN}")
+    objects = [value.name for value in raw.values() if isinstance(value, Other)]
+    if objects:
+        more = f"{path} holds more than weights ({objects[0][:80]}), and code in model files is never run here"
+        raise CheckpointError(f"{more}; {SAVE}")
     strangers = [str(key) for key, value in raw.items() if not isinstance(value, Tensor)]
     if strangers:
         raise CheckpointError(f"{path}: {_listed(strangers)} are no tensors; {KNOWN}")
@@ -346,6 +332,6 @@ def _shape(value: Tensor) -> str:
 
 
 def _listed(keys: Mapping[str, Any] | list[str]) -> str:
-    shown = list(keys)[:SHOWN_KEYS]
+    shown = [key[:MAX_SHOWN] for key in list(keys)[:SHOWN_KEYS]]
     more = len(keys) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

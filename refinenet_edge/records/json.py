@@ -6,6 +6,7 @@ fields of today from those.
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -14,6 +15,9 @@ from typing import Any, Literal, TypeVar, Union
 from refinenet_edge.errors import BundleError, InputError
 
 Record = TypeVar("Record")
+
+MAX_INTEGER = (1 << 63) - 1
+MAX_NUMBER = 1e100
 
 
 def to_json(record: Any) -> str:
@@ -51,11 +55,15 @@ def _read(kind: Any, value: Any, where: str) -> Any:
             return tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     elif origin is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
         if isinstance(value, dict):
-            return {key: _read(args[1], item, f"{where}[{key!r}]") for key, item in value.items()}
+            return {key: _read(args[1], item, f"{where}[{key[:60]!r}]") for key, item in value.items()}
     elif dataclasses.is_dataclass(kind):
         return _read_record(kind, value, where)
+    elif kind in (int, float) and isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise BundleError(f"{where}: a number beyond {MAX_INTEGER}")
     elif kind is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if MAX_NUMBER < abs(value) < math.inf:  # what is reckoned with it would be beyond a float
+                raise BundleError(f"{where}: a number beyond {MAX_NUMBER}")
             return float(value)
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
@@ -86,7 +94,7 @@ def _read_record(kind: Any, value: Any, where: str) -> Any:
         value = kind.from_schema_1(value)
     for name in value:
         if name not in fields:
-            raise BundleError(f"{where}.{name}: unknown field")
+            raise BundleError(f"{where}.{name[:60]}: unknown field")
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in value:

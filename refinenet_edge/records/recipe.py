@@ -13,6 +13,7 @@ from refinenet_edge.records.frame import MAX_SIDE, Size
 from refinenet_edge.records.json import from_plain
 
 Backend = Literal["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]  # what a bundle is built for
+MAX_COMMAND = 64 * 1024  # characters
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
 
@@ -102,7 +103,7 @@ def recipe_of_command(command: str) -> Recipe | None:
     kinds = typing.get_type_hints(Recipe)
     values: dict[str, Any] = {}
     try:
-        program, verb, *rest = shlex.split(command)
+        program, verb, *rest = shlex.split(command[:MAX_COMMAND])
         words = iter(rest)
         for word in words:
             negated = word.startswith("--no-")

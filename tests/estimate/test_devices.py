@@ -115,7 +115,7 @@ def test_a_file_holds_one_device(written: Path) -> None:
 def test_what_is_no_device_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no device 'orin'; there are orin-nano, "):
         find_device("orin")
-    with pytest.raises(InputError, match=r"cannot be read: .*No such file"):
+    with pytest.raises(InputError, match=r"no file at .*none\.toml"):
         find_device(str(tmp_path / "none.toml"))
     (tmp_path / "large.toml").write_text("# " + "x" * (64 << 10))
     with pytest.raises(InputError, match="is larger than 65536 bytes"):

@@ -70,7 +70,7 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=f"the limit is {MAX_SIDE} a side"):
         read_mask(write(tmp_path / "huge.png", huge))
     monkeypatch.setattr(masks, "MAX_BYTES", 100)
-    with pytest.raises(InputError, match="at most 100 are read"):
+    with pytest.raises(InputError, match="is larger than 100 bytes"):
         read_mask(write(tmp_path / "long.png", whole))
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from refinenet_edge.bundle import MODEL, PLAN, Bundle, write_bundle
 from refinenet_edge.errors import BuildError, InputError
-from refinenet_edge.files import write_atomically
+from refinenet_edge.files import read_bytes, write_atomically
 from refinenet_edge.records import CHANNEL_MULTIPLE, INPUT, SMALLEST_SIDE, EngineInfo, Manifest, Profile, Recipe, Size
 from refinenet_edge.runtime.cuda import gpu_capability
 from refinenet_edge.runtime.libraries import load_library
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 MIN_WORKSPACE = 16 << 20  # bytes; every convolution of TensorRT-RTX reserves half of it as scratch
+MAX_TIMINGS = 1 << 30  # bytes
 POLL = 0.1  # seconds between looks for Ctrl-C
 
 Progress = Callable[[str, int, int], None]  # phase, steps done, steps
@@ -242,10 +243,7 @@ def _channel_last(trt: type[TensorRt], network: TensorRt.INetworkDefinition) -> 
 
 
 def _timings(path: Path) -> bytes:
-    try:
-        return path.read_bytes() if path.exists() else b""
-    except OSError as exc:
-        raise BuildError(f"timing cache {path} cannot be read: {exc.strerror or exc}") from exc
+    return read_bytes(path, MAX_TIMINGS, "timing cache", BuildError) if path.exists() else b""
 
 
 def _parser_errors(parser: Any) -> str:

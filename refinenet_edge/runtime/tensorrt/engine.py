@@ -6,6 +6,7 @@ where `allow_host_code` says that the bundle is trusted, as a program must be.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from refinenet_edge.bundle import PLAN, Bundle
 from refinenet_edge.errors import BundleError, EngineMismatch, InputError
+from refinenet_edge.files import open_regular
 from refinenet_edge.records import CHANNEL_MULTIPLE, EngineInfo, TensorSpec
 from refinenet_edge.runtime.libraries import load_library
 from refinenet_edge.runtime.tensorrt.library import logger_of, make_recorder
@@ -205,10 +207,10 @@ def read_header(path: Path) -> PlanHeader:
     trtexec reads it (--getPlanVersionOnly), TensorRT-RTX as seen in the plans of 1.7.1.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             header = file.read(HEADER)
-    except OSError as exc:
-        raise BundleError(f"{path} cannot be read: {exc.strerror}") from exc
+    except (OSError, ValueError) as exc:
+        raise BundleError(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
     flavour = TAGS.get(header[:4])
     if flavour is None or len(header) < HEADER:
         raise BundleError(f"{path} is no TensorRT plan: it starts with {header[:4]!r}, a plan with b'ftrt' or b'vtrt'")
