@@ -98,12 +98,12 @@ def test_damage_in_schema_1_is_named(tmp_path: Path, subjects: object, says: str
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "r.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(InputError, match="is not a benchmark result"):
+    with pytest.raises(InputError, match=r"not a benchmark result|benchmark result .* cannot be read"):
         read_run(path)
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"No such file.*refinenet-edge bench -o"):
+    with pytest.raises(InputError, match=r"no benchmark result at .*refinenet-edge bench -o"):
         read_run(tmp_path / "none.json")
 
 
