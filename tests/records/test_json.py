@@ -75,7 +75,7 @@ def test_a_manifest_without_its_defaults_comes_back_equal() -> None:
 
 def test_what_toml_read_is_read_too() -> None:
     assert from_plain(Labels, dataclasses.asdict(LABELS)) == LABELS
-    with pytest.raises(BundleError, match=rr"min_agreement: a number beyond"):
+    with pytest.raises(BundleError, match=r"min_agreement: a number beyond"):
         from_plain(Recipe, {"output": "b", "model": "rf50", "min_agreement": 10**400})
 
 
