@@ -368,7 +368,8 @@ class _Machine:
         if name in PARAMETER and arguments:
             return arguments[0]
         if name in REBUILD and len(arguments) >= 4 and self._load is not None:
-            return _tensor(*arguments[:4], self._load)
+            storage, offset, size, stride = arguments[:4]
+            return _tensor(storage, offset, size, stride, self._load)
         return Other(name)
 
 
