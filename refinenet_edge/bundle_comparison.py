@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from refinenet_edge.errors import InputError
 from refinenet_edge.frames import Frames
-from refinenet_edge.records import relative_error
+from refinenet_edge.records import Labels, relative_error
 from refinenet_edge.runtime import Segmenter
 
 
@@ -18,7 +19,11 @@ class Difference:
 
 
 def compare_bundles(first: Segmenter, second: Segmenter, frames: Frames) -> Iterator[Difference]:
-    """Segment every image with both and compare: the logits as they come, the labels at the image's size."""
+    """Segment every image with both and compare: the logits as they come, the labels at the image's size.
+
+    Raises `InputError` when a label of the one is another class than the same label of the other.
+    """
+    _require_same_classes(first.labels, second.labels)
     for index, name in enumerate(frames.names):
         frame = frames.read(index)
         logits = first.logits(frame), second.logits(frame)
@@ -26,3 +31,18 @@ def compare_bundles(first: Segmenter, second: Segmenter, frames: Frames) -> Iter
         size = (frame.shape[0], frame.shape[1])
         labels = first.mask(logits[0], size).labels, second.mask(logits[1], size).labels
         yield Difference(name, error, float((labels[0] == labels[1]).mean()))
+
+
+def _require_same_classes(first: Labels, second: Labels) -> None:
+    if first.names == second.names or (
+        len(first.names) == len(second.names) and "numbered" in (first.name, second.name)
+    ):
+        return
+    at = next(
+        (at for at, names in enumerate(zip(first.names, second.names, strict=False)) if names[0] != names[1]), None
+    )
+    where = "" if at is None else f", and label {at} is {first.names[at]!r} and {second.names[at]!r}"
+    raise InputError(
+        f"the bundles' labels are different classes: {len(first.names)} ({first.name}) and {len(second.names)} "
+        f"({second.name}){where}; compare bundles of the same --labels"
+    )

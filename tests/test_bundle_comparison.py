@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from refinenet_edge.bundle_comparison import Difference, compare_bundles, relative_error
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import open_frames, parse
-from refinenet_edge.labels import numbered
-from refinenet_edge.records import FrameSpec, TensorSpec
+from refinenet_edge.labels import CITYSCAPES, VOC, numbered
+from refinenet_edge.records import FrameSpec, Labels, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
 
 
@@ -78,3 +79,24 @@ def test_logits_of_another_size_are_compared_by_their_labels(photos: Path) -> No
 def test_an_image_that_cannot_be_read_stops(tmp_path: Path) -> None:
     with segmenter(planes(1, 1)) as first, pytest.raises(InputError, match=r"no image or folder at .*none\.png"):
         list(compare_bundles(first, first, open_frames(parse(str(tmp_path / "none.png")))))
+
+
+def with_labels(labels: Labels) -> Segmenter:
+    count = len(labels.names)
+    ends = (TensorSpec("image", "float32", (1, 3, 8, 8)),), (TensorSpec("logits", "float32", (1, count, 8, 8)),)
+    session = FakeSession(lambda _: {"logits": np.zeros((1, count, 8, 8), np.float32)}, *ends)
+    return Segmenter.from_session(session, FrameSpec((8, 8)), labels)
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (CITYSCAPES, r"21 \(voc\) and 19 \(cityscapes\), and label 0 is 'background' and 'road'"),
+        (replace(VOC, names=("void", *VOC.names[1:])), r"21 \(voc\) .*label 0 is 'background' and 'void'"),
+        (numbered(20), r"21 \(voc\) and 20 \(numbered\)"),
+    ],
+)
+def test_labels_of_different_classes_are_not_compared(photos: Path, second: Labels, said: str) -> None:
+    with pytest.raises(InputError, match=f"the bundles' labels are different classes: {said}"):
+        next(compare_bundles(with_labels(VOC), with_labels(second), open_frames(parse(str(photos)))))
+    assert next(compare_bundles(with_labels(VOC), with_labels(numbered(21)), open_frames(parse(str(photos)))))

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,18 +31,24 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         debug = ctx.params.pop("debug")
         _log_to_stderr(logging.DEBUG if debug else logging.WARNING)
+        code = 1
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            code = 0
+            return result
         except RefineNetEdgeError as exc:
+            code = EXIT_EXPECTED
             if debug:
                 err.print(traceback.format_exc().rstrip(), soft_wrap=True)
-                ctx.exit(EXIT_EXPECTED)
-            # one line, whatever the library below said
-            err.print(styled("error:", "red", f" {' '.join(str(exc).split())}"), soft_wrap=True)
-            ctx.exit(EXIT_EXPECTED)
+            else:  # one line, whatever the library below said
+                err.print(styled("error:", "red", f" {' '.join(str(exc).split())}"), soft_wrap=True)
         except KeyboardInterrupt:
+            code = EXIT_INTERRUPTED
             err.print("interrupted; nothing was left half-written")
-            ctx.exit(EXIT_INTERRUPTED)
+        finally:
+            if stream := sys.modules.get("refinenet_edge.demo.stream"):
+                stream.exit_with(code)
+        return ctx.exit(code)
 
 
 class Group(click.Group):

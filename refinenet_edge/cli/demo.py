@@ -15,6 +15,7 @@ from rich.text import Text
 from refinenet_edge import __version__
 from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, make_folder
 from refinenet_edge.cli.screen import err, out, progress_bar
+from refinenet_edge.errors import InputError
 from refinenet_edge.records import Recipe
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="Of the web page.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0: others may look, with a token.")
 @click.option("--token", envvar="REFINENET_EDGE_TOKEN", help="What others need to look. [made for another --host]")
+@click.option("--public-url", metavar="URL", help="Where others see the page: behind a proxy, or by a name.")
 @click.option("--backend", default="auto", show_default=True)
 @allow_host_code
 def demo(
@@ -47,6 +49,7 @@ def demo(
     port: int,
     host: str,
     token: str | None,
+    public_url: str | None,
     backend: str,
     allow_host_code: bool,
 ) -> None:
@@ -69,6 +72,9 @@ def demo(
     repeat = view != "none" and record is None
     camera = bool(bundles) and Path("/dev/video0").exists()
     chosen = sources or (("0", "scenes") if camera else ("scenes",))
+    for text in chosen:
+        if record and record.exists() and Path(text).exists() and record.samefile(text):
+            raise InputError(f"{record} is what is looked at: give --record another name")
     opened = [open_source(text, every_frame=rate == "full", repeat=repeat) for text in chosen]
     with contextlib.ExitStack() as stack:
         paths = bundles or (shipped_bundle(),)
@@ -82,7 +88,7 @@ def demo(
             show.views.append(Window(show))
             out.print(f"keys: {KEYS}")
         elif view == "web":
-            _serve(show, host, port, token)
+            _serve(show, host, port, token, public_url)
         with _until_interrupted():
             show.run(frames)
     summary = show.summary()
@@ -90,13 +96,13 @@ def demo(
     out.print(f"{summary.frames} frames in {summary.seconds:.1f} s{rest}" + (f": {record}" if record else ""))
 
 
-def _serve(show: Show, host: str, port: int, token: str | None) -> None:
+def _serve(show: Show, host: str, port: int, token: str | None, public: str | None) -> None:
     """Show it in a web page too, and say where that is."""
     with heavy("'refinenet-edge[demo]'"):
         from refinenet_edge.demo.web import Web
     from refinenet_edge.demo.window import has_display
 
-    web = Web(show, host, port, token)
+    web = Web(show, host, port, token, public)
     show.views.append(web)
     web.start()
     out.print(Text.assemble("open ", (web.address, "bold"), " (Ctrl-C ends it)"), soft_wrap=True)

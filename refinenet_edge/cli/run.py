@@ -114,6 +114,7 @@ def compare(first: Path, second: Path, images: str, backend: str, second_backend
 @click.option("--out", "result_path", type=click.Path(dir_okay=False, path_type=Path), help="The result as JSON.")
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--upsample", type=click.Choice(list(UPSAMPLINGS)), help="How logits reach the frame's size. [as built]")
+@click.option("--masks-as-stored", is_flag=True, help="Masks lie as their images do before EXIF turns these.")
 @click.option("--strict", is_flag=True, help="Stop at the first sample that cannot be used.")
 @with_ray
 @allow_host_code
@@ -123,6 +124,7 @@ def evaluate(
     result_path: Path | None,
     backend: str,
     upsample: str | None,
+    masks_as_stored: bool,
     strict: bool,
     ray: str,
     allow_host_code: bool,
@@ -130,7 +132,8 @@ def evaluate(
     """Measure mIoU on DATASET: scenes, scenes:SEED:COUNT, or a folder.
 
     Folders: Cityscapes, VOC, CamVid (SegNet's), NYUv2-40, or images/ and masks/. PATH:SPLIT takes another split than
-    val; cityscapes:PATH, voc:, nyu40: (masks 0..39), nyu40-from1: (1..40), camvid: and plain: name the layout.
+    val; cityscapes:PATH, voc:, nyu40: (masks 0..39), nyu40-from1: (1..40), camvid:, plain: (0.., 255 is void),
+    plain-from1: (1.., 0 is void) and plain-binary: (0 and 255) name the layout.
 
     With --out, a run that was stopped goes on where it was when it is started again.
     """
@@ -139,7 +142,8 @@ def evaluate(
     from refinenet_edge.evaluation.score import Evaluator, LocalEvaluator
     from refinenet_edge.runtime import Segmenter
 
-    opened, data = open_bundle(bundle), evaluation.open_dataset(dataset)
+    opened = open_bundle(bundle)
+    data = evaluation.open_dataset(dataset, masks_as_stored=masks_as_stored)
     way = UPSAMPLINGS[upsample] if upsample else None
     with contextlib.ExitStack() as stack, progress_bar() as bar:
         by: Evaluator

@@ -1,25 +1,35 @@
-"""Pictures -> an MP4 that plays: written beside its place, and renamed when it is whole."""
+"""Pictures -> an MP4 that plays, in browsers too: written beside its place, renamed when it reads again."""
 
 import contextlib
+import itertools
+import logging
 import os
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from refinenet_edge.errors import InputError
+from refinenet_edge.frames.video import VideoFile
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
 
-RATE = 25  # frames per second, of a live recording
-LONGEST_STILL = 10 * RATE  # frames that one picture is repeated for: a laptop may have slept
+CODECS = ("avc1", "vp09", "mp4v")  # H.264, VP9 and MPEG-4, which browsers do not play: the first that this OpenCV has
+RATE = 25  # frames per second of a live recording, at most
+SHARE = 0.3  # of the time that a live recording may take: at a lower rate where its codec is slow
+TRIED = 4  # frames
+LONGEST_STILL = 10  # seconds that one picture is repeated for: a laptop may have slept
+
+logger = logging.getLogger(__name__)
 
 
 class Recording:
     """An MP4 at `path`, of the first picture's size: others are fitted into it.
 
     It plays as fast as it happened, whenever pictures come: one is repeated until the next is there. `rate`: every
-    picture is instead one frame, so many a second. `close` puts the file in its place; after a kill it is not there.
+    picture is instead one frame, so many a second. `close` puts the file in its place once it is whole; after a kill it
+    is not there, and what was there before is.
     """
 
     def __init__(self, path: Path, rate: float | None = None) -> None:
@@ -28,11 +38,13 @@ class Recording:
             raise InputError(f"{path}: recordings are written as .mp4")
         self.path = path
         self.frames = 0
-        self._rate = rate
+        self._live = rate is None
+        self._rate = rate or float(RATE)
         self._beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.mp4")
         self._writer: Any = None
         self._size = (0, 0)  # (width, height)
         self._started = 0.0
+        self._due = 0
         try:
             self._beside.touch()
         except OSError as exc:
@@ -40,34 +52,98 @@ class Recording:
 
     def write(self, picture: Frame) -> None:
         """Add `picture` (HxWx3 BGR uint8), for as long as it takes until the next. Raises `InputError`."""
-        now = time.monotonic()
         if self._writer is None:
             height, width = (side // 2 * 2 or 2 for side in picture.shape[:2])  # the codec halves both for colour
-            self._size, self._started = (width, height), now
-            code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._beside), cv2.CAP_FFMPEG, code, self._rate or RATE, self._size)
-            if not self._writer.isOpened():
-                raise InputError(f"this OpenCV ({cv2.__version__}) writes no MP4: it was built without FFmpeg")
+            self._size = (width, height)
+            self._writer = self._begin(_fitted(picture, self._size))
+            self._started = time.monotonic()
         picture = _fitted(picture, self._size)
-        due = self.frames + 1 if self._rate else int((now - self._started) * RATE) + 1
-        for _ in range(min(due - self.frames, LONGEST_STILL)):
+        due = int((time.monotonic() - self._started) * self._rate) + 1 if self._live else self._due + 1
+        for _ in range(min(due - self._due, int(LONGEST_STILL * self._rate))):
             self._writer.write(picture)
-        self.frames = max(due, self.frames)
+            self.frames += 1
+        self._due = max(due, self._due)
 
     def close(self) -> None:
         """Finish the file and put it at `path`; a second call does nothing. Nothing written: no file.
 
-        Raises `InputError` when it cannot be put there.
+        Raises `InputError` when it is not whole, or cannot be put there; what was there is there still.
         """
         writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.release()
-            try:
+        try:
+            if writer is not None:
+                writer.release()
+                if (found := _frames_in(self._beside)) != self.frames:
+                    raise InputError(
+                        f"{self.path} was not written: {found} of its {self.frames} frames can be read again; is the "
+                        "disk full?"
+                    )
+                with self._beside.open("rb") as file:
+                    os.fsync(file.fileno())
                 os.replace(self._beside, self.path)
-            except OSError as exc:
-                raise InputError(f"{self.path} cannot be written: {exc.strerror}; it is {self._beside}") from exc
-        with contextlib.suppress(OSError):
-            self._beside.unlink()
+        except OSError as exc:
+            raise InputError(f"{self.path} cannot be written: {exc.strerror}; name another place") from exc
+        finally:
+            with contextlib.suppress(OSError):
+                self._beside.unlink()
+
+    def _begin(self, picture: Any) -> Any:
+        """A writer of the first codec that takes pictures of this size and rate: what it writes reads again."""
+        rates = dict.fromkeys((self._rate, round(self._rate, 2), float(max(round(self._rate), 1))))
+        for code, rate in itertools.product(CODECS, rates):
+            if (seconds := self._try(code, rate, picture)) is None:
+                continue
+            if code == "mp4v":
+                logger.warning("%s is MPEG-4, which browsers do not play: this OpenCV has no better codec", self.path)
+            self._rate = float(min(max(SHARE // seconds, 1), RATE)) if self._live else rate
+            return self._writer_of(code, self._rate)
+        width, height = self._size
+        raise InputError(
+            f"{self.path}: no codec of this OpenCV ({cv2.__version__}) writes {width}x{height} pixels at "
+            f"{self._rate:g} a second, or the disk is full"
+        )
+
+    def _try(self, code: str, rate: float, picture: Any) -> float | None:
+        """The seconds that a frame takes; None: it cannot be written so."""
+        writer = self._writer_of(code, rate)
+        if not writer.isOpened():
+            return None
+        started = time.perf_counter()
+        for _ in range(TRIED):
+            writer.write(picture)
+        writer.release()
+        seconds = (time.perf_counter() - started) / TRIED
+        return seconds if _frames_in(self._beside) == TRIED else None
+
+    def _writer_of(self, code: str, rate: float) -> Any:
+        # the whole path: FFmpeg takes 12:30.mp4 for an address
+        path = os.path.abspath(self._beside)
+        with _quiet():
+            return cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), rate, self._size)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """OpenCV complains of every codec that it does not have."""
+    before = cv2.utils.logging.setLogLevel(0)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(before)
+
+
+def _frames_in(path: Path) -> int:
+    """How many frames the file has, which are not decoded but the first; 0: it does not open."""
+    with _quiet(), contextlib.suppress(InputError):
+        with contextlib.closing(VideoFile(path)) as video:
+            video.read(0)
+        packets = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+        count = 0
+        while packets.grab():
+            count += 1
+        packets.release()
+        return count
+    return 0
 
 
 def _fitted(picture: Frame, size: tuple[int, int]) -> Any:

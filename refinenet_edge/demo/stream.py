@@ -8,10 +8,13 @@ do. Nothing queues up anywhere, so a mask is at most two inferences old however 
 is not taken in time is replaced by the next and counted, any other source waits.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import itertools
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -26,7 +29,8 @@ from refinenet_edge.records import Frame, Mask
 REPEAT_PERIOD = 0.5  # seconds between repeated results while there is no signal
 FRAME_TIMEOUT = 2.0  # seconds that a live source may take for a frame
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0  # seconds before a lost source is opened again; each wait doubles
-JOIN_TIMEOUT = 1.0  # seconds that a thread gets to end: one that hangs in a driver is left behind
+JOIN_TIMEOUT = 0.5  # seconds that a thread gets to end: one that waits in a driver is left behind
+LAST_TIMEOUT = 5.0  # seconds that it gets before the interpreter ends: more than a stream is waited for
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +94,33 @@ def live(source: LiveSource, segmenter: Segments) -> Generator[SegmentedFrame, N
         results.end()
         reader.stop.set()
         reader.join(JOIN_TIMEOUT)
+        if reader.is_alive():
+            _left_behind.append(reader)
         # the segmenter is the caller's to close afterwards, so its frame has to be finished
         inference.join()
+
+
+_left_behind: list[threading.Thread] = []  # readers that wait inside OpenCV
+_exit_code: int | None = None
+
+
+def exit_with(code: int) -> None:
+    """What the process ends with where a reader still waits then; otherwise the reader would be waited for."""
+    global _exit_code
+    _exit_code = code
+
+
+@atexit.register
+def _end_readers() -> None:
+    """A thread that comes back from OpenCV to an interpreter that has ended aborts the process."""
+    until = time.monotonic() + (0 if _exit_code is not None else LAST_TIMEOUT)
+    for reader in _left_behind:
+        reader.join(max(until - time.monotonic(), 0))
+    if _exit_code is not None and any(reader.is_alive() for reader in _left_behind):
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(_exit_code)
 
 
 class Ended(Exception):

@@ -28,7 +28,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from refinenet_edge.demo.access import Guard, token_for
+from refinenet_edge.demo.access import MAX_CONNECTIONS, Connection, Guard, public_url, token_for
 from refinenet_edge.demo.figures import Figures
 from refinenet_edge.demo.show import Show
 from refinenet_edge.errors import InputError, RefineNetEdgeError
@@ -42,10 +42,10 @@ ASSETS = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 MAX_BODY = 4096  # bytes, of a POST
-MAX_CONNECTIONS = 64
 WIDEST = 1280  # pixels: larger pictures are sent smaller
 QUALITY = 80  # of the JPEG
 BUFFER = 256 * 1024  # bytes on their way to a viewer: a few pictures
+BODY_SECONDS = 10.0  # that a POST gets
 SNAPSHOT_WAIT = 5.0  # seconds
 CLOSE_TIMEOUT = 0.3  # seconds that viewers get to read what is on its way, in the end
 SERVER_TIMEOUT = 2.0  # seconds that the server gets to start, and to end
@@ -55,17 +55,22 @@ BOUNDARY = b"--picture\r\n"
 class Web:
     """A `View` that serves `show` at `address` until it is closed."""
 
-    def __init__(self, show: Show, host: str = "127.0.0.1", port: int = 0, token: str | None = None) -> None:
+    def __init__(
+        self, show: Show, host: str = "127.0.0.1", port: int = 0, token: str | None = None, public: str | None = None
+    ) -> None:
         """Listen; port 0 takes a free one. Raises `InputError` when it cannot, or `token` is too short.
 
-        On a host that others can reach without a `token` one is made.
+        `public`: the address under which others see the page, where that is a proxy's or a name's. Where others can
+        reach it without a `token` one is made.
         """
-        token = token_for(host, token)
+        url = public_url(public) if public else None
+        token = token_for(host, token, url is not None)
         self._socket = _listen(host, port)
         self.port = int(self._socket.getsockname()[1])
         seen_as = _reachable(host)
         name = f"[{seen_as}]" if ":" in seen_as else seen_as
-        self.address = f"http://{name}:{self.port}/" + (f"?token={token}" if token else "")
+        place = f"{url.geturl().rstrip('/')}/" if url else f"http://{name}:{self.port}/"
+        self.address = place + (f"?token={token}" if token else "")
         self._show = show
         self._viewers = 0
         self._picture: Frame | None = None
@@ -87,7 +92,7 @@ class Web:
             Route("/snapshot.png", self._snapshot),
             Route("/controls", self._controls, methods=["POST"]),
         ]
-        self._server = _server(Guard(Starlette(routes=routes), {host, socket.gethostname()}, token))
+        self._server = _server(Guard(Starlette(routes=routes), {host, socket.gethostname()}, token, self.port, url))
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web", daemon=True)
 
     def start(self) -> None:
@@ -201,11 +206,12 @@ class Web:
             await self._changed.wait()
 
     async def _controls(self, request: Request) -> Response:
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                return PlainTextResponse(f"at most {MAX_BODY} bytes\n", 413)
+        try:
+            body = await asyncio.wait_for(_body(request), BODY_SECONDS)
+        except asyncio.TimeoutError:
+            return PlainTextResponse("it took too long to come\n", 408)
+        if len(body) > MAX_BODY:
+            return PlainTextResponse(f"at most {MAX_BODY} bytes\n", 413)
         try:
             asked = json.loads(body)
             if not isinstance(asked, dict):
@@ -215,6 +221,16 @@ class Web:
             said = str(exc) if isinstance(exc, RefineNetEdgeError) else "expected JSON"
             return PlainTextResponse(said, 400)
         return Response(status_code=204)
+
+
+async def _body(request: Request) -> bytes:
+    """What was posted, or so much of it that it is too much."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            break
+    return body
 
 
 def _part(picture: Frame) -> bytes:
@@ -239,7 +255,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _server(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         ws="none",
         loop="asyncio",
         lifespan="off",

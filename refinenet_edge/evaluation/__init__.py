@@ -5,6 +5,7 @@
     samples.py      sample -> frame and truth
     masks.py        PNG -> the class numbers in it
     confusion.py    truth + prediction -> Confusion -> IoU, mIoU, pixel accuracy
+    doubts.py       the matrix, once more: do the masks mean what they were read as?
     score.py        Segmenter + DataSet -> EvaluationResult, resumable
 
 numpy and OpenCV only, as the device side.

@@ -27,9 +27,15 @@ IGNORE = 255
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """`matrix[t, p]` is the number of pixels of class t that were labelled p, CxC int64. Parts are merged by `+`."""
+    """`matrix[t, p]` is the number of pixels of class t that were labelled p, CxC int64. Parts are merged by `+`.
+
+    `void`: pixels that are `IGNORE`. `turned`: of images that EXIF turns, how many pixels more would be right if their
+    masks were turned, too; less than 0: fewer.
+    """
 
     matrix: npt.NDArray[np.int64]
+    void: int = 0
+    turned: int = 0
 
     @classmethod
     def zero(cls, classes: int) -> Confusion:
@@ -44,11 +50,11 @@ class Confusion:
             shapes = f"{truth.shape} and {prediction.shape}"
             raise ValueError(f"truth and prediction are {shapes} with labels to {max(largest)}, {classes} classes")
         pairs = np.where(counted, truth.astype(np.intp) * classes + prediction, classes**2)
-        counts = np.bincount(pairs.ravel(), minlength=classes**2 + 1)[:-1]
-        return cls(counts.reshape(classes, classes).astype(np.int64))
+        counts = np.bincount(pairs.ravel(), minlength=classes**2 + 1)
+        return cls(counts[:-1].reshape(classes, classes).astype(np.int64), int(counts[-1]))
 
     def __add__(self, other: Confusion) -> Confusion:
-        return Confusion(self.matrix + other.matrix)
+        return Confusion(self.matrix + other.matrix, self.void + other.void, self.turned + other.turned)
 
     @property
     def iou(self) -> npt.NDArray[np.float64]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from refinenet_edge.errors import InputError
@@ -23,18 +23,20 @@ from refinenet_edge.labels import SCENES, read_label_file
 from refinenet_edge.records import Labels
 
 LABEL_FILE = "labels.txt"
+AS_STORED = ", masks as stored"  # in the name of a data set that was opened so
 
 
 @dataclass(frozen=True)
 class DataSet:
     """Samples and what their classes are; `labels` None: those of what is evaluated.
 
-    Raises `InputError` where there is no sample, or one twice.
+    `named`: a person said how its masks are numbered. Raises `InputError` where there is no sample, or one twice.
     """
 
     name: str
     labels: Labels | None
     samples: Sequence[Sample]
+    named: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -44,19 +46,24 @@ class DataSet:
             raise InputError(f"data set {self.name} has {id_} twice: remove or rename one")
 
 
-def open_dataset(text: str) -> DataSet:
-    """The data set that `text` names (see the module). Raises `InputError`."""
+def open_dataset(text: str, *, masks_as_stored: bool = False) -> DataSet:
+    """The data set that `text` names (see the module). Raises `InputError`.
+
+    `masks_as_stored`: masks lie as their images are stored, and are turned as EXIF turns these.
+    """
     if scenes := parse_scenes(text):
         samples = tuple(SceneSample(scenes.seed, index) for index in range(scenes.count))
-        return DataSet(str(scenes), SCENES, samples)
+        return DataSet(str(scenes), SCENES, samples, named=True)
     first, colon, rest = text.partition(":")
     named = bool(colon) and first in LAYOUTS
     root, split = _root(rest if named else text)
     name = first if named else _recognise(root, split or SPLIT)
     layout, labels = LAYOUTS[name], LAYOUTS[name].labels
-    if name == "plain" and (root / LABEL_FILE).is_file():
+    if labels is None and (root / LABEL_FILE).is_file():
         labels = read_label_file(root / LABEL_FILE)
-    return DataSet(f"{name}:{root}" + (f":{split}" if split else ""), labels, tuple(layout.samples(root, split)))
+    files = tuple(replace(sample, as_stored=masks_as_stored) for sample in layout.samples(root, split))
+    said = f"{name}:{root}" + (f":{split}" if split else "") + (AS_STORED if masks_as_stored else "")
+    return DataSet(said, labels, files, named)
 
 
 def _root(text: str) -> tuple[Path, str | None]:

@@ -2,20 +2,26 @@
 
     cityscapes     leftImg8bit/SPLIT/CITY/*_leftImg8bit.png, gtFine/SPLIT/CITY/*_gtFine_labelTrainIds.png; where that
                    is missing *_gtFine_labelIds.png, whose ids become train ids by the official table
-    voc            JPEGImages/, SegmentationClass/ (palette, grey or VOC-coloured PNG), ImageSets/Segmentation/SPLIT.txt
+    voc            JPEGImages/, SegmentationClass/ (palette, grey or VOC-coloured PNG), and the list
+                   ImageSets/Segmentation/SPLIT.txt (a line: a name, or an image and a mask)
     nyu40          SPLIT.nyu (a line: image, tab, mask), or SPLIT_images/ and SPLIT_labels/, or, when the layout is
                    named, images/ and masks/; masks as the ports have them: 0..39, 255 is void
     camvid         SPLIT/ and SPLITannot/ as SegNet has them: 0..10, 11 is void
-    plain          images/ and masks/ by stem, or images/SPLIT/ and masks/SPLIT/; class numbers, 255 is void. labels.txt
-                   beside them names the classes, without it they are those of what is evaluated
+    plain          images/ and masks/ (or labels/ or annotations/) by stem, or images/SPLIT/ and masks/SPLIT/, or those
+                   in SPLIT/; class numbers, 255 is void. labels.txt beside them names the classes, without it they are
+                   those of what is evaluated
     nyu40-from1    the folders of nyu40 with masks as the authors have them: 1..40, 0 is void. Only when it is named:
                    the folders do not tell which of the two they hold
+    plain-from1    the folders of plain with masks of 1.., 0 and 255 are void. Only when it is named
+    plain-binary   the folders of plain with masks of 0 and 255, which is class 1. Only when it is named
 
-A number that a layout does not have is a mistake in the mask, not void.
+By stem: all masks may have an ending that their images do not, as in a_mask.png. A number that a layout does not have
+is a mistake in the mask, not void.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,11 +30,12 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import IGNORE
 from refinenet_edge.evaluation.samples import Coding, FileSample
 from refinenet_edge.files import read_utf8
-from refinenet_edge.frames.images import list_images
+from refinenet_edge.frames.images import SUFFIXES, is_named_like, list_images
 from refinenet_edge.labels import CAMVID, CITYSCAPES, NYU40, VOC
 from refinenet_edge.records import Labels
 
 SPLIT = "val"  # unless another is named
+MASKS = ("masks", "labels", "annotations")  # what the folder beside images/ is called
 MAX_LIST = 16 * 1024 * 1024  # bytes
 
 
@@ -47,6 +54,8 @@ NYU40_FROM_0 = Coding("0..39, 255 is void (1..40 with 0 void: nyu40-from1:PATH)"
 NYU40_FROM_1 = Coding(
     "1..40, 0 is void (0..39 with 255 void: nyu40:PATH)", {0: IGNORE, **{n + 1: n for n in range(40)}}
 )
+PLAIN_FROM_1 = Coding("1..254, 0 and 255 are void", {0: IGNORE, IGNORE: IGNORE, **{n + 1: n for n in range(254)}})
+PLAIN_BINARY = Coding("0 and 255, which is class 1", {0: 0, 255: 1})
 CAMVID_CODING = Coding("0..10, 11 is void", _kept(11) | {11: IGNORE})
 
 
@@ -71,8 +80,10 @@ class Layout:
 
 def _cityscapes(root: Path, split: str | None) -> Iterable[FileSample]:
     images = _folder(root / "leftImg8bit" / (split or SPLIT))
-    for image in sorted(images.glob("*/*_leftImg8bit.png")):
-        stem, city = image.name.removesuffix("_leftImg8bit.png"), image.parent.name
+    for image in sorted(images.glob("*/*_leftImg8bit.*")):
+        if not is_named_like(image.name, SUFFIXES):
+            continue
+        stem, city = image.stem.removesuffix("_leftImg8bit"), image.parent.name
         truth = root / "gtFine" / images.name / city
         mask, coding = truth / f"{stem}_gtFine_labelTrainIds.png", CITYSCAPES_TRAIN_IDS
         if not mask.is_file():
@@ -81,10 +92,18 @@ def _cityscapes(root: Path, split: str | None) -> Iterable[FileSample]:
 
 
 def _voc(root: Path, split: str | None) -> Iterable[FileSample]:
-    for line in _lines(root / "ImageSets" / "Segmentation" / f"{split or SPLIT}.txt"):
-        stem = str(_inside(line, root))
-        image, mask = root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationClass" / f"{stem}.png"
-        yield FileSample(stem, image, mask, VOC_CODING)
+    images, masks = root / "JPEGImages", root / "SegmentationClass"
+    by_stem = [_stems(folder) if folder.is_dir() else {} for folder in (images, masks)]
+    path = root / "ImageSets" / "Segmentation" / f"{split or SPLIT}.txt"
+    for line in _lines(path):
+        names = line.split()
+        if len(names) == 2 and names[1] not in ("-1", "0", "1"):  # as in many forks: paths from the root on
+            image, mask = (_inside(name.removeprefix("/"), root) for name in names)
+            yield FileSample(str(image.with_suffix("")), root / image, root / mask, VOC_CODING)
+            continue
+        stem = str(_inside(line if len(names) > 2 else names[0], root))
+        image_file, mask_file = (known.get(stem) for known in by_stem)
+        yield FileSample(stem, image_file or images / f"{stem}.jpg", mask_file or masks / f"{stem}.png", VOC_CODING)
 
 
 def _nyu40(coding: Coding) -> Callable[[Path, str | None], Iterable[FileSample]]:
@@ -104,14 +123,34 @@ def _camvid(root: Path, split: str | None) -> Iterable[FileSample]:
 
 
 def _plain(root: Path, split: str | None, coding: Coding | None = None) -> Iterable[FileSample]:
+    if not (root / "images").is_dir() and (root / (split or SPLIT) / "images").is_dir():
+        root, split = root / (split or SPLIT), None
+    masks = next((root / name for name in MASKS if (root / name).is_dir()), root / MASKS[0])
     inside = split or (SPLIT if (root / "images" / SPLIT).is_dir() else "")
-    return _by_stem(root / "images" / inside, root / "masks" / inside, coding)
+    return _by_stem(root / "images" / inside, masks / inside, coding)
 
 
 def _by_stem(images: Path, masks: Path, coding: Coding | None) -> Iterable[FileSample]:
     """Every stem that has an image or a mask: one without the other is a sample that cannot be used, not none."""
-    a, b = _stems(images), _stems(masks)
+    a = _stems(images)
+    b = _without_ending(_stems(masks), a)
+    if a and b and not a.keys() & b.keys():
+        names = f"{next(iter(a.values())).name} and {next(iter(b.values())).name}"
+        raise InputError(
+            f"no image in {images} has the name of a mask in {masks}, such as {names}: name masks as their images, or "
+            "all with the same ending, such as a_mask.png for a.jpg"
+        )
     return [FileSample(stem, a.get(stem), b.get(stem), coding) for stem in sorted(a.keys() | b.keys())]
+
+
+def _without_ending(masks: dict[str, Path], images: dict[str, Path]) -> dict[str, Path]:
+    """`masks` by the stems of `images`, where each is called like its image with the same ending, such as _mask."""
+    for stem in sorted(masks.keys() - images.keys()):
+        for at in range(len(stem) - 1, 0, -1):
+            ending = stem[at:]
+            if stem[:at] in images and ending[0] in "_-." and all(name.endswith(ending) for name in masks):
+                return {name.removesuffix(ending): path for name, path in masks.items()}
+    return masks
 
 
 def _stems(folder: Path) -> dict[str, Path]:
@@ -158,6 +197,10 @@ LAYOUTS = {
     "voc": Layout((("JPEGImages", "SegmentationClass"),), VOC, _voc),
     "nyu40": Layout((("{}.nyu",), ("{}_images", "{}_labels")), NYU40, _nyu40(NYU40_FROM_0)),
     "camvid": Layout((("{}", "{}annot"),), CAMVID, _camvid),
-    "plain": Layout((("images", "masks"),), None, _plain),
+    "plain": Layout(
+        tuple((f"{split}images", f"{split}{name}") for split in ("", "{}/") for name in MASKS), None, _plain
+    ),
     "nyu40-from1": Layout((), NYU40, _nyu40(NYU40_FROM_1)),
+    "plain-from1": Layout((), None, functools.partial(_plain, coding=PLAIN_FROM_1)),
+    "plain-binary": Layout((), None, functools.partial(_plain, coding=PLAIN_BINARY)),
 }

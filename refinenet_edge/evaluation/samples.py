@@ -15,7 +15,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import Truth
 from refinenet_edge.evaluation.masks import read_mask
 from refinenet_edge.files import stamp_of
-from refinenet_edge.frames.images import read_image
+from refinenet_edge.frames.images import Turn, read_image, turn_of
 from refinenet_edge.labels import voc_colour
 from refinenet_edge.records import Frame
 from refinenet_edge.scenes import scene
@@ -46,6 +46,9 @@ class Sample(Protocol):
     def read(self) -> tuple[Frame, Truth]:
         """The frame and its HxW class indices, new arrays; sizes and classes are not compared. Raises `Unusable`."""
 
+    def turn(self) -> Turn | None:
+        """How EXIF turned the frame and not the truth; None: not at all."""
+
 
 @dataclass(frozen=True)
 class SceneSample:
@@ -64,6 +67,9 @@ class SceneSample:
     def read(self) -> tuple[Frame, Truth]:
         return scene(self.seed, self.index)
 
+    def turn(self) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class Coding:
@@ -79,12 +85,16 @@ class Coding:
 
 @dataclass(frozen=True)
 class FileSample:
-    """An image file and its mask; None: there is only the other one. Without `coding` the numbers are the classes."""
+    """An image file and its mask; None: there is only the other one. Without `coding` the numbers are the classes.
+
+    `as_stored`: the mask lies as the image is stored, and is turned with it.
+    """
 
     id: str
     image: Path | None
     mask: Path | None
     coding: Coding | None = None
+    as_stored: bool = False
 
     def stamp(self) -> str:
         return f"{stamp_of(self.image)} {stamp_of(self.mask)}"
@@ -96,9 +106,14 @@ class FileSample:
             raise Unusable("missing", f"there is no mask {self.mask or f'for {self.image}'}")
         try:
             frame, numbers = read_image(self.image), read_mask(self.mask)
+            if self.as_stored and (turn := turn_of(self.image)):
+                numbers = turn(numbers)
         except InputError as exc:
             raise Unusable("unreadable", str(exc)) from exc
         return frame, self._classes(numbers)
+
+    def turn(self) -> Turn | None:
+        return None if self.as_stored or self.image is None else turn_of(self.image)
 
     def _classes(self, numbers: npt.NDArray[Any]) -> Truth:
         if numbers.ndim == 3:

@@ -11,11 +11,12 @@ that could not be used are tried again, so that a mask may be repaired in betwee
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from refinenet_edge import __version__
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.evaluation.confusion import IGNORE, Confusion
 from refinenet_edge.evaluation.datasets import DataSet
+from refinenet_edge.evaluation.doubts import doubts, numbering_doubt
 from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
 from refinenet_edge.files import read_utf8, write_atomically
 from refinenet_edge.records import FrameSpec, Identity, Labels, from_json, to_json
@@ -72,6 +74,7 @@ class EvaluationResult:
     confusion: Matrix
     problems: tuple[SampleProblem, ...]
     seconds: float
+    doubts: tuple[str, ...] = ()  # why the masks may mean something else (doubts.py)
     toolkit: str = __version__
     schema: int = 2
 
@@ -83,6 +86,8 @@ class _Partial:
     key: Mapping[str, str]
     done: Mapping[str, str]
     confusion: Matrix
+    void: int
+    turned: int
     seconds: float
 
 
@@ -123,10 +128,21 @@ class LocalEvaluator:
 
 @dataclass(frozen=True)
 class _Tally:
-    """Replaced as a whole after each sample: an interrupt at any moment leaves matrix and list in agreement."""
+    """Replaced as a whole after each sample: an interrupt at any moment leaves matrix and list in agreement.
+
+    `done`: the stamps by id of those that are counted, `count` of them: of the others one may be there already.
+    """
 
     confusion: Confusion
-    done: Mapping[str, str]
+    done: dict[str, str]
+    count: int
+
+    def and_(self, sample: Sample, stamp: str, confusion: Confusion) -> _Tally:
+        self.done[sample.id] = stamp
+        return _Tally(self.confusion + confusion, self.done, self.count + 1)
+
+    def counted(self) -> dict[str, str]:
+        return dict(itertools.islice(self.done.items(), self.count))
 
 
 class _Resumable:
@@ -135,8 +151,10 @@ class _Resumable:
     def __init__(self, partial: Path | None, key: Mapping[str, str], dataset: DataSet, by: Evaluator) -> None:
         classes = len(by.labels.names)
         before = _read_partial(partial, key, dataset, classes) if partial else None
-        matrix = Confusion(np.array(before.confusion, np.int64)) if before else Confusion.zero(classes)
-        self.tally = _Tally(matrix, before.done if before else {})
+        self.tally = _Tally(Confusion.zero(classes), {}, 0)
+        if before:
+            confusion = Confusion(np.array(before.confusion, np.int64), before.void, before.turned)
+            self.tally = _Tally(confusion, dict(before.done), len(before.done))
         self._partial, self._key = partial, key
         self.saved = time.monotonic()
         self._began = self.saved - (before.seconds if before else 0.0)
@@ -147,7 +165,8 @@ class _Resumable:
 
     def save(self) -> None:
         if self._partial:
-            state = _Partial(self._key, self.tally.done, _rows(self.tally.confusion), self.seconds())
+            found = self.tally.confusion
+            state = _Partial(self._key, self.tally.counted(), _rows(found), found.void, found.turned, self.seconds())
             write_atomically(self._partial, to_json(state).encode(), InputError)
         self.saved = time.monotonic()
 
@@ -180,7 +199,7 @@ def evaluate(
 
     def tell() -> None:
         if progress:
-            progress(len(run.tally.done) + len(problems), len(dataset.samples))
+            progress(run.tally.count + len(problems), len(dataset.samples))
 
     run.save()  # a place that cannot be written is found out now, not after the last sample
     try:
@@ -192,22 +211,25 @@ def evaluate(
                 problems.append(outcome)
                 logger.info("%s: %s", outcome.sample, outcome.detail)
             else:
-                run.tally = _Tally(run.tally.confusion + outcome, {**run.tally.done, sample.id: stamp})
+                run.tally = run.tally.and_(sample, stamp, outcome)
             tell()
             if time.monotonic() - run.saved > SAVE_SECONDS:
                 run.save()
-        if not run.tally.done:
+        if not run.tally.count:
             raise InputError(f"no sample of {dataset.name} can be used; {problems[0].sample}: {problems[0].detail}")
+        _require_no_contradiction(run.tally.confusion, dataset, problems)
         result = _result(by, dataset, identity, run.tally, tuple(problems), run.seconds())
         if out:
             write_atomically(out, to_json(result).encode(), InputError)
     except BaseException:
-        if run.tally.done:
+        if run.tally.count:
             run.save()
         else:
             run.forget()
         raise
     run.forget()
+    for doubt in result.doubts:
+        logger.warning("%s: %s", dataset.name, doubt)
     return result
 
 
@@ -215,9 +237,12 @@ def compare(segmenter: Segmenter, sample: Sample) -> Confusion:
     """One sample's matrix. Raises `Unusable`."""
     frame, truth = sample.read()
     classes = len(segmenter.labels.names)
+    turn = sample.turn()
+    turned = turn(truth) if turn and turn(truth).shape == frame.shape[:2] else None
     if truth.shape != frame.shape[:2]:
         sizes = (f"{array.shape[1]}x{array.shape[0]}" for array in (frame, truth))
-        raise Unusable("size", f"the image is {next(sizes)} pixels, its mask {next(sizes)}")
+        hint = "" if turned is None else ", as the image is before EXIF turns it: --masks-as-stored"
+        raise Unusable("size", f"the image is {next(sizes)} pixels, its mask {next(sizes)}{hint}")
     wrong = truth[(truth >= classes) & (truth != IGNORE)]
     if wrong.size:
         unknown = ", ".join(map(str, np.unique(wrong)[:5]))
@@ -226,7 +251,17 @@ def compare(segmenter: Segmenter, sample: Sample) -> Confusion:
         mask = segmenter.segment(frame)
     except InputError as exc:
         raise Unusable("refused", str(exc)) from exc
-    return Confusion.of(truth, mask.labels, classes)
+    found = Confusion.of(truth, mask.labels, classes)
+    if turned is None:
+        return found
+    return replace(found, turned=int((turned == mask.labels).sum()) - int(found.matrix.trace()))
+
+
+def _require_no_contradiction(found: Confusion, dataset: DataSet, problems: Sequence[SampleProblem]) -> None:
+    """Masks with numbers that there are not, and others that fit better when they are read another way: no result."""
+    strange = [problem for problem in problems if problem.kind == "label"]
+    if strange and (doubt := numbering_doubt(found, dataset)):
+        raise InputError(f"{doubt}. {strange[0].sample}: {strange[0].detail}")
 
 
 def _require_same_classes(by: Evaluator, dataset: DataSet) -> None:
@@ -295,7 +330,7 @@ def _result(
         backend=by.backend,
         dataset=dataset.name,
         samples=len(dataset.samples),
-        counted=len(tally.done),
+        counted=tally.count,
         frame=by.frame,
         classes=(dataset.labels or by.labels).names,
         miou=_or_none(confusion.miou),
@@ -304,6 +339,7 @@ def _result(
         confusion=_rows(confusion),
         problems=problems,
         seconds=seconds,
+        doubts=doubts(confusion, dataset),
     )
 
 

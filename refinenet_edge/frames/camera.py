@@ -3,7 +3,9 @@
 RTSP goes through GStreamer where OpenCV has it, otherwise through FFmpeg; HTTP through FFmpeg.
 """
 
+import dataclasses
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -17,6 +19,7 @@ from refinenet_edge.opencv import cv2
 TRIES = 3  # reads that fail in a row before a camera or stream counts as lost
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # of FFmpeg, which OpenCV reads when it opens
 PATIENCE = 3000  # ms for a stream to open, and for its next frame
+SNAPSHOT_PERIOD = 0.2  # seconds between pictures of a URL that gives one at a time
 NEWEST = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 
 
@@ -90,7 +93,20 @@ def _network(address: Url) -> LiveSource:
 
     how = "GStreamer" if with_gstreamer else "FFmpeg"
     missing = f"{address} does not open with OpenCV's {how}: is it there, and are name and password right?"
-    return _source(str(address), open_, missing)
+    source = _source(str(address), open_, missing)
+    return source if rtsp else dataclasses.replace(source, frames=lambda: _asked_again(source.frames))
+
+
+def _asked_again(once: Callable[[], CapturedFrames]) -> CapturedFrames:
+    """What a URL gives; where that is one picture, it is asked for the next."""
+    while True:
+        count = 0
+        for captured in once():
+            count += 1
+            yield captured
+        if count != 1:
+            return
+        time.sleep(SNAPSHOT_PERIOD)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ other formats are refused, which keeps OpenCV's less used decoders away from fil
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -32,6 +33,8 @@ SECONDS = 0.5  # that each image is shown for, live
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MAX_BYTES = 256 * 1024 * 1024
 PNG, JPEG, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"BM"  # what they begin with
+
+Turn = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]  # HxW or HxWxC -> the same, turned or mirrored
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +67,27 @@ def decode_image(data: bytes, name: str) -> Frame:
     if said := complaints():
         raise InputError(f"image {name} is damaged: its decoder says {said!r}: save it again from a copy that is whole")
     return np.asarray(image, np.uint8)
+
+
+def turn_of(path: Path) -> Turn | None:
+    """What `read_image` does to the image as it is stored, by its EXIF orientation; None: nothing."""
+    data = read_bytes(path, MAX_BYTES, "image")
+    if not any(name in data for name in (b"Exif", b"eXIf", b"EXIF")):
+        return None
+    shown = decode_image(data, str(path))
+    stored: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if np.array_equal(stored, shown):
+        return None
+    return next((turn for turn in _TURNS if np.array_equal(turn(stored), shown)), None)
+
+
+_TURNS: tuple[Turn, ...] = (
+    *(functools.partial(np.rot90, k=quarters) for quarters in (1, 2, 3)),
+    np.fliplr,
+    np.flipud,
+    lambda image: np.swapaxes(image, 0, 1),
+    lambda image: np.swapaxes(np.rot90(image, 2), 0, 1),
+)
 
 
 def require_readable(size: Size, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refinenet_edge.demo.access import token_for
+from refinenet_edge.demo.access import public_url, token_for
 from refinenet_edge.errors import InputError
 
 
@@ -24,3 +24,26 @@ def test_on_this_machine_none_is_needed_but_one_that_is_given_is(host: str) -> N
 def test_elsewhere_one_is_made(host: str) -> None:
     first, second = token_for(host, None), token_for(host, None)
     assert first and second and first != second and len(first) >= 24
+
+
+def test_behind_a_proxy_one_is_made_too() -> None:
+    assert token_for("127.0.0.1", None, public=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "demo.example.org",
+        "ftp://a/",
+        "http://",
+        "https://a/?b=c",
+        "https://u:p@a/",
+        "http://a:0/",
+        "http://[",
+        "http://a:x",
+    ],
+)
+def test_a_public_url_is_an_address(text: str) -> None:
+    with pytest.raises(InputError, match="expected an address such as https://demo"):
+        public_url(text)

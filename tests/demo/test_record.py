@@ -2,12 +2,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from refinenet_edge.cli import main
 from refinenet_edge.demo import Recording, record
 from refinenet_edge.errors import InputError
-from tests.demo.fakes import grey, read_video
+from tests.cluster.inputs import tiny_bundle
+from tests.demo.fakes import grey, read_video, write_video
 
 
 def test_a_recording_plays(tmp_path: Path) -> None:
@@ -25,7 +29,9 @@ def test_a_recording_plays(tmp_path: Path) -> None:
 
 
 def test_a_live_recording_plays_as_fast_as_it_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([100.0, 100.1, 100.5, 100.51, 101.0])
+    times = iter([100.0, 100.0, 100.1, 100.5, 100.51, 101.0])
+    monkeypatch.setattr(record, "CODECS", ("vp09",))
+    monkeypatch.setattr(Recording, "_try", lambda *_: 0.001)  # as if it were fast
     monkeypatch.setattr(record.time, "monotonic", lambda: next(times))
     recording = Recording(tmp_path / "out.mp4")
     for level in (0, 60, 120, 180, 240):
@@ -68,3 +74,132 @@ def test_an_old_recording_stays_until_the_new_one_is_whole(tmp_path: Path) -> No
 def test_where_no_recording_can_be(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"\.mp4|cannot be written"):
         Recording(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("rate", "size"), [(119.873, (48, 64)), (1000 / 7, (48, 64)), (25, (16, 8200)), (25, (8400, 16)), (0.2, (48, 64))]
+)
+def test_any_rate_and_size(tmp_path: Path, rate: float, size: tuple[int, int]) -> None:
+    recording = Recording(tmp_path / "out.mp4", rate=rate)
+    for level in (20, 220):
+        recording.write(grey(level, size))
+    recording.close()
+    assert [(frame.shape, frame.mean() > 100) for frame in read_video(tmp_path / "out.mp4")] == [
+        ((*size, 3), False),
+        ((*size, 3), True),
+    ]
+
+
+def test_browsers_play_it(tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "out.mp4", rate=10)
+    recording.write(grey(100))
+    recording.close()
+    data = (tmp_path / "out.mp4").read_bytes()
+    assert b"mp4v" not in data and (b"vp09" in data or b"avc1" in data)
+
+
+def test_without_a_better_codec_it_is_mpeg_4_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = cv2.VideoWriter
+
+    class NoVp9:
+        fourcc = writer.fourcc
+
+        def __new__(cls, path: str, api: int, code: int, *rest: object) -> object:
+            return writer() if code != writer.fourcc(*"mp4v") else writer(path, api, code, *rest)
+
+    monkeypatch.setattr(cv2, "VideoWriter", NoVp9)
+    recording = Recording(tmp_path / "out.mp4", rate=10)
+    recording.write(grey(100))
+    recording.close()
+    assert len(read_video(tmp_path / "out.mp4")) == 1
+    assert "MPEG-4, which browsers do not play" in caplog.text
+
+
+class Failing:
+    """Stands for `cv2.VideoWriter` on a disk that is full after the trial: the rest of the file is not there."""
+
+    fourcc = cv2.VideoWriter.fourcc
+    opened = 0
+
+    def __init__(self, path: str, *rest: object) -> None:
+        Failing.opened += 1
+        self._path, self._real, self._last = path, REAL(path, *rest), Failing.opened > self.good
+
+    good = 1
+    isOpened = property(lambda self: self._real.isOpened)  # noqa: N815
+    write = property(lambda self: self._real.write)
+
+    def release(self) -> None:
+        self._real.release()
+        if self._last:
+            data = Path(self._path).read_bytes()
+            Path(self._path).write_bytes(data[: len(data) // 2])
+
+
+REAL = cv2.VideoWriter
+
+
+def test_a_full_disk_is_an_error_and_the_old_recording_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(record, "CODECS", ("vp09",))
+    monkeypatch.setattr(cv2, "VideoWriter", Failing)
+    recording = Recording(path, rate=10)
+    for level in range(12):
+        recording.write(grey(20 * level))
+    with pytest.raises(
+        InputError, match=r"out\.mp4 was not written: 0 of its 12 frames can be read again; is the disk"
+    ):
+        recording.close()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_codec_that_writes_nothing_that_reads_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Failing, "good", 0)
+    monkeypatch.setattr(cv2, "VideoWriter", Failing)
+    (tmp_path / "out.mp4").write_bytes(b"old")
+    recording = Recording(tmp_path / "out.mp4")
+    with pytest.raises(InputError, match=r"no codec of this OpenCV .* writes 64x48 pixels at 25 a second, or the disk"):
+        recording.write(grey(1))
+    recording.close()
+    assert (tmp_path / "out.mp4").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_name_with_colons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recording = Recording(Path("12:30:00.mp4"), rate=10)
+    recording.write(grey(100))
+    recording.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["12:30:00.mp4"]
+    assert len(read_video(tmp_path / "12:30:00.mp4")) == 1
+
+
+def test_a_slow_codec_makes_a_slower_recording_that_lasts_as_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([100.0, *(100 + 0.01 * n for n in range(201))])
+    monkeypatch.setattr(record, "CODECS", ("vp09",))
+    monkeypatch.setattr(Recording, "_try", lambda *_: 0.1)
+    monkeypatch.setattr(record.time, "monotonic", lambda: next(times))
+    recording = Recording(tmp_path / "out.mp4")
+    for level in range(201):
+        recording.write(grey(level))
+    recording.close()
+    video = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    assert (video.get(cv2.CAP_PROP_FPS), recording.frames, len(read_video(tmp_path / "out.mp4"))) == (2.0, 5, 5)
+
+
+@pytest.mark.parametrize("name", ["drive.mp4", "../in/drive.mp4", "link.mp4"])
+def test_the_source_is_not_recorded_onto(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    source = write_video(tmp_path / "in" / "drive.avi", [10, 200]).rename(tmp_path / "in" / "drive.mp4")
+    before = source.read_bytes()
+    (tmp_path / "in" / "link.mp4").symlink_to(source)
+    command = ["demo", str(tiny_bundle(tmp_path / "tiny")), "--source", str(source), "--view", "none", "--rate", "full"]
+    done = CliRunner().invoke(main, [*command, "--record", str(tmp_path / "in" / name)])
+    assert (done.exit_code, "is what is looked at: give --record another name" in done.stderr) == (2, True)
+    assert source.read_bytes() == before

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import Captured, Model, OverlayStyle, Show
-from refinenet_edge.demo.access import HEADERS
+from refinenet_edge.demo import Captured, Model, OverlayStyle, Show, access, web
+from refinenet_edge.demo.access import HEADERS, MAX_CONNECTIONS
 from refinenet_edge.demo.web import Web
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
@@ -299,3 +299,121 @@ def test_a_page_that_was_never_started_is_closed() -> None:
     web = Web(show)
     web.close()
     Web(show, port=web.port).close()
+
+
+# --- who keeps others out
+
+
+def idle(page: Page, count: int) -> list[socket.socket]:
+    return [socket.create_connection(("127.0.0.1", page.web.port)) for _ in range(count)]
+
+
+def closed_after(connection: socket.socket, seconds: float, feed: bytes = b"") -> float:
+    """How long it stays open, in seconds; `feed` is sent again and again."""
+    begun = time.monotonic()
+    connection.settimeout(0.05)
+    while time.monotonic() < begun + seconds:
+        try:
+            connection.sendall(feed)
+            if connection.recv(100) == b"":
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("count", [MAX_CONNECTIONS, 3 * MAX_CONNECTIONS])
+def test_connections_that_ask_for_nothing_keep_nobody_out(count: int) -> None:
+    with served(token=TOKEN) as page, contextlib.ExitStack() as stack:
+        for connection in idle(page, count):
+            stack.callback(connection.close)
+        for _ in range(5):
+            assert page.ask(f"/?token={TOKEN}")[0].status == 303
+        assert page.ask("/")[0].status == 401
+
+
+def test_viewers_stay_when_others_ask_for_nothing() -> None:
+    with served() as page, contextlib.ExitStack() as stack:
+        seen = pictures(stack.enter_context(page.open("/stream")))
+        next(seen)
+        for connection in idle(page, 2 * MAX_CONNECTIONS):
+            stack.callback(connection.close)
+        for _ in range(10):
+            next(seen)
+
+
+@pytest.mark.parametrize("feed", [b"", b"x"])
+def test_a_request_comes_in_time_or_not_at_all(monkeypatch: pytest.MonkeyPatch, feed: bytes) -> None:
+    monkeypatch.setattr(access, "HEADER_SECONDS", 0.5)
+    with served() as page:
+        connection = socket.create_connection(("127.0.0.1", page.web.port))
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+        assert closed_after(connection, 5, feed) < 4
+        connection.close()
+
+
+def test_a_body_comes_in_time_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "BODY_SECONDS", 0.5)
+    with served() as page:
+        connection = socket.create_connection(("127.0.0.1", page.web.port), timeout=5)
+        origin = f"127.0.0.1:{page.web.port}".encode()
+        connection.sendall(
+            b"POST /controls HTTP/1.1\r\nHost: " + origin + b"\r\nOrigin: http://" + origin + b"\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+        connection.close()
+
+
+# --- cookies
+
+
+def cookie_of(page: Page, token: str = TOKEN) -> str:
+    answer, _ = page.ask(f"/?token={token}")
+    assert answer.status == 303
+    return str(answer.headers["Set-Cookie"]).partition(";")[0]
+
+
+def test_two_demos_on_a_host_do_not_log_each_other_out() -> None:
+    with served(token=TOKEN) as first, served(token=f"{TOKEN}-2") as second:
+        cookies = dict(cookie.split("=", 1) for cookie in (cookie_of(first), cookie_of(second, f"{TOKEN}-2")))
+        kept = "; ".join(f"{name}={value}" for name, value in cookies.items())  # as a browser keeps them
+        assert [page.ask("/", Cookie=kept)[0].status for page in (first, second)] == [200, 200]
+
+
+def test_after_a_restart_with_the_same_token_the_page_goes_on() -> None:
+    with served(token=TOKEN) as page:
+        port, cookie = page.web.port, cookie_of(page)
+    with served(token=TOKEN, port=port) as page:
+        assert page.ask("/", Cookie=cookie)[0].status == 200
+    with served(token=f"{TOKEN}-2", port=port) as page:
+        assert page.ask("/", Cookie=cookie)[0].status == 401
+
+
+# --- behind a proxy
+
+
+@pytest.mark.parametrize("host", ["demo.example.org", "127.0.0.1"])
+def test_behind_a_proxy(host: str) -> None:
+    with served(public="https://demo.example.org/cars/", token=TOKEN) as page:
+        assert page.web.address == f"https://demo.example.org/cars/?token={TOKEN}"
+        answer, _ = page.ask(f"/?token={TOKEN}", Host=host)
+        assert (answer.status, answer.headers["Location"]) == (303, "/cars/")
+        assert "; secure" in answer.headers["Set-Cookie"].lower()
+        assert answer.headers["X-Accel-Buffering"] == "no"
+        own = {"Host": host, "Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+        assert page.change({"opacity": 0.4}, Origin="https://demo.example.org", **own)[0] == 204
+        assert page.change({"opacity": 0.4}, Origin="http://demo.example.org", **own)[0] == (
+            403 if host[0] == "1" else 204
+        )
+        assert page.change({"opacity": 0.4}, Origin="https://evil.example", **own)[0] == 403
+
+
+def test_what_a_proxy_needs_is_said() -> None:
+    with served() as page:
+        answer, said = page.ask("/", Host="demo.example.org")
+        assert (answer.status, b"--public-url" in said) == (421, True)
+        status, said = page.change({"opacity": 0.4}, Origin="https://demo.example.org")
+        assert (status, b"--public-url" in said) == (403, True)

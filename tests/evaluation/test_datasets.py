@@ -178,6 +178,50 @@ def test_lists_that_are_not(tmp_path: Path) -> None:
         open_dataset(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "line", ["/JPEGImages/2007_00{}.jpg /SegmentationClass/2007_00{}.png", "2007_00{} 1", "2007_00{}  -1"]
+)
+def test_voc_lists_of_two_columns(tmp_path: Path, line: str) -> None:
+    plain = open_dataset(str(data.voc(tmp_path)))
+    lines = [line.format(*2 * [number]) for number in range(COUNT)]
+    write(tmp_path / "ImageSets" / "Segmentation" / "val.txt", "\n".join(lines).encode())
+    found = open_dataset(str(tmp_path)).samples
+    assert [(s.image, s.mask) for s in found] == [(s.image, s.mask) for s in plain.samples]
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".jpeg", ".png"])
+def test_voc_images_of_another_ending(tmp_path: Path, ending: str) -> None:
+    data.voc(tmp_path)
+    for path in (tmp_path / "JPEGImages").iterdir():
+        path.rename(path.with_suffix(ending))
+    assert [s.image.name for s in open_dataset(str(tmp_path)).samples] == [f"2007_00{n}{ending}" for n in range(COUNT)]
+    for sample in open_dataset(str(tmp_path)).samples:
+        assert sample.read()[0].shape == (*SIZE, 3)
+
+
+@pytest.mark.parametrize("masks", ["labels", "annotations", "val/masks"])
+@pytest.mark.parametrize("ending", ["", "_mask", "-seg", ".label"])
+def test_plain_folders_as_people_call_them(tmp_path: Path, masks: str, ending: str) -> None:
+    data.plain(tmp_path / "made", 7)
+    images = tmp_path / masks.replace(masks.rpartition("/")[2], "images")
+    images.parent.mkdir(exist_ok=True)
+    (tmp_path / "made" / "images").rename(images)
+    for path in sorted((tmp_path / "made" / "masks").iterdir()):
+        write(tmp_path / masks / f"{path.stem}{ending}.png", path.read_bytes())
+    dataset = open_dataset(str(tmp_path))
+    assert (dataset.name, [sample.id for sample in dataset.samples]) == (f"plain:{tmp_path}", ["s0", "s1", "s2", "s3"])
+    for sample, truth in zip(dataset.samples, truths(7), strict=True):
+        assert np.array_equal(sample.read()[1], truth)
+
+
+def test_names_that_have_nothing_in_common_say_what_helps(tmp_path: Path) -> None:
+    data.plain(tmp_path, 3)
+    for path in (tmp_path / "masks").iterdir():
+        path.rename(path.with_name(f"m{path.name}"))
+    with pytest.raises(InputError, match=r"such as s0\.png and ms0\.png: name masks as their images, or all with"):
+        open_dataset(str(tmp_path))
+
+
 def test_two_images_of_one_stem(tmp_path: Path) -> None:
     data.plain(tmp_path, 3)
     write(tmp_path / "images" / "s1.jpg", b"")

@@ -67,10 +67,16 @@ function look() {
   by("picture").src = `stream?${Date.now()}`;
   events = new EventSource("figures");
   events.addEventListener("message", (event) => show(JSON.parse(event.data)));
-  events.addEventListener("error", (event) => {
+  events.addEventListener("error", async (event) => {
     state("connection lost");
     event.target.close();
     setTimeout(look, 1000);
+    // after a restart with another token
+    const answer = await fetch("icon.svg", { cache: "no-store" }).catch(() => null);
+    if (answer?.status === 401) {
+      state("not let in");
+      say(await answer.text());
+    }
   });
 }
 document.addEventListener("visibilitychange", look);

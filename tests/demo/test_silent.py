@@ -1,0 +1,90 @@
+"""A camera that says nothing: the demo ends when it is told to, and ends well."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import pytest
+
+from refinenet_edge.demo import live, open_source
+from tests.cluster.inputs import tiny_bundle
+from tests.demo.fakes import grey, segmenter
+
+
+@pytest.fixture
+def silent() -> object:
+    """The address of a server that takes connections and answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def end(command: list[str], server: socket.socket, number: int) -> tuple[int, float, str]:
+    """Exit status, seconds and stderr of a command that is sent a signal while it waits for `server`."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    server.settimeout(60)
+    connection, _ = server.accept()
+    with connection:
+        time.sleep(0.5)
+        sent = time.monotonic()
+        process.send_signal(number)
+        said = process.communicate(timeout=30)[1]
+    return process.returncode, time.monotonic() - sent, said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_demo_while_its_reader_waits(tmp_path: Path, silent: socket.socket, number: int) -> None:
+    bundle = tiny_bundle(tmp_path / "tiny")
+    source = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+    command = [sys.executable, "-m", "refinenet_edge.cli", "demo", str(bundle), "--source", source, "--view", "none"]
+    code, seconds, said = end(command, silent, number)
+    assert (code, said) == (0, "")
+    assert seconds < 2
+
+
+def test_a_program_of_ones_own_waits_for_the_reader(silent: socket.socket) -> None:
+    code = f"""
+from refinenet_edge.demo import live, open_source
+from tests.demo.fakes import segmenter
+try:
+    next(live(open_source("http://127.0.0.1:{silent.getsockname()[1]}/"), segmenter()))
+except KeyboardInterrupt:
+    raise SystemExit(7)
+"""
+    found, _, said = end([sys.executable, "-c", code], silent, signal.SIGINT)
+    assert found == 7, said
+
+
+def test_a_url_of_one_picture_is_asked_again_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    asked = []
+
+    class Snapshot(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            data = cv2.imencode(".jpg", grey(10 * len(asked) % 250, (64, 64)))[1].tobytes()
+            self.send_response(200)
+            self.send_header("Content-Type", "image/jpeg")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Snapshot) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        results = live(open_source(f"http://127.0.0.1:{server.server_port}/snapshot.jpg"), segmenter())
+        found = [next(results) for _ in range(4)]
+        results.close()
+        server.shutdown()
+    assert all(result.signal for result in found)
+    assert len({float(result.frame.mean()) for result in found}) == 4
+    assert len(asked) >= 4
+    assert caplog.text == ""
