@@ -96,6 +96,7 @@ def read_onnx(path: Path, size: Size | None = None, data: bytes | None = None) -
         opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
         # inlined first: the converter drops a model's functions
         proto = onnx.inliner.inline_local_functions(proto)
+        _refuse_16_bits(proto, path)
         declared = _forget_shapes(proto)
         if opset < 11:
             proto = _resized_asymmetrically(onnx.version_converter.convert_version(proto, 11))
@@ -134,6 +135,19 @@ def read_onnx(path: Path, size: Size | None = None, data: bytes | None = None) -
         return _tidied(model, declared)
     except Exception as exc:  # the checker again, on the model with its size fixed
         raise GraphError(f"{path} cannot be used at this size: {first_line(exc)}") from exc
+
+
+def _refuse_16_bits(proto: onnx.ModelProto, path: Path) -> None:
+    """Raise `GraphError` for Q/DQ in 16 bits: our opset has none, and no backend computes in them."""
+    kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    wide = (onnx.TensorProto.INT16, onnx.TensorProto.UINT16)
+    for node in proto.graph.node:
+        zero = node.input[2] if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2 else ""
+        if kinds.get(zero) in wide:
+            raise GraphError(
+                f"{path} is quantised in 16 bits ({node.name or node.output[0]}), which nothing here computes in: "
+                "quantise it in 8 bits, or build the float model with --precision int8 --calib FRAMES"
+            )
 
 
 def _forget_shapes(proto: onnx.ModelProto) -> ir.Shape | None:

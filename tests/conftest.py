@@ -24,8 +24,8 @@ from refinenet_edge.frames.images import write_png
 from refinenet_edge.fusion import Firing, Rewrite
 from refinenet_edge.model import create
 from refinenet_edge.records import Recipe
+from refinenet_edge.runtime.processor import processor
 from refinenet_edge.trace import to_bytes, trace
-from tests.processor import processor
 
 Arrays = dict[str, npt.NDArray[Any]]
 Traced = Callable[..., ir.Model]

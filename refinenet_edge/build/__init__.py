@@ -3,7 +3,7 @@
     resolve.py    every name looked up, every rule checked, before any work
     load.py       a checkpoint, random weights or an ONNX file -> the traced graph
     fuse.py       -> the fused graph, proven to give the logits of what was handed in
-    quantise.py   -> ranges, and by budget.py the layers that stay float
+    quantise.py   -> ranges, bits, and by budget.py the layers that stay float
     typed.py      -> the graph in its precision
     proof.py      held to what was handed in, by the bundle's own backend
     engine.py     -> the bundle's files, with a plan for TensorRT
@@ -53,9 +53,12 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     resolved = resolve(recipe)
     loaded = load(resolved.network, step)
     fused = fuse_and_prove(loaded.model, loaded.reference, resolved.rewrites, resolved.network.size, step)
-    rounding = find_rounding(resolved.quantisation, fused.model, loaded.spec, loaded.labels, step)
-    typed = put_precision(fused, resolved.precision, resolved.backend, rounding, resolved.timed_against, step)
-    proof = prove(typed, fused, resolved.proving, step)
+    rounding = find_rounding(resolved.quantisation, resolved.bits, fused, loaded.spec, loaded.labels, step)
+    typed = put_precision(
+        fused, resolved.precision, resolved.backend, rounding, resolved.bits, resolved.timed_against, step
+    )
+    samples = rounding.samples if rounding else {}
+    proof = prove(typed, fused, samples, resolved.proving, step)
     engine = build_engine(typed, resolved.backend, resolved.engine, step, progress)
     described = describe(loaded, fused, rounding, typed, proof, engine, recipe)
     manifest = add_speed(described, typed, engine, step)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from refinenet_edge.errors import GraphError
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import Firing, Rewrite, fuse, parity
-from refinenet_edge.records import FrameSpec, Parity, Size
+from refinenet_edge.records import NOISE, FrameSpec, Parity, Size
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.trace import num_classes, to_bytes
 
@@ -65,4 +65,4 @@ def _proof_frames(size: Size) -> parity.Inputs:
     random = np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32)
     with resources.as_file(resources.files("refinenet_edge") / "photos" / PHOTO) as path:
         photo = prepare(read_image(path), FrameSpec(size))
-    return {"random": random, PHOTO: photo}
+    return {NOISE: random, PHOTO: photo}

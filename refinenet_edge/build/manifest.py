@@ -40,4 +40,5 @@ def describe(
         engine=engine.info,
         calibration=rounding.ranges.key if rounding else None,
         budget=rounding.budget if rounding else None,
+        needs_vnni=typed.needs_vnni,
     )

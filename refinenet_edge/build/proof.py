@@ -6,26 +6,31 @@ fewer bits the labels, on images: below `WARNED` the build warns, below `REFUSED
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from refinenet_edge.build.fuse import PHOTO, FusedModel
+from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion import parity
-from refinenet_edge.records import Backend, Parity
+from refinenet_edge.records import LESSER, NOISE, Backend, Parity
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
+from refinenet_edge.runtime.processor import processor
 from refinenet_edge.runtime.session import Session
+from refinenet_edge.runtime.without_vnni import run_without_vnni
+from refinenet_edge.trace import to_bytes
 
 logger = logging.getLogger(__name__)
 
 BOUND = 1e-3  # of a backend's own float32: it adds in another order, and has approximations of exp and its like
 WARNED: Mapping[str, float] = {"fp32": 0.999, "fp16": 0.99, "int8": 0.95, "fp8": 0.95}  # of the labels
 REFUSED = 0.5
+CALIBRATED = "calibration frames"
 OPENERS: Mapping[Backend, Callable[[bytes], Session]] = {"openvino": OpenVinoSession, "onnxruntime": OrtSession}
 
 
@@ -38,27 +43,51 @@ class Proving:
     force: bool
 
 
-def prove(typed: TypedModel, fused: FusedModel, how: Proving, step: Callable[[str], None]) -> tuple[Parity, ...]:
-    """How far the logits of `typed` are from those of what was handed in.
+def prove(
+    typed: TypedModel, fused: FusedModel, samples: parity.Inputs, how: Proving, step: Callable[[str], None]
+) -> tuple[Parity, ...]:
+    """How far the logits of `typed` are from those of what was handed in, and on `samples` from the fused graph's.
 
-    Raises `GraphError` where the backend computes something else than float32's, or cannot run the graph, and where too
-    few labels are left.
+    INT8 for OpenVINO is also run as a processor without VNNI does. Raises `GraphError` where the backend computes
+    something else than float32's, or cannot run the graph, and where too few labels are left.
     """
     opener = OPENERS.get(how.backend) if how.runs_here else None
     if opener is None and typed.precision == "fp32":
         return ()  # that graph has been proven
-    runner = how.backend if opener else "onnxruntime"
-    step(f"hold {typed.precision} to what was handed in, by {runner}")
-    found = _run(typed.onnx, how.backend, opener, fused.frames) if opener else parity.logits(typed.onnx, fused.frames)
-    classes = {name: found[name][:, : exact.shape[1]] for name, exact in fused.logits.items()}  # without padding
-    parities = parity.compare(typed.precision, fused.logits, classes, runner)
-    if broken := [p.frame for p in parities if not np.isfinite(p.relative_error)]:
-        raise GraphError(
-            f"in {typed.precision} the logits overflow on the {broken[0]} frame: build with --precision fp32"
-        )
-    for found_parity in parities:
-        _judge(found_parity, fused, how)
-    return parities
+    frames, expected = dict(fused.frames), dict(fused.logits)
+    if samples:
+        frames |= samples
+        expected |= parity.logits(to_bytes(fused.model), samples)
+    runners = _runners(typed, how, opener, frames)
+    proof: list[Parity] = []
+    for runner, run in runners.items():
+        step(f"hold {typed.precision} to what was handed in, by {runner}")
+        classes = {name: found[:, : expected[name].shape[1]] for name, found in run().items()}  # without padding
+        parities = parity.compare(typed.precision, expected, classes, runner)
+        if broken := [p.frame for p in parities if not np.isfinite(p.relative_error)]:
+            raise GraphError(
+                f"in {typed.precision} the logits overflow on the {broken[0]} frame: build with --precision fp32"
+            )
+        parities = _together(parities, samples)
+        if runner != LESSER or not typed.needs_vnni:  # what it then loses is said where it runs
+            for found in parities:
+                _judge(found, fused, how)
+        proof += parities
+    return tuple(proof)
+
+
+def _runners(
+    typed: TypedModel, how: Proving, opener: Callable[[bytes], Session] | None, frames: parity.Inputs
+) -> dict[str, Callable[[], parity.Inputs]]:
+    """What is to run the graph -> the call that does."""
+    if opener is None:
+        return {"onnxruntime": lambda: parity.logits(typed.onnx, frames)}
+    runners: dict[str, Callable[[], parity.Inputs]] = {
+        how.backend: lambda: _run(typed.onnx, how.backend, opener, frames)
+    }
+    if how.backend == "openvino" and typed.precision == "int8" and processor() == "vnni":
+        runners[LESSER] = lambda: run_without_vnni(typed.onnx, frames)
+    return runners
 
 
 def _run(model: bytes, backend: str, opener: Callable[[bytes], Session], frames: parity.Inputs) -> parity.Inputs:
@@ -67,6 +96,17 @@ def _run(model: bytes, backend: str, opener: Callable[[bytes], Session], frames:
             return parity.run(session, frames)
     except RefineNetEdgeError as exc:
         raise GraphError(f"{backend} cannot run this network ({first_line(exc)}): {_elsewhere(backend)}") from exc
+
+
+def _together(parities: tuple[Parity, ...], samples: parity.Inputs) -> tuple[Parity, ...]:
+    """`parities` with those of `samples` in one: the worst error, the mean of the labels."""
+    each = [found for found in parities if found.frame in samples]
+    others = tuple(found for found in parities if found.frame not in samples)
+    if not each:
+        return others
+    worst = max(each, key=lambda found: found.relative_error)
+    mean = sum(found.label_agreement for found in each) / len(each)
+    return (*others, dataclasses.replace(worst, frame=CALIBRATED, label_agreement=mean))
 
 
 def _judge(found: Parity, fused: FusedModel, how: Proving) -> None:
@@ -79,9 +119,10 @@ def _judge(found: Parity, fused: FusedModel, how: Proving) -> None:
                 f"labels are the same: {_elsewhere(how.backend)}"
             )
         return
-    if found.frame != PHOTO and found.stage != "fp16":
-        return  # noise is not what ranges were taken of
-    kept = f"in {found.stage} {100 * found.label_agreement:.1f} % of the labels are left on the {found.frame} frame"
+    if found.frame == NOISE and found.stage != "fp16":
+        return  # it is not what ranges were taken of
+    left = f"{100 * found.label_agreement:.1f} % of the labels are left"
+    kept = f"in {found.stage} {left} on {found.frame}, by {found.backend}"
     advice = "build with --precision fp32"
     if found.stage != "fp16":
         advice += ", or say with --min-agreement 99 what has to be left, and layers go back to float until it holds"

@@ -1,19 +1,28 @@
-"""Fourth stage: what quantising goes by, the ranges and the layers that an accuracy budget keeps in float."""
+"""Fourth stage: what quantising goes by: ranges, bits, and the layers that an accuracy budget keeps in float."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import onnx_ir as ir
 
 from refinenet_edge import calibration
 from refinenet_edge.build.budget import Candidates, LostLabels, MiouDrop, spend
+from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.evaluation import DataSet
 from refinenet_edge.frames import Frames
-from refinenet_edge.precision import Placement
+from refinenet_edge.fusion import parity
+from refinenet_edge.precision import Placement, in_7_bits, quantise
 from refinenet_edge.records import Budget, FrameSpec, Labels, Ranges
+from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.runtime.openvino import OpenVinoSession
+from refinenet_edge.runtime.ort import OrtSession
+from refinenet_edge.trace import to_bytes
+
+SAMPLES = 4  # calibration frames that quantising is proven on
+Bits = Literal[7, 8, "judged"]  # of INT8 weights; judged: as many as keep more labels on this processor
 
 
 @dataclass(frozen=True)
@@ -29,10 +38,15 @@ class Quantisation:
 
 @dataclass(frozen=True)
 class Rounding:
-    """The ranges of a fused graph, and which layers are kept in float."""
+    """The ranges of a fused graph, which layers are kept in float, and how many bits INT8 weights have.
+
+    `samples` are prepared frames to prove it on: the first of those that the ranges are of, where they are at hand.
+    """
 
     ranges: Ranges
     budget: Budget | None
+    bits: Literal[7, 8] = 8
+    samples: parity.Inputs = field(default_factory=dict)
 
     @property
     def kept(self) -> list[str]:
@@ -41,20 +55,52 @@ class Rounding:
 
 
 def find_rounding(
-    how: Quantisation | None, model: ir.Model, spec: FrameSpec, labels: Labels, step: Callable[[str], None]
+    how: Quantisation | None,
+    bits: Bits,
+    fused: FusedModel,
+    spec: FrameSpec,
+    labels: Labels,
+    step: Callable[[str], None],
 ) -> Rounding | None:
-    """The rounding of the fused float32 `model`; None where nothing is quantised here.
+    """The rounding of the fused float32 graph; None where nothing is quantised here.
 
     Raises `CalibrationError` for ranges of another network, and as `calibrate` and `spend` do.
     """
     if how is None:
         return None
-    ranges = _ranges(how.calibration, model, spec, step)
+    ranges = _ranges(how.calibration, fused.model, spec, step)
+    frames = how.calibration if isinstance(how.calibration, Frames) else how.judge
+    samples = _samples(frames, spec) if isinstance(frames, Frames) else {}
+    if bits == "judged":
+        bits = _better_bits(how, fused, ranges, samples, step)
+    rounding = Rounding(ranges, None, bits, samples)
     if how.judge is None:
-        return Rounding(ranges, None)
-    candidates = Candidates(model, ranges, how.placement, spec, labels, how.judged_by)
+        return rounding
+    placement = in_7_bits(how.placement) if bits == 7 else how.placement
+    candidates = Candidates(fused.model, ranges, placement, spec, labels, how.judged_by)
     judge = LostLabels(how.judge) if isinstance(how.judge, Frames) else MiouDrop(how.judge)
-    return Rounding(ranges, spend(candidates, judge, how.allowed, step))
+    return replace(rounding, budget=spend(candidates, judge, how.allowed, step))
+
+
+def _samples(frames: Frames, spec: FrameSpec) -> parity.Inputs:
+    return {frames.names[index]: prepare(frames.read(index), spec) for index in range(min(SAMPLES, len(frames)))}
+
+
+def _better_bits(
+    how: Quantisation, fused: FusedModel, ranges: Ranges, samples: parity.Inputs, step: Callable[[str], None]
+) -> Literal[7, 8]:
+    """Whether weights of 8 bits, whose sums saturate here, lose more labels than those of 7."""
+    step("try INT8 weights in 7 and 8 bits")
+    images = {**fused.frames, **samples}
+    expected = parity.logits(to_bytes(fused.model), images)
+    opener = OpenVinoSession if how.judged_by == "openvino" else OrtSession
+
+    def left(placement: Placement) -> float:
+        with opener(to_bytes(quantise(fused.model.clone(), ranges, placement))) as session:
+            parities = parity.compare("int8", expected, parity.run(session, images), how.judged_by)
+        return sum(found.label_agreement for found in parities)
+
+    return 7 if left(in_7_bits(how.placement)) > left(how.placement) else 8
 
 
 def _ranges(source: Ranges | Frames, model: ir.Model, spec: FrameSpec, step: Callable[[str], None]) -> Ranges:

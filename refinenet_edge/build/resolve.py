@@ -12,7 +12,7 @@ from pathlib import Path
 from refinenet_edge import calibration, precision
 from refinenet_edge.build.load import Network
 from refinenet_edge.build.proof import Proving
-from refinenet_edge.build.quantise import Quantisation
+from refinenet_edge.build.quantise import Bits, Quantisation
 from refinenet_edge.bundle import require_replaceable
 from refinenet_edge.errors import InputError, MissingExtra
 from refinenet_edge.evaluation import DataSet, open_dataset
@@ -23,6 +23,7 @@ from refinenet_edge.model import SHIPPED, locate
 from refinenet_edge.records import Backend, Ranges, Recipe
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.cuda import gpu_capability
+from refinenet_edge.runtime.processor import saturates
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, check_options, profile_for
 
 PREFERRED: tuple[Backend, ...] = ("tensorrt", "openvino", "onnxruntime")  # what `auto` takes, first that works
@@ -38,6 +39,7 @@ class ResolvedRecipe:
     precision: str
     backend: Backend
     engine: EngineOptions  # of a plan, where the backend has one
+    bits: Bits
     timed_against: str | None  # the precision that the quantised network should be faster than; None: not timed
     proving: Proving
     output: Path
@@ -61,6 +63,7 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
         precision=recipe.precision,
         backend=backend,
         engine=_engine_options(recipe),
+        bits=_bits(recipe, backend),
         timed_against=("fp16" if backend in precision.ON_GPU else "fp32") if timed else None,
         proving=Proving(backend, not problems[backend], recipe.force),
         output=Path(recipe.output),
@@ -161,6 +164,19 @@ def _quantisation(recipe: Recipe, backend: Backend, problems: Mapping[str, str])
         allowed,
         judged_by="openvino" if backend == "openvino" and not problems["openvino"] else "onnxruntime",
     )
+
+
+def _bits(recipe: Recipe, backend: Backend) -> Bits:
+    """Of INT8 weights: 8 where nothing saturates, 7 where it must not, and what is better where it would here."""
+    if recipe.precision != "int8" or backend in precision.ON_GPU:
+        if recipe.cpu != "this":
+            raise InputError("--cpu any is for --precision int8 on the CPU: leave it out")
+        return 8
+    if recipe.cpu == "any":
+        return 7
+    if not saturates():
+        return 8
+    return "judged" if recipe.calib is not None else 7
 
 
 def _engine_options(recipe: Recipe) -> EngineOptions:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from refinenet_edge import precision
 from refinenet_edge.build.fuse import FusedModel
-from refinenet_edge.build.quantise import Rounding
+from refinenet_edge.build.quantise import Bits, Rounding
 from refinenet_edge.records import Backend, TensorSpec
 from refinenet_edge.trace import copy_of, tensor_specs, to_bytes
 
@@ -20,12 +20,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TypedModel:
-    """What an engine is built of: the serialised ONNX, and its ends."""
+    """What an engine is built of: the serialised ONNX, and its ends.
+
+    `needs_vnni`: its INT8 sums saturate on an x86 CPU without.
+    """
 
     precision: str
     onnx: bytes
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    needs_vnni: bool = False
     reference: TypedModel | None = None  # the same network as it would be without quantising, to be timed against
 
 
@@ -34,23 +38,27 @@ def put_precision(
     name: str,
     backend: Backend,
     rounding: Rounding | None,
+    bits: Bits,
     reference: str | None,
     step: Callable[[str], None],
 ) -> TypedModel:
-    """The fused graph in precision `name`, and in that of its `reference`.
+    """The fused graph in precision `name`, and in that of its `reference`; `bits` are of weights quantised elsewhere.
 
     Raises `GraphError` where float16 cannot hold its weights.
     """
     step(f"put {name} into the graph")
-    other = _typed(fused.model, reference, backend, None) if reference else None
-    typed = _typed(fused.model, name, backend, rounding)
+    other = _typed(fused.model, reference, backend, None, False) if reference else None
+    typed = _typed(fused.model, name, backend, rounding, (rounding.bits if rounding else bits) == 7)
     return dataclasses.replace(typed, reference=other)
 
 
-def _typed(model: ir.Model, name: str, backend: Backend, rounding: Rounding | None) -> TypedModel:
+def _typed(model: ir.Model, name: str, backend: Backend, rounding: Rounding | None, seven_bits: bool) -> TypedModel:
     """A copy of the fused float32 `model` in precision `name`."""
     ranges, kept = (rounding.ranges, rounding.kept) if rounding else (None, [])
-    typed = precision.apply(copy_of(model), name, backend, ranges, kept)
+    typed = precision.apply(copy_of(model), name, backend, ranges, kept, seven_bits)
     if backend in precision.ON_GPU and not precision.pad_channels(typed):
         logger.info("the channels are not padded: the engine converts the layout of its input and output itself")
-    return TypedModel(name, to_bytes(typed), tensor_specs(typed.graph.inputs), tensor_specs(typed.graph.outputs))
+    needs_vnni = name == "int8" and backend not in precision.ON_GPU and precision.needs_vnni(typed)
+    return TypedModel(
+        name, to_bytes(typed), tensor_specs(typed.graph.inputs), tensor_specs(typed.graph.outputs), needs_vnni
+    )

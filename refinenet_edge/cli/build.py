@@ -42,6 +42,7 @@ def _build_options(command: Any) -> Any:
         option("--max-miou-drop", type=float, metavar="POINTS", help="That int8 may cost on --judge (labelled)."),
         option("--min-agreement", type=float, metavar="PERCENT", help="Pixels of --judge that keep their label."),
         option("--judge", metavar="DATASET|FRAMES", help="Of a budget: a data set as of eval, or frames. [as --calib]"),
+        option("--cpu", type=click.Choice(["this", "any"]), help="Of int8: right on which CPUs. any: 7-bit weights."),
         option("--backend", type=click.Choice(BACKENDS), help="[auto]"),
         option("--labels", metavar="NAME|FILE", help="voc, nyu40, sun37, person, context, cityscapes, camvid, ..."),
         option("--upsample", type=click.Choice(["bilinear", "cubic"]), help="How logits reach the frame's size."),
@@ -53,7 +54,7 @@ def _build_options(command: Any) -> Any:
         option("--timing-cache", metavar="FILE", help="Read and keep TensorRT's timings here."),
         option("--version-compatible/--no-version-compatible", default=None, help="Runs on later TensorRTs."),
         option("--hardware-compatible/--no-hardware-compatible", default=None, help="Runs on Ampere and newer."),
-        option("--force/--no-force", default=None, help="Build what is known to be slower."),
+        option("--force/--no-force", default=None, help="Build what is slower, or loses most labels."),
         option("--explain", is_flag=True, help="Say how often each rewrite fired, and why not elsewhere."),
     ]
     for decorate in reversed(options):

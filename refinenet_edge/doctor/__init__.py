@@ -16,6 +16,7 @@ from refinenet_edge.runtime.cuda import driver_cuda, gpu_capability, gpu_problem
 from refinenet_edge.runtime.head import implementation
 from refinenet_edge.runtime.kernels.device import try_kernels
 from refinenet_edge.runtime.libraries import INSTALL, MODULES, load_library
+from refinenet_edge.runtime.processor import processor, saturates
 from refinenet_edge.runtime.tensorrt.builder import FLAVOURS
 
 # package -> the oldest release that was seen to work, and what it is for
@@ -89,8 +90,18 @@ def _runs_here() -> Iterator[Finding]:
             yield Finding(f"run on {backend}", "absent", problem, fix)
         else:
             yield Finding(f"run on {backend}", "ok", "works")
+    if not all(reasons[backend] for backend in ON_CPU):
+        yield _int8()
     if all(reasons.values()):
         yield Finding("run a bundle", "wrong", "no backend works", "pip install 'refinenet-edge[cpu]'")
+
+
+def _int8() -> Finding:
+    """Whether this processor adds what INT8 multiplies as bundles with 8-bit weights need it."""
+    if saturates():
+        problem = f"{processor()}, no VNNI: sums of 8-bit weights saturate"
+        return Finding("INT8 on the CPU", "limited", problem, "build on this machine, or with --cpu any: 7-bit weights")
+    return Finding("INT8 on the CPU", "ok", processor())
 
 
 def _kernels() -> Finding:

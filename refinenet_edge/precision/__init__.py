@@ -5,7 +5,7 @@ fp16                     every tensor
 int8                     Q/DQ where the backend's placement says; float16 around it for TensorRT, float32 for the CPU
 fp8                      the same in E4M3, for TensorRT on GPUs of compute capability 8.9 and later
 
-placement.py where and on which grid -> qdq.py Q/DQ
+placement.py where and on which grid -> qdq.py Q/DQ         foreign.py Q/DQ of others, as a backend takes it
 switches.py any layers of one session rounded -> sensitivity.py what each layer loses
 """
 
@@ -14,10 +14,11 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from refinenet_edge.errors import InputError
+from refinenet_edge.precision.foreign import adapt, asymmetric, is_quantised, needs_vnni
 from refinenet_edge.precision.fp16 import to_fp16
 from refinenet_edge.precision.pad_channels import pad_channels
-from refinenet_edge.precision.placement import Placement, placement_of
-from refinenet_edge.precision.qdq import asymmetric, is_quantised, quantise
+from refinenet_edge.precision.placement import Placement, in_7_bits, placement_of
+from refinenet_edge.precision.qdq import quantise
 from refinenet_edge.records import PRECISIONS, Backend, Ranges
 
 QUANTISED = ("int8", "fp8")
@@ -30,7 +31,9 @@ __all__ = [
     "Placement",
     "apply",
     "asymmetric",
+    "in_7_bits",
     "is_quantised",
+    "needs_vnni",
     "pad_channels",
     "placement_of",
     "quantise",
@@ -50,23 +53,39 @@ def apply(
     backend: Backend = "openvino",
     ranges: Ranges | None = None,
     keep: Collection[str] = (),
+    seven_bits: bool = False,
 ) -> ir.Model:
     """The fused float32 `model`, in place, in `precision` for `backend`.
 
-    int8 and fp8 need `ranges`, unless the model has Q/DQ already, as `backend` takes it; the nodes named in `keep` stay
-    float. Raises `InputError` where they lack, or for an unknown precision.
+    int8 and fp8 need `ranges`, unless the model has Q/DQ already, which is rewritten as `backend` takes it; the nodes
+    named in `keep` stay float. `seven_bits`: of INT8 weights, so that no processor saturates their products.
+    Raises `InputError` where ranges lack, where nothing is quantised, or for an unknown precision.
     """
     if precision not in PRECISIONS:
         raise InputError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
-    if precision in QUANTISED and is_quantised(model):
-        if backend in ON_GPU and (odd := asymmetric(model)):
-            raise InputError(
-                f"the graph has zero points that are not zero or not INT8 ({', '.join(odd[:3])} ...), {backend} takes "
-                "symmetric INT8 only: quantise it with signed, symmetric activations, or build it for openvino"
-            )
-    elif precision in QUANTISED:
-        if ranges is None:
+    if precision in QUANTISED:
+        if is_quantised(model):
+            adapt(model, on_cpu=backend not in ON_GPU, in_7_bits=seven_bits)
+        elif ranges is None:
             raise InputError(uncalibrated(precision))
-        quantise(model, ranges, placement_of(precision, backend), keep)
+        else:
+            placement = placement_of(precision, backend)
+            quantise(model, ranges, in_7_bits(placement) if seven_bits else placement, keep)
+        _require_quantised(model, precision, backend)
     half = precision == "fp16" or (precision in QUANTISED and backend in ON_GPU)
     return to_fp16(model) if half else model
+
+
+def _require_quantised(model: ir.Model, precision: str, backend: Backend) -> None:
+    """Raise `InputError` where nothing is computed in the precision asked for, or not as `backend` takes it."""
+    if not is_quantised(model):
+        plain = "fp16" if backend in ON_GPU else "fp32"
+        raise InputError(
+            f"no layer of this network would be computed in {precision} by {backend} (too narrow, or no convolutions): "
+            f"build with --precision {plain}"
+        )
+    if backend in ON_GPU and (odd := asymmetric(model)):
+        raise InputError(
+            f"the graph has zero points that are not zero or not INT8 ({', '.join(odd[:3])} ...), {backend} takes "
+            "symmetric INT8 only: quantise it with signed, symmetric activations, or build it for openvino"
+        )

@@ -18,12 +18,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 
 from refinenet_edge.errors import CalibrationError, InputError
-from refinenet_edge.precision.constant import constant
+from refinenet_edge.precision.constant import Names
 from refinenet_edge.precision.placement import Grid, Placement
 from refinenet_edge.records import Range, Ranges
-
-SIGNED = (ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN)
-SMALLEST = 2.0**-14  # of a scale: the least normal float16, and far from zero
 
 
 def quantise(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collection[str] = ()) -> ir.Model:
@@ -34,7 +31,8 @@ def quantise(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collec
     nodes = list(model.graph)
     if unknown := set(keep) - {str(node.name) for node in nodes}:
         raise InputError(f"the graph has no node {', '.join(sorted(unknown))} to keep in float")
-    pairs = _Pairs(model.graph, ranges, placement)
+    names = Names(model.graph)
+    pairs = _Pairs(model.graph, ranges, placement, names)
     # all is chosen before anything is changed
     for node, inputs in chosen(nodes, placement, keep).items():
         for index in inputs:
@@ -42,32 +40,10 @@ def quantise(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collec
             assert value is not None
             pairs.put(node, index, value)
         if node.op_type == "Conv":
-            _store(model.graph, node, placement)
+            _store(model.graph, node, placement, names)
     model.graph.sort()
     ShapeInferencePass()(model)
     return CheckerPass()(model).model
-
-
-def is_quantised(model: ir.Model) -> bool:
-    """Whether the graph has Q/DQ, ours or another quantiser's."""
-    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph)
-
-
-def asymmetric(model: ir.Model) -> list[str]:
-    """The tensors whose zero point is not a zero of a signed type: what TensorRT does not take."""
-    return [
-        str(node.outputs[0].name)
-        for node in model.graph
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not _is_symmetric(node)
-    ]
-
-
-def _is_symmetric(node: ir.Node) -> bool:
-    zero = node.inputs[2] if len(node.inputs) > 2 else None
-    if zero is None:  # the type of the zero point is that of the numbers, UINT8 unless said
-        stored = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
-        return stored is not None and stored.dtype in SIGNED
-    return zero.dtype in SIGNED and zero.const_value is not None and not np.asarray(zero.const_value.numpy()).any()
 
 
 def layers(model: ir.Model, placement: Placement, keep: Collection[str] = ()) -> tuple[str, ...]:
@@ -89,32 +65,36 @@ def chosen(nodes: list[ir.Node], placement: Placement, keep: Collection[str]) ->
 class _Pairs:
     """Tensor -> its one Q/DQ pair."""
 
-    def __init__(self, graph: ir.Graph, ranges: Ranges, placement: Placement) -> None:
-        self._graph, self._ranges, self._placement = graph, ranges, placement
+    def __init__(self, graph: ir.Graph, ranges: Ranges, placement: Placement, names: Names) -> None:
+        self._graph, self._ranges, self._placement, self._names = graph, ranges, placement, names
         self._made: dict[ir.Value, ir.Value] = {}
 
     def put(self, node: ir.Node, index: int, value: ir.Value) -> None:
         if value not in self._made:
-            seen = self._range(value)
-            grid = self._placement.grid_of(seen)
-            scale = np.array(max(seen.amax / grid.largest, SMALLEST), np.float32)
-            constants = _scale(self._graph, str(value.name), scale, grid)
-            quantised = _node("QuantizeLinear", [value, *constants], f"{value.name}/q", value, grid.dtype)
-            back = _node("DequantizeLinear", [quantised.outputs[0], *constants], f"{value.name}/dq", value)
+            source = self._pooled(value)
+            grid = self._placement.grid_of(source)
+            scale = np.array(max(self._range(source).amax / grid.largest, self._placement.smallest), np.float32)
+            name = str(value.name)
+            constants = _scale(self._names, name, scale, grid)
+            quantised = _node("QuantizeLinear", [value, *constants], self._names.free(f"{name}/q"), value, grid.dtype)
+            back = _node("DequantizeLinear", [quantised.outputs[0], *constants], self._names.free(f"{name}/dq"), value)
             self._graph.extend([quantised, back])
             self._made[value] = back.outputs[0]
         node.replace_input_with(index, self._made[value])
 
-    def _range(self, value: ir.Value) -> Range:
-        """A pooled map has the range of the map: a shared scale lets the pool run on what is quantised."""
+    def _pooled(self, value: ir.Value) -> ir.Value:
+        """A pooled map is quantised as the map is: a shared scale lets the pool run on what is quantised."""
         producer = value.producer()
-        if producer is not None and producer.op_type == "MaxPool":
-            source = producer.inputs[0]
-            assert source is not None
-            quantiser = source.producer()
-            if quantiser is not None and quantiser.op_type == "DequantizeLinear":
-                source = quantiser.inputs[0].producer().inputs[0]  # type: ignore[union-attr]
-            return self._range(source)  # type: ignore[arg-type]
+        if producer is None or producer.op_type != "MaxPool":
+            return value
+        source = producer.inputs[0]
+        assert source is not None
+        quantiser = source.producer()
+        if quantiser is not None and quantiser.op_type == "DequantizeLinear":
+            source = quantiser.inputs[0].producer().inputs[0]  # type: ignore[union-attr]
+        return self._pooled(source)  # type: ignore[arg-type]
+
+    def _range(self, value: ir.Value) -> Range:
         try:
             return self._ranges.tensors[str(value.name)]
         except KeyError:
@@ -123,20 +103,20 @@ class _Pairs:
             ) from None
 
 
-def _store(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
+def _store(graph: ir.Graph, node: ir.Node, placement: Placement, names: Names) -> None:
     """Replace the weights of a Conv by quantised ones and their DequantizeLinear."""
     weight = node.inputs[1]
     assert weight is not None and weight.const_value is not None
     name = f"{node.outputs[0].name}/weight"  # every output has a name, and no other has it
-    per_channel, grid = placement.per_channel, placement.grid
     known = weight.const_value.meta  # clones of a model share its tensors: what many candidates need is rounded once
-    key = f"{grid.name}, {'per channel' if per_channel else 'per tensor'}"
+    key = f"{placement.grid.name}, {'per channel' if placement.per_channel else 'per tensor'}, {placement.smallest}"
     if key not in known:
-        known[key] = _rounded(np.asarray(weight.const_value.numpy(), np.float32), grid, per_channel)
+        known[key] = _rounded(np.asarray(weight.const_value.numpy(), np.float32), placement)
     rounded, scale = known[key]
-    inputs = [_initializer(graph, f"{name}/{grid.name}", rounded), *_scale(graph, name, scale, grid)]
-    back = _node("DequantizeLinear", inputs, f"{name}/dq", weight)
-    if per_channel:
+    stored = names.constant(f"{name}/{placement.grid.dtype.name.lower()}", rounded)
+    inputs = [stored, *_scale(names, name, scale, placement.grid)]
+    back = _node("DequantizeLinear", inputs, names.free(f"{name}/dq"), weight)
+    if placement.per_channel:
         back.attributes["axis"] = ir.AttrInt64("axis", 0)
     graph.append(back)
     node.replace_input_with(1, back.outputs[0])
@@ -145,11 +125,12 @@ def _store(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
 
 
 def _rounded(
-    weights: npt.NDArray[np.float32], grid: Grid, per_channel: bool
+    weights: npt.NDArray[np.float32], placement: Placement
 ) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float32]]:
     """Weights in units of their scale, and the scale."""
+    grid, per_channel = placement.grid, placement.per_channel
     largest = np.abs(weights).reshape(len(weights), -1).max(axis=1) if per_channel else np.abs(weights).max()
-    scale = np.maximum(largest / grid.largest, SMALLEST).astype(np.float32)
+    scale = np.maximum(largest / grid.largest, placement.smallest).astype(np.float32)
     return grid.round(weights / (scale.reshape(-1, *[1] * (weights.ndim - 1)) if per_channel else scale)), scale
 
 
@@ -161,13 +142,7 @@ def _node(
     return ir.Node("", operator, inputs, outputs=[output], name=name)
 
 
-def _scale(graph: ir.Graph, name: str, scale: npt.NDArray[np.float32], grid: Grid) -> list[ir.Value]:
+def _scale(names: Names, name: str, scale: npt.NDArray[np.float32], grid: Grid) -> list[ir.Value]:
     """The scale and the zero point of a Q/DQ."""
-    zero = np.zeros(scale.shape, grid.dtype.numpy())
-    return [_initializer(graph, f"{name}/scale", scale), _initializer(graph, f"{name}/zero", zero)]
-
-
-def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    value = constant(name, array)
-    graph.initializers.add(value)
-    return value
+    zero = np.full(scale.shape, grid.zero).astype(grid.dtype.numpy())
+    return [names.constant(f"{name}/scale", scale), names.constant(f"{name}/zero", zero)]

@@ -34,6 +34,8 @@ from refinenet_edge.records.json import from_json, from_plain, to_json
 from refinenet_edge.records.manifest import (
     CHANNEL_MULTIPLE,
     INPUT,
+    LESSER,
+    NOISE,
     OUTPUT,
     EngineInfo,
     FileDigest,
@@ -49,8 +51,9 @@ from refinenet_edge.records.quantised import INT8_LEVELS, Budget, Harm, Range, R
 from refinenet_edge.records.recipe import PRECISIONS, Backend, Recipe
 
 __all__ = [
-    "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "MAX_SIDE", "OUTPUT", "PRECISIONS", "RGB", "SMALLEST_SIDE", "Backend",
-    "Bilinear", "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm",
-    "Identity", "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "Parity", "Profile", "Range", "Ranges",
-    "RangesKey", "Recipe", "Size", "Speed", "TensorSpec", "from_json", "from_plain", "relative_error", "to_json",
+    "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "LESSER", "MAX_SIDE", "NOISE", "OUTPUT", "PRECISIONS", "RGB",
+    "SMALLEST_SIDE", "Backend", "Bilinear", "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame",
+    "FrameSpec", "GraphCost", "Harm", "Identity", "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "Parity",
+    "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Speed", "TensorSpec", "from_json", "from_plain",
+    "relative_error", "to_json",
 ]  # fmt: skip

@@ -17,6 +17,8 @@ from refinenet_edge.records.quantised import Budget, RangesKey, Speed
 from refinenet_edge.records.recipe import Backend, Recipe, recipe_of_command
 
 INPUT, OUTPUT = "image", "logits"  # the names of every graph's input and output
+NOISE = "random"  # the frame of a proof that is no picture
+LESSER = "openvino without VNNI"  # what else proves a bundle for OpenVINO in INT8
 CHANNEL_MULTIPLE = 8  # padded channels come in multiples of it: TensorRT's HWC8 without gaps is plain NHWC
 
 
@@ -131,6 +133,7 @@ class Manifest:
     engine: EngineInfo | None = None
     calibration: RangesKey | None = None  # of int8 and fp8
     budget: Budget | None = None
+    needs_vnni: bool = False  # on a CPU: without, INT8 sums saturate at 16 bits
     speed: Speed | None = None  # None: it was not asked, or cannot run where it was built
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     schema: int = 2
@@ -148,6 +151,12 @@ class Manifest:
     def command(self) -> str:
         """The command that builds it again, to be shown. It comes from the bundle: not to be run unseen."""
         return self.recipe if isinstance(self.recipe, str) else self.recipe.command
+
+    @property
+    def left_without_vnni(self) -> float | None:
+        """The least share of the labels of a picture that is left on a processor without VNNI; None: not measured."""
+        found = [p.label_agreement for p in self.parity if p.backend == LESSER and p.frame != NOISE]
+        return min(found, default=None)
 
     @staticmethod
     def from_schema_1(value: dict[str, Any]) -> dict[str, Any]:

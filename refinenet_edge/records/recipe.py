@@ -35,6 +35,7 @@ class Recipe:
     max_miou_drop: float | None = None  # points that quantising may cost on `judge`, a labelled data set
     min_agreement: float | None = None  # percent of the pixels of `judge`, any frames, that keep float's label
     judge: str | None = None  # None: the frames of `calib`
+    cpu: Literal["this", "any"] = "this"  # of int8 on the CPU: which processors it is right on
     backend: Backend | Literal["auto"] = "auto"
     labels: str | None = None
     upsample: Literal["bilinear", "cubic"] = "bilinear"
@@ -77,7 +78,7 @@ class Recipe:
         # in TensorRT-RTX quantising is known to be slower, and built only by force
         force = self.force or self.backend == "tensorrt-rtx"
         other = dataclasses.replace(self, precision=precision, output=output, calib=calib, force=force)
-        unbudgeted = {"max_miou_drop": None, "min_agreement": None, "judge": None, "force": False}
+        unbudgeted = {"max_miou_drop": None, "min_agreement": None, "judge": None, "cpu": "this", "force": False}
         return other if calib else dataclasses.replace(other, **unbudgeted)  # type: ignore[arg-type]
 
     @property

@@ -16,9 +16,11 @@ from refinenet_edge.runtime.cuda import gpu_problem, load_cuda
 from refinenet_edge.runtime.libraries import BACKENDS, INSTALL, MODULES, load_library
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
+from refinenet_edge.runtime.processor import saturates
 from refinenet_edge.runtime.session import Session
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 
+LEAST = 0.5  # of the labels: what keeps fewer is not run
 ON_CPU = ("openvino", "onnxruntime")  # the order of preference
 
 logger = logging.getLogger(__name__)
@@ -42,11 +44,26 @@ def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool
     require(allow_host_code, bool, "allow_host_code")
     require(threads, int, "threads")
     backend = choose(bundle, backend)
+    if bundle.manifest.needs_vnni and backend in ON_CPU and saturates():
+        _warn_of_saturation(bundle)
     if backend == "openvino":
         return OpenVinoSession(bundle.read_graph, threads, str(bundle.path / MODEL))
     if backend == "onnxruntime":
         return OrtSession(bundle.read_graph, threads=threads, name=str(bundle.path / MODEL))
     return TrtSession.open(bundle, backend, allow_host_code=allow_host_code)
+
+
+def _warn_of_saturation(bundle: Bundle) -> None:
+    """Say, on a processor without VNNI, what a bundle that needs it keeps; raise `InputError` if that is little."""
+    left = bundle.manifest.left_without_vnni
+    kept = "" if left is None else f", {100 * left:.1f} % of the labels are left"
+    said = (
+        f"{bundle.path} is for processors with VNNI: on this one its INT8 sums saturate{kept}; build it here, or with "
+        "--cpu any"
+    )
+    if left is not None and left < LEAST:
+        raise InputError(said)
+    logger.warning("%s", said)
 
 
 def choose(bundle: Bundle, backend: str = "auto") -> str:

@@ -34,7 +34,9 @@ class OpenVinoSession(Session):
         except RefineNetEdgeError:
             raise
         except Exception as exc:  # the front end's errors have no base of their own
-            raise BundleError(f"OpenVINO cannot load {model if isinstance(model, Path) else name}: {exc}") from exc
+            raise BundleError(
+                f"OpenVINO cannot load {model if isinstance(model, Path) else name}: {_reason(exc)}"
+            ) from exc
         super().__init__("openvino", _specs(self._compiled.inputs), _specs(self._compiled.outputs))
 
     def _run(self, feeds: Feeds) -> Outputs:
@@ -55,6 +57,12 @@ class OpenVinoSession(Session):
 
     def _release(self) -> None:
         self._request = self._compiled = None
+
+
+def _reason(exc: Exception) -> str:
+    """The line of OpenVINO's that says what it is: below where it was raised, above where to read on."""
+    lines = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
+    return next((line.removeprefix("-- ") for line in lines if line.startswith("-- ")), lines[-1])
 
 
 def _compiled(model: Model, config: dict[str, Any]) -> Any:

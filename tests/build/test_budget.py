@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from refinenet_edge.runtime.fake import FakeSession
 
 from refinenet_edge.build import build
 from refinenet_edge.build.budget import FRAMES, SHOWN, Candidates, LostLabels, MiouDrop, fewest, spend
@@ -24,11 +23,11 @@ from refinenet_edge.model import load_checkpoint, locate
 from refinenet_edge.precision.placement import FP8, OPENVINO
 from refinenet_edge.precision.sensitivity import Ranking
 from refinenet_edge.records import Budget, FrameSpec, Recipe, TensorSpec
-from refinenet_edge.runtime import Segmenter
+from refinenet_edge.runtime import FakeSession, Segmenter
+from refinenet_edge.runtime.processor import processor
 from refinenet_edge.scenes import scene
 from refinenet_edge.trace import copy_of, to_bytes, trace
 from tests.conftest import graph, operators, weights
-from tests.processor import processor
 
 SIZE = (64, 96)
 SPEC = FrameSpec(SIZE)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from refinenet_edge.runtime.openvino import OpenVinoSession
+from refinenet_edge.runtime.processor import kind, processor
 from tests.conftest import onnx_model
-from tests.processor import kind, processor
 
 BODY = """
 q = QuantizeLinear(x, unit, nothing_unsigned)
