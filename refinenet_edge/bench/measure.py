@@ -18,6 +18,7 @@ Contender = Callable[[], Stages]
 
 WARM_UPS = 2  # rounds
 MIN_ROUNDS = 10
+FEWEST = 5  # rounds, however long they take: of fewer an interval says nothing
 MIN_SECONDS, MAX_SECONDS = 0.5, 15.0  # of each contender
 STEADY = 0.005  # relative deviation
 WINDOW = 10  # rounds in which the deviation has to improve, by a twentieth
@@ -25,7 +26,7 @@ RESAMPLES, CONFIDENCE = 2000, 0.95
 RULE = (
     f"{WARM_UPS} warm-ups; then at least {MIN_ROUNDS} runs and {MIN_SECONDS:g} s each, until the relative deviation "
     f"(1.4826 MAD / median) is below {100 * STEADY:g} % or has not improved by a twentieth in {WINDOW} runs, or "
-    f"{MAX_SECONDS:g} s each"
+    f"{MAX_SECONDS:g} s each and {FEWEST} runs"
 )
 
 
@@ -96,7 +97,7 @@ def take_turns(contenders: Mapping[str, Contender], rounds: int | None = None, s
 def _ended(totals: list[list[float]], deviations: list[float], most: float) -> str | None:
     """The rule that is met: `totals` are the contenders' ms, `deviations` the worst contender's after each round."""
     seconds = [sum(samples) / 1000 for samples in totals]
-    if sum(seconds) > most * len(totals):
+    if sum(seconds) > most * len(totals) and len(deviations) >= FEWEST:
         return f"{most:g} s a contender"
     if len(deviations) < MIN_ROUNDS or min(seconds) < MIN_SECONDS:
         return None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from refinenet_edge import precision
+from refinenet_edge import calibration, precision
 from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.quantise import Bits, Rounding
 from refinenet_edge.records import Backend, TensorSpec
@@ -44,21 +44,31 @@ def put_precision(
 ) -> TypedModel:
     """The fused graph in precision `name`, and in that of its `reference`; `bits` are of weights quantised elsewhere.
 
-    Raises `GraphError` where float16 cannot hold its weights.
+    Raises `GraphError` where float16 cannot hold too much of it.
     """
     step(f"put {name} into the graph")
-    other = _typed(fused.model, reference, backend, None, False) if reference else None
-    typed = _typed(fused.model, name, backend, rounding, (rounding.bits if rounding else bits) == 7)
+    peaks = {}
+    if "fp16" in (name, reference) or (name in precision.QUANTISED and backend in precision.ON_GPU):
+        samples = rounding.samples if rounding else {}
+        peaks = calibration.peaks(fused.model, [*fused.frames.values(), *samples.values()])
+    other = _typed(fused.model, reference, backend, None, False, peaks) if reference else None
+    typed = _typed(fused.model, name, backend, rounding, (rounding.bits if rounding else bits) == 7, peaks)
     return dataclasses.replace(typed, reference=other)
 
 
-def _typed(model: ir.Model, name: str, backend: Backend, rounding: Rounding | None, seven_bits: bool) -> TypedModel:
+def _typed(
+    model: ir.Model,
+    name: str,
+    backend: Backend,
+    rounding: Rounding | None,
+    seven_bits: bool,
+    peaks: Mapping[str, float],
+) -> TypedModel:
     """A copy of the fused float32 `model` in precision `name`."""
     ranges, kept = (rounding.ranges, rounding.kept) if rounding else (None, [])
-    typed = precision.apply(copy_of(model), name, backend, ranges, kept, seven_bits)
+    typed = precision.apply(copy_of(model), name, backend, ranges, kept, seven_bits, peaks)
     if backend in precision.ON_GPU and not precision.pad_channels(typed):
         logger.info("the channels are not padded: the engine converts the layout of its input and output itself")
     needs_vnni = name == "int8" and backend not in precision.ON_GPU and precision.needs_vnni(typed)
-    return TypedModel(
-        name, to_bytes(typed), tensor_specs(typed.graph.inputs), tensor_specs(typed.graph.outputs), needs_vnni
-    )
+    ends = tensor_specs(typed.graph.inputs), tensor_specs(typed.graph.outputs)
+    return TypedModel(name, to_bytes(typed), *ends, needs_vnni)

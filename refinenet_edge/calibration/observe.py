@@ -6,7 +6,7 @@ histograms are kept. A frame counts when all of its groups are through, so an in
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ class ActivationCounter:
     def count(self, image: Activation, name: str) -> dict[str, Histogram]:
         """Tensor -> histogram of one prepared frame (1x3xhxw). Raises `CalibrationError` for NaN or infinity."""
         histograms = {}
-        for tensor, values in self._activations(image):
+        for tensor, values in self.activations(image):
             histogram = histograms[tensor] = Histogram()
             histogram.add(values)
             if histogram.not_finite:
@@ -65,7 +65,8 @@ class ActivationCounter:
                 )
         return histograms
 
-    def _activations(self, image: Activation) -> Iterator[tuple[str, Activation]]:
+    def activations(self, image: Activation) -> Iterator[tuple[str, Activation]]:
+        """Name and values of the input and of each tensor."""
         yield self.input, image
         for session in self.groups:
             names = [output.name for output in session.get_outputs()]
@@ -76,13 +77,23 @@ class ActivationCounter:
             yield from zip(names, values, strict=True)
 
 
-def activation_counter(model: ir.Model) -> ActivationCounter:
-    """The counter of a fused float32 graph. Raises `GraphError`."""
+def peaks(model: ir.Model, images: Iterable[Activation]) -> dict[str, float]:
+    """The largest magnitude of every float32 activation of a graph on prepared images (1x3xhxw)."""
+    names = [str(v.name) for node in model.graph for v in node.outputs if v.dtype == ir.DataType.FLOAT]
+    counter, found = activation_counter(model, names), dict.fromkeys(names, 0.0)
+    for image in images:
+        for name, values in counter.activations(image):
+            found[name] = max(found.get(name, 0.0), float(np.abs(values).max(initial=0.0)))
+    return found
+
+
+def activation_counter(model: ir.Model, tensors: Sequence[str] | None = None) -> ActivationCounter:
+    """The counter of a fused float32 graph, of its observable `tensors` or others. Raises `GraphError`."""
     sizes = {str(value.name): _bytes(value) for node in model.graph for value in node.outputs}
     source = str(model.graph.inputs[0].name)
     groups: list[list[str]] = [[]]
     room = GROUP_BYTES
-    for name in observable(model):
+    for name in observable(model) if tensors is None else tensors:
         if name == source:
             continue
         if groups[-1] and sizes[name] > room:

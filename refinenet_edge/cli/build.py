@@ -83,7 +83,7 @@ def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
         )
     if explain:
         out.print(_firings(built.firings))
-    if built.manifest.budget:
+    if built.manifest.budget and built.manifest.budget.harms:
         out.print(harms_table(built.manifest.budget))
     out.print(manifest_table(built.manifest, str(built.path)))
     print_next(f"refinenet-edge run {shlex.quote(str(built.path))} IMAGE --out DIR")

@@ -1,7 +1,7 @@
 """Stage 5: the precision goes into the graph, so that a strongly typed network needs no builder flag.
 
 fp32                     as it is
-fp16                     every tensor
+fp16                     every tensor that float16 can hold
 int8                     Q/DQ where the backend's placement says; float16 around it for TensorRT, float32 for the CPU
 fp8                      the same in E4M3, for TensorRT on GPUs of compute capability 8.9 and later
 
@@ -9,13 +9,13 @@ placement.py where and on which grid -> qdq.py Q/DQ         foreign.py Q/DQ of o
 switches.py any layers of one session rounded -> sensitivity.py what each layer loses
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.precision.foreign import adapt, asymmetric, is_quantised, needs_vnni
-from refinenet_edge.precision.fp16 import to_fp16
+from refinenet_edge.precision.fp16 import stored_in_half, to_fp16
 from refinenet_edge.precision.pad_channels import pad_channels
 from refinenet_edge.precision.placement import Placement, in_7_bits, placement_of
 from refinenet_edge.precision.qdq import quantise
@@ -37,6 +37,7 @@ __all__ = [
     "pad_channels",
     "placement_of",
     "quantise",
+    "stored_in_half",
     "to_fp16",
     "uncalibrated",
 ]
@@ -54,11 +55,13 @@ def apply(
     ranges: Ranges | None = None,
     keep: Collection[str] = (),
     seven_bits: bool = False,
+    peaks: Mapping[str, float] | None = None,
 ) -> ir.Model:
     """The fused float32 `model`, in place, in `precision` for `backend`.
 
     int8 and fp8 need `ranges`, unless the model has Q/DQ already, which is rewritten as `backend` takes it; the nodes
     named in `keep` stay float. `seven_bits`: of INT8 weights, so that no processor saturates their products.
+    `peaks`: the largest magnitude seen of each activation, by which float16 is judged.
     Raises `InputError` where ranges lack, where nothing is quantised, or for an unknown precision.
     """
     if precision not in PRECISIONS:
@@ -73,7 +76,7 @@ def apply(
             quantise(model, ranges, in_7_bits(placement) if seven_bits else placement, keep)
         _require_quantised(model, precision, backend)
     half = precision == "fp16" or (precision in QUANTISED and backend in ON_GPU)
-    return to_fp16(model) if half else model
+    return to_fp16(model, peaks) if half else model
 
 
 def _require_quantised(model: ir.Model, precision: str, backend: Backend) -> None:

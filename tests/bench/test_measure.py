@@ -63,11 +63,18 @@ def test_what_no_longer_improves_ends_it() -> None:
     assert take_turns({"only": Clock(80.0, 100.0, 120.0)}).ended == "deviation no longer improving"
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [(measure.MAX_SECONDS, 16), (3.0, 4)])
+@pytest.mark.parametrize(("seconds", "rounds"), [(measure.MAX_SECONDS, 16), (3.0, 5)])
 def test_time_ends_it(seconds: float, rounds: int) -> None:
     found = take_turns({"only": Clock(1000.0)}, seconds=seconds)
     assert found.ended == f"{seconds:g} s a contender" or len(found.samples("only")) == measure.MIN_ROUNDS
     assert len(found.samples("only")) <= rounds
+
+
+def test_a_slow_contender_runs_often_enough_for_an_interval() -> None:
+    found = take_turns({"slow": Clock(60_000.0, 61_000.0), "fast": Clock(30_000.0)}, seconds=3.0)
+    assert len(found.samples("slow")) == measure.FEWEST
+    ratio = found.ratio("slow", "fast")
+    assert ratio.low < ratio.high
 
 
 def test_a_stage_is_timed_and_gives_its_result() -> None:

@@ -9,9 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from refinenet_edge import precision
+from refinenet_edge.calibration import peaks
 from refinenet_edge.errors import GraphError, InputError
 from refinenet_edge.fusion import fuse, parity
-from refinenet_edge.precision import to_fp16
+from refinenet_edge.precision import stored_in_half, to_fp16
 from refinenet_edge.trace import to_bytes
 from tests.conftest import ODD, Traced, graph, operators, outputs_of, weights
 
@@ -110,13 +111,71 @@ def test_integers_stay() -> None:
     assert model.graph[0].outputs[0].dtype == ir.DataType.INT64
 
 
-@pytest.mark.parametrize("value", [65520.0, 1e6, -7e4, np.inf, np.nan])
-def test_a_weight_that_float16_cannot_hold_is_refused_by_name(value: float) -> None:
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_weights_that_are_not_finite_are_refused_by_name(value: float) -> None:
     kernel = weights(8, 8, 1, 1)
     kernel[3, 4] = value
     model = graph("a = Conv(x, w) y = Conv(a, large)", w=weights(8, 8, 1, 1), large=kernel)
-    with pytest.raises(GraphError, match=r"^large holds .*float16 ends at 65504: build with --precision fp32"):
+    with pytest.raises(GraphError, match=r"^large holds NaN or infinity"):
         to_fp16(model)
+
+
+class TestWhatFloat16CannotHold:
+    """It stays float32 between casts, and what a GPU would store is right."""
+
+    LAYERS = "a = Conv(x, u) b = Relu(a) c = Conv(b, v) d = Relu(c) e = Conv(d, w) y = Conv(e, z)"
+    X = weights(1, 8, 5, 7, seed=99)
+
+    def scaled(self, *by: float) -> ir.Model:
+        kernels = [weights(8, 8, 1, 1, seed=seed) * np.float32(scale) for seed, scale in enumerate(by)]
+        return graph(self.LAYERS, **dict(zip("uvwz", kernels, strict=True)))
+
+    def proven(self, model: ir.Model) -> tuple[ir.Model, float]:
+        """The model in float16, and the error of its numbers as they are stored."""
+        frames = {"x": self.X}
+        expected = parity.logits(to_bytes(model), frames)
+        half = to_fp16(model, peaks(model, frames.values()))
+        (found,) = parity.compare("fp16", expected, parity.logits(to_bytes(stored_in_half(half)), frames))
+        return half, found.relative_error
+
+    @pytest.mark.parametrize(
+        ("by", "kept"),
+        [
+            ((1, 1, 1, 1), 0),
+            ((100, 1000, 1e-4, 0.1), 3),  # c, d reach 1e6 and more: what makes and what reads them
+            ((1, 1e5, 1e-5, 1), 3),  # weights that are too large, too
+            ((1e-9, 1, 1e9, 1), 6),  # tiny weights, activations and what undoes it
+            ((1, 1, 1e-6, 1e6), 2),
+        ],
+    )
+    def test_as_few_nodes_as_need_be_stay_float32(self, by: tuple[float, ...], kept: int) -> None:
+        half, error = self.proven(self.scaled(*by))
+        left = [node for node in half.graph if node.op_type != "Cast" and node.outputs[0].dtype == FLOAT]
+        assert len(left) <= kept
+        assert bool(left) == bool(kept)
+        assert error < 1e-2
+        assert {value.dtype for value in (*half.graph.inputs, *half.graph.outputs)} == {HALF}
+        assert [value.name for value in half.graph.outputs] == ["y"]
+
+    def test_without_it_the_numbers_are_lost(self) -> None:
+        model = self.scaled(100, 1000, 1e-4, 0.1)
+        found = parity.logits(to_bytes(stored_in_half(to_fp16(model))), {"x": self.X})["x"]
+        assert not np.isfinite(found).all()
+
+    def test_the_tensor_is_named(self, caplog: pytest.LogCaptureFixture) -> None:
+        self.proven(self.scaled(100, 1000, 1e-4, 0.1))
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert "c reaches" in said and "stay float32" in said
+
+    def test_logits_beyond_it_are_refused(self) -> None:
+        with pytest.raises(GraphError, match=r"reaches .*build with --precision fp32"):
+            self.proven(self.scaled(100, 1000, 1, 1))
+
+    def test_too_many_are_refused(self) -> None:
+        many = " ".join(f"r{i} = Relu({f'r{i - 1}' if i else 'l'})" for i in range(20))
+        model = graph(f"l = Mul(x, up) {many} y = Mul(r19, down)", up=np.float32(1e6), down=np.float32(1e-6))
+        with pytest.raises(GraphError, match=r"22 of 22 nodes would stay float32; build with --precision fp32"):
+            self.proven(model)
 
 
 def test_the_largest_number_of_float16_is_held() -> None:

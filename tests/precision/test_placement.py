@@ -62,10 +62,11 @@ class TestClassifier:
     def test_the_engine_keeps_its_channel_last_ends(self) -> None:
         """With 40 classes, as NYUv2 has, INT8 kernels would fit the classifier."""
         model = graph(
-            "c = Conv(x, s) r = Relu(c) y = Conv(r, k)",
+            "c = Conv(x, s) r = Relu(c) d = Conv(r, w) y = Conv(d, k)",
             "float[1,3,6,8] x",
             "float[1,40,6,8] y",
             s=weights(16, 3, 1, 1),
+            w=W,
             k=weights(40, 16, 1, 1),
         )
         precision.apply(model, "int8", "tensorrt-rtx", ranges_of(model))
