@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import stat
+import tempfile
 import time
 from pathlib import Path
 
@@ -135,6 +136,14 @@ def sha256(path: Path, error: type[RefineNetEdgeError]) -> str:
     except (OSError, ValueError) as exc:
         raise error(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
     return digest.hexdigest()
+
+
+def scratch_folder(beside: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder for a while: the system's, or where that has none to write to, as in a container, `beside`."""
+    try:
+        return tempfile.TemporaryDirectory(dir=tempfile.gettempdir())
+    except FileNotFoundError:
+        return tempfile.TemporaryDirectory(prefix=".", dir=beside)
 
 
 def stamp_of(path: Path | None) -> str:

@@ -29,8 +29,13 @@ def parse_size(text: str) -> Size:
 
 def read_recipe(path: Path) -> Recipe:
     """The recipe of a TOML file; its keys are the option names, `size` is "HEIGHTxWIDTH"."""
+    if path.is_dir():
+        raise InputError(
+            f"recipe {path} cannot be read: it is a folder; give --output and options, or such as engines/NAME.toml"
+        )
+    table = read_table(path, "recipe")
     # the name of the recipe is the name of its bundle
-    return recipe_of({"output": str(path.with_suffix("")), **read_table(path, "recipe")}, f"recipe {path}")
+    return recipe_of({"output": str(path.with_suffix("")), **table}, f"recipe {path}")
 
 
 def recipe_of(table: dict[str, Any], origin: str) -> Recipe:

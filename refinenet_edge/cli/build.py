@@ -156,6 +156,8 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
             f"{bundle} is {manifest.precision}: ranges are measured on a fp32 bundle of the same network; build it: "
             + _rebuilt(manifest.recipe, "fp32", f"{bundle}_fp32")
         )
+    if path.suffix != ".json":
+        raise InputError(f"{path}: ranges are written as .json, which --calib knows them by: {path}.json")
     overrides = calibration.parse_overrides(special)
     make_folder(path.parent)
     model = read_onnx(opened.path / MODEL, None, opened.read_graph())

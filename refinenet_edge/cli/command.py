@@ -1,7 +1,10 @@
 """What all commands have: the group, how errors end them, the options that several take."""
 
 import contextlib
+import errno
+import io
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -30,10 +33,15 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         debug = ctx.params.pop("debug")
+        for printed in (sys.stdout, sys.stderr):
+            if isinstance(printed, io.TextIOWrapper):
+                printed.reconfigure(errors="backslashreplace")  # a terminal of ASCII has no "±"
         _log_to_stderr(logging.DEBUG if debug else logging.WARNING)
         code = 1
         try:
+            _require_utf8(ctx.params)
             result = super().invoke(ctx)
+            sys.stdout.flush()
             code = 0
             return result
         except RefineNetEdgeError as exc:
@@ -42,6 +50,13 @@ class Command(click.Command):
                 err.print(traceback.format_exc().rstrip(), soft_wrap=True)
             else:  # one line, whatever the library below said
                 err.print(styled("error:", "red", f" {' '.join(str(exc).split())}"), soft_wrap=True)
+        except BrokenPipeError:
+            raise
+        except (OSError, UnicodeEncodeError) as exc:
+            if debug:
+                raise
+            code = EXIT_EXPECTED
+            err.print(styled("error:", "red", f" {_said_by_system(exc)}"), soft_wrap=True)
         except KeyboardInterrupt:
             code = EXIT_INTERRUPTED
             err.print("interrupted; nothing was left half-written")
@@ -49,6 +64,29 @@ class Command(click.Command):
             if stream := sys.modules.get("refinenet_edge.demo.stream"):
                 stream.exit_with(code)
         return ctx.exit(code)
+
+
+def _require_utf8(given: dict[str, Any]) -> None:
+    """Raise `InputError` for a name that no result could be written with: results are UTF-8."""
+    for value in given.values():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, (str, Path)):
+                try:
+                    str(text).encode()
+                except UnicodeEncodeError as exc:
+                    raise InputError(f"{str(text)!r} is not UTF-8, as results are: rename it, or link to it") from exc
+
+
+def _said_by_system(exc: OSError | UnicodeEncodeError) -> str:
+    if isinstance(exc, UnicodeEncodeError):
+        return (
+            f"{exc.object[max(exc.start - 40, 0) : exc.end]!r} is not UTF-8, as results are: rename that file or folder"
+        )
+    if exc.filename is None and exc.errno in (errno.ENOSPC, errno.EIO):
+        with contextlib.suppress(OSError, ValueError):  # or it would be tried again at the end, and end in a trace
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"what is printed cannot be written: {exc.strerror}"
+    return f"{exc.filename}: {exc.strerror}" if exc.filename and exc.strerror else str(exc)
 
 
 class Group(click.Group):

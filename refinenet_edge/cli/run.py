@@ -15,7 +15,7 @@ from rich.text import Text
 
 from refinenet_edge.cli.command import allow_host_code, main, make_folder, with_ray
 from refinenet_edge.cli.screen import err, out, percent, progress_bar, styled, upsampling
-from refinenet_edge.errors import InputError
+from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import Bilinear, Cubic, Interpolation
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def run(
                 started = time.perf_counter()
                 mask = segmenter.segment(frame)
                 taken = 1000 * (time.perf_counter() - started)
-            except InputError as exc:
+            except (InputError, BundleError) as exc:
                 if len(frames) == 1:
                     raise
                 failures.append(str(exc))

@@ -219,6 +219,9 @@ def list_images(path: str | Path) -> list[Path]:
     if not os.path.isdir(path):
         raise InputError(f"no image or folder at {path}")
     images = [path / name for name in list_files(path, InputError) if is_named_like(name, SUFFIXES)]
+    for image in images:
+        if any("\ud800" <= letter <= "\udfff" for letter in image.name):
+            raise InputError(f"{path} has an image named {image.name!r}, which is not UTF-8, as results are: rename it")
     if not images:
         raise InputError(f"no image in {path}: expected {', '.join(SUFFIXES)} files in it, not in its sub-folders")
     return images

@@ -9,7 +9,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union
 
 from refinenet_edge.errors import BundleError, InputError
@@ -67,19 +67,26 @@ def _read(kind: Any, value: Any, where: str) -> Any:
             return float(value)
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    raise BundleError(f"{where}: {kind} expected, found {str(value)[:60]!r}")
+    expected = f"one of {_listed(args)}" if origin is Literal else getattr(kind, "__name__", str(kind))
+    raise BundleError(f"{where}: {expected} expected, found {str(value)[:60]!r}")
+
+
+def _listed(choices: Iterable[object]) -> str:
+    return ", ".join(map(str, choices))
 
 
 def _read_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in kinds:
         return None
+    named = [kind for kind in kinds if kind is not type(None)]
+    if all(typing.get_origin(kind) is Literal for kind in named):
+        named = [Literal[tuple(choice for kind in named for choice in typing.get_args(kind))]]
     failure = BundleError(f"{where}: nothing fits {str(value)[:60]!r}")
-    for kind in kinds:
-        if kind is not type(None):
-            try:
-                return _read(kind, value, where)
-            except BundleError as exc:
-                failure = exc
+    for kind in named:
+        try:
+            return _read(kind, value, where)
+        except BundleError as exc:
+            failure = exc
     raise failure
 
 

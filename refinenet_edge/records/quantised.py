@@ -25,6 +25,8 @@ class Range:
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.amax, self.low, self.high))) or self.amax < 0 or self.low > self.high:
             raise BundleError(f"range {self.low}..{self.high} with amax {self.amax} is not a range of finite numbers")
+        if self.amax == 0 and (self.low or self.high):
+            raise BundleError(f"amax 0 would make zeros of all of {self.low}..{self.high}")
 
 
 @dataclass(frozen=True)

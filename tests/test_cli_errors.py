@@ -1,0 +1,196 @@
+"""What goes wrong around a command, its names, its streams, its folders: one clear line, before the work."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from refinenet_edge import files
+from refinenet_edge.cli import build_engine, main
+from refinenet_edge.errors import BundleError
+from refinenet_edge.frames.images import write_png
+from refinenet_edge.records import Range
+from refinenet_edge.runtime import Segmenter
+from tests.cluster.inputs import pictures, tiny_bundle
+from tests.runtime.tinynet import tiny
+
+LATIN = os.fsdecode(b"stra\xdfe")  # as older systems write it
+
+
+def refused(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    return " ".join(result.stderr.split())
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def process(*words: object, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **options.pop("env", {})}
+    command = [sys.executable, "-m", "refinenet_edge.cli", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env=env, stderr=subprocess.PIPE, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("recipe", [".", "", "/"])
+def test_a_folder_is_no_recipe(recipe: str) -> None:
+    said = refused(CliRunner().invoke(build_engine, [recipe]))
+    assert "cannot be read: it is a folder; give --output and options" in said
+
+
+@pytest.mark.parametrize("output", [".", "", "/"])
+def test_a_folder_that_is_no_bundle_is_no_output(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "name another folder" in refused(run("build", "--output", output, "--model", "rf_lw_mbv2"))
+
+
+@pytest.mark.parametrize(
+    "words", [("inspect", LATIN), ("run", "bundle", "photos", "--out", LATIN), ("models", "--debug")]
+)
+def test_names_that_are_not_utf_8_are_refused_before_the_work(words: tuple[str, ...]) -> None:
+    if LATIN in words:
+        assert "is not UTF-8, as results are: rename it, or link to it" in refused(run(*words))
+    else:
+        assert run(*words).exit_code == 0
+
+
+def test_an_image_whose_name_is_not_utf_8_is_refused_before_the_work(tmp_path: Path) -> None:
+    bundle, photos = tiny_bundle(tmp_path / "tiny"), tmp_path / "photos"
+    write_png(photos.parent / "a.png", np.zeros((20, 20, 3), np.uint8))
+    photos.mkdir()
+    for name in ("a.png", f"{LATIN}.png"):
+        shutil.copy(tmp_path / "a.png", photos / name)
+    for words in (("run", bundle, photos, "--out", tmp_path / "out"), ("compare", bundle, bundle, photos)):
+        assert "which is not UTF-8, as results are: rename it" in refused(run(*words))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_working_folder_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / LATIN).mkdir()
+    pictures(tmp_path / LATIN / "in", 1)
+    bundle = tiny_bundle(tmp_path / "tiny")
+    done = process("batch", bundle, "in", "--out", "out", cwd=tmp_path / LATIN)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "is not UTF-8" in done.stderr
+
+
+def test_labels_of_a_name_that_no_file_has(tmp_path: Path) -> None:
+    onnx.save(tiny("float32", (32, 48)), tmp_path / "tiny.onnx")
+    said = refused(run("build", "--onnx", tmp_path / "tiny.onnx", "--output", tmp_path / "b", "--labels", 300 * "a"))
+    assert "File name too long" in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_what_cannot_be_printed_is_an_error(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = process("models", cwd=tmp_path, stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["error: what is printed cannot be written: No space left on device"]
+
+
+def test_a_terminal_of_ascii_is_enough(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bündel±")
+    ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = process("inspect", bundle, cwd=tmp_path, stdout=subprocess.PIPE, env=ascii_only)
+    assert done.returncode in (0, 2) and "Traceback" not in done.stderr
+    assert process("models", cwd=tmp_path, stdout=subprocess.PIPE, env=ascii_only).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+def test_a_folder_that_may_not_be_entered_is_one_line(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "closed" / "tiny")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    (tmp_path / "closed").chmod(0)
+    code = "import os, sys; os.setuid(65534); from refinenet_edge.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "inspect", str(tmp_path / "closed" / "tiny")]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if "ModuleNotFoundError" in done.stderr or "No module" in done.stderr:
+        pytest.skip("this Python is root's alone")
+    (tmp_path / "closed").chmod(0o755)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "ermission denied" in done.stderr
+
+
+def test_without_a_temporary_folder_one_is_made_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(files.tempfile, "gettempdir", none)
+    with files.scratch_folder(tmp_path) as folder:
+        assert Path(folder).parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('backend = "tensorRT"', "backend: one of tensorrt, tensorrt-rtx, openvino, onnxruntime, auto expected, found"),
+        ('upsample = "nearest"', "upsample: one of bilinear, cubic expected, found 'nearest'"),
+        ("dynamic = 3", "dynamic: bool expected, found '3'"),
+    ],
+)
+def test_a_recipe_says_what_there_is_to_choose(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbf" + line.encode())  # as Windows' editors begin a file
+    assert said in refused(run("build", tmp_path / "a.toml"))
+
+
+def test_ranges_are_written_where_build_takes_them(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "tiny")
+    said = refused(run("calibrate", bundle, "--frames", "scenes:1:2", "--out", tmp_path / "my.ranges"))
+    assert "my.ranges: ranges are written as .json" in said
+    assert not (tmp_path / "my.ranges").exists()
+
+
+def test_a_range_of_nothing_is_no_range_of_something() -> None:
+    assert Range(0, 0, 0, "minmax").amax == 0
+    for low, high in ((0, 1.5), (-1, 0)):
+        with pytest.raises(BundleError, match=r"amax 0 would make zeros of all of"):
+            Range(0, low, high, "minmax")
+
+
+def test_the_next_command_works_whatever_the_bundle_is_called(tmp_path: Path) -> None:
+    onnx.save(tiny("float32", (32, 48)), tmp_path / "tiny.onnx")
+    pictures(tmp_path / "in", 1)
+    done = process(
+        *("build", "--onnx", "tiny.onnx", "--size", "32x48", "--backend", "onnxruntime", "--output", "a b; $(c)"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+    )
+    assert done.returncode == 0, done.stderr
+    command = shlex.split(done.stdout.splitlines()[-1].removeprefix("next: "))
+    words = [word.replace("IMAGE", "in/0.png").replace("DIR", "out") for word in command[1:]]
+    assert process(*words, cwd=tmp_path, stdout=subprocess.PIPE).returncode == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_frame_that_the_network_fails_on_is_that_frames_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, photos = tiny_bundle(tmp_path / "tiny"), tmp_path / "photos"
+    for number in range(3):
+        photos.mkdir(exist_ok=True)
+        write_png(photos / f"{number}.png", np.full((20, 20 + number, 3), 9, np.uint8))
+    segment = Segmenter.segment
+
+    def failing(self: Segmenter, frame: np.ndarray) -> object:
+        if frame.shape[1] == 21:
+            raise BundleError("a pyramid of levels needs more pixels")
+        return segment(self, frame)
+
+    monkeypatch.setattr(Segmenter, "segment", failing)
+    done = run("run", bundle, photos, "--out", tmp_path / "out")
+    assert "1 images could not be used: a pyramid of levels" in refused(done)
+    assert "2 of 3 images segmented" in done.stdout
