@@ -7,7 +7,7 @@ BIN := .venv/bin
 # what the lean runtime runs, too
 LEAN := $(addprefix refinenet_edge/runtime/tensorrt/,library.py engine.py session.py)
 
-.PHONY: demo setup bindings test test-avx2 bench check format docs wheel gpu arm cluster triton
+.PHONY: chaos fuzz demo setup bindings test test-avx2 bench check format docs wheel gpu arm cluster triton
 
 demo: setup  ## build the shipped model and segment drawn streets and photos: look into demo-out/
 	$(BIN)/build-engine engines/demo.toml --explain
@@ -32,10 +32,18 @@ build/opencv4/cv2: .venv/ready  # a Jetson's: tests/frames/test_opencv_4.py
 	$(BIN)/pip install --quiet --target build/opencv4 --no-deps opencv-python-headless==4.10.0.84
 
 test: setup bindings build/opencv4/cv2  ## everything that needs no GPU
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not gpu and not arm and not cluster and not triton and not wheel"
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not chaos and not gpu and not arm and not cluster and not triton and not wheel"
 
 test-avx2: setup  ## what depends on the kind of processor, as one without AVX-512 and VNNI computes it
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m processor
+
+FUZZ ?= 20000
+fuzz: setup  ## FUZZ changed files for each parser, other ones each time
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest -n auto tests/test_fuzz.py
+
+KILLS ?= 40
+chaos: setup  ## KILLS times kill -9 for each command that writes, and writes that fail
+	KILLS=$(KILLS) $(BIN)/python -m pytest -n auto -m chaos tests/test_chaos.py
 
 bench: setup  ## the shipped model in fp32 and INT8 beside torch, ONNX Runtime and OpenVINO: bench-out/scenes.html
 	$(BIN)/refinenet-edge bench benchmarks/suites/scenes.toml -o bench-out/scenes.json

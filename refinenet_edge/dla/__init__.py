@@ -8,7 +8,8 @@ that does.
 onnx-ir is needed, and no torch.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -17,8 +18,9 @@ import onnx_ir as ir
 
 from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.dla.rules import Rule, mark_activations, refusals, sides
-from refinenet_edge.errors import BundleError
+from refinenet_edge.errors import BundleError, GraphError, first_line
 
+MAX_NODES = 20_000
 OLD, NEW = "TensorRT 10.3 to 10.7", "TensorRT 11.4.1 and later"
 WHERE = {  # where NVIDIA says that there is DLA: its migration pages for TensorRT 11.3 and 11.4.1, its DLA FAQ
     OLD: "JetPack 6 from 6.1 on, on AGX Orin and Orin NX",
@@ -67,16 +69,31 @@ def read_graph(bundle: Bundle) -> ir.Model:
     """The graph of a bundle. Raises `BundleError`."""
     data = bundle.read_graph()
     try:
-        model = ir.from_proto(onnx.load_model_from_string(data))
+        proto = onnx.load_model_from_string(data)
+        onnx.checker.check_model(proto)  # attributes, the number of inputs, no node before what it reads
+        model = ir.from_proto(proto)
     except Exception as exc:  # protobuf and onnx-ir raise what they like on a damaged file
         raise BundleError(f"bundle {bundle.path}: {MODEL} cannot be read: {exc}{bundle.advice}") from exc
-    if not model.graph.inputs:
-        raise BundleError(f"bundle {bundle.path}: the graph in {MODEL} takes no input{bundle.advice}")
+    ends = len(model.graph.inputs), len(model.graph.outputs)
+    if ends != (1, 1) or len(model.graph) > MAX_NODES:
+        said = f"{ends[0]} inputs, {ends[1]} outputs and {len(model.graph)} nodes, not one, one and up to {MAX_NODES}"
+        raise BundleError(f"bundle {bundle.path}: {MODEL} has {said}{bundle.advice}")
     return model
 
 
+@contextlib.contextmanager
+def impossible_nodes() -> Iterator[None]:
+    """`GraphError` where a node has a shape or an attribute that no node of its operator has."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as exc:
+        said = f"{type(exc).__name__}: {first_line(exc)}"
+        raise GraphError(f"the graph has a node that its operator cannot be ({said}): build it again") from exc
+
+
+@impossible_nodes()
 def check(model: ir.Model) -> Report:
-    """Ask `rules` of every node of `model` that depends on the image."""
+    """Ask `rules` of every node of `model` that depends on the image. Raises `GraphError`."""
     places = {node: place for place, node in enumerate(model.graph)}
     nodes = {node: node.name or f"{node.op_type} {places[node]}" for node in mark_activations(model.graph)}
     refused = {where: {node: refusals(node, where == NEW) for node in nodes} for where in WHERE}
@@ -104,17 +121,12 @@ def _placement(where: str, nodes: Sequence[ir.Node], refused: Mapping[ir.Node, S
 
 def _switches(nodes: Sequence[ir.Node], on_dla: set[ir.Node], dla: bool) -> int:
     """How often the device changes when each runs all it can before the other goes on; `dla`: which begins."""
-    left = set(nodes)
-    turns = 0
-    while left:
-        ran = False
-        for node in nodes:  # in the graph's order: what a node needs is before it
-            if node in left and (node in on_dla) == dla and not left & set(node.predecessors()):
-                left.remove(node)
-                ran = True
-        turns += ran
-        dla = not dla
-    return max(0, turns - 1)
+    turn: dict[ir.Node, int] = {}  # in which it runs: those of the first device are even
+    for node in nodes:  # in the graph's order: what a node needs is before it
+        after = max((turn[other] for other in node.predecessors() if other in turn), default=0)
+        turn[node] = after + ((after % 2 == 0) != ((node in on_dla) == dla))
+    turns = set(turn.values())
+    return max(turns) - min(turns) if turns else 0
 
 
 def _macs(nodes: Sequence[ir.Node]) -> int | None:

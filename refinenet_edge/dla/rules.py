@@ -27,6 +27,7 @@ IN_4D = (*CONVOLUTIONS, *POOLS, "Resize", *OTHERS, *DISPUTED)
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 TYPES = (ir.DataType.FLOAT16, ir.DataType.INT8)
 NEAREST = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
+MAX_NUMBERS = 4096  # of a tensor that a rule reads: bounds, scales, axes
 VARIES = "refinenet_edge.dla.varies"
 LONG = (64, 96, 128)  # a deconvolution may be so long on one side where the other is 1
 
@@ -87,7 +88,7 @@ def _input(node: ir.Node, index: int) -> ir.Value | None:
 def _numbers(value: ir.Value | None) -> list[float] | None:
     """What a tensor holds; None where it is left out, or not in the graph."""
     held = None if value is None else value.const_value
-    return None if held is None else [float(number) for number in held.numpy().ravel()]
+    return None if held is None or held.size > MAX_NUMBERS else [float(number) for number in held.numpy().ravel()]
 
 
 def _ints(node: ir.Node, name: str, default: Iterable[int] = ()) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from refinenet_edge.bundle import open_bundle
-from refinenet_edge.dla import read_graph
+from refinenet_edge.dla import impossible_nodes, read_graph
 from refinenet_edge.errors import InputError
 from refinenet_edge.estimate.bound import Bounds, bound
 from refinenet_edge.estimate.devices import find_device
@@ -38,8 +38,9 @@ def estimate(model: str, device: str, size: Size | None = None, classes: int | N
         graph, keep = _graph_of_bundle(Path(model), size, classes)
     else:
         graph = _graph_of_name(model, size or SIZE, classes or CLASSES)
-    bounds = (bound(kernels(graph, precision, keep), precision, specs) for precision in specs.precisions)
-    return Bounds(model, frame_size(graph), device_name, specs, tuple(bounds))
+    with impossible_nodes():
+        bounds = [bound(kernels(graph, precision, keep), precision, specs) for precision in specs.precisions]
+        return Bounds(model, frame_size(graph), device_name, specs, tuple(bounds))
 
 
 def _graph_of_bundle(folder: Path, size: Size | None, classes: int | None) -> tuple[ir.Model, tuple[str, ...]]:

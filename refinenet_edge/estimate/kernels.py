@@ -148,14 +148,18 @@ def _is_plain(conv: ir.Node) -> bool:
 
 def _readers(value: ir.Value) -> Iterator[Use | None]:
     """Who reads `value`, through what is no kernel; None for what reads the graph's output."""
-    if value.is_graph_output():
-        yield None
-    for node, index in value.uses():
-        if node.op_type in ALIASES:
-            for alias in node.outputs:
-                yield from _readers(alias)
-        else:
-            yield node, index
+    seen, pending = {value}, [value]
+    while pending:
+        value = pending.pop()
+        if value.is_graph_output():
+            yield None
+        for node, index in value.uses():
+            if node.op_type in ALIASES:
+                aliases = [alias for alias in node.outputs if alias not in seen]
+                seen.update(aliases)
+                pending += aliases
+            else:
+                yield node, index
 
 
 def _is_constant(value: ir.Value) -> bool:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.files import read_bytes
+from refinenet_edge.frames.headers import require_plausible
 from refinenet_edge.frames.images import MAX_BYTES, PNG, image_size, require_readable
 from refinenet_edge.opencv import cv2
 
@@ -31,6 +32,7 @@ def read_mask(path: Path) -> npt.NDArray[Any]:
     if claimed is None or not data.startswith(PNG):
         raise InputError(f"mask {path} is not a PNG file: masks are PNG, other formats blur or recolour the classes")
     require_readable(claimed, f"mask {path}")
+    require_plausible(data, f"mask {path}")
     try:
         depth, bare = _bare(data)
         image = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)

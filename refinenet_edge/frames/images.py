@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.files import list_files, open_regular, read_bytes, write_atomically
+from refinenet_edge.frames.headers import require_plausible
 from refinenet_edge.frames.readers import Captured, CapturedFrames, Clock, Frames, LiveSource, repeated
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import MAX_SIDE, Frame, Size
@@ -32,6 +33,7 @@ from refinenet_edge.records import MAX_SIDE, Frame, Size
 SECONDS = 0.5  # that each image is shown for, live
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MAX_BYTES = 256 * 1024 * 1024
+MAX_PIXELS = 1 << 27
 PNG, JPEG, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"BM"  # what they begin with
 
 Turn = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]  # HxW or HxWxC -> the same, turned or mirrored
@@ -54,6 +56,7 @@ def decode_image(data: bytes, name: str) -> Frame:
     if claimed is None:
         raise InputError(f"image {name} is not a whole PNG, JPEG, BMP or WebP file: convert it to PNG")
     require_readable(claimed, f"image {name}")
+    require_plausible(data, f"image {name}")
     jpeg = data.startswith(JPEG)
     if jpeg and not _ends(data):
         raise InputError(f"image {name} cannot be decoded: it is cut short")
@@ -94,6 +97,8 @@ def require_readable(size: Size, what: str) -> None:
     """Raise `InputError` for an image that claims to be empty or too large to be decoded."""
     if not all(1 <= side <= MAX_SIDE for side in size):
         raise InputError(f"{what} is {size[1]}x{size[0]} pixels, the limit is {MAX_SIDE} a side: scale it down")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise InputError(f"{what} is {size[1]}x{size[0]} pixels, the limit is {MAX_PIXELS} in all: scale it down")
 
 
 def digest_of(frame: Frame) -> str:

@@ -14,7 +14,18 @@ import numpy.typing as npt
 
 from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra, require
-from refinenet_edge.records import Bilinear, Cubic, Frame, FrameSpec, Interpolation, LabelMap, Labels, Mask, Size
+from refinenet_edge.records import (
+    Bilinear,
+    Cubic,
+    Frame,
+    FrameSpec,
+    Interpolation,
+    LabelMap,
+    Labels,
+    Manifest,
+    Mask,
+    Size,
+)
 from refinenet_edge.runtime.backends import open_session
 from refinenet_edge.runtime.device_path import DevicePath, fits_device
 from refinenet_edge.runtime.frame import DeviceImage, check_frame, check_size, on_device
@@ -59,6 +70,11 @@ class Segmenter:
         profile = manifest.engine.profile if manifest.engine else None
         session = open_session(opened, backend, allow_host_code=allow_host_code, threads=threads)
         origin = f"bundle {opened.path}"
+        try:
+            _require_described(session, manifest, origin)
+        except BundleError:
+            session.close()
+            raise
         self._start(Network(SharedSession(session), manifest.frame, manifest.labels, origin, profile, confidence))
 
     @classmethod
@@ -233,3 +249,15 @@ def _device_path(network: Network) -> DevicePath | None:
         logger.warning("frame and labels are prepared on the CPU, not on the GPU: %s", exc)
         return None
     return DevicePath(network, session)
+
+
+def _require_described(session: Session, manifest: Manifest, origin: str) -> None:
+    """Raise `BundleError` unless the network has the shapes of the manifest: memory is taken by what that says."""
+    size = manifest.frame.size or ("h", "w")
+    expected = [*manifest.inputs, *manifest.outputs, replace(manifest.inputs[0], shape=(1, "channels", *size))]
+    found = [*session.inputs, *session.outputs, *session.inputs]
+    for want, spec in zip(expected, found, strict=False):
+        fixed = [pair for pair in zip(want.shape, spec.shape, strict=False) if all(type(side) is int for side in pair)]
+        if len(want.shape) != len(spec.shape) or any(said != is_ for said, is_ in fixed):
+            shapes = ["x".join(map(str, shape)) for shape in (spec.shape, want.shape)]
+            raise BundleError(f"{origin}: {spec.name} is {shapes[0]}, its manifest says {shapes[1]}: build it again")
