@@ -59,7 +59,8 @@ class Segmenter:
         threads: int = 0,
         confidence: bool = False,
     ) -> None:
-        """Open and verify `bundle` and its session, as `open_bundle` and `open_session` do, with their errors.
+        """Open and verify `bundle` and its session, as `open_bundle` and `open_session` do, with their errors; `BundleError` too
+        where the network's shapes are not the manifest's.
 
         `confidence`: every mask says how sure its labels are (`Mask.confidence`), which takes a frame longer.
         """
