@@ -59,8 +59,9 @@ class Segmenter:
         threads: int = 0,
         confidence: bool = False,
     ) -> None:
-        """Open and verify `bundle` and its session, as `open_bundle` and `open_session` do, with their errors; `BundleError` too
-        where the network's shapes are not the manifest's.
+        """Open and verify `bundle` and its session, as `open_bundle` and `open_session` do, with their errors.
+
+        Raises `BundleError` too where the network's shapes are not the manifest's.
 
         `confidence`: every mask says how sure its labels are (`Mask.confidence`), which takes a frame longer.
         """
