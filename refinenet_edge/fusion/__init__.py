@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
+from onnx_ir.passes.common import CheckerPass, LiftConstantsToInitializersPass, ShapeInferencePass
 
 from refinenet_edge.fusion import (
     carry_sums,
@@ -57,6 +57,8 @@ def fuse(model: ir.Model, rewrites: Sequence[Rewrite] = REWRITES) -> list[Firing
             logger.debug("%s refused %d times: %s", firing.name, places, reason)
         ShapeInferencePass()(model)
         firings.append(dataclasses.replace(firing, cost=graph_cost(model)))
+    # weights are initializers for all that comes after, whichever rewrites were left out
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _name_weights(model)
     CheckerPass()(model)
     return firings

@@ -242,3 +242,13 @@ def test_any_chain_of_layers_computes_the_same_when_fused(layers: list[Any]) -> 
     assert_close(outputs_of(model, feeds), expected, rtol=2e-5)
     assert {"Identity", "Dropout"}.isdisjoint(operators(model))
     assert len(operators(model)) <= before + 2
+
+
+def test_weights_of_constant_nodes_are_weights_whichever_rewrites_are_left_out() -> None:
+    model = graph(
+        "w = Constant <value = float[2,1,1,1] {3.0, 4.0}> () y = Conv(x, w)", "float[1,1,5,7] x", "float[1,2,5,7] y"
+    )
+    fuse(model, [rewrite for rewrite in REWRITES if rewrite.name != "fold_constants"])
+    (conv,) = model.graph
+    assert conv.op_type == "Conv" and conv.inputs[1].is_initializer()
+    assert conv.inputs[1].const_value.numpy().ravel().tolist() == [3, 4]
