@@ -206,7 +206,8 @@ def _usual(network: Network, spec: FrameSpec, size: Size) -> Runner:
         for frame in frames:
             if frame.shape[:2] != size:
                 frame = np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
-            image = (frame[:, :, ::-1].astype(np.float32) / 255 - mean) / std
+            ordered = frame if spec.order == "bgr" else frame[:, :, ::-1]
+            image = (ordered.astype(np.float32) / np.float32(spec.scale) - mean) / std
             images.append(image.transpose(2, 0, 1))
         return np.ascontiguousarray(images)
 

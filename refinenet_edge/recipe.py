@@ -27,8 +27,18 @@ def parse_size(text: str) -> Size:
     return int(sides[0]), int(sides[-1])
 
 
+def parse_channels(text: str) -> tuple[float, float, float]:
+    """The three numbers of "A,B,C", or of "A" for all."""
+    try:
+        numbers = [float(number) for number in text.split(",")]
+        first, second, third = numbers if len(numbers) > 1 else 3 * numbers
+    except ValueError as exc:
+        raise InputError(f"{text!r}: expected a number for each of the network's channels, as 0.5,0.5,0.5") from exc
+    return first, second, third
+
+
 def read_recipe(path: Path) -> Recipe:
-    """The recipe of a TOML file; its keys are the option names, `size` is "HEIGHTxWIDTH"."""
+    """The recipe of a TOML file; its keys are the option names, `size` is "HEIGHTxWIDTH", `mean` "A,B,C" or a list."""
     if path.is_dir():
         raise InputError(
             f"recipe {path} cannot be read: it is a folder; give --output and options, or such as engines/NAME.toml"
@@ -40,8 +50,9 @@ def read_recipe(path: Path) -> Recipe:
 
 def recipe_of(table: dict[str, Any], origin: str) -> Recipe:
     """The recipe in a TOML table; `origin` is what an error names."""
-    if isinstance(table.get("size"), str):
-        table = {**table, "size": parse_size(table["size"])}
+    for name, parse in (("size", parse_size), ("mean", parse_channels), ("std", parse_channels)):
+        if isinstance(table.get(name), str):
+            table = {**table, name: parse(table[name])}
     try:
         return from_plain(Recipe, table)
     except BundleError as exc:

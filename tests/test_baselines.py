@@ -23,7 +23,7 @@ from refinenet_edge.scenes import scene
 SMALL = Case((64, 96))
 
 
-def results_of(baseline: Entry, monkeypatch: pytest.MonkeyPatch, frame: Frame) -> dict[str, Any]:
+def results_of(baseline: Entry, monkeypatch: pytest.MonkeyPatch, frame: Frame, case: Case = SMALL) -> dict[str, Any]:
     """What each stage of a baseline gave."""
     results = {}
 
@@ -32,7 +32,7 @@ def results_of(baseline: Entry, monkeypatch: pytest.MonkeyPatch, frame: Frame) -
         return results[name]
 
     monkeypatch.setattr(baselines, "timed", kept)
-    with baseline.open(SMALL) as run:
+    with baseline.open(case) as run:
         assert list(run([frame])) == ["prepare", "engine", "head"]
     return results
 

@@ -16,7 +16,7 @@ Nothing is written before everything has succeeded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refinenet_edge.build.engine import build_engine
@@ -52,7 +52,8 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     """
     resolved = resolve(recipe)
     loaded = load(resolved.network, step)
-    fused = fuse_and_prove(loaded.model, loaded.reference, resolved.rewrites, resolved.network.size, step)
+    proven = replace(loaded.spec, size=resolved.network.size)  # of a dynamic network, the usual size
+    fused = fuse_and_prove(loaded.model, loaded.reference, resolved.rewrites, proven, step)
     rounding = find_rounding(resolved.quantisation, resolved.bits, fused, loaded.spec, loaded.labels, step)
     typed = put_precision(
         fused, resolved.precision, resolved.backend, rounding, resolved.bits, resolved.timed_against, step

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from refinenet_edge.errors import GraphError
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import Firing, Rewrite, fuse, parity
-from refinenet_edge.records import NOISE, FrameSpec, Parity, Size
+from refinenet_edge.records import NOISE, FrameSpec, Parity
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.trace import num_classes, to_bytes
 
@@ -39,15 +39,15 @@ def fuse_and_prove(
     model: ir.Model,
     reference: parity.Reference,
     rewrites: Sequence[Rewrite],
-    size: Size,
+    spec: FrameSpec,
     step: Callable[[str], None],
 ) -> FusedModel:
-    """`model`, which is changed in place, fused and held to `reference`.
+    """`model`, which is changed in place, fused and held to `reference` on frames as `spec` says, which has a size.
 
     Raises `GraphError` naming the rewrite that is not exact, or saying that the import is not.
     """
     step("fuse the graph")
-    frames = _proof_frames(size)
+    frames = _proof_frames(spec)
     traced = to_bytes(model)
     firings = fuse(model, rewrites)
     step("hold the fused graph to what was handed in")
@@ -60,9 +60,10 @@ def fuse_and_prove(
     return FusedModel(model, tuple(firings), frames, logits, proof, noise)
 
 
-def _proof_frames(size: Size) -> parity.Inputs:
+def _proof_frames(spec: FrameSpec) -> parity.Inputs:
     """A random frame and a real one, as the network takes them."""
-    random = np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32)
+    assert spec.size is not None
+    noise = np.random.default_rng(0).integers(0, 256, (*spec.size, 3), np.uint8)
     with resources.as_file(resources.files("refinenet_edge") / "photos" / PHOTO) as path:
-        photo = prepare(read_image(path), FrameSpec(size))
-    return {NOISE: random, PHOTO: photo}
+        photo = read_image(path)
+    return {name: prepare(frame, spec) for name, frame in ((NOISE, noise), (PHOTO, photo))}

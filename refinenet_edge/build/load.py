@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from refinenet_edge import precision
 from refinenet_edge.errors import CheckpointError, GraphError, InputError
 from refinenet_edge.files import sha256
 from refinenet_edge.fusion import parity
+from refinenet_edge.fusion.rewrite import constant
 from refinenet_edge.labels import fitting
 from refinenet_edge.model import open_network
 from refinenet_edge.model.blocks import CrpOrder
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 RANDOM = "random"
 DEFAULT_CLASSES = 21  # of random weights: VOC's
+AFFINE = ("BatchNormalization", "Div", "Mul", "Sub", "Add")  # by constants, what normalises an input in the graph
+NEUTRAL = ("Cast", "Identity", "Transpose")  # what may lie between them
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Network:
     size: Size  # the usual one of a dynamic network
     dynamic: bool
     labels: Labels | None  # None: numbered
+    preprocessing: FrameSpec  # how frames become its input, at any size
+    preprocessing_said: bool  # by the user; else it is an assumption
     cubic: bool  # how logits reach the frame's size
     precision: str
     calibrated: bool  # we quantise it: then it has no Q/DQ yet
@@ -69,7 +74,7 @@ def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
         path.name if path else RANDOM,
         sha256(path, CheckpointError) if path else None,
         given.model,
-        FrameSpec(size=None if network.dynamic else network.size, upsample=upsample),
+        replace(network.preprocessing, size=None if network.dynamic else network.size, upsample=upsample),
         fitting(network.labels, num_classes(given.model)),
         given.reference,
     )
@@ -108,4 +113,30 @@ def _from_onnx(network: Network, path: Path) -> _Given:
             raise InputError(f"{path} is quantised already (it has Q/DQ): leave --calib and budgets out")
     elif needs_ranges and not network.calibrated:
         raise InputError(f"{path} has no Q/DQ, and {precision.uncalibrated(network.precision)}")
+    if not network.preprocessing_said:
+        logger.warning("%s", _assumed(path, model, network.preprocessing))
     return _Given(path.stem, model, network.align_corners is True, partial(parity.logits, path))
+
+
+def _assumed(path: Path, model: ir.Model, spec: FrameSpec) -> str:
+    """What is assumed of the frames that somebody's network takes, and what speaks against it."""
+    assumed = f"how {path.name} takes its frames was not said: assumed is {spec.preprocessing}"
+    if not (first := _normalisation(model)):
+        return f"{assumed}; if it was trained otherwise, give --preprocess, or --mean, --std, --scale and --order"
+    return (
+        f"{assumed}, but it begins with {', '.join(first)}, which may normalise what it takes: "
+        "then give --preprocess none for bytes as they are, or --preprocess 0-1"
+    )
+
+
+def _normalisation(model: ir.Model) -> list[str]:
+    """The operators by which `model` scales and shifts its input before anything else, in order."""
+    value, found = model.graph.inputs[0], []
+    while len(consumers := value.consumers()) == 1 and (node := consumers[0]).op_type in (*AFFINE, *NEUTRAL):
+        others = [other for other in node.inputs if other is not value]
+        if any(constant(other) is None for other in others):
+            break
+        if node.op_type in AFFINE:
+            found.append(node.op_type)
+        value = node.outputs[0]
+    return found

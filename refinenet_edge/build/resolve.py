@@ -128,6 +128,8 @@ def _network(recipe: Recipe) -> Network:
         size=recipe.size,
         dynamic=recipe.dynamic,
         labels=find_labels(labels) if labels else None,
+        preprocessing=recipe.preprocessing,
+        preprocessing_said=recipe.says_preprocessing,
         cubic=recipe.upsample == "cubic",
         precision=recipe.precision,
         calibrated=recipe.calib is not None,

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from refinenet_edge.calibration.methods import Method, name_of
 from refinenet_edge.errors import BundleError, CalibrationError
 from refinenet_edge.files import read_utf8, write_atomically
-from refinenet_edge.records import Bilinear, FrameSpec, Ranges, RangesKey, from_json, to_json
+from refinenet_edge.records import Bilinear, FrameSpec, Ranges, RangesKey, from_json
 
 MAX_FILE = 8 << 20  # bytes
 
@@ -62,7 +62,16 @@ def graph_digests(model: ir.Model, spec: FrameSpec) -> tuple[str, str, str]:
         )
         for node in proto.graph.node
     ]
-    return _digest(*nodes), _digest(*sorted(weights)), _digest(to_json(dataclasses.replace(spec, upsample=Bilinear())))
+    return _digest(*nodes), _digest(*sorted(weights)), _digest(_preprocessing(spec))
+
+
+def _preprocessing(spec: FrameSpec) -> str:
+    """`spec` as JSON. Fields that came later are left out at their defaults, so that older ranges still fit."""
+    fields = dataclasses.asdict(dataclasses.replace(spec, upsample=Bilinear()))
+    for field in dataclasses.fields(spec):
+        if field.name in ("scale", "order") and fields[field.name] == field.default:
+            del fields[field.name]
+    return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
 
 def require(ranges: Ranges, model: ir.Model, spec: FrameSpec) -> None:

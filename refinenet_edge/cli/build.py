@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from refinenet_edge.cli.command import EXPORT, Command, SizeType, heavy, main, make_folder, with_ray
+from refinenet_edge.cli.command import EXPORT, ChannelsType, Command, SizeType, heavy, main, make_folder, with_ray
 from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, print_next, progress_bar
 from refinenet_edge.errors import InputError
 from refinenet_edge.recipe import read_recipe
-from refinenet_edge.records import Recipe
+from refinenet_edge.records import PREPROCESSINGS, Recipe
 
 if TYPE_CHECKING:
     from refinenet_edge.fusion import Firing
@@ -45,6 +45,11 @@ def _build_options(command: Any) -> Any:
         option("--cpu", type=click.Choice(["this", "any"]), help="Of int8: right on which CPUs. any: 7-bit weights."),
         option("--backend", type=click.Choice(BACKENDS), help="[auto]"),
         option("--labels", metavar="NAME|FILE", help="voc, nyu40, sun37, person, context, cityscapes, camvid, ..."),
+        option("--preprocess", type=click.Choice(list(PREPROCESSINGS)), help="What it was trained on. [imagenet]"),
+        option("--mean", type=ChannelsType(), help="Of its channels, in their order, taken from x / scale."),
+        option("--std", type=ChannelsType(), help="Of its channels, in their order, what the rest is divided by."),
+        option("--scale", type=float, metavar="NUMBER", help="What a byte is divided by first: 255, or 1."),
+        option("--order", type=click.Choice(["rgb", "bgr"]), help="Of its channels."),
         option("--upsample", type=click.Choice(["bilinear", "cubic"]), help="How logits reach the frame's size."),
         option("--align-corners/--no-align-corners", default=None, help="If the checkpoint cannot say. [as the ports]"),
         option("--crp", type=click.Choice(["pool_conv", "conv_pool"]), help="If the checkpoint cannot say."),

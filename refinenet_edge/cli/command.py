@@ -16,7 +16,7 @@ import click
 from refinenet_edge import __version__
 from refinenet_edge.cli.screen import err, styled
 from refinenet_edge.errors import InputError, RefineNetEdgeError
-from refinenet_edge.recipe import parse_size
+from refinenet_edge.recipe import parse_channels, parse_size
 
 EXPORT = "'refinenet-edge[export]'"
 
@@ -123,6 +123,18 @@ class SizeType(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             return parse_size(value) if isinstance(value, str) else value
+        except InputError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+class ChannelsType(click.ParamType[Any]):
+    """A number for each of the network's three channels, or one for all."""
+
+    name = "A,B,C"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return parse_channels(value) if isinstance(value, str) else value
         except InputError as exc:
             self.fail(str(exc), param, ctx)
 

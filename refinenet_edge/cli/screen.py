@@ -81,6 +81,7 @@ def manifest_table(manifest: Manifest, title: str) -> Table:
             row(kind, f"{spec.name} {spec.dtype} {'x'.join(map(str, spec.shape))}")
     row("precision", manifest.precision)
     row("built for", manifest.backend)
+    row("preprocessing", manifest.frame.preprocessing)
     row("upsampling", upsampling(manifest.frame.upsample))
     row("rewrites", ", ".join(f"{name} {fired}" for name, fired in manifest.rewrites.items()))
     for name, cost in (("traced", manifest.traced_cost), ("fused", manifest.fused_cost)):

@@ -5,7 +5,7 @@
       labels.txt     class names, line = class
       1/model.py
       1/bundle/      the bundle, whole
-    NAME_network/    the bare graph, image in, logits out: model.plan for TensorRT, else model.onnx for ONNX Runtime
+    NAME_network/    the bare graph, prepared image in: model.plan for TensorRT, else model.onnx for ONNX Runtime
       config.pbtxt
       labels.txt
       1/model.plan
@@ -30,10 +30,11 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, Bundle
 from refinenet_edge.errors import BuildError, InputError
-from refinenet_edge.records import TensorSpec
+from refinenet_edge.records import PREPROCESSINGS, TensorSpec
 from refinenet_edge.runtime.backends import ON_CPU
 
 CONFIG, LABELS = "config.pbtxt", "labels.txt"
+PREPROCESSING = "preprocessing"  # a parameter of the bare graph: what its client does to a byte x of a frame
 MAX_BATCH = 8
 KINDS = {
     "float32": schema.TYPE_FP32,
@@ -98,6 +99,7 @@ def network_config(bundle: Bundle, name: str) -> Any:
             if plan and spec.dtype == "float16" and isinstance(channels, int) and channels % 8 == 0:
                 tensor.is_non_linear_format_io = True
     config.output[0].label_filename = LABELS
+    config.parameters[PREPROCESSING].string_value = bundle.manifest.frame.preprocessing
     return config
 
 
@@ -132,7 +134,10 @@ def _require_fitting(folder: Path, config: Any, bundle: Bundle) -> None:
     except (OSError, ValueError, text_format.ParseError) as exc:
         raise InputError(other) from exc
     fields = ("name", "platform", "backend", "input", "output")
-    if labels != _labels(bundle) or any(getattr(there, field) != getattr(config, field) for field in fields):
+    # models that were written before it could be another have no such parameter
+    prepared = there.parameters[PREPROCESSING].string_value or PREPROCESSINGS["imagenet"].preprocessing
+    changed = PREPROCESSING in config.parameters and prepared != config.parameters[PREPROCESSING].string_value
+    if changed or labels != _labels(bundle) or any(getattr(there, f) != getattr(config, f) for f in fields):
         raise InputError(other)
 
 

@@ -17,6 +17,7 @@ numpy only: records are on the device.
 
 from refinenet_edge.records.frame import (
     MAX_SIDE,
+    PREPROCESSINGS,
     RGB,
     SMALLEST_SIDE,
     Bilinear,
@@ -51,8 +52,8 @@ from refinenet_edge.records.quantised import INT8_LEVELS, Budget, Harm, Range, R
 from refinenet_edge.records.recipe import PRECISIONS, Backend, Recipe
 
 __all__ = [
-    "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "LESSER", "MAX_SIDE", "NOISE", "OUTPUT", "PRECISIONS", "RGB",
-    "SMALLEST_SIDE", "Backend", "Bilinear", "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame",
+    "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "LESSER", "MAX_SIDE", "NOISE", "OUTPUT", "PRECISIONS", "PREPROCESSINGS",
+    "RGB", "SMALLEST_SIDE", "Backend", "Bilinear", "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame",
     "FrameSpec", "GraphCost", "Harm", "Identity", "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "Parity",
     "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Speed", "TensorSpec", "from_json", "from_plain",
     "relative_error", "to_json",

@@ -1,6 +1,7 @@
 """Frames, and how they become the network's input and its logits labels."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,11 +40,11 @@ Interpolation = Bilinear | Cubic
 
 @dataclass(frozen=True)
 class FrameSpec:
-    """Frame (HxWx3 BGR uint8) -> input (1x3xhxw, RGB, (x / 255 - mean) / std); logits -> labels by `upsample`, argmax.
+    """Frame (HxWx3 BGR uint8) -> input (1x3xhxw, (x / scale - mean) / std); logits -> labels by `upsample`, argmax.
 
     `size` is the (height, width) the network takes; None: every frame at its own size (a dynamic engine).
-    `resize` brings the frame to `size`, `upsample` brings logits to the frame's size. Raises `BundleError` for
-    what no frame can have.
+    `resize` brings the frame to `size`, `upsample` brings logits to the frame's size. `order` is that of the network's
+    channels, which `mean` and `std` are in too. Raises `BundleError` for what no frame can have.
     """
 
     size: Size | None
@@ -51,6 +52,8 @@ class FrameSpec:
     upsample: Interpolation = Bilinear(align_corners=True)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    scale: float = 255.0
+    order: Literal["rgb", "bgr"] = "rgb"
 
     def __post_init__(self) -> None:
         for name in ("resize", "upsample"):
@@ -61,6 +64,36 @@ class FrameSpec:
             raise BundleError(f"frame.size: {self.size} is outside 1..{MAX_SIDE} pixels a side")
         if not all(s > 0 and math.isfinite(s) for s in self.std) or not all(map(math.isfinite, self.mean)):
             raise BundleError(f"frame: mean {self.mean} must be finite and std {self.std} positive and finite")
+        if not (self.scale > 0 and math.isfinite(self.scale)):
+            raise BundleError(f"frame: scale {self.scale} must be positive and finite")
+        if self.order not in ("rgb", "bgr"):
+            raise BundleError(f"frame: order {self.order!r} is neither rgb nor bgr")
+
+    @property
+    def preprocessing(self) -> str:
+        """What happens to a byte x of a frame, to be shown: "imagenet: RGB (x / 255 - (0.485, ...)) / (0.229, ...)"."""
+        value = "x" if self.scale == 1 else f"x / {self.scale:.9g}"
+        value += f" - {_short(self.mean)}" if any(self.mean) else ""
+        if self.std != (1, 1, 1):
+            value = f"({value}) / {_short(self.std)}"
+        ours = self.scale, self.mean, self.std, self.order
+        names = [name for name, p in PREPROCESSINGS.items() if (p.scale, p.mean, p.std, p.order) == ours]
+        return "".join(f"{name}: " for name in names) + f"{self.order.upper()} {value}"
+
+
+def _short(channels: tuple[float, ...]) -> str:
+    numbers = [f"{value:.9g}" for value in channels]
+    return numbers[0] if len(set(numbers)) == 1 else f"({', '.join(numbers)})"
+
+
+# what networks are trained on, by the names that Keras made usual; torchvision's is imagenet
+PREPROCESSINGS: Mapping[str, FrameSpec] = {
+    "imagenet": FrameSpec(None),
+    "caffe": FrameSpec(None, mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), scale=1.0, order="bgr"),
+    "tf": FrameSpec(None, mean=(1.0, 1.0, 1.0), std=(1.0, 1.0, 1.0), scale=127.5),
+    "0-1": FrameSpec(None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+    "none": FrameSpec(None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), scale=1.0),
+}
 
 
 @dataclass(frozen=True)

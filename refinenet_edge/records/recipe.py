@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from refinenet_edge.errors import BundleError, InputError
-from refinenet_edge.records.frame import MAX_SIDE, Size
+from refinenet_edge.records.frame import MAX_SIDE, PREPROCESSINGS, FrameSpec, Size
 from refinenet_edge.records.json import from_plain
 
 Backend = Literal["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]  # what a bundle is built for
@@ -49,6 +49,12 @@ class Recipe:
     version_compatible: bool = False
     hardware_compatible: bool = False
     force: bool = False
+    # what the network was trained on: of PREPROCESSINGS, and what is otherwise, in the order of its channels
+    preprocess: Literal["imagenet", "caffe", "tf", "0-1", "none"] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    scale: float | None = None  # what a byte is divided by, before mean and std
+    order: Literal["rgb", "bgr"] | None = None
 
     def __post_init__(self) -> None:
         if self.onnx is not None and (self.model or self.checkpoint):
@@ -67,6 +73,29 @@ class Recipe:
             raise InputError("--judge is for a budget: give --max-miou-drop or --min-agreement too")
         if not all(1 <= side <= MAX_SIDE for side in self.size):
             raise InputError(f"size {self.size[0]}x{self.size[1]} is outside 1..{MAX_SIDE} pixels a side")
+        if self.preprocess is not None and self.preprocess not in PREPROCESSINGS:
+            raise InputError(f"no --preprocess {self.preprocess!r}; there are {', '.join(PREPROCESSINGS)}")
+        if self.scale is not None and not self.scale >= 1:
+            raise InputError(f"--scale {self.scale:g}: a byte is divided by it: for x * 0.00392 give --scale 255")
+        try:
+            self.preprocessing  # noqa: B018 - it says what is wrong
+        except BundleError as exc:
+            raise InputError(f"--mean, --std, --scale and --order: {str(exc).removeprefix('frame: ')}") from exc
+
+    @property
+    def says_preprocessing(self) -> bool:
+        """Whether anything was said of how frames become the network's input."""
+        return any(value is not None for value in (self.preprocess, self.mean, self.std, self.scale, self.order))
+
+    @property
+    def preprocessing(self) -> FrameSpec:
+        """How frames become the network's input, at any size; imagenet where nothing was said."""
+        preset = PREPROCESSINGS[self.preprocess or "imagenet"]
+        (m0, m1, m2), (s0, s1, s2) = self.mean or preset.mean, self.std or preset.std
+        scale = preset.scale if self.scale is None else self.scale
+        # floats: a digest of what is read back from a manifest is the same
+        mean, std = (float(m0), float(m1), float(m2)), (float(s0), float(s1), float(s2))
+        return FrameSpec(None, mean=mean, std=std, scale=float(scale), order=self.order or preset.order)
 
     @property
     def budgeted(self) -> bool:
@@ -93,6 +122,8 @@ class Recipe:
                 words.append(option if value else option.replace("--", "--no-", 1))
             elif field.name == "size":
                 words += [option, f"{value[0]}x{value[1]}"]
+            elif field.name in ("mean", "std"):
+                words += [option, ",".join(map(repr, value))]
             else:
                 for item in value if isinstance(value, tuple) else (value,):
                     words += [option, str(item)]
@@ -114,6 +145,8 @@ def recipe_of_command(command: str) -> Recipe | None:
                 values[name] = not negated
             elif name == "size":
                 values[name] = [int(side) for side in next(words).split("x")]
+            elif name in ("mean", "std"):
+                values[name] = [float(channel) for channel in next(words).split(",")]
             elif typing.get_origin(kinds[name]) is tuple:
                 values[name] = [*values.get(name, []), next(words)]
             else:

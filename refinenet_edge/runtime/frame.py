@@ -21,16 +21,16 @@ DEFAULT_STREAM = 1  # CUDA's handle of the legacy default stream
 def prepare(frame: Frame, spec: FrameSpec, dtype: str = "float32", channels: int = 3) -> npt.NDArray[Any]:
     """`frame` (HxWx3 BGR uint8, any size) as `spec` says: a new 1x`channels`xhxw array of `dtype`, C-contiguous.
 
-    It is resized as uint8 to `spec.size` (None: not at all); then every value is (x / 255 - mean) / std rounded once.
-    Its first three channels are RGB, those that a network is padded with are zero. Raises `InputError` if `frame` is
-    not such an image.
+    It is resized as uint8 to `spec.size` (None: not at all); then every value is (x / scale - mean) / std rounded once.
+    Its first three channels are in `spec.order`, those that a network is padded with are zero. Raises `InputError` if
+    `frame` is not such an image.
     """
     from refinenet_edge.opencv import cv2  # here: the GPU's path runs without it
 
     check_frame(frame)
     require(spec, FrameSpec, "spec")
     require(channels, int, "channels")
-    tables = _tables(spec.mean, spec.std, dtype)
+    tables = _tables(spec.scale, spec.mean, spec.std, dtype)
     if spec.size is not None and frame.shape[:2] != spec.size:
         how = cv2.INTER_CUBIC if isinstance(spec.resize, Cubic) else cv2.INTER_LINEAR
         frame = np.asarray(cv2.resize(frame, spec.size[::-1], interpolation=how), np.uint8)
@@ -40,7 +40,8 @@ def prepare(frame: Frame, spec: FrameSpec, dtype: str = "float32", channels: int
     # width, because not every OpenCV knows float16
     bits = batch.view(np.uint16 if dtype == "float16" else np.int32)
     for channel, table in enumerate(tables):
-        cv2.LUT(cv2.extractChannel(frame, 2 - channel), table.view(bits.dtype), dst=bits[0, channel])
+        plane = cv2.extractChannel(frame, channel if spec.order == "bgr" else 2 - channel)
+        cv2.LUT(plane, table.view(bits.dtype), dst=bits[0, channel])
     return batch
 
 
@@ -109,8 +110,8 @@ def _check_sides(shape: tuple[int, ...]) -> None:
 
 
 @lru_cache(maxsize=8)
-def _tables(mean: tuple[float, ...], std: tuple[float, ...], dtype: str) -> tuple[npt.NDArray[Any], ...]:
+def _tables(scale: float, mean: tuple[float, ...], std: tuple[float, ...], dtype: str) -> tuple[npt.NDArray[Any], ...]:
     if dtype not in DTYPES:
         raise InputError(f"a frame becomes {' or '.join(DTYPES)}, not {dtype}: build the network with such an input")
-    values = np.arange(256) / 255
+    values = np.arange(256) / scale
     return tuple(((values - m) / s).astype(dtype) for m, s in zip(mean, std, strict=True))

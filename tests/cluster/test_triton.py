@@ -86,6 +86,7 @@ class TestRepository:
         config = network_config(bundle, "n")
         assert (config.platform, config.max_batch_size) == ("onnxruntime_onnx", 0)
         assert not config.HasField("dynamic_batching")  # the graph takes one image
+        assert config.parameters["preprocessing"].string_value.startswith("imagenet: RGB (x / 255 - (0.485,")
         ends = [(t.name, t.data_type, list(t.dims)) for t in (*config.input, *config.output)]
         assert ends == [("image", schema.TYPE_FP32, [1, 3, 32, 48]), ("logits", schema.TYPE_FP32, [1, CLASSES, -1, -1])]
 
@@ -111,6 +112,19 @@ class TestRepository:
         first, second = export(bundle, tmp_path / "r")
         assert (first.name, second.name) == ("2", "2")
         assert read(path).instance_group[0].count == 3
+
+    def test_a_next_version_is_prepared_as_the_one_before(self, bundle: Bundle, tmp_path: Path) -> None:
+        export(bundle, tmp_path / "r", "a")
+        path = tmp_path / "r" / "a_network" / "config.pbtxt"
+        config = read(path)
+        del config.parameters["preprocessing"]  # as it was written when there was but one
+        path.write_text(text_format.MessageToString(config))
+        export(bundle, tmp_path / "r", "a")
+        manifest = dataclasses.replace(bundle.manifest, frame=dataclasses.replace(bundle.manifest.frame, order="bgr"))
+        folder = tmp_path / "other"
+        write_bundle(folder, manifest, {MODEL: bundle.read(MODEL)})
+        with pytest.raises(InputError, match="is another model"):
+            export(open_bundle(folder), tmp_path / "r", "a")
 
     @pytest.mark.parametrize("what", ["size", "labels", "config"])
     def test_another_model_of_the_name_is_refused(self, bundle: Bundle, tmp_path: Path, what: str) -> None:

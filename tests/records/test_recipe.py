@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from refinenet_edge import cli
 from refinenet_edge.fusion import REWRITES
-from refinenet_edge.records import Recipe
+from refinenet_edge.records import PREPROCESSINGS, Recipe
 from refinenet_edge.records.recipe import recipe_of_command
 
 
@@ -81,6 +81,11 @@ RECIPES = st.builds(
             "version_compatible": st.booleans(),
             "hardware_compatible": st.booleans(),
             "force": st.booleans(),
+            "preprocess": st.sampled_from([None, *PREPROCESSINGS]),
+            "mean": st.none() | st.tuples(*3 * [st.floats(-1e3, 1e3)]),
+            "std": st.none() | st.tuples(*3 * [st.floats(1e-3, 1e3)]),
+            "scale": st.none() | st.floats(1, 1e3),
+            "order": st.sampled_from([None, "rgb", "bgr"]),
         }
     ),
 )

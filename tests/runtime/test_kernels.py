@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refinenet_edge.errors import CudaError, MissingExtra, RefineNetEdgeError
-from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Size
+from refinenet_edge.records import PREPROCESSINGS, Bilinear, Cubic, FrameSpec, Size
 from refinenet_edge.runtime import cache
 from refinenet_edge.runtime.cuda import Cuda, Scope
 from refinenet_edge.runtime.cuda_bindings import Nvrtc
@@ -35,9 +35,10 @@ from tests.runtime.test_head import upsample
 
 HEADS = tuple(("head.cu", (f"LOGIT={kind}",)) for kind in device.LOGITS.values())
 FRAMES = tuple(
-    ("frame.cu", (f"ELEMENT={element}", f"CHANNELS={channels}"))
+    ("frame.cu", (f"ELEMENT={element}", f"CHANNELS={channels}", f"BGR={bgr}"))
     for element in device.ELEMENTS.values()
     for channels in (3, 8)
+    for bgr in (0, 1)
 )
 ARCHS = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_110", "sm_120")
 REGISTERS = 80  # 65 536 in a multiprocessor: 6 blocks and more
@@ -138,7 +139,7 @@ def test_a_kernel_that_does_not_compile_says_why(nvrtc: Any) -> None:
 
 def test_channels_of_another_alignment_do_not_compile(nvrtc: Any) -> None:
     with pytest.raises(RefineNetEdgeError, match="CHANNELS is 3 or a multiple of 8"):
-        device.compile_kernels(Nvrtc(), "frame.cu", ("ELEMENT=unsigned short", "CHANNELS=4"), "sm_87")
+        device.compile_kernels(Nvrtc(), "frame.cu", ("ELEMENT=unsigned short", "CHANNELS=4", "BGR=0"), "sm_87")
 
 
 @pytest.mark.skipif(not any(shutil.which(nvcc) for nvcc in NVCC), reason="needs nvcc")
@@ -373,6 +374,20 @@ class TestOnTheHost:
         # OpenCV resizes bytes with 11-bit fractions: sometimes the next byte
         step_of_a_byte = np.array([1.001 / 255 / std for std in spec.std])[:, None, None]
         assert (abs(found.astype(float) - prepare(frame, spec, dtype).astype(float)) <= step_of_a_byte + 2e-3).all()
+
+    @pytest.mark.parametrize("name", PREPROCESSINGS)
+    @pytest.mark.parametrize("channels", [None, 8])
+    def test_each_preprocessing(self, work: Callable[[], Any], name: str, channels: int | None) -> None:
+        frame = np.random.default_rng(4).integers(0, 256, (16, 16, 3), np.uint8)
+        spec = PREPROCESSINGS[name]
+        with work() as (gpu, scope):
+            step = device.DeviceFrame(scope, spec, (16, 16), "float16", channels)
+            step.prepare(put(scope, frame), 48)
+            if channels is None:
+                found = read(gpu, scope, step.address, (3, 16, 16), "float16")
+            else:
+                found = read(gpu, scope, step.address, (16, 16, channels), "float16")[..., :3].transpose(2, 0, 1)
+        assert np.array_equal(found, prepare(frame, spec, "float16")[0])
 
     @pytest.mark.parametrize("size", [(3, 5), (5, 8), (2, 3)])
     def test_a_frame_may_lie_anywhere(self, work: Callable[[], Any], size: Size) -> None:

@@ -149,7 +149,8 @@ class DeviceFrame:
     ) -> None:
         if not isinstance(spec.resize, Bilinear) and spec.size not in (None, size):
             raise ValueError("frames are resized bilinearly on the GPU")
-        self._module = Module(scope, "frame.cu", (f"ELEMENT={ELEMENTS[dtype]}", f"CHANNELS={channels or 3}"))
+        defines = f"ELEMENT={ELEMENTS[dtype]}", f"CHANNELS={channels or 3}", f"BGR={int(spec.order == 'bgr')}"
+        self._module = Module(scope, "frame.cu", defines)
         height, width = size
         self._size = out_height, out_width = spec.size or size
         down, across = bilinear_axis(height, out_height, Bilinear()), bilinear_axis(width, out_width, Bilinear())

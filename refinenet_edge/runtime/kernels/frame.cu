@@ -2,7 +2,8 @@
 //
 // Every value is interpolated as in pixel.h, rounded to a byte (half to even) and looked up, so without a resize the
 // result is runtime/frame.py's to the bit. Compiled for one kind of input: ELEMENT is unsigned short for float16,
-// unsigned for float32; CHANNELS is 3 for planes (NCHW), else the padded channels of NHWC, the padding zero.
+// unsigned for float32; CHANNELS is 3 for planes (NCHW), else the padded channels of NHWC, the padding zero; BGR is 1 where the
+// network's channels are in the frame's order, 0 for RGB.
 #include "pixel.h"
 
 // The BGR bytes of the pixels `x` and, if `both`, x + 1 of a row, lowest byte first. Read are aligned words of 8 bytes,
@@ -21,7 +22,7 @@ __device__ float between(unsigned long long bytes, int channel, float t) {
     return lerp<float>(unsigned(bytes >> 8 * channel) & 255, unsigned(bytes >> 8 * (channel + 3)) & 255, t);
 }
 
-// frame: height x width x 3, BGR, a row `pitch` bytes after the other; table: 3 x 256, RGB, the normalised bytes;
+// frame: height x width x 3, BGR, a row `pitch` bytes after the other; table: 3 x 256, in the network's order, the normalised bytes;
 // result: out_height x out_width. Positions are as in head.cu: pixel j lies between the samples first[j] and the next,
 // at fraction t[j]. Where t is 0 the next counts for nothing and is not read; at the last one it is.
 extern "C" __global__ void prepare(const unsigned char* frame, long long pitch, const int* first_row,
@@ -36,7 +37,8 @@ extern "C" __global__ void prepare(const unsigned char* frame, long long pitch, 
     const unsigned long long lower = ty > 0 ? pixels(row + pitch, column, tx > 0) : upper;
     ELEMENT values[3];
     for (int i = 0; i < 3; ++i) {
-        const float value = lerp(between(upper, 2 - i, tx), between(lower, 2 - i, tx), ty);
+        const int channel = BGR ? i : 2 - i;
+        const float value = lerp(between(upper, channel, tx), between(lower, channel, tx), ty);
         values[i] = table[256 * i + __float2int_rn(value)];
     }
     const long long pixel = (long long)y * out_width + x;

@@ -19,7 +19,7 @@ from tests.runtime.driver.build import build, include
 from tests.runtime.gpu import Gpu, library
 
 HERE = Path(__file__).parent
-KERNELS = (("frame.cu", ("ELEMENT=unsigned", "CHANNELS=3")), ("head.cu", ("LOGIT=Float",)))
+KERNELS = (("frame.cu", ("ELEMENT=unsigned", "CHANNELS=3", "BGR=0")), ("head.cu", ("LOGIT=Float",)))
 
 
 @pytest.fixture(scope="session")
