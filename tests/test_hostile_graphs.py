@@ -17,7 +17,7 @@ from refinenet_edge.estimate.kernels import _readers
 from refinenet_edge.records import FrameSpec, TensorSpec
 from refinenet_edge.runtime import Segmenter
 from tests.conftest import graph, onnx_model
-from tests.runtime.tinynet import tiny
+from tests.runtime.tinynet import CLASSES, tiny
 from tests.test_fuzz import manifest
 
 
@@ -88,7 +88,7 @@ def test_a_manifest_of_another_shape_than_its_graph_is_refused_at_opening(tmp_pa
     changed = {
         "frame": replace(said, frame=FrameSpec((16384, 16384))),
         "input": replace(said, inputs=(large,)),
-        "output": replace(said, outputs=(replace(said.outputs[0], shape=(1, 200, 8, 12)),)),
+        "output": replace(said, outputs=(replace(said.outputs[0], shape=(1, CLASSES, 8000, 12)),)),
         "rank": replace(said, outputs=(replace(said.outputs[0], shape=(1, 8, 12)),)),
     }
     write_bundle(tmp_path / "b", changed[what], {MODEL: tiny("float32", (32, 48)).SerializeToString()})

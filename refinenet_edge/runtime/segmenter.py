@@ -254,12 +254,19 @@ def _device_path(network: Network) -> DevicePath | None:
 
 
 def _require_described(session: Session, manifest: Manifest, origin: str) -> None:
-    """Raise `BundleError` unless the network has the shapes of the manifest: memory is taken by what that says."""
+    """Raise `BundleError` unless the network has the sides of the manifest: memory is taken by what that says.
+
+    Not its channels, which a plan pads.
+    """
     size = manifest.frame.size or ("h", "w")
     expected = [*manifest.inputs, *manifest.outputs, replace(manifest.inputs[0], shape=(1, "channels", *size))]
     found = [*session.inputs, *session.outputs, *session.inputs]
     for want, spec in zip(expected, found, strict=False):
-        fixed = [pair for pair in zip(want.shape, spec.shape, strict=False) if all(type(side) is int for side in pair)]
+        fixed = [
+            pair
+            for pair in zip(want.shape[2:], spec.shape[2:], strict=False)
+            if all(type(side) is int for side in pair)
+        ]
         if len(want.shape) != len(spec.shape) or any(said != is_ for said, is_ in fixed):
             shapes = ["x".join(map(str, shape)) for shape in (spec.shape, want.shape)]
             raise BundleError(f"{origin}: {spec.name} is {shapes[0]}, its manifest says {shapes[1]}: build it again")
