@@ -7,7 +7,7 @@ BIN := .venv/bin
 # what the lean runtime runs, too
 LEAN := $(addprefix refinenet_edge/runtime/tensorrt/,library.py engine.py session.py)
 
-.PHONY: chaos fuzz demo setup bindings test test-avx2 bench check format docs wheel gpu arm cluster triton
+.PHONY: chaos fuzz demo setup bindings test test-avx2 zoo bench check format docs wheel gpu arm cluster triton
 
 demo: setup  ## build the shipped model and segment drawn streets and photos: look into demo-out/
 	$(BIN)/build-engine engines/demo.toml --explain
@@ -33,6 +33,9 @@ build/opencv4/cv2: .venv/ready  # a Jetson's: tests/frames/test_opencv_4.py
 
 test: setup bindings build/opencv4/cv2  ## everything that needs no GPU
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not chaos and not gpu and not arm and not cluster and not triton and not wheel"
+
+zoo: setup  ## a thousand graphs that are drawn, or ZOO of them: each bundle computes what its file does, or is refused
+	ZOO=$(or $(ZOO),1000) $(BIN)/python -m pytest -n auto tests/build/test_zoo.py
 
 test-avx2: setup  ## what depends on the kind of processor, as one without AVX-512 and VNNI computes it
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m processor

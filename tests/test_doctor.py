@@ -154,3 +154,13 @@ def test_packages_that_overwrite_each_other_are_wrong(monkeypatch: pytest.Monkey
     assert finding.state == "wrong"
     assert finding.detail == f"{rivals[0]} and {rivals[1]} overwrite each other"
     assert finding.fix == f"pip uninstall {rivals[0]} {rivals[1]}, then pip install {rivals[1]}"
+
+
+@pytest.mark.parametrize(("saturates", "state"), [(True, "limited"), (False, "ok")])
+def test_a_processor_whose_int8_saturates_is_told_with_the_fix(
+    monkeypatch: pytest.MonkeyPatch, saturates: bool, state: str
+) -> None:
+    monkeypatch.setattr(doctor, "saturates", lambda: saturates)
+    (finding,) = find("INT8 on the CPU")
+    assert finding.state == state
+    assert ("--cpu any" in finding.fix) == saturates

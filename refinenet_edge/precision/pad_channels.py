@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
-from refinenet_edge.precision.constant import constant
+from refinenet_edge.precision.constant import Names
 from refinenet_edge.records import CHANNEL_MULTIPLE
 
 
@@ -77,8 +77,7 @@ def _pad(graph: ir.Graph, node: ir.Node, index: int, axis: int) -> None:
     assert old is not None and old.const_value is not None
     array = old.const_value.numpy()
     widths = [(0, -array.shape[i] % CHANNEL_MULTIPLE if i == axis else 0) for i in range(array.ndim)]
-    new = constant(f"{old.name}/padded", np.pad(array, widths))
-    graph.initializers.add(new)
+    new = Names(graph).constant(f"{old.name}/padded", np.pad(array, widths))
     node.replace_input_with(index, new)
     del graph.initializers[str(old.name)]
 

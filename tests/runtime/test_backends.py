@@ -11,7 +11,7 @@ import pytest
 
 from refinenet_edge.bundle import Bundle
 from refinenet_edge.errors import BundleError, EngineMismatch, InputError, MissingExtra
-from refinenet_edge.records import EngineInfo
+from refinenet_edge.records import LESSER, NOISE, EngineInfo, Parity
 from refinenet_edge.runtime import available, backends, cuda, open_session
 
 MakeBundle = Callable[..., Bundle]
@@ -223,3 +223,39 @@ def test_a_named_backend_that_is_not_installed(make_bundle: MakeBundle, monkeypa
 
 def test_errors_of_a_bundle_are_bundle_errors() -> None:
     assert issubclass(EngineMismatch, BundleError)
+
+
+class TestWithoutVnni:
+    """A bundle whose INT8 sums saturate on some processors."""
+
+    @staticmethod
+    def left(share: float) -> dict[str, Any]:
+        proof = [Parity("int8", frame, 0.1, at, LESSER) for frame, at in ((NOISE, 0.1), ("photo", share))]
+        return {
+            "precision": "int8",
+            "needs_vnni": True,
+            "parity": (*proof, Parity("int8", "photo", 0.1, 0.99, "openvino")),
+        }
+
+    @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+    def test_it_says_what_is_left_there(
+        self, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, backend: str
+    ) -> None:
+        monkeypatch.setattr(backends, "saturates", lambda: True)
+        open_session(make_bundle(**self.left(0.93)), backend).close()
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert "is for processors with VNNI" in said and "93.0 % of the labels are left" in said and "--cpu any" in said
+
+    def test_where_little_is_left_it_is_refused(self, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(backends, "saturates", lambda: True)
+        with pytest.raises(InputError, match=r"25\.0 % of the labels are left; build it here"):
+            open_session(make_bundle(**self.left(0.25)), "openvino")
+
+    def test_nothing_is_said_where_it_is_right(
+        self, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(backends, "saturates", lambda: False)
+        open_session(make_bundle(**self.left(0.25)), "openvino").close()
+        monkeypatch.setattr(backends, "saturates", lambda: True)
+        open_session(make_bundle(), "openvino").close()
+        assert not caplog.records
