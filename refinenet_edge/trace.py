@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,8 @@ from onnx_ir.passes.common import (
     NameFixPass,
     ShapeInferencePass,
 )
+from onnxscript import FLOAT, INT64
+from onnxscript import opset20 as op
 from torch import nn
 
 from refinenet_edge.errors import GraphError, first_line
@@ -64,12 +67,26 @@ def trace(module: nn.Module, size: Size, dynamic: bool = False) -> ir.Model:
                 dynamic_shapes=({**free},) if dynamic else None,
                 optimize=False,
                 verbose=False,
+                custom_translation_table=_own_operators(),
             )
     except Exception as exc:  # the exporter raises what it likes
         raise GraphError(f"torch could not export {type(module).__name__} at {size[0]}x{size[1]}: {exc}") from exc
     assert program is not None
     _name_nodes(program.model)
     return _tidied(program.model)
+
+
+def _own_operators() -> dict[Any, Any]:
+    """The operators that our networks add to torch, where there is one of these, in ONNX."""
+
+    def resize_cubic(x: FLOAT, size: INT64) -> Any:
+        sides: Any = op.Cast(size, to=INT64.dtype)
+        sides = op.Concat(op.Shape(x, start=0, end=2), sides, axis=0)
+        half = "half_pixel"
+        return op.Resize(x, None, None, sides, mode="cubic", cubic_coeff_a=-0.5, coordinate_transformation_mode=half)
+
+    ours = torch.ops.refinenet_edge
+    return {ours.resize_cubic.default: resize_cubic} if hasattr(ours, "resize_cubic") else {}
 
 
 def torch_logits(module: nn.Module, images: Mapping[str, Images]) -> dict[str, Images]:

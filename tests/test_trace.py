@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion import parity
+from refinenet_edge.model.cubic import resize_cubic
 from refinenet_edge.records import SMALLEST_SIDE
 from refinenet_edge.trace import IR_VERSION, OPSET, num_classes, read_onnx, to_bytes, trace
 from tests.conftest import ODD, Traced, onnx_model, operators, weights
@@ -141,6 +143,23 @@ def saved(folder: Path, model: onnx.ModelProto | bytes) -> Path:
     path = folder / "theirs.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     return path
+
+
+class Enlarged(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        return resize_cubic(image, (2 * image.shape[2] - 1, 2 * image.shape[3]))
+
+
+class TestOurOwnOperator:
+    @pytest.mark.parametrize("dynamic", [False, True])
+    def test_bicubic_upsampling_is_a_resize(self, dynamic: bool) -> None:
+        model = trace(Enlarged(), (40, 56), dynamic)
+        image = np.random.default_rng(0).standard_normal((1, 3, *((50, 64) if dynamic else (40, 56)))).astype("f4")
+        expected = resize_cubic(torch.from_numpy(image), (2 * image.shape[2] - 1, 2 * image.shape[3]))
+        session = onnxruntime.InferenceSession(to_bytes(model))
+        (actual,) = session.run(None, {"image": image})
+        assert np.allclose(actual, expected, atol=1e-5)
+        assert "Resize" in operators(model)
 
 
 class TestReadOnnx:

@@ -69,24 +69,29 @@ def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
     path = network.onnx or network.checkpoint
     given = _from_module(network) if network.onnx is None else _from_onnx(network, network.onnx)
     upsample = Cubic() if network.cubic else Bilinear(given.align_corners)
+    preprocessing = network.preprocessing if network.preprocessing_said else given.preprocessing
     return LoadedModel(
         given.name,
         path.name if path else RANDOM,
         sha256(path, CheckpointError) if path else None,
         given.model,
-        replace(network.preprocessing, size=None if network.dynamic else network.size, upsample=upsample),
+        replace(preprocessing, size=None if network.dynamic else network.size, upsample=upsample),
         fitting(network.labels, num_classes(given.model)),
         given.reference,
     )
 
 
 class _Given(NamedTuple):
-    """The network's name, its traced graph, whether its logits are upsampled with aligned corners, what it was."""
+    """The network's name, its traced graph, whether its logits are upsampled with aligned corners, what it was.
+
+    `preprocessing` is what it was trained on, where nobody says otherwise.
+    """
 
     name: str
     model: ir.Model
     align_corners: bool
     reference: parity.Reference
+    preprocessing: FrameSpec
 
 
 def _from_module(network: Network) -> _Given:
@@ -96,8 +101,8 @@ def _from_module(network: Network) -> _Given:
     )
     if network.checkpoint is None:
         logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", network.model)
-    reference = partial(torch_logits, module)
-    return _Given(module.spec.name, trace(module, network.size, network.dynamic), module.spec.align_corners, reference)
+    spec, traced = module.spec, trace(module, network.size, network.dynamic)
+    return _Given(spec.name, traced, spec.align_corners, partial(torch_logits, module), spec.preprocessing)
 
 
 def _from_onnx(network: Network, path: Path) -> _Given:
@@ -115,7 +120,8 @@ def _from_onnx(network: Network, path: Path) -> _Given:
         raise InputError(f"{path} has no Q/DQ, and {precision.uncalibrated(network.precision)}")
     if not network.preprocessing_said:
         logger.warning("%s", _assumed(path, model, network.preprocessing))
-    return _Given(path.stem, model, network.align_corners is True, partial(parity.logits, path))
+    reference = partial(parity.logits, path)
+    return _Given(path.stem, model, network.align_corners is True, reference, network.preprocessing)
 
 
 def _assumed(path: Path, model: ir.Model, spec: FrameSpec) -> str:

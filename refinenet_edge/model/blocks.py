@@ -10,7 +10,7 @@ Light-Weight RefineNet (Nekrasov et al., BMVC 2018) is the same block with 1x1 c
 MobileNet-v2 form has no adapting convolution either, and ReLU6 for ReLU. All maps are NCHW.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CrpOrder = Literal["pool_conv", "conv_pool"]
+Upsample = Callable[[Tensor, Sequence[int]], Tensor]  # a map and the (height, width) it is brought to
+
+
+def bilinear(x: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
+    """`x` at `size`; `align_corners` as torch defines it, half-pixel centres otherwise."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class BlockStyle:
     activation: type[nn.Module] = nn.ReLU
     crp: CrpOrder = "pool_conv"
     crp_blocks: int = 4
-    align_corners: bool = True
+    upsample: Upsample = bilinear
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, bias: bool = False) -> nn.Conv2d:
@@ -52,18 +58,18 @@ class ResidualConvUnit(nn.Module):
 
 
 class MultiResolutionFusion(nn.Module):
-    """Per path one convolution to `width` channels, bilinear upsampling to the first path's size, sum (figure 3c).
+    """Per path one convolution to `width` channels, upsampling to the first path's size, sum (figure 3c).
 
     Paths come finest first. `upsampled[i]` says that path i is coarser than the first.
     """
 
     def __init__(
-        self, channels: Sequence[int], width: int, kernel: int, upsampled: Sequence[bool], align_corners: bool = True
+        self, channels: Sequence[int], width: int, kernel: int, upsampled: Sequence[bool], upsample: Upsample = bilinear
     ) -> None:
         super().__init__()
         self.convs = nn.ModuleList(conv(c, width, kernel) for c in channels)
         self.upsampled = tuple(upsampled)
-        self.align_corners = align_corners
+        self.upsample = upsample
 
     def forward(self, *paths: Tensor) -> Tensor:
         size = paths[0].shape[-2:]
@@ -71,7 +77,7 @@ class MultiResolutionFusion(nn.Module):
         for path, conv_, coarser in zip(paths[1:], self.convs[1:], self.upsampled[1:], strict=True):
             path = conv_(path)
             if coarser:
-                path = F.interpolate(path, size=size, mode="bilinear", align_corners=self.align_corners)
+                path = self.upsample(path, size)
             fused = fused + path
         return fused
 
@@ -124,7 +130,7 @@ class RefineNetBlock(nn.Module):
         self.width = min([tap.width for tap in taps] + ([] if previous is None else [previous]))
         # a single path has nothing to fuse and no convolution (RefineNet-4)
         self.mrf = (
-            MultiResolutionFusion(channels, self.width, style.kernel, upsampled, style.align_corners)
+            MultiResolutionFusion(channels, self.width, style.kernel, upsampled, style.upsample)
             if len(channels) > 1
             else nn.Identity()
         )

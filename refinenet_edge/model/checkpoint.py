@@ -3,12 +3,14 @@
     read (weights only) -> unwrap -> recognise the layout -> rename the keys -> load strictly
 
 Known layouts: refinenet-pytorch and light-weight-refinenet (ResNet 50, 101, 152 and MobileNet-v2), DenseTorch's split
-of the latter into encoder `0.` and decoder `1.`, ACRV's snapshots of them all, and our own. Every file is untrusted:
-no code in it is run, its size is bounded, and its values must be finite.
+of the latter into encoder `0.` and decoder `1.`, ACRV's snapshots of them all, and our own; the authors' MATLAB files
+are read by matconvnet.py. Every file is untrusted: no code in it is run, its size is bounded, and its values must be
+finite.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -29,6 +31,8 @@ from refinenet_edge.errors import CheckpointError, InputError
 from refinenet_edge.files import open_regular, write_atomically
 from refinenet_edge.model.blocks import CrpOrder
 from refinenet_edge.model.encoders import RESNET_STAGES
+from refinenet_edge.model.matconvnet import read_network
+from refinenet_edge.model.matlab import is_matlab
 from refinenet_edge.model.pickled import Other, read_pickled
 from refinenet_edge.model.refinenet import MODELS, ModelSpec, SegmentationNet, build, create
 
@@ -135,11 +139,9 @@ def load_checkpoint(
     architecture.
     """
     path = locate(path)
-    raw, spec = _read(path)
-    state = _unwrapped(raw, path)
-    layout = OURS
-    if spec is None:
-        spec, layout = _recognised(state, path)
+    state, layout, spec = _opened(path, num_classes)
+    if spec.framework == "matconvnet" and crp not in (None, spec.crp):
+        raise CheckpointError(f"{path} has its pooling as {spec.crp}: leave --crp {crp} out")
     spec = dataclasses.replace(
         spec,
         crp=spec.crp if crp is None else crp,
@@ -151,6 +153,25 @@ def load_checkpoint(
         module = build(spec)
     module.load_state_dict(_fitting(state, layout, module, path), strict=True, assign=True)
     return module.eval()
+
+
+def _opened(path: Path, num_classes: int | None) -> tuple[State, Layout, ModelSpec]:
+    """What a file of any kind holds, how its keys become ours, and of which network they are."""
+    if _is_matlab(path):
+        state, modules, spec = read_network(path, num_classes)
+        return state, Layout("", modules, OURS.encoder), spec
+    raw, of_ours = _read(path)
+    state = _unwrapped(raw, path)
+    if of_ours is not None:
+        return state, OURS, of_ours
+    recognised, layout = _recognised(state, path)
+    return state, layout, recognised
+
+
+def _is_matlab(path: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError), os.fdopen(open_regular(path), "rb") as file:
+        return is_matlab(file.read(8))
+    return False  # `_read` says why
 
 
 def open_network(

@@ -1,7 +1,8 @@
 """The backbones: ResNet (He et al., CVPR 2016) and MobileNet-v2 (Sandler et al., CVPR 2018), as lists of taps.
 
-ResNet has its stride on the 3x3 convolution, as torchvision and the PyTorch ports do. An image of h x w pixels (any
-size) gives taps at ceil(h / s) x ceil(w / s) for strides s = 4, 8, 16, 32.
+ResNet has its stride on the 3x3 convolution, as torchvision and the PyTorch ports do, or on the first 1x1, as in Caffe
+and so with RefineNet's authors. An image of h x w pixels (any size) gives taps at ceil(h / s) x ceil(w / s) for strides
+s = 4, 8, 16, 32.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ def conv_bn(
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (strided), 1x1 to 4x the channels, and the shortcut."""
+    """1x1, 3x3, 1x1 to 4x the channels, and the shortcut; the 3x3 has the stride, or with `stride_first` the first."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, stride_first: bool) -> None:
         super().__init__()
         out_channels = 4 * channels
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        first, second = (stride, 1) if stride_first else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, second, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
@@ -59,22 +61,22 @@ class ResNet(nn.Module):
 
     channels = (256, 512, 1024, 2048)
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, stride_first: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         blocks = RESNET_STAGES[depth]
-        self.layer1 = self._stage(64, 64, blocks[0], 1)
-        self.layer2 = self._stage(256, 128, blocks[1], 2)
-        self.layer3 = self._stage(512, 256, blocks[2], 2)
-        self.layer4 = self._stage(1024, 512, blocks[3], 2)
+        self.layer1 = self._stage(64, 64, blocks[0], 1, stride_first)
+        self.layer2 = self._stage(256, 128, blocks[1], 2, stride_first)
+        self.layer3 = self._stage(512, 256, blocks[2], 2, stride_first)
+        self.layer4 = self._stage(1024, 512, blocks[3], 2, stride_first)
 
     @staticmethod
-    def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
-        rest = (Bottleneck(4 * channels, channels, 1) for _ in range(blocks - 1))
-        return nn.Sequential(Bottleneck(in_channels, channels, stride), *rest)
+    def _stage(in_channels: int, channels: int, blocks: int, stride: int, stride_first: bool) -> nn.Sequential:
+        rest = (Bottleneck(4 * channels, channels, 1, stride_first) for _ in range(blocks - 1))
+        return nn.Sequential(Bottleneck(in_channels, channels, stride, stride_first), *rest)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,20 +23,29 @@ from refinenet_edge.model.blocks import (
     RefineNetBlock,
     ResidualConvUnit,
     Tap,
+    Upsample,
+    bilinear,
     conv,
 )
+from refinenet_edge.model.cubic import resize_cubic
 from refinenet_edge.model.encoders import Bottleneck, InvertedResidual, MobileNetV2, ResNet
+from refinenet_edge.records import FrameSpec
 
 WIDTHS = (256, 256, 256, 512)  # the authors' input_adapt_dims, finest tap first
 LEVELS = {4: ((4,), (3,), (2,), (1,)), 2: ((3, 4), (1, 2)), 1: ((1, 2, 3, 4),)}  # by cascade: the taps of each block
 SCALES = {1: (1.0,), 2: (1.2, 0.6)}  # of the 2-scale network's images
 DEPTHS = {"rf50": 50, "rf101": 101, "rf152": 152, "rf_lw50": 50, "rf_lw101": 101, "rf_lw152": 152}
 MODELS = (*DEPTHS, "rf_lw_mbv2")
+Framework = Literal["torch", "matconvnet"]
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What `create` needs to build a network again. Raises `InputError` for what is not one of ours."""
+    """What `create` needs to build a network again. Raises `InputError` for what is not one of ours.
+
+    `framework` says in whose conventions the weights are. With "matconvnet", RefineNet's authors', ResNet has its
+    stride on the first convolution of a block, maps are upsampled bicubically, and pixels are RGB minus 128.
+    """
 
     name: str
     num_classes: int
@@ -43,14 +54,17 @@ class ModelSpec:
     crp: CrpOrder = "pool_conv"
     crp_blocks: int = 4
     align_corners: bool = True
+    framework: Framework = "torch"
 
     def __post_init__(self) -> None:
         if self.name not in MODELS:
             raise InputError(f"no model named {self.name!r}; there are {', '.join(MODELS)}")
         variants = self.name in ("rf50", "rf101", "rf152")
+        matlab = self.framework == "matconvnet"
         for field, allowed in (
-            ("cascade", (1, 2, 4) if variants else (4,)),
-            ("scales", (1, 2) if variants else (1,)),
+            ("framework", ("torch", "matconvnet") if variants else ("torch",)),
+            ("cascade", (1, 2, 4) if variants and not matlab else (4,)),
+            ("scales", (1, 2) if variants and not matlab else (1,)),
             ("crp", ("pool_conv", "conv_pool")),
             ("crp_blocks", range(1, 9)),
             ("num_classes", range(1, 256)),
@@ -62,6 +76,22 @@ class ModelSpec:
                 raise InputError(f"{self.name}: {field}={value!r}, but it takes {choices}")
         if not isinstance(self.align_corners, bool):
             raise InputError(f"{self.name}: align_corners={self.align_corners!r}, but it takes true or false")
+        if matlab and self.align_corners:
+            raise InputError(
+                f"{self.name}: the authors upsample bicubically with half-pixel centres, align_corners=False"
+            )
+
+    @property
+    def preprocessing(self) -> FrameSpec:
+        """How pixels were prepared in training, at any size."""
+        if self.framework == "matconvnet":
+            return FrameSpec(None, mean=(128.0, 128.0, 128.0), std=(1.0, 1.0, 1.0), scale=1.0)
+        return FrameSpec(None)
+
+    @property
+    def upsample(self) -> Upsample:
+        """How maps become larger between the blocks."""
+        return resize_cubic if self.framework == "matconvnet" else partial(bilinear, align_corners=self.align_corners)
 
 
 class SegmentationNet(nn.Module):
@@ -80,8 +110,9 @@ class RefineNet(SegmentationNet):
     def __init__(self, spec: ModelSpec, depth: int, lightweight: bool) -> None:
         super().__init__()
         self.spec = spec
-        self.encoders = nn.ModuleList(ResNet(depth) for _ in SCALES[spec.scales])
-        style = BlockStyle(crp=spec.crp, crp_blocks=spec.crp_blocks, align_corners=spec.align_corners)
+        stride_first = spec.framework == "matconvnet"
+        self.encoders = nn.ModuleList(ResNet(depth, stride_first) for _ in SCALES[spec.scales])
+        style = BlockStyle(crp=spec.crp, crp_blocks=spec.crp_blocks, upsample=spec.upsample)
         if lightweight:
             style = replace(style, kernel=1, rcus_in=0, rcus_out=0)
         previous: int | None = None
@@ -118,7 +149,7 @@ class RefineNet(SegmentationNet):
         logits: Tensor = self.classifier(self.drop_refined(*coarser))
         if self.spec.scales == 2:
             quarter = [((side + 1) // 2 + 1) // 2 for side in image.shape[-2:]]
-            logits = F.interpolate(logits, size=quarter, mode="bilinear", align_corners=self.spec.align_corners)
+            logits = self.spec.upsample(logits, quarter)
         return logits
 
 
@@ -129,7 +160,7 @@ class MobileRefineNet(SegmentationNet):
         super().__init__()
         self.spec = spec
         self.encoder = MobileNetV2()
-        style = BlockStyle(1, False, 0, 0, nn.ReLU6, spec.crp, spec.crp_blocks, spec.align_corners)
+        style = BlockStyle(1, False, 0, 0, nn.ReLU6, spec.crp, spec.crp_blocks, spec.upsample)
         c3, c4, c5, c6, c7, c8 = MobileNetV2.channels
         width = WIDTHS[0]
         self.refine4 = RefineNetBlock([Tap(c8, width), Tap(c7, width)], None, style)

@@ -6,6 +6,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,13 @@ from torch import Tensor, nn
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.model import MODELS, create, load_checkpoint
-from refinenet_edge.model.blocks import ChainedResidualPooling, CrpOrder, MultiResolutionFusion, ResidualConvUnit
+from refinenet_edge.model.blocks import (
+    ChainedResidualPooling,
+    CrpOrder,
+    MultiResolutionFusion,
+    ResidualConvUnit,
+    bilinear,
+)
 from tests.ports import PORTS, Form, Port, mbv2_logits, mbv2_shapes, random_state, resnet_logits
 
 NAMES = ("rf50", "rf101", "rf152", "rf_lw50", "rf_lw101", "rf_lw152", "rf_lw_mbv2")
@@ -367,7 +374,8 @@ def test_crp_pools_negative_values_at_the_border_as_they_are() -> None:
 @pytest.mark.parametrize("kernel", [1, 3])
 @torch.no_grad()
 def test_mrf_convolves_then_upsamples_to_the_largest_and_sums(kernel: int, align_corners: bool) -> None:
-    fusion = MultiResolutionFusion([4, 6, 3], 4, kernel, [False, False, True], align_corners)
+    upsample = partial(bilinear, align_corners=align_corners)
+    fusion = MultiResolutionFusion([4, 6, 3], 4, kernel, [False, False, True], upsample)
     weights = list(fill(fusion).values())
     assert [tuple(w.shape) for w in weights] == [(4, c, kernel, kernel) for c in (4, 6, 3)]
     fine, same, coarse = torch.randn(2, 4, 9, 12), torch.randn(2, 6, 9, 12), torch.randn(2, 3, 5, 6)
@@ -385,7 +393,7 @@ def test_mrf_convolves_then_upsamples_to_the_largest_and_sums(kernel: int, align
 )
 @torch.no_grad()
 def test_mrf_upsamples_fixed_numbers(align_corners: bool, expected: list[float]) -> None:
-    fusion = MultiResolutionFusion([1, 1], 1, 1, [False, True], align_corners)
+    fusion = MultiResolutionFusion([1, 1], 1, 1, [False, True], partial(bilinear, align_corners=align_corners))
     for parameter in fusion.parameters():
         parameter.fill_(1)
     fused = fusion(torch.full((1, 1, 1, 4), 10.0), torch.tensor([0.0, 3.0]).reshape(1, 1, 1, 2))
