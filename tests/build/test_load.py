@@ -28,8 +28,19 @@ def test_the_authors_pixels_are_rgb_minus_128(monkeypatch: pytest.MonkeyPatch) -
     module = Small(ModelSpec("rf101", 5, align_corners=False, framework="matconvnet"))
     monkeypatch.setattr(stage, "open_network", lambda *_, **__: module)
     network = stage.Network(
-        onnx=None, checkpoint=None, model="rf101", crp=None, align_corners=None, size=(32, 64), dynamic=False,
-        labels=None, preprocessing=FrameSpec(None), preprocessing_said=False, cubic=False, precision="fp32", calibrated=False,
-    )  # fmt: skip
+        onnx=None,
+        checkpoint=None,
+        model="rf101",
+        crp=None,
+        align_corners=None,
+        size=(32, 64),
+        dynamic=False,
+        labels=None,
+        preprocessing=FrameSpec(None),
+        preprocessing_said=False,
+        cubic=False,
+        precision="fp32",
+        calibrated=False,
+    )
     spec = stage.load(network, lambda _: None).spec
     assert spec == FrameSpec((32, 64), upsample=Bilinear(False), mean=(128.0,) * 3, std=(1.0,) * 3, scale=1.0)
