@@ -1,4 +1,4 @@
-"""The backbones: ResNet (He et al., CVPR 2016) and MobileNet-v2 (Sandler et al., CVPR 2018), as lists of taps.
+"""The backbones: ResNet (He et al., CVPR 2016), MobileNet-v2 (Sandler et al., CVPR 2018) and EfficientNet-Lite0, as taps.
 
 ResNet has its stride on the 3x3 convolution, as torchvision and the PyTorch ports do, or on the first 1x1, as in Caffe
 and so with RefineNet's authors. An image of h x w pixels (any size) gives taps at ceil(h / s) x ceil(w / s) for strides
@@ -20,15 +20,32 @@ MOBILENET_STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+# (expansion, kernel, channels, blocks, stride of the first) of stage1 .. stage7: EfficientNet-B0's, table 1
+EFFICIENTNET_STAGES = (
+    (None, 3, 16, 1, 1),
+    (6, 3, 24, 2, 2),
+    (6, 5, 40, 2, 2),
+    (6, 3, 80, 3, 2),
+    (6, 5, 112, 3, 1),
+    (6, 5, 192, 4, 2),
+    (6, 3, 320, 1, 1),
+)
+EFFICIENTNET_EPS = 1e-3  # of its batch norms, as TensorFlow's
 
 
 def conv_bn(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, relu6: bool = False
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    relu6: bool = False,
+    eps: float = 1e-5,
 ) -> nn.Sequential:
     """Convolution without bias, batch norm, and ReLU6 where asked."""
     layers: list[nn.Module] = [
         nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(out_channels),
+        nn.BatchNorm2d(out_channels, eps),
     ]
     return nn.Sequential(*layers, *([nn.ReLU6(inplace=True)] if relu6 else []))
 
@@ -87,15 +104,26 @@ class ResNet(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, depthwise 3x3, linear 1x1 projection; the shortcut where size and channels stay."""
+    """1x1 expansion, depthwise convolution, linear 1x1 projection; the shortcut where size and channels stay.
 
-    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int) -> None:
+    `expansion` None has no expanding convolution; 1 has one that does not expand, as the ports' MobileNet-v2 does.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        expansion: int | None,
+        stride: int,
+        kernel: int = 3,
+        eps: float = 1e-5,
+    ) -> None:
         super().__init__()
-        hidden = in_channels * expansion
+        hidden = in_channels * (expansion or 1)
         self.output = nn.Sequential(
-            conv_bn(in_channels, hidden, 1, relu6=True),
-            conv_bn(hidden, hidden, 3, stride, groups=hidden, relu6=True),
-            conv_bn(hidden, out_channels, 1),
+            *([] if expansion is None else [conv_bn(in_channels, hidden, 1, relu6=True, eps=eps)]),
+            conv_bn(hidden, hidden, kernel, stride, groups=hidden, relu6=True, eps=eps),
+            conv_bn(hidden, out_channels, 1, eps=eps),
         )
         self.shortcut = stride == 1 and in_channels == out_channels
 
@@ -127,3 +155,35 @@ class MobileNetV2(nn.Module):
         l6 = self.layer6(l5)
         l7 = self.layer7(l6)
         return l3, l4, l5, l6, l7, self.layer8(l7)
+
+
+class EfficientNetLite0(nn.Module):
+    """Four taps, finest first: 24, 40, 112 and 320 channels at 1/4, 1/8, 1/16 and 1/32 (stages 2, 3, 5 and 7).
+
+    EfficientNet-B0 (Tan and Le, ICML 2019) as TensorFlow Lite's EfficientNet-Lite0 (2020) changes it for integer
+    hardware: ReLU6 for swish, no squeeze-and-excitation. Padding is symmetric, as in all our encoders. TensorFlow pads
+    a strided convolution of even maps on the right and below only; that is this network on the image moved by 31
+    pixels, so TensorFlow's weights serve, and for sides of 32 n + 1 pixels the two are the same everywhere.
+    """
+
+    channels = (24, 40, 112, 320)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 32, 3, 2, relu6=True, eps=EFFICIENTNET_EPS)
+        in_channels = 32
+        for number, (expansion, kernel, channels, blocks, stride) in enumerate(EFFICIENTNET_STAGES, start=1):
+            widths = [in_channels, *[channels] * (blocks - 1)]
+            strides = [stride, *[1] * (blocks - 1)]
+            stage = (
+                InvertedResidual(width, channels, expansion, stride, kernel, EFFICIENTNET_EPS)
+                for width, stride in zip(widths, strides, strict=True)
+            )
+            setattr(self, f"stage{number}", nn.Sequential(*stage))
+            in_channels = channels
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        s2 = self.stage2(self.stage1(self.stem(image)))
+        s3 = self.stage3(s2)
+        s5 = self.stage5(self.stage4(s3))
+        return s2, s3, s5, self.stage7(self.stage6(s5))

@@ -1,4 +1,5 @@
-"""The networks: RefineNet with its variants (paper figure 7), and Light-Weight RefineNet on ResNet and MobileNet-v2.
+"""The networks: RefineNet with its variants (paper figure 7), and Light-Weight RefineNet on ResNet, MobileNet-v2 and
+EfficientNet-Lite0.
 
 `create` takes a name and builds one. Every network maps 1x3xhxw float32 (normalised RGB) to logits at 1/4 of the input,
 1xCx(h/4)x(w/4), rounded up at each halving.
@@ -28,14 +29,14 @@ from refinenet_edge.model.blocks import (
     conv,
 )
 from refinenet_edge.model.cubic import resize_cubic
-from refinenet_edge.model.encoders import Bottleneck, InvertedResidual, MobileNetV2, ResNet
+from refinenet_edge.model.encoders import Bottleneck, EfficientNetLite0, InvertedResidual, MobileNetV2, ResNet
 from refinenet_edge.records import FrameSpec
 
 WIDTHS = (256, 256, 256, 512)  # the authors' input_adapt_dims, finest tap first
 LEVELS = {4: ((4,), (3,), (2,), (1,)), 2: ((3, 4), (1, 2)), 1: ((1, 2, 3, 4),)}  # by cascade: the taps of each block
 SCALES = {1: (1.0,), 2: (1.2, 0.6)}  # of the 2-scale network's images
 DEPTHS = {"rf50": 50, "rf101": 101, "rf152": 152, "rf_lw50": 50, "rf_lw101": 101, "rf_lw152": 152}
-MODELS = (*DEPTHS, "rf_lw_mbv2")
+MODELS = (*DEPTHS, "rf_lw_mbv2", "rf_lw_effnet_lite0")
 Framework = Literal["torch", "matconvnet"]
 
 
@@ -177,10 +178,36 @@ class MobileRefineNet(SegmentationNet):
         return self.classifier(self.refine1(l3, x))
 
 
+class EfficientRefineNet(SegmentationNet):
+    """Light-Weight RefineNet on EfficientNet-Lite0: one tap per stride, each brought to the decoder's width by one
+    1x1 convolution, ReLU6 as in the encoder.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.encoder = EfficientNetLite0()
+        style = BlockStyle(1, False, 0, 0, nn.ReLU6, spec.crp, spec.crp_blocks, spec.align_corners)
+        width = WIDTHS[0]
+        *finer, coarsest = EfficientNetLite0.channels
+        # a block of one path has no fusion and so no convolution of its own: it adapts
+        self.refine4 = RefineNetBlock([Tap(coarsest, width)], None, replace(style, adapt=True))
+        for level, channels in enumerate(finer, start=1):
+            setattr(self, f"refine{level}", RefineNetBlock([Tap(channels, width)], width, style))
+        self.classifier = conv(width, spec.num_classes, 3, bias=True)
+
+    def forward(self, image: Tensor) -> Tensor:
+        s4, s8, s16, s32 = self.encoder(image)
+        x = self.refine3(s16, self.refine4(s32))
+        return self.classifier(self.refine1(s4, self.refine2(s8, x)))
+
+
 def build(spec: ModelSpec) -> SegmentationNet:
     """The network of `spec`, parameters as torch initialises them (or none, on the meta device)."""
     if spec.name == "rf_lw_mbv2":
         return MobileRefineNet(spec)
+    if spec.name == "rf_lw_effnet_lite0":
+        return EfficientRefineNet(spec)
     return RefineNet(spec, DEPTHS[spec.name], lightweight=spec.name.startswith("rf_lw"))
 
 
@@ -216,7 +243,7 @@ def _initialise(module: nn.Module) -> None:
         if isinstance(part, Bottleneck):
             part.bn3.weight.fill_(0.25)
         elif isinstance(part, InvertedResidual) and part.shortcut:
-            part.output[2][1].weight.fill_(0.5)
+            part.output[-1][1].weight.fill_(0.5)
         elif isinstance(part, ResidualConvUnit):
             part.conv2.weight.mul_(0.25)
         elif isinstance(part, MultiResolutionFusion):
