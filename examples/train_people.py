@@ -20,7 +20,7 @@ and JPEG's artefacts. What a run leaves, and how it goes on after a stop: exampl
 
 from __future__ import annotations
 
-import tomllib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +36,11 @@ from training import IGNORED, MEAN, STD, Schedule, chosen_device, train
 
 from refinenet_edge.model import SegmentationNet, create, load_checkpoint
 from refinenet_edge.model.encoders import EFFICIENTNET_STAGES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 MODEL = "rf_lw_effnet_lite0"
 IMAGES, MASKS = ("images", "photos"), ("masks", "labels")
@@ -78,9 +83,8 @@ class Photos:
         if image is None or mask is None:
             raise click.ClickException(f"{photo if image is None else path} cannot be read")
         if mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
-            height, width = image.shape[:2]
             raise click.ClickException(
-                f"{path} is {mask.dtype} of shape {mask.shape}: expected one 8-bit channel of the photo's {height}x{width}"
+                f"{path} is {mask.dtype}, {mask.shape}: expected one 8-bit channel of the photo's {image.shape[:2]}"
             )
         return image, np.take(np.array(self.values, np.uint8), mask)
 
