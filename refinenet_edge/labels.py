@@ -43,9 +43,9 @@ def read_label_file(path: Path) -> Labels:
 
 
 # in the order in which messages name them
-VOC, NYU40, SUN37, PERSON, CONTEXT, CITYSCAPES, CAMVID, KITTI6, SCENES = _SETS = tuple(
+VOC, NYU40, SUN37, PERSON, CONTEXT, CITYSCAPES, CAMVID, KITTI6, SCENES, PEOPLE = _SETS = tuple(
     read_label_file(Path(__file__).parent / "label_sets" / f"{name}.txt")
-    for name in ("voc", "nyu40", "sun37", "person", "context", "cityscapes", "camvid", "kitti6", "scenes")
+    for name in ("voc", "nyu40", "sun37", "person", "context", "cityscapes", "camvid", "kitti6", "scenes", "people")
 )
 LABEL_SETS: dict[str, Labels] = {labels.name: labels for labels in _SETS}
 

@@ -24,6 +24,7 @@ COUNTS = {
     "camvid": 11,
     "kitti6": 6,
     "scenes": 8,
+    "people": 8,
 }
 
 

@@ -1,4 +1,4 @@
-"""examples/train_scenes.py on a tiny plan: what a run writes, and that a stopped one goes on as if it had not stopped."""
+"""Training drawn scenes on a tiny plan: what a run writes, and that a stopped one goes on as if it had not stopped."""
 
 from __future__ import annotations
 

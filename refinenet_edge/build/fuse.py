@@ -64,6 +64,6 @@ def _proof_frames(spec: FrameSpec) -> parity.Inputs:
     """A random frame and a real one, as the network takes them."""
     assert spec.size is not None
     noise = np.random.default_rng(0).integers(0, 256, (*spec.size, 3), np.uint8)
-    with resources.as_file(resources.files("refinenet_edge") / "photos" / PHOTO) as path:
+    with resources.as_file(resources.files("refinenet_edge") / "photos" / "people" / PHOTO) as path:
         photo = read_image(path)
     return {name: prepare(frame, spec) for name, frame in ((NOISE, noise), (PHOTO, photo))}

@@ -16,10 +16,15 @@ from refinenet_edge import __version__
 from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, make_folder
 from refinenet_edge.cli.screen import err, out, progress_bar
 from refinenet_edge.errors import InputError
+from refinenet_edge.frames import Scenes, parse
 from refinenet_edge.records import Recipe
 
 if TYPE_CHECKING:
     from refinenet_edge.demo import Show
+
+PEOPLE = Path(__file__).parents[1] / "photos" / "people"
+CAMERA = Path("/dev/video0")
+CAMERA_SIZE = (384, 512)  # height and width of most webcams' 4:3
 
 
 @main.command("demo")
@@ -56,7 +61,8 @@ def demo(
     """Segment what a camera sees, while it sees it: in a web page or a window.
 
     Sources: 0 or /dev/video0, csi (Jetson), rtsp:// and http:// streams, video files, image folders, drawn scenes.
-    Without BUNDLE it is the shipped model on drawn scenes, with its mIoU. Several bundles or sources: switch there.
+    Without BUNDLE it is a shipped model: for people, or for drawn scenes, as the source is. Without a camera or SOURCE
+    these are drawn scenes, with their mIoU, and photos of people. Several bundles or sources: switch there.
     """
     # what OpenCV and FFmpeg say of a camera that is away, we say; they read this when they are imported
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
@@ -70,19 +76,22 @@ def demo(
     if view is None:
         view = "window" if has_windows() else "web"
     repeat = view != "none" and record is None
-    camera = bool(bundles) and Path("/dev/video0").exists()
-    chosen = sources or (("0", "scenes") if camera else ("scenes",))
+    chosen = sources or _default_sources(bool(bundles))
     for text in chosen:
         if record and record.exists() and Path(text).exists() and record.samefile(text):
             raise InputError(f"{record} is what is looked at: give --record another name")
     opened = [open_source(text, every_frame=rate == "full", repeat=repeat) for text in chosen]
+    # without bundles each source has the shipped model that was made for it
+    shipped = [] if bundles else ["scenes" if isinstance(parse(text), Scenes) else "people" for text in chosen]
+    names = list(dict.fromkeys(shipped))
     with contextlib.ExitStack() as stack:
-        paths = bundles or (shipped_bundle(),)
+        paths = bundles or [shipped_bundle(name) for name in names]
         models = [stack.enter_context(Model.open(path, backend, allow_host_code)) for path in paths]
         recording = Recording(record, opened[0].rate if rate == "full" else None) if record else None
         # read when figures are made, not in a thread
         meters = stack.enter_context(Meters(gpu=gpu_bus_id(), period=None))
-        show = Show(opened, models, OverlayStyle(opacity), recording, RecentWatts(meters))
+        model_of_source = [names.index(name) for name in shipped]
+        show = Show(opened, models, OverlayStyle(opacity), recording, RecentWatts(meters), model_of_source)
         stack.callback(show.close)
         if view == "window":
             show.views.append(Window(show))
@@ -110,15 +119,25 @@ def _serve(show: Show, host: str, port: int, token: str | None, public: str | No
         click.launch(web.address)
 
 
-def shipped_bundle() -> Path:
-    """The shipped model for this machine: built the first time, and kept."""
+def _default_sources(own_model: bool) -> tuple[str, ...]:
+    """What is looked at where nobody said: the camera, where there is one, and what ships."""
+    if CAMERA.exists():
+        return "0", "scenes"
+    if own_model:
+        return ("scenes",)
+    out.print("no camera here: drawn streets, and photos of people (choose in the page); --source names another")
+    return "scenes", str(PEOPLE)
+
+
+def shipped_bundle(name: str) -> Path:
+    """The shipped model `name` for this machine: built the first time, and kept."""
     from refinenet_edge.bundle import open_bundle
     from refinenet_edge.errors import BundleError, CheckpointError
     from refinenet_edge.files import sha256
     from refinenet_edge.runtime.cache import cache_folder
 
-    digest = sha256(Path(__file__).parents[1] / "weights" / "rf_lw_mbv2_scenes.safetensors", CheckpointError)
-    path = cache_folder().with_name("bundles") / f"{__version__}-{digest[:12]}" / "scenes"
+    (weights,) = (Path(__file__).parents[1] / "weights").glob(f"*_{name}.safetensors")
+    path = cache_folder().with_name("bundles") / f"{__version__}-{sha256(weights, CheckpointError)[:12]}" / name
     try:
         open_bundle(path)
     except BundleError:
@@ -126,9 +145,10 @@ def shipped_bundle() -> Path:
             from refinenet_edge.build import build as build_bundle
         err.print(f"the shipped model is built into {path}, this once", soft_wrap=True)
         make_folder(path.parent)
+        recipe = Recipe(str(path), checkpoint=name, size=CAMERA_SIZE if name == "people" else Recipe.size)
         with progress_bar() as bar:
             task = bar.add_task("start", total=None)
-            build_bundle(Recipe(str(path), checkpoint="scenes"), lambda step: bar.update(task, description=step))
+            build_bundle(recipe, lambda step: bar.update(task, description=step))
     return path
 
 

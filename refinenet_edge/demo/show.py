@@ -83,10 +83,16 @@ class Show:
         style: OverlayStyle,
         recording: Recording | None = None,
         power: Callable[[], float | None] = lambda: None,
+        model_of_source: Sequence[int] = (),
     ) -> None:
-        """`power` says how many watts the machine takes, where that can be known."""
+        """`power` says how many watts the machine takes, where that can be known.
+
+        `model_of_source` has for each source the index of the model it is shown with, unless a viewer chooses another;
+        empty: changing the source keeps the model.
+        """
         self.views: list[View] = []
-        self.controls = Controls(style)
+        self.controls = Controls(style, model=model_of_source[0] if model_of_source else 0)
+        self._model_of_source = model_of_source
         self._sources, self._models = sources, models
         self._recording, self._power = recording, power
         self._lock = threading.Lock()  # of replacing the controls
@@ -148,7 +154,10 @@ class Show:
         classes = [model.segmenter.labels for model in self._models]
         with self._lock:
             old = self.controls
-            self.controls = old.changed(asked, len(self._sources), classes)
+            changed = old.changed(asked, len(self._sources), classes)
+            if self._model_of_source and changed.source != old.source and "model" not in asked:
+                changed = changed.changed({"model": self._model_of_source[changed.source]}, len(self._sources), classes)
+            self.controls = changed
             if old.paused and not self.controls.paused:
                 self._resumed = time.monotonic()
         self._figures_at = 0.0

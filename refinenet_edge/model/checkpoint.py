@@ -41,7 +41,10 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 4 << 30
 MAX_HEADER = 4 << 20  # bytes: of safetensors, which says where each tensor is
 # weights that ship with the package: what `--checkpoint NAME` finds when there is no such file
-SHIPPED = {"scenes": Path(__file__).parents[1] / "weights" / "rf_lw_mbv2_scenes.safetensors"}
+SHIPPED = {
+    "people": Path(__file__).parents[1] / "weights" / "rf_lw_effnet_lite0_people.safetensors",
+    "scenes": Path(__file__).parents[1] / "weights" / "rf_lw_mbv2_scenes.safetensors",
+}
 SPEC_KEY = "refinenet_edge.spec"
 WRAPPERS = ("segmenter", "model", "state_dict", "weights")
 REDUCTION = "p_ims1d2_outl1_dimred.weight"  # 3x3 in RefineNet, 1x1 in Light-Weight RefineNet

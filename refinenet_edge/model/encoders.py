@@ -1,4 +1,4 @@
-"""The backbones: ResNet (He et al., CVPR 2016), MobileNet-v2 (Sandler et al., CVPR 2018) and EfficientNet-Lite0, as taps.
+"""The backbones: ResNet (He et al., CVPR 2016), MobileNet-v2 (Sandler et al., CVPR 2018), EfficientNet-Lite0; as taps.
 
 ResNet has its stride on the 3x3 convolution, as torchvision and the PyTorch ports do, or on the first 1x1, as in Caffe
 and so with RefineNet's authors. An image of h x w pixels (any size) gives taps at ceil(h / s) x ceil(w / s) for strides

@@ -63,18 +63,59 @@ def test_what_cannot_be_is_one_line(
     assert len(done.output.strip().splitlines()) == 1
 
 
-def test_the_shipped_model_is_built_once(mobile_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "size"), [("scenes", (512, 512)), ("people", (384, 512))])
+def test_a_shipped_model_is_built_once(
+    name: str, size: tuple[int, int], mobile_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     built: list[Path] = []
 
     def build(recipe: Any, step: Any) -> None:
-        assert recipe.checkpoint == "scenes"
+        assert (recipe.checkpoint, recipe.size) == (name, size)
         built.append(Path(recipe.output))
         os.symlink(mobile_bundle, recipe.output)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("refinenet_edge.build.build", build)
-    assert cli.demo.shipped_bundle() == cli.demo.shipped_bundle() == built[0]
+    assert cli.demo.shipped_bundle(name) == cli.demo.shipped_bundle(name) == built[0]
     assert len(built) == 1 and tmp_path in built[0].parents
+
+
+@pytest.mark.parametrize(
+    ("sources", "opened", "said"),
+    [
+        (("scenes",), ["scenes"], ""),
+        (("PHOTOS",), ["people"], ""),
+        (("PHOTOS", "scenes:3:4"), ["people", "scenes"], ""),
+        ((), ["scenes", "people"], "no camera here: drawn streets, and photos of people"),
+    ],
+)
+def test_without_a_bundle_each_source_has_the_shipped_model_made_for_it(
+    sources: tuple[str, ...],
+    opened: list[str],
+    said: str,
+    photos: Path,
+    mobile_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(cli.demo, "shipped_bundle", lambda name: asked.append(name) or mobile_bundle)
+    monkeypatch.setattr(cli.demo, "CAMERA", Path("/nowhere/video0"))
+    options = [part for text in sources for part in ("--source", text.replace("PHOTOS", str(photos)))]
+    done = run(*options, "--view", "none", "--frames", "2")
+    assert done.exit_code == 0, done.output
+    assert asked == opened
+    assert said in done.output
+
+
+def test_a_camera_that_is_there_is_looked_at_with_the_model_for_people(
+    mobile_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(cli.demo, "shipped_bundle", lambda name: asked.append(name) or mobile_bundle)
+    monkeypatch.setattr(cli.demo, "CAMERA", tmp_path)
+    done = run("--view", "none", "--frames", "2")
+    assert asked == ["people", "scenes"]
+    assert done.exit_code == 2 and "camera 0 does not open" in done.output  # there is none behind that path
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -213,6 +213,18 @@ def test_sources_can_be_changed() -> None:
         audience.wait(lambda: size_of(audience) == (20, 30) and audience.figures[-1].state == "paused")
 
 
+def test_a_source_comes_with_the_model_made_for_it_until_a_viewer_chooses_another() -> None:
+    sources = (source(ticking()), source(ticking()))
+    show = Show(sources, [model(), model(VOC, "other")], OverlayStyle(), model_of_source=[1, 0])
+    assert show.controls.model == 1
+    show.change({"source": 1})
+    assert (show.controls.source, show.controls.model) == (1, 0)
+    show.change({"model": 1})
+    assert (show.controls.source, show.controls.model) == (1, 1)
+    show.change({"source": 0, "model": 0})
+    assert (show.controls.source, show.controls.model) == (0, 0)
+
+
 def missing() -> CapturedFrames:
     raise InputError("no camera there")
     yield

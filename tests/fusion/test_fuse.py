@@ -24,6 +24,7 @@ FIRST = ("fold_constants", "remove_identities", "fold_batch_norm", "merge_pointw
 FIVE = [rewrite for rewrite in REWRITES if rewrite.name in FIRST]
 COUNTS = {
     "rf_lw_mbv2": {"fold_batch_norm": 52, "merge_pointwise": 1, "merge_siblings": 1},
+    "rf_lw_effnet_lite0": {"fold_batch_norm": 48, "merge_pointwise": 1, "merge_siblings": 0},
     "rf_lw50": {"fold_batch_norm": 53, "merge_pointwise": 3, "merge_siblings": 1},
 }
 

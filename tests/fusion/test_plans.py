@@ -28,7 +28,7 @@ def kernels(plan: bytes) -> list[list[str]]:
     return [re.sub(r"\[ONNX Layer: |\]|\n", " ", found[1]).split() if found else [] for found in layers]
 
 
-@pytest.mark.parametrize("name", ["rf_lw_mbv2", "rf_lw50", "rf50"])
+@pytest.mark.parametrize("name", ["rf_lw_mbv2", "rf_lw_effnet_lite0", "rf_lw50", "rf50"])
 @pytest.mark.parametrize("kind", ["fp32", "fp16"])
 def test_no_sum_of_a_multi_resolution_fusion_has_a_kernel_of_its_own(traced: Traced, name: str, kind: str) -> None:
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
@@ -44,7 +44,7 @@ def test_no_sum_of_a_multi_resolution_fusion_has_a_kernel_of_its_own(traced: Tra
     assert [nodes for nodes in sums if not any("Conv" in node for node in nodes)] == []
 
 
-@pytest.mark.parametrize("name", ["rf_lw_mbv2", "rf_lw50", "rf50"])
+@pytest.mark.parametrize("name", ["rf_lw_mbv2", "rf_lw_effnet_lite0", "rf_lw50", "rf50"])
 def test_the_ends_of_a_padded_plan_are_convolutions(traced: Traced, name: str) -> None:
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
     model = traced(name, SIZE)

@@ -37,7 +37,7 @@ from tests.ports import (
     rf_shapes,
 )
 
-NAMES = ("rf50", "rf101", "rf152", "rf_lw50", "rf_lw101", "rf_lw152", "rf_lw_mbv2")
+NAMES = ("rf50", "rf101", "rf152", "rf_lw50", "rf_lw101", "rf_lw152", "rf_lw_mbv2", "rf_lw_effnet_lite0")
 FORMS = {"conv_pool": "pool_conv", "pool_conv": "conv_pool"}
 TOLERANCE = 2e-5  # shuffling any one tensor of a port moves its logits by more than 1e-3
 
@@ -562,6 +562,7 @@ def small(name: str = "rf_lw_mbv2", classes: int = 5, **variant: Any) -> Any:
     [
         ("rf_lw_mbv2", {}),
         ("rf_lw_mbv2", {"crp": "conv_pool", "align_corners": False, "crp_blocks": 2}),
+        ("rf_lw_effnet_lite0", {}),
         ("rf_lw50", {"crp": "conv_pool"}),
         ("rf50", {"cascade": 2, "scales": 2, "crp": "conv_pool", "crp_blocks": 3, "align_corners": False}),
     ],
