@@ -71,26 +71,44 @@ class Accuracy:
     agreement: float  # share of the pixels that have float32's label
 
 
-def score(segmenters: Mapping[str, Segmenter], count: int) -> dict[str, Accuracy]:
-    """All of them on the same scenes, each drawn once."""
+@dataclass(frozen=True)
+class Scored:
+    """Of one contender: a confusion matrix for each frame, and the share of pixels that have float32's label."""
+
+    matrices: list[np.ndarray]
+    agreement: float
+
+
+def scored(segmenters: Mapping[str, Segmenter], dataset: str) -> dict[str, Scored]:
+    """All of them on the same frames, each read once."""
+    samples = open_dataset(dataset).samples
     classes = len(segmenters[FLOAT].labels.names)
     matrices: dict[str, list[np.ndarray]] = {who: [] for who in segmenters}
     same = dict.fromkeys(segmenters, 0.0)
-    for sample in open_dataset(f"scenes:{VALIDATION}:{count}").samples:
+    for sample in samples:
         frame, truth = sample.read()
         labels = {who: segmenter.segment(frame).labels for who, segmenter in segmenters.items()}
         for who, found in labels.items():
             matrices[who].append(Confusion.of(truth, found, classes).matrix)
-            same[who] += float((found == labels[FLOAT]).mean()) / count
+            same[who] += float((found == labels[FLOAT]).mean()) / len(samples)
+    return {who: Scored(matrices[who], same[who]) for who in segmenters}
+
+
+def accuracies(results: Mapping[str, Scored]) -> dict[str, Accuracy]:
+    """The mIoU of each, and how far behind float32 and ours INT8 it is, resampled over the frames."""
+    count = len(results[FLOAT].matrices)
     picks = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    times = np.vstack([np.ones(count, int), picks])  # how often each scene counts: first every one once
-    points = {who: 100 * np.array([_miou(row, found) for row in times]) for who, found in matrices.items()}
+    times = np.vstack([np.ones(count, int), picks])  # how often each frame counts: first every one once
+    points = {who: 100 * np.array([_miou(row, each.matrices) for row in times]) for who, each in results.items()}
 
     def less(who: str, than: str) -> Estimate:
         differences = points[than] - points[who]
         return Estimate(float(differences[0]), *bounds(differences[1:]))
 
-    return {who: Accuracy(float(points[who][0]), less(who, FLOAT), less(who, INT8), same[who]) for who in segmenters}
+    return {
+        who: Accuracy(float(points[who][0]), less(who, FLOAT), less(who, INT8), each.agreement)
+        for who, each in results.items()
+    }
 
 
 def _miou(times: np.ndarray, matrices: list[np.ndarray]) -> float:
@@ -203,7 +221,7 @@ def main(calib: str, count: int, names: tuple[str, ...], rounds: int, quick: boo
             spec, labels = segmenters[FLOAT].frame_spec, segmenters[FLOAT].labels
             segmenters[who] = stack.enter_context(Segmenter.from_session(OpenVinoSession(graph), spec, labels))
         console.print(f"mIoU on {count} scenes")
-        accuracy = score(segmenters, count)
+        accuracy = accuracies(scored(segmenters, f"scenes:{VALIDATION}:{count}"))
         console.print("frame to labels")
         frame = scene(VALIDATION, 0, SIZE)[0]
         usual = {"plain fp32": quantised.plain, **quantised.graphs}
