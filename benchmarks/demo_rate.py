@@ -1,6 +1,6 @@
 """Frames per second of the demo, end to end, beside the plain loop over `Segmenter.segment` of the same bundle.
 
-    python benchmarks/demo_rate.py engines/demo engines/scenes_int8   -> benchmarks/results/<cpu>/demo_rate.json
+    python benchmarks/demo_rate.py engines/scenes engines/scenes_int8   -> benchmarks/results/<cpu>/demo_rate.json
 
 The loop has its frames in memory. The demo decodes the same frames from a video file as fast as they are taken, draws
 overlay, figures and legend, encodes the JPEG and sends it to a viewer in another process on the same machine. It runs

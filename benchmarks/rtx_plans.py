@@ -1,4 +1,4 @@
-"""TensorRT-RTX plans of all seven models: the plain export against our fused graph, and what the builder reports.
+"""TensorRT-RTX plans of all models: the plain export against our fused graph, and what the builder reports.
 
     python benchmarks/rtx_plans.py                          -> benchmarks/results/tensorrt-rtx/plans.json
     python benchmarks/rtx_plans.py --model rf_lw_mbv2 --size 128x128 --out plans.json

@@ -1,6 +1,6 @@
 """How much of what a camera sees is road, frame by frame: what a program does with live masks.
 
-python examples/road_share.py engines/demo                  # drawn streets
+python examples/road_share.py engines/scenes                  # drawn streets
 python examples/road_share.py engines/voc50 0 --of person   # the first camera
 
 The five lines are those of `for result in live(...)`.

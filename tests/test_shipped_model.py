@@ -31,7 +31,7 @@ def card() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = read_recipe(ENGINES / "demo.toml")
+    recipe = read_recipe(ENGINES / "scenes.toml")
     return build(dataclasses.replace(recipe, output=str(tmp_path_factory.mktemp("shipped") / "demo"))).path
 
 

@@ -31,7 +31,7 @@ def _build_options(command: Any) -> Any:
         click.argument("recipe", required=False, type=click.Path(path_type=Path)),
         option("--output", "-o", metavar="FOLDER", help="The bundle to write, such as engines/NAME."),
         option("--model", help="rf50, rf101, rf152, rf_lw50, rf_lw101, rf_lw152, rf_lw_mbv2 or rf_lw_effnet_lite0."),
-        option("--checkpoint", metavar="FILE", help='Weights: .pth, .safetensors, ..., or "scenes". None: random.'),
+        option("--checkpoint", metavar="FILE", help='Weights: a file, "people" or "scenes". None: random.'),
         option("--onnx", metavar="FILE", help="A segmentation model of anybody's instead: 1x3xHxW -> 1xCxhxw."),
         option("--size", type=SizeType(), help="What the network takes; frames are resized. [512x512]"),
         option("--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."),
