@@ -1,5 +1,9 @@
+import itertools
 from pathlib import Path
 
+import cv2
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from refinenet_edge.errors import InputError
@@ -122,3 +126,34 @@ def test_an_unusable_label_file_is_named(tmp_path: Path, content: bytes) -> None
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"labels\.txt"):
         read_label_file(path)
+
+
+# what a colour, linear RGB, looks like to those without one kind of cone: Machado, Oliveira and Fernandes, "A
+# Physiologically-based Model for Simulation of Color Vision Deficiency", 2009, severity 1.0
+SEEN_BY = {
+    "all cones": np.eye(3),
+    "no long ones": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no middle ones": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "no short ones": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+JUST_NOTICED = 2.3  # CIE76
+
+
+@pytest.mark.parametrize("who", SEEN_BY)
+def test_everybody_can_tell_the_people_classes_apart(who: str) -> None:
+    linear = [to_linear(colour) @ np.transpose(SEEN_BY[who]) for colour in LABEL_SETS["people"].palette]
+    lab = [to_lab(np.clip(colour, 0, 1)) for colour in linear]
+    distances = [float(np.linalg.norm(a - b)) for a, b in itertools.combinations(lab, 2)]
+    assert min(distances) > 10 * JUST_NOTICED
+
+
+def to_linear(colour: RGB) -> npt.NDArray[np.float64]:
+    """SRGB to linear, IEC 61966-2-1."""
+    values = np.array(colour) / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def to_lab(linear: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """L*a*b* of a linear RGB colour, by OpenCV."""
+    srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return cv2.cvtColor(srgb.astype(np.float32)[None, None], cv2.COLOR_RGB2Lab)[0, 0].astype(np.float64)
