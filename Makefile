@@ -9,10 +9,11 @@ LEAN := $(addprefix refinenet_edge/runtime/tensorrt/,library.py engine.py sessio
 
 .PHONY: chaos fuzz demo setup bindings test test-avx2 zoo bench check format docs wheel gpu arm cluster triton
 
-demo: setup  ## build the shipped model and segment drawn streets and photos: look into demo-out/
-	$(BIN)/build-engine engines/scenes.toml --explain
+demo: setup  ## build the shipped models and segment photos of people and drawn streets: look into demo-out/
+	$(BIN)/build-engine engines/people.toml --explain
+	$(BIN)/refinenet-edge run engines/people refinenet_edge/photos/people --out demo-out/people
+	$(BIN)/build-engine engines/scenes.toml
 	$(BIN)/refinenet-edge run engines/scenes scenes:1000003:6 --out demo-out/scenes
-	$(BIN)/refinenet-edge run engines/scenes refinenet_edge/photos --out demo-out/photos
 	$(BIN)/refinenet-edge eval engines/scenes scenes:1000003:20
 
 setup: .venv/ready  ## everything into .venv, pinned by constraints.txt
