@@ -40,7 +40,7 @@ from refinenet_edge.model import load_checkpoint
 from refinenet_edge.records import Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.openvino import OpenVinoSession
-from refinenet_edge.runtime.ort import OrtSession, open_onnxruntime
+from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.trace import read_onnx
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -85,13 +85,6 @@ def of_every_method(float32: Path, calib: str, streets: str, folder: Path) -> di
     return bundles
 
 
-def as_written(graph: Path) -> OrtSession:
-    """A graph run node by node: optimised, ONNX Runtime computes chains of float16 in float32."""
-    session = OrtSession(graph)
-    session._session = open_onnxruntime(graph, optimised=False)
-    return session
-
-
 def iou(matrices: Sequence[np.ndarray]) -> dict[str, float]:
     """IoU per class, of their mean, and of a person against the background."""
     table = np.sum(matrices, 0)
@@ -132,7 +125,7 @@ def main(data: Path, names: tuple[str, ...], out: Path | None) -> None:
         segmenters = {who: stack.enter_context(Segmenter(path, "openvino")) for who, path in bundles.items()}
         spec, labels = segmenters[FLOAT].frame_spec, segmenters[FLOAT].labels
         fp16 = build(recipe.in_precision("fp16", str(folder / "fp16"))).path / MODEL
-        segmenters[FP16] = stack.enter_context(Segmenter.from_session(as_written(fp16), spec, labels))
+        segmenters[FP16] = stack.enter_context(Segmenter.from_session(OrtSession(fp16, optimised=False), spec, labels))
         console.print("quantise as others do")
         chosen = {name: QUANTISERS[name] for name in names}
         quantised = quantise(load_checkpoint(CHECKPOINT).eval(), prepared(calib, segmenters[FLOAT]), chosen)
