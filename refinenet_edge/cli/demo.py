@@ -16,15 +16,14 @@ from refinenet_edge import __version__
 from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, make_folder
 from refinenet_edge.cli.screen import err, out, progress_bar
 from refinenet_edge.errors import InputError
-from refinenet_edge.frames import Scenes, parse
-from refinenet_edge.records import Recipe
+from refinenet_edge.frames import Images, Scenes, parse
+from refinenet_edge.records import Recipe, Size
 
 if TYPE_CHECKING:
     from refinenet_edge.demo import Show
 
 PEOPLE = Path(__file__).parents[1] / "photos" / "people"
 CAMERA = Path("/dev/video0")
-CAMERA_SIZE = (384, 512)  # height and width of most webcams' 4:3
 
 
 @main.command("demo")
@@ -82,15 +81,15 @@ def demo(
             raise InputError(f"{record} is what is looked at: give --record another name")
     opened = [open_source(text, every_frame=rate == "full", repeat=repeat) for text in chosen]
     # without bundles each source has the shipped model that was made for it
-    shipped = [] if bundles else ["scenes" if isinstance(parse(text), Scenes) else "people" for text in chosen]
-    names = list(dict.fromkeys(shipped))
+    shipped = [] if bundles else [_recipe_for(text) for text in chosen]
+    recipes = list(dict.fromkeys(shipped))
     with contextlib.ExitStack() as stack:
-        paths = bundles or [shipped_bundle(name) for name in names]
+        paths = bundles or [shipped_bundle(*recipe) for recipe in recipes]
         models = [stack.enter_context(Model.open(path, backend, allow_host_code)) for path in paths]
         recording = Recording(record, opened[0].rate if rate == "full" else None) if record else None
         # read when figures are made, not in a thread
         meters = stack.enter_context(Meters(gpu=gpu_bus_id(), period=None))
-        model_of_source = [names.index(name) for name in shipped]
+        model_of_source = [recipes.index(recipe) for recipe in shipped]
         show = Show(opened, models, OverlayStyle(opacity), recording, RecentWatts(meters), model_of_source)
         stack.callback(show.close)
         if view == "window":
@@ -129,15 +128,27 @@ def _default_sources(own_model: bool) -> tuple[str, ...]:
     return "scenes", str(PEOPLE)
 
 
-def shipped_bundle(name: str) -> Path:
-    """The shipped model `name` for this machine: built the first time, and kept."""
+def _recipe_for(source: str) -> tuple[str, Size]:
+    """The shipped model for a source, and the size it takes frames at: cameras lie, photos lie or stand."""
+    address = parse(source)
+    if isinstance(address, Scenes):
+        return "scenes", Recipe.size
+    return "people", (448, 448) if isinstance(address, Images) else (384, 512)
+
+
+def shipped_bundle(name: str, size: Size) -> Path:
+    """The shipped model `name` for this machine and frames of `size`: built the first time, and kept."""
     from refinenet_edge.bundle import open_bundle
     from refinenet_edge.errors import BundleError, CheckpointError
     from refinenet_edge.files import sha256
     from refinenet_edge.runtime.cache import cache_folder
 
     (weights,) = (Path(__file__).parents[1] / "weights").glob(f"*_{name}.safetensors")
-    path = cache_folder().with_name("bundles") / f"{__version__}-{sha256(weights, CheckpointError)[:12]}" / name
+    path = (
+        cache_folder().with_name("bundles")
+        / f"{__version__}-{sha256(weights, CheckpointError)[:12]}"
+        / f"{name}-{size[0]}x{size[1]}"
+    )
     try:
         open_bundle(path)
     except BundleError:
@@ -145,7 +156,7 @@ def shipped_bundle(name: str) -> Path:
             from refinenet_edge.build import build as build_bundle
         err.print(f"the shipped model is built into {path}, this once", soft_wrap=True)
         make_folder(path.parent)
-        recipe = Recipe(str(path), checkpoint=name, size=CAMERA_SIZE if name == "people" else Recipe.size)
+        recipe = Recipe(str(path), checkpoint=name, size=size)
         with progress_bar() as bar:
             task = bar.add_task("start", total=None)
             build_bundle(recipe, lambda step: bar.update(task, description=step))

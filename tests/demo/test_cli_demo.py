@@ -63,30 +63,34 @@ def test_what_cannot_be_is_one_line(
     assert len(done.output.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize(("name", "size"), [("scenes", (512, 512)), ("people", (384, 512))])
+@pytest.mark.parametrize("name", ["scenes", "people"])
 def test_a_shipped_model_is_built_once(
-    name: str, size: tuple[int, int], mobile_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, mobile_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[Path] = []
+    sizes: list[tuple[int, int]] = []
 
     def build(recipe: Any, step: Any) -> None:
-        assert (recipe.checkpoint, recipe.size) == (name, size)
+        assert recipe.checkpoint == name
+        sizes.append(recipe.size)
         built.append(Path(recipe.output))
         os.symlink(mobile_bundle, recipe.output)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("refinenet_edge.build.build", build)
-    assert cli.demo.shipped_bundle(name) == cli.demo.shipped_bundle(name) == built[0]
+    assert cli.demo.shipped_bundle(name, (64, 96)) == cli.demo.shipped_bundle(name, (64, 96)) == built[0]
     assert len(built) == 1 and tmp_path in built[0].parents
+    assert cli.demo.shipped_bundle(name, (96, 64)) == built[1] != built[0]
+    assert sizes == [(64, 96), (96, 64)]
 
 
 @pytest.mark.parametrize(
     ("sources", "opened", "said"),
     [
-        (("scenes",), ["scenes"], ""),
-        (("PHOTOS",), ["people"], ""),
-        (("PHOTOS", "scenes:3:4"), ["people", "scenes"], ""),
-        ((), ["scenes", "people"], "no camera here: drawn streets, and photos of people"),
+        (("scenes",), ["scenes 512x512"], ""),
+        (("PHOTOS",), ["people 448x448"], ""),
+        (("PHOTOS", "scenes:3:4", "scenes"), ["people 448x448", "scenes 512x512"], ""),
+        ((), ["scenes 512x512", "people 448x448"], "no camera here: drawn streets, and photos of people"),
     ],
 )
 def test_without_a_bundle_each_source_has_the_shipped_model_made_for_it(
@@ -97,8 +101,7 @@ def test_without_a_bundle_each_source_has_the_shipped_model_made_for_it(
     mobile_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(cli.demo, "shipped_bundle", lambda name: asked.append(name) or mobile_bundle)
+    asked = bundles_asked_for(mobile_bundle, monkeypatch)
     monkeypatch.setattr(cli.demo, "CAMERA", Path("/nowhere/video0"))
     options = [part for text in sources for part in ("--source", text.replace("PHOTOS", str(photos)))]
     done = run(*options, "--view", "none", "--frames", "2")
@@ -107,14 +110,25 @@ def test_without_a_bundle_each_source_has_the_shipped_model_made_for_it(
     assert said in done.output
 
 
+def bundles_asked_for(instead: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Fills with the shipped bundles that are asked for; `instead` is what everybody gets."""
+    asked: list[str] = []
+
+    def shipped_bundle(name: str, size: tuple[int, int]) -> Path:
+        asked.append(f"{name} {size[0]}x{size[1]}")
+        return instead
+
+    monkeypatch.setattr(cli.demo, "shipped_bundle", shipped_bundle)
+    return asked
+
+
 def test_a_camera_that_is_there_is_looked_at_with_the_model_for_people(
     mobile_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(cli.demo, "shipped_bundle", lambda name: asked.append(name) or mobile_bundle)
+    asked = bundles_asked_for(mobile_bundle, monkeypatch)
     monkeypatch.setattr(cli.demo, "CAMERA", tmp_path)
     done = run("--view", "none", "--frames", "2")
-    assert asked == ["people", "scenes"]
+    assert asked == ["people 384x512", "scenes 512x512"]
     assert done.exit_code == 2 and "camera 0 does not open" in done.output  # there is none behind that path
 
 
