@@ -187,7 +187,7 @@ class EfficientRefineNet(SegmentationNet):
         super().__init__()
         self.spec = spec
         self.encoder = EfficientNetLite0()
-        style = BlockStyle(1, False, 0, 0, nn.ReLU6, spec.crp, spec.crp_blocks, spec.align_corners)
+        style = BlockStyle(1, False, 0, 0, nn.ReLU6, spec.crp, spec.crp_blocks, spec.upsample)
         width = WIDTHS[0]
         *finer, coarsest = EfficientNetLite0.channels
         # a block of one path has no fusion and so no convolution of its own: it adapts
