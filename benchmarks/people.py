@@ -1,6 +1,6 @@
 """The people model on real photographs: IoU per class in fp32, fp16 and INT8, by calibrator and beside others' INT8.
 
-    python benchmarks/people.py DATA                  -> benchmarks/results/<cpu>/people.json
+    python benchmarks/people.py DATA      -> benchmarks/results/<cpu>/people.json and calib/people.ranges.json
 
 DATA is Clothing Co-Parsing as examples/train_people.py takes it; its validation photos are what is measured on, at
 512x352, which is their shape. INT8 is calibrated on 64 training photos, unless its name says otherwise: "on drawn
@@ -53,15 +53,18 @@ METHODS = {
     INT8: None,
     "ours INT8, minmax": "minmax",
     "ours INT8, mse": "mse",
-    "ours INT8, percentile": "percentile:99.99",
+    "ours INT8, entropy": "entropy",
 }
 CALIBRATION = 64  # photos
+LAID_OUT = Path("build", "people")  # relative: ranges say what they were measured on
+RANGES = HERE / "calib" / "people.ranges.json"
 
 
 def laid_out(photos: Photos, folder: Path) -> tuple[str, str]:
-    """The validation photos as a data set for `eval`, and a folder of photos to calibrate on."""
+    """The validation photos as a data set for `eval`, and a folder of training photos to calibrate on."""
+    shutil.rmtree(folder, ignore_errors=True)
     for kind in ("images", "masks", "calibration"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
+        (folder / kind).mkdir(parents=True)
     for photo in photos.unseen:
         shutil.copyfile(photo, folder / "images" / photo.name)
         cv2.imwrite(str(folder / "masks" / f"{photo.stem}.png"), photos.read(photo)[1])
@@ -75,9 +78,9 @@ def of_every_method(float32: Path, calib: str, streets: str, folder: Path) -> di
     opened, bundles = open_bundle(float32), {}
     asked = [(who, calib, method) for who, method in METHODS.items()] + [(WRONG_DOMAIN, streets, None)]
     for number, (who, frames, method) in enumerate(asked):
-        model, chosen = read_onnx(opened.path_of(MODEL)), [parse_method(method)] if method else []
+        model, chosen = read_onnx(opened.path / MODEL), [parse_method(method)] if method else []
         ranges = calibrate(model, opened.manifest.frame, calibration_frames(frames), *chosen)
-        path = folder / f"{number}.ranges.json"
+        path = RANGES if who == INT8 else folder / f"{number}.ranges.json"
         write_ranges(path, ranges)
         bundles[who] = build(
             opened.manifest.recipe.in_precision("int8", str(folder / f"int8_{number}"), str(path))
@@ -117,7 +120,7 @@ def main(data: Path, names: tuple[str, ...], out: Path | None) -> None:
     console, load = Console(width=120), os.getloadavg()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        unseen, calib = laid_out(open_photos(data, HERE / "examples" / "people.toml"), folder / "people")
+        unseen, calib = laid_out(open_photos(data, HERE / "examples" / "people.toml"), LAID_OUT)
         recipe = Recipe(str(folder / "fp32"), checkpoint=CHECKPOINT, size=SIZE, backend="openvino")
         console.print("build and calibrate ours")
         bundles = {FLOAT: build(recipe).path}
