@@ -63,6 +63,12 @@ def test_the_weights_are_the_network_of_their_classes(name: str) -> None:
     assert (spec.name, spec.num_classes, spec.align_corners) == (NETWORKS[name][0], 8, True)
 
 
+def test_a_folder_called_like_them_is_not_taken_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "people").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_checkpoint("people").spec.name == "rf_lw_effnet_lite0"
+
+
 def test_the_bundle_segments_as_well_as_the_card_says(scenes: Path) -> None:
     card = card_of("scenes")
     opened = open_bundle(scenes)

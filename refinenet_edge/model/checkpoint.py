@@ -205,7 +205,7 @@ def open_network(
 def locate(path: str | Path) -> Path:
     """The file that `path` names: itself, or weights that ship with the package, by their name."""
     path = Path(path)
-    return path if path.exists() else SHIPPED.get(str(path), path)
+    return path if path.is_file() else SHIPPED.get(str(path), path)  # a folder of photos may be called "people"
 
 
 def save_checkpoint(module: SegmentationNet, path: str | Path, dtype: torch.dtype | None = None) -> None:

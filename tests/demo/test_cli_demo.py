@@ -148,7 +148,10 @@ def test_ctrl_c_leaves_a_recording_that_plays(mobile_bundle: Path, tmp_path: Pat
         address = re.search(r"http://\S+", demo.stdout.readline())
         assert address
         with urllib.request.urlopen(address[0] + "stream", timeout=30) as stream:
-            stream.read(300_000)  # a few pictures were shown
+            stream.read(300_000)  # a few pictures were shown, so the recording has begun
+            shown_until = time.monotonic() + 2.5  # a busy machine records one picture a second
+            while time.monotonic() < shown_until:
+                stream.read(20_000)
             begun = time.monotonic()
             demo.send_signal(number)
             rest, _ = demo.communicate(timeout=20)
