@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 OPSET = 20
 IR_VERSION = 9
 Images = npt.NDArray[np.float32]
+TAKES_BYTES = "takes bytes"  # in a model's `meta`: it was given uint8, and had to normalise that itself
 MAX_ONNX_BYTES = 2 << 30  # protobuf's own limit
 
 
@@ -98,6 +99,7 @@ def torch_logits(module: nn.Module, images: Mapping[str, Images]) -> dict[str, I
 def read_onnx(path: Path, size: Size | None = None, data: bytes | None = None) -> ir.Model:
     """An ONNX segmentation model (1x3xHxW float32 in, 1xCxhxw logits out), brought to our opset and names.
 
+    One that casts uint8 to float32 first becomes one of float32, with `TAKES_BYTES` in its `meta`.
     `size` fixes free H and W; `data` is what is in the file, where it was read already. Raises `GraphError` for what is
     no such model.
     """
@@ -128,6 +130,9 @@ def read_onnx(path: Path, size: Size | None = None, data: bytes | None = None) -
     inputs = [value for value in model.graph.inputs if value.name not in initializers]
     outputs = list(model.graph.outputs)
     shape = list(inputs[0].shape or ()) if inputs else []
+    takes_bytes = len(inputs) == 1 and _cast_first(inputs[0])
+    if takes_bytes:
+        inputs[0].dtype = ir.DataType.FLOAT
     takes, gives = (", ".join(f"{v.name}: {v.dtype} {v.shape}" for v in values) for values in (inputs, outputs))
     floats = all(value.dtype == ir.DataType.FLOAT for value in (*inputs, *outputs))
     if len(inputs) != 1 or len(outputs) != 1 or len(shape) != 4 or shape[1] != 3 or not floats:
@@ -149,9 +154,18 @@ def read_onnx(path: Path, size: Size | None = None, data: bytes | None = None) -
     inputs[0].shape = ir.Shape(shape)
     model.graph.inputs[:] = inputs
     try:
-        return _tidied(model, declared)
+        model = _tidied(model, declared)
+        model.meta[TAKES_BYTES] = takes_bytes
+        return model
     except Exception as exc:  # the checker again, on the model with its size fixed
         raise GraphError(f"{path} cannot be used at this size: {first_line(exc)}") from exc
+
+
+def _cast_first(image: ir.Value) -> bool:
+    """Whether `image` is uint8, and nothing is done with it before it is float32."""
+    users = image.consumers()
+    casts = all(u.op_type == "Cast" and u.attributes.get_int("to") == ir.DataType.FLOAT for u in users)
+    return image.dtype == ir.DataType.UINT8 and bool(users) and casts
 
 
 def _refuse_16_bits(proto: onnx.ModelProto, path: Path) -> None:

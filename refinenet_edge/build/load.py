@@ -17,8 +17,8 @@ from refinenet_edge.fusion.rewrite import constant
 from refinenet_edge.labels import fitting
 from refinenet_edge.model import open_network
 from refinenet_edge.model.blocks import CrpOrder
-from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Labels, Size
-from refinenet_edge.trace import num_classes, read_onnx, torch_logits, trace
+from refinenet_edge.records import PREPROCESSINGS, Bilinear, Cubic, FrameSpec, Labels, Size
+from refinenet_edge.trace import TAKES_BYTES, num_classes, read_onnx, torch_logits, trace
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +69,12 @@ def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
     path = network.onnx or network.checkpoint
     given = _from_module(network) if network.onnx is None else _from_onnx(network, network.onnx)
     upsample = Cubic() if network.cubic else Bilinear(given.align_corners)
-    preprocessing = network.preprocessing if network.preprocessing_said else given.preprocessing
     return LoadedModel(
         given.name,
         path.name if path else RANDOM,
         sha256(path, CheckpointError) if path else None,
         given.model,
-        replace(preprocessing, size=None if network.dynamic else network.size, upsample=upsample),
+        replace(given.preprocessing, size=None if network.dynamic else network.size, upsample=upsample),
         fitting(network.labels, num_classes(given.model)),
         given.reference,
     )
@@ -84,7 +83,7 @@ def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
 class _Given(NamedTuple):
     """The network's name, its traced graph, whether its logits are upsampled with aligned corners, what it was.
 
-    `preprocessing` is what it was trained on, where nobody says otherwise.
+    `preprocessing` is what the user says, else what it was trained on.
     """
 
     name: str
@@ -102,7 +101,8 @@ def _from_module(network: Network) -> _Given:
     if network.checkpoint is None:
         logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", network.model)
     spec, traced = module.spec, trace(module, network.size, network.dynamic)
-    return _Given(spec.name, traced, spec.align_corners, partial(torch_logits, module), spec.preprocessing)
+    preprocessing = network.preprocessing if network.preprocessing_said else spec.preprocessing
+    return _Given(spec.name, traced, spec.align_corners, partial(torch_logits, module), preprocessing)
 
 
 def _from_onnx(network: Network, path: Path) -> _Given:
@@ -118,15 +118,31 @@ def _from_onnx(network: Network, path: Path) -> _Given:
             raise InputError(f"{path} is quantised already (it has Q/DQ): leave --calib and budgets out")
     elif needs_ranges and not network.calibrated:
         raise InputError(f"{path} has no Q/DQ, and {precision.uncalibrated(network.precision)}")
+    spec = _preprocessing(network, path, model)
     if not network.preprocessing_said:
-        logger.warning("%s", _assumed(path, model, network.preprocessing))
-    reference = partial(parity.logits, path)
-    return _Given(path.stem, model, network.align_corners is True, reference, network.preprocessing)
+        logger.warning("%s", _assumed(path, model, spec))
+    return _Given(path.stem, model, network.align_corners is True, partial(parity.logits, path), spec)
+
+
+def _preprocessing(network: Network, path: Path, model: ir.Model) -> FrameSpec:
+    """How frames become the input of somebody's `model`. Raises `InputError` where that cannot be as it was said."""
+    spec = network.preprocessing
+    if not model.meta.get(TAKES_BYTES):
+        return spec
+    plain = replace(PREPROCESSINGS["none"], order=spec.order)
+    if spec not in (plain, replace(PREPROCESSINGS["imagenet"], order=spec.order)):  # which is what is not said
+        raise InputError(
+            f"{path} takes uint8, which is scaled in the graph: only --order can be said; leave --preprocess, --mean, "
+            "--std and --scale out"
+        )
+    return plain
 
 
 def _assumed(path: Path, model: ir.Model, spec: FrameSpec) -> str:
     """What is assumed of the frames that somebody's network takes, and what speaks against it."""
     assumed = f"how {path.name} takes its frames was not said: assumed is {spec.preprocessing}"
+    if model.meta.get(TAKES_BYTES):
+        return f"{assumed}, as it takes uint8; if it was trained on the other order, give --order bgr"
     if not (first := _normalisation(model)):
         return f"{assumed}; if it was trained otherwise, give --preprocess, or --mean, --std, --scale and --order"
     return (
@@ -140,7 +156,9 @@ def _normalisation(model: ir.Model) -> list[str]:
     value, found = model.graph.inputs[0], []
     while len(consumers := value.consumers()) == 1 and (node := consumers[0]).op_type in (*AFFINE, *NEUTRAL):
         others = [other for other in node.inputs if other is not value]
-        if any(constant(other) is None for other in others):
+        if any(constant(other) is None for other in others) or len(others) != len(node.inputs) - 1:
+            break  # computed, or a square
+        if node.op_type == "Div" and node.inputs[0] is not value:
             break
         if node.op_type in AFFINE:
             found.append(node.op_type)

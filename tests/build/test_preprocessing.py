@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
@@ -25,7 +26,7 @@ from refinenet_edge.build import build
 from refinenet_edge.build.fuse import fuse_and_prove
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.calibration.ranges import graph_digests, read_ranges
-from refinenet_edge.errors import InputError
+from refinenet_edge.errors import GraphError, InputError
 from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import parity
@@ -226,11 +227,59 @@ class TestNotSaid:
         assert f"but it begins with {first}, which may normalise what it takes" in line
         assert "--preprocess none" in line
 
-    @pytest.mark.parametrize("body", ["a = Relu(x) b = Mul(a, s)", "a = Relu(x) b = Mul(x, a)"])
+    @pytest.mark.parametrize(
+        "body", ["a = Relu(x) b = Mul(a, s)", "a = Relu(x) b = Mul(x, a)", "b = Mul(x, x)", "b = Div(s, x)"]
+    )
     def test_what_follows_something_else_does_not_count(self, warned: Callable[..., list[str]], body: str) -> None:
-        used = {"s": np.full((1, 3, 1, 1), 2, np.float32)} if "s)" in body else {}
+        used = {"s": np.full((1, 3, 1, 1), 2, np.float32)} if "s" in body.replace("y", "") else {}
         (line,) = warned(f"{body} {self.CONV.format('b')}", **used)
         assert "begins with" not in line
+
+
+class TestUint8:
+    """A network that takes uint8 and scales that itself is given bytes."""
+
+    @pytest.fixture
+    def recipe(self, tmp_path: Path) -> Callable[..., Recipe]:
+        def made(body: str = "a = Cast <to = 1> (x)", **options: Any) -> Recipe:
+            model = onnx_model(
+                f"{body} b = Div(a, s) y = Conv <pads = [1,1,1,1]> (b, w)",
+                "uint8[1,3,32,48] x",
+                "float[1,4,32,48] y",
+                w=weights(CLASSES, 3, 3, 3),
+                s=np.float32(100),
+            )
+            (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+            named = {"output": str(tmp_path / "b"), "onnx": str(tmp_path / "net.onnx")}
+            return Recipe(**named, size=SIZE, backend="onnxruntime", **options)
+
+        return made
+
+    @pytest.mark.parametrize(
+        ("options", "order"), [({}, "rgb"), ({"order": "bgr"}, "bgr"), ({"preprocess": "none"}, "rgb")]
+    )
+    def test_it_computes_what_the_file_does(
+        self, recipe: Callable[..., Recipe], caplog: pytest.LogCaptureFixture, options: dict[str, Any], order: str
+    ) -> None:
+        built = build(recipe(**options))
+        assert built.manifest.frame.preprocessing.endswith(f"{order.upper()} x")
+        assert built.manifest.inputs[0].dtype == "float32"
+        said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+        assert len(said) == (not options) and all("as it takes uint8" in line for line in said)
+        frame = coloured(5)
+        image = frame.transpose(2, 0, 1)[None] if order == "bgr" else frame[:, :, ::-1].transpose(2, 0, 1)[None]
+        theirs = onnxruntime.InferenceSession(str(recipe().onnx), providers=["CPUExecutionProvider"])
+        expected = theirs.run(None, {"x": np.ascontiguousarray(image)})[0]
+        with Segmenter(built.path) as segmenter:
+            np.testing.assert_allclose(segmenter.logits(frame), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+    def test_it_cannot_be_scaled_before_too(self, recipe: Callable[..., Recipe]) -> None:
+        with pytest.raises(InputError, match="takes uint8, which is scaled in the graph"):
+            build(recipe(preprocess="tf"))
+
+    def test_integers_that_are_computed_with_are_refused(self, recipe: Callable[..., Recipe]) -> None:
+        with pytest.raises(GraphError, match="expected one float32 input"):
+            build(recipe("c = Max(x, x) a = Cast <to = 1> (c)"))
 
 
 @pytest.mark.parametrize("name", PREPROCESSINGS)
