@@ -40,7 +40,7 @@ from tests.test_baselines import results_of
 
 SIZE = (32, 48)
 CLASSES = 4
-PHOTO = Path(__file__).parents[2] / "refinenet_edge" / "photos" / "astronaut.jpg"
+PHOTO = Path(__file__).parents[2] / "refinenet_edge" / "photos" / "people" / "astronaut.jpg"
 BYTES = np.arange(256, dtype=np.uint8)
 FRAME = np.stack([BYTES, BYTES[::-1], (7 * BYTES.astype(int) % 256).astype(np.uint8)], 1).reshape(16, 16, 3)
 

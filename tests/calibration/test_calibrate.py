@@ -27,8 +27,9 @@ from refinenet_edge.cli import main
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.frames import Frames
 from refinenet_edge.fusion import fuse
-from refinenet_edge.records import Cubic, Frame, FrameSpec, Manifest, Recipe
+from refinenet_edge.records import PREPROCESSINGS, Cubic, Frame, FrameSpec, Manifest, Recipe
 from refinenet_edge.runtime import Segmenter
+from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.scenes import scene
 from refinenet_edge.trace import read_onnx, to_bytes
 from tests.conftest import SIZE, Traced, graph, weights
@@ -68,6 +69,14 @@ def test_the_ranges_are_those_of_the_activations() -> None:
     assert ranges.tensors["p"].amax < ranges.tensors["r"].amax
     assert (ranges.tensors["p"].method, ranges.tensors["a"].method) == ("percentile:50", "minmax")
     assert (ranges.count, ranges.source, ranges.key.method) == (3, "pictures", "minmax, p=percentile:50")
+
+
+@pytest.mark.parametrize("name", PREPROCESSINGS)
+def test_the_input_is_what_the_network_was_trained_on(name: str) -> None:
+    spec = replace(PREPROCESSINGS[name], size=(24, 32))
+    image = calibrate(network(), spec, scenes(1), MinMax()).tensors["image"]
+    fed = prepare(scenes(1).read(0), spec)
+    assert (image.low, image.high) == pytest.approx((fed.min(), fed.max()), rel=1e-5)
 
 
 def observe_input(frame: Frame) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 from refinenet_edge.bundle import Bundle
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.labels import numbered
-from refinenet_edge.records import Bilinear, Cubic, FrameSpec, TensorSpec
+from refinenet_edge.records import PREPROCESSINGS, Bilinear, Cubic, FrameSpec, TensorSpec
 from refinenet_edge.runtime.cuda import RESTART
 from refinenet_edge.runtime.device_path import GRAPHS, DevicePath
 from refinenet_edge.runtime.frame import DeviceImage, prepare
@@ -105,6 +105,14 @@ def test_labels_are_those_of_the_cpu(
     run.device.close()
     run.device.close()
     assert run.gpu.held() == ({"streams": 1} if release == "rtx" else {"streams": 1, "device": 1})  # activations
+
+
+@pytest.mark.parametrize("name", PREPROCESSINGS)
+def test_each_preprocessing_is_that_of_the_cpu(running: Callable[..., Running], name: str) -> None:
+    run = running(plan={"dtype": "float32", "channel_last": False})
+    device = device_path(run.session, PREPROCESSINGS[name])
+    assert np.array_equal(device.segment(FRAME).labels, expected(FRAME, PREPROCESSINGS[name], False, "float32"))
+    device.close()
 
 
 def assert_labels(
