@@ -16,8 +16,8 @@ from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
 
 CODECS = ("avc1", "vp09", "mp4v")  # H.264, VP9 and MPEG-4, which browsers do not play: the first that this OpenCV has
-RATE = 25  # frames per second of a live recording, at most
-SHARE = 0.3  # of the time that a live recording may take: at a lower rate where its codec is slow
+RATE, SLOWEST = 25, 2  # frames per second of a live recording, at most and at least
+SHARE = 0.5  # of the time that a live recording may take: at a lower rate where its codec is slow
 TRIED = 4  # frames
 LONGEST_STILL = 10  # seconds that one picture is repeated for: a laptop may have slept
 
@@ -45,6 +45,7 @@ class Recording:
         self._size = (0, 0)  # (width, height)
         self._started = 0.0
         self._due = 0
+        self._last: Any = None  # picture
         try:
             self._beside.touch()
         except OSError as exc:
@@ -57,10 +58,16 @@ class Recording:
             self._size = (width, height)
             self._writer = self._begin(_fitted(picture, self._size))
             self._started = time.monotonic()
-        picture = _fitted(picture, self._size)
-        due = int((time.monotonic() - self._started) * self._rate) + 1 if self._live else self._due + 1
+        self._last = _fitted(picture, self._size)
+        self._repeat(self._due_now() if self._live else self._due + 1)
+
+    def _due_now(self) -> int:
+        """How many frames the recording has by now where it is live."""
+        return int((time.monotonic() - self._started) * self._rate) + 1
+
+    def _repeat(self, due: int) -> None:
         for _ in range(min(due - self._due, int(LONGEST_STILL * self._rate))):
-            self._writer.write(picture)
+            self._writer.write(self._last)
             self.frames += 1
         self._due = max(due, self._due)
 
@@ -69,6 +76,8 @@ class Recording:
 
         Raises `InputError` when it is not whole, or cannot be put there; what was there is there still.
         """
+        if self._writer is not None and self._live:
+            self._repeat(max(self._due_now(), 2))  # the last picture was seen until now; one frame is no video
         writer, self._writer = self._writer, None
         try:
             if writer is not None:
@@ -95,7 +104,7 @@ class Recording:
                 continue
             if code == "mp4v":
                 logger.warning("%s is MPEG-4, which browsers do not play: this OpenCV has no better codec", self.path)
-            self._rate = float(min(max(SHARE // seconds, 1), RATE)) if self._live else rate
+            self._rate = float(min(max(SHARE // seconds, SLOWEST), RATE)) if self._live else rate
             return self._writer_of(code, self._rate)
         width, height = self._size
         raise InputError(
