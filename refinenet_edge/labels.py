@@ -1,8 +1,9 @@
 """Class names and palettes of the data sets RefineNet models are trained on.
 
-They are label files, in label_sets/. The VOC colour map is computed by its bit shuffle; NYUv2, SUN RGB-D, Person-Part
-and Context use it too, as the authors' evaluation code does, who number the classes of NYUv2 and SUN RGB-D from 1:
-palette entry 0 is their void. `find_labels` turns a `--labels` argument (a name, or a text file) into `Labels`.
+They are label files, in label_sets/, in the order of the authors' models; of ADE20K's names the first of each class.
+The VOC colour map is computed by its bit shuffle; NYUv2, SUN RGB-D, Person-Part, Context and ADE20K use it too, as the
+authors' evaluation code does, who number the classes of NYUv2, SUN RGB-D and ADE20K from 1: palette entry 0 is void.
+`find_labels` turns a `--labels` argument (a name, or a text file) into `Labels`.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ def read_label_file(path: Path) -> Labels:
 
 
 # in the order in which messages name them
-VOC, NYU40, SUN37, PERSON, CONTEXT, CITYSCAPES, CAMVID, KITTI6, SCENES, PEOPLE = _SETS = tuple(
-    read_label_file(Path(__file__).parent / "label_sets" / f"{name}.txt")
-    for name in ("voc", "nyu40", "sun37", "person", "context", "cityscapes", "camvid", "kitti6", "scenes", "people")
+_NAMES = "voc nyu40 sun37 person context ade150 cityscapes camvid kitti6 scenes people"
+VOC, NYU40, SUN37, PERSON, CONTEXT, ADE150, CITYSCAPES, CAMVID, KITTI6, SCENES, PEOPLE = _SETS = tuple(
+    read_label_file(Path(__file__).parent / "label_sets" / f"{name}.txt") for name in _NAMES.split()
 )
 LABEL_SETS: dict[str, Labels] = {labels.name: labels for labels in _SETS}
 

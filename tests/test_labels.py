@@ -24,6 +24,7 @@ COUNTS = {
     "sun37": 37,
     "person": 7,
     "context": 60,
+    "ade150": 150,
     "cityscapes": 19,
     "camvid": 11,
     "kitti6": 6,
@@ -56,6 +57,8 @@ def test_names_of_a_set_differ(name: str) -> None:
         ("nyu40", "wall", (128, 0, 0)),  # numbered from 1
         ("sun37", "wall", (128, 0, 0)),
         ("sun37", "fridge", (64, 64, 0)),
+        ("ade150", "wall", (128, 0, 0)),  # numbered from 1
+        ("ade150", "flag", (0, 224, 128)),
         ("cityscapes", "road", (128, 64, 128)),
         ("cityscapes", "bicycle", (119, 11, 32)),
         ("camvid", "pavement", (60, 40, 222)),

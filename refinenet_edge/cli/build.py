@@ -44,7 +44,7 @@ def _build_options(command: Any) -> Any:
         option("--judge", metavar="DATASET|FRAMES", help="Of a budget: a data set as of eval, or frames. [as --calib]"),
         option("--cpu", type=click.Choice(["this", "any"]), help="Of int8: right on which CPUs. any: 7-bit weights."),
         option("--backend", type=click.Choice(BACKENDS), help="[auto]"),
-        option("--labels", metavar="NAME|FILE", help="voc, nyu40, sun37, person, context, cityscapes, camvid, ..."),
+        option("--labels", metavar="NAME|FILE", help="voc, nyu40, sun37, person, context, ade150, cityscapes ..."),
         option("--preprocess", type=click.Choice(list(PREPROCESSINGS)), help="What it was trained on. [imagenet]"),
         option("--mean", type=ChannelsType(), help="Of its channels, in their order, taken from x / scale."),
         option("--std", type=ChannelsType(), help="Of its channels, in their order, what the rest is divided by."),

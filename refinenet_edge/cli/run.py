@@ -131,9 +131,10 @@ def evaluate(
 ) -> None:
     """Measure mIoU on DATASET: scenes, scenes:SEED:COUNT, or a folder.
 
-    Folders: Cityscapes, VOC, CamVid (SegNet's), NYUv2-40, or images/ and masks/. PATH:SPLIT takes another split than
-    val; cityscapes:PATH, voc:, nyu40: (masks 0..39), nyu40-from1: (1..40), camvid:, plain: (0.., 255 is void),
-    plain-from1: (1.., 0 is void) and plain-binary: (0 and 255) name the layout.
+    Folders: Cityscapes, VOC, Context, Person-Part, ADE20K, NYUv2-40, SUN RGB-D, CamVid (SegNet's), or images/ and
+    masks/. PATH:SPLIT takes another split than val; cityscapes:PATH, voc:, context:, person:, ade150:, nyu40: (masks
+    0..39), nyu40-from1: (1..40), sun37: (1..37), camvid:, plain: (0.., 255 is void), plain-from1: (1.., 0 is void) and
+    plain-binary: (0 and 255) name the layout.
 
     With --out, a run that was stopped goes on where it was when it is started again.
     """

@@ -1,7 +1,7 @@
 """Data set + segmenter -> mIoU.
 
     datasets.py     text -> DataSet: procedural scenes, or a folder
-    layouts.py      folder -> its samples: Cityscapes, VOC, NYUv2-40, CamVid, images and masks
+    layouts.py      folder -> its samples: the authors' seven data sets, CamVid, images and masks
     samples.py      sample -> frame and truth
     masks.py        PNG -> the class numbers in it
     confusion.py    truth + prediction -> Confusion -> IoU, mIoU, pixel accuracy

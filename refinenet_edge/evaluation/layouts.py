@@ -4,6 +4,12 @@
                    is missing *_gtFine_labelIds.png, whose ids become train ids by the official table
     voc            JPEGImages/, SegmentationClass/ (palette, grey or VOC-coloured PNG), and the list
                    ImageSets/Segmentation/SPLIT.txt (a line: a name, or an image and a mask)
+    context        JPEGImages/, SegmentationClassContext/, and the list ImageSets/SegmentationContext/SPLIT.txt, as
+                   mmsegmentation makes them: 0 is background, 1..59 the other classes in the order of the alphabet,
+                   which is not the authors'; masks in theirs, 0..59, are those of a plain folder
+    person         JPEGImages/, pascal_person_part_gt/, and pascal_person_part_trainval_list/SPLIT_id.txt: 0..6, 255
+                   is void
+    ade150         images/ and annotations/ with training/ (the split train) and validation/ (val): 1..150, 0 is void
     nyu40          SPLIT.nyu (a line: image, tab, mask), or SPLIT_images/ and SPLIT_labels/, or, when the layout is
                    named, images/ and masks/; masks as the ports have them: 0..39, 255 is void
     camvid         SPLIT/ and SPLITannot/ as SegNet has them: 0..10, 11 is void
@@ -12,6 +18,7 @@
                    those of what is evaluated
     nyu40-from1    the folders of nyu40 with masks as the authors have them: 1..40, 0 is void. Only when it is named:
                    the folders do not tell which of the two they hold
+    sun37          the folders of nyu40 with SUN RGB-D's masks: 1..37, 0 is void. Only when it is named
     plain-from1    the folders of plain with masks of 1.., 0 and 255 are void. Only when it is named
     plain-binary   the folders of plain with masks of 0 and 255, which is class 1. Only when it is named
 
@@ -31,7 +38,7 @@ from refinenet_edge.evaluation.confusion import IGNORE
 from refinenet_edge.evaluation.samples import Coding, FileSample
 from refinenet_edge.files import read_utf8
 from refinenet_edge.frames.images import SUFFIXES, is_named_like, list_images
-from refinenet_edge.labels import CAMVID, CITYSCAPES, NYU40, VOC
+from refinenet_edge.labels import ADE150, CAMVID, CITYSCAPES, CONTEXT, NYU40, PERSON, SUN37, VOC
 from refinenet_edge.records import Labels
 
 SPLIT = "val"  # unless another is named
@@ -54,6 +61,11 @@ NYU40_FROM_0 = Coding("0..39, 255 is void (1..40 with 0 void: nyu40-from1:PATH)"
 NYU40_FROM_1 = Coding(
     "1..40, 0 is void (0..39 with 255 void: nyu40:PATH)", {0: IGNORE, **{n + 1: n for n in range(40)}}
 )
+_ALPHABET = {n: CONTEXT.names.index(name) for n, name in enumerate(sorted(CONTEXT.names[1:]), start=1)}
+CONTEXT_CODING = Coding("0..59, 255 is void", {0: 0, IGNORE: IGNORE, **_ALPHABET})
+PERSON_CODING = Coding("0..6, 255 is void", _kept(7))
+ADE150_CODING = Coding("1..150, 0 is void", {0: IGNORE, **{n + 1: n for n in range(150)}})
+SUN37_CODING = Coding("1..37, 0 is void", {0: IGNORE, **{n + 1: n for n in range(37)}})
 PLAIN_FROM_1 = Coding("1..254, 0 and 255 are void", {0: IGNORE, IGNORE: IGNORE, **{n + 1: n for n in range(254)}})
 PLAIN_BINARY = Coding("0 and 255, which is class 1", {0: 0, 255: 1})
 CAMVID_CODING = Coding("0..10, 11 is void", _kept(11) | {11: IGNORE})
@@ -91,19 +103,28 @@ def _cityscapes(root: Path, split: str | None) -> Iterable[FileSample]:
         yield FileSample(f"{city}/{stem}", image, mask, coding)
 
 
-def _voc(root: Path, split: str | None) -> Iterable[FileSample]:
-    images, masks = root / "JPEGImages", root / "SegmentationClass"
-    by_stem = [_stems(folder) if folder.is_dir() else {} for folder in (images, masks)]
-    path = root / "ImageSets" / "Segmentation" / f"{split or SPLIT}.txt"
-    for line in _lines(path):
-        names = line.split()
-        if len(names) == 2 and names[1] not in ("-1", "0", "1"):  # as in many forks: paths from the root on
-            image, mask = (_inside(name.removeprefix("/"), root) for name in names)
-            yield FileSample(str(image.with_suffix("")), root / image, root / mask, VOC_CODING)
-            continue
-        stem = str(_inside(line if len(names) > 2 else names[0], root))
-        image_file, mask_file = (known.get(stem) for known in by_stem)
-        yield FileSample(stem, image_file or images / f"{stem}.jpg", mask_file or masks / f"{stem}.png", VOC_CODING)
+def _voc(folder: str, lists: str, coding: Coding) -> Callable[[Path, str | None], Iterable[FileSample]]:
+    """VOC's folders with the masks of `folder` and the lists `lists`, in which {} is the split."""
+
+    def samples(root: Path, split: str | None) -> Iterable[FileSample]:
+        images, masks = root / "JPEGImages", root / folder
+        by_stem = [_stems(each) if each.is_dir() else {} for each in (images, masks)]
+        for line in _lines(root / lists.format(split or SPLIT)):
+            names = line.split()
+            if len(names) == 2 and names[1] not in ("-1", "0", "1"):  # as in many forks: paths from the root on
+                image, mask = (_inside(name.removeprefix("/"), root) for name in names)
+                yield FileSample(str(image.with_suffix("")), root / image, root / mask, coding)
+                continue
+            stem = str(_inside(line if len(names) > 2 else names[0], root))
+            image_file, mask_file = (known.get(stem) for known in by_stem)
+            yield FileSample(stem, image_file or images / f"{stem}.jpg", mask_file or masks / f"{stem}.png", coding)
+
+    return samples
+
+
+def _ade150(root: Path, split: str | None) -> Iterable[FileSample]:
+    folder = {"val": "validation", "train": "training"}.get(split or SPLIT, split or SPLIT)
+    return _by_stem(root / "images" / folder, root / "annotations" / folder, ADE150_CODING)
 
 
 def _nyu40(coding: Coding) -> Callable[[Path, str | None], Iterable[FileSample]]:
@@ -194,13 +215,30 @@ def _folder(path: Path) -> Path:
 
 LAYOUTS = {
     "cityscapes": Layout((("leftImg8bit", "gtFine"),), CITYSCAPES, _cityscapes),
-    "voc": Layout((("JPEGImages", "SegmentationClass"),), VOC, _voc),
+    # before voc: VOC 2010's folder has both
+    "context": Layout(
+        (("JPEGImages", "SegmentationClassContext"),),
+        CONTEXT,
+        _voc("SegmentationClassContext", "ImageSets/SegmentationContext/{}.txt", CONTEXT_CODING),
+    ),
+    "voc": Layout(
+        (("JPEGImages", "SegmentationClass"),),
+        VOC,
+        _voc("SegmentationClass", "ImageSets/Segmentation/{}.txt", VOC_CODING),
+    ),
+    "person": Layout(
+        (("JPEGImages", "pascal_person_part_gt"),),
+        PERSON,
+        _voc("pascal_person_part_gt", "pascal_person_part_trainval_list/{}_id.txt", PERSON_CODING),
+    ),
+    "ade150": Layout((("images/validation", "annotations/validation"),), ADE150, _ade150),
     "nyu40": Layout((("{}.nyu",), ("{}_images", "{}_labels")), NYU40, _nyu40(NYU40_FROM_0)),
     "camvid": Layout((("{}", "{}annot"),), CAMVID, _camvid),
     "plain": Layout(
         tuple((f"{split}images", f"{split}{name}") for split in ("", "{}/") for name in MASKS), None, _plain
     ),
     "nyu40-from1": Layout((), NYU40, _nyu40(NYU40_FROM_1)),
+    "sun37": Layout((), SUN37, _nyu40(SUN37_CODING)),
     "plain-from1": Layout((), None, functools.partial(_plain, coding=PLAIN_FROM_1)),
     "plain-binary": Layout((), None, functools.partial(_plain, coding=PLAIN_BINARY)),
 }

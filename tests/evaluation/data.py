@@ -142,3 +142,47 @@ def nyu40(root: Path, folders: tuple[str, str], listed: bool = False, from_1: bo
     if listed:
         write(root / "val.nyu", "".join(lines).encode())
     return root
+
+
+def context(root: Path) -> Path:
+    """VOC 2010 as mmsegmentation makes it, its masks in the order of the alphabet; VOC's own masks are there, too."""
+    names = LABEL_SETS["context"].names
+    numbers = np.array([0, *(1 + sorted(names[1:]).index(name) for name in names[1:])])
+    for i, (truth, prediction) in enumerate(zip(truths(60), predictions(60), strict=True)):
+        write(root / "JPEGImages" / f"2008_00{i}.JPG", frame(prediction))
+        mask = np.where(truth == IGNORE, IGNORE, numbers[np.minimum(truth, 59)])
+        write(root / "SegmentationClassContext" / f"2008_00{i}.png", png(mask))
+    (root / "SegmentationClass").mkdir()
+    listing = "".join(f"2008_00{i}\r\n" for i in range(COUNT))
+    write(root / "ImageSets" / "SegmentationContext" / "val.txt", listing.encode())
+    return root
+
+
+def person(root: Path) -> Path:
+    for i, (truth, prediction) in enumerate(zip(truths(7), predictions(7), strict=True)):
+        write(root / "JPEGImages" / f"2008_00{i}.jpg", frame(prediction))
+        write(root / "pascal_person_part_gt" / f"2008_00{i}.png", png(truth, 3, 8, palette()))
+    listing = "\r\n".join(f"2008_00{i}" for i in range(COUNT))
+    write(root / "pascal_person_part_trainval_list" / "val_id.txt", listing.encode())
+    return root
+
+
+def ade150(root: Path) -> Path:
+    for i, (truth, prediction) in enumerate(zip(truths(150), predictions(150), strict=True)):
+        stem = f"validation/ADE_val_0000000{i}"
+        write(root / "images" / f"{stem}.jpg", frame(prediction))
+        write(root / "annotations" / f"{stem}.png", png(np.where(truth == IGNORE, 0, truth.astype(int) + 1)))
+    for folder in ("images", "annotations"):
+        (root / folder / "training").mkdir()
+    return root
+
+
+def sun37(root: Path) -> Path:
+    lines = []
+    for i, (truth, prediction) in enumerate(zip(truths(37), predictions(37), strict=True)):
+        names = f"images/img-00000{i}.jpg", f"labels/img-00000{i}.png"
+        write(root / names[0], frame(prediction))
+        write(root / names[1], png(np.where(truth == IGNORE, 0, truth.astype(int) + 1)))
+        lines.append(" ".join(names))
+    write(root / "val.nyu", "\r\n".join(lines).encode())
+    return root

@@ -11,7 +11,7 @@ import pytest
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation import IGNORE, Unusable, open_dataset
-from refinenet_edge.labels import CAMVID, CITYSCAPES, NYU40, SCENES, VOC
+from refinenet_edge.labels import CAMVID, CITYSCAPES, LABEL_SETS, NYU40, SCENES, VOC
 from refinenet_edge.records import Labels
 from refinenet_edge.scenes import VALIDATION, VALIDATION_COUNT, scene
 from tests.evaluation import data
@@ -31,6 +31,10 @@ LAYOUTS = [
     pytest.param(
         lambda root: data.nyu40(root, ("images", "masks"), from_1=True), "nyu40-from1", NYU40, id="nyu40 from 1"
     ),
+    pytest.param(data.context, "", LABEL_SETS["context"], id="context"),
+    pytest.param(data.person, "", LABEL_SETS["person"], id="person"),
+    pytest.param(data.ade150, "", LABEL_SETS["ade150"], id="ade150"),
+    pytest.param(data.sun37, "sun37", LABEL_SETS["sun37"], id="sun37"),
     pytest.param(lambda root: data.plain(root, 7), "", None, id="plain"),
 ]
 
@@ -58,6 +62,9 @@ def test_every_layout(tmp_path: Path, make: Callable[[Path], Path], layout: str,
             "cityscapes",
             ["aachen/aachen_1", "aachen/aachen_3", "lindau/lindau_0", "lindau/lindau_2"],
         ),
+        (data.context, "context", ["2008_000", "2008_001", "2008_002", "2008_003"]),
+        (data.person, "person", ["2008_000", "2008_001", "2008_002", "2008_003"]),
+        (data.ade150, "ade150", [f"ADE_val_0000000{i}" for i in range(4)]),
         (data.camvid, "camvid", ["0016E5_0", "0016E5_1", "0016E5_2", "0016E5_3"]),
         (lambda root: data.plain(root, 7), "plain", ["s0", "s1", "s2", "s3"]),
         (
@@ -77,6 +84,26 @@ def test_a_named_layout_is_the_recognised_one(
     assert [sample.id for sample in named.samples] == ids
     if layout != "plain":  # which has no splits here
         assert open_dataset(f"{tmp_path}:val").samples == named.samples
+
+
+def test_masks_of_context_are_in_the_order_of_the_alphabet(tmp_path: Path) -> None:
+    """mmsegmentation's numbers, of which the authors' classes are another order: a bag is 2 there, their 21."""
+    sample = open_dataset(str(data.context(tmp_path))).samples[0]
+    numbers = np.zeros(SIZE, int)
+    numbers[0, :6] = [0, 1, 2, 3, 59, IGNORE]
+    write(sample.mask, png(numbers))
+    names = LABEL_SETS["context"].names
+    _, truth = sample.read()
+    assert [names[n] for n in truth[0, :5]] == ["background", "aeroplane", "bag", "bed", "wood"]
+    assert truth[0, 5] == IGNORE
+    assert (truth[0, 1], truth[0, 2]) == (1, 21)
+
+
+def test_training_of_ade_is_the_split_train(tmp_path: Path) -> None:
+    root = data.ade150(tmp_path)
+    for folder, ending in (("images", "jpg"), ("annotations", "png")):
+        write(root / folder / "training" / f"ADE_train_00000001.{ending}", b"")
+    assert [s.id for s in open_dataset(f"{root}:train").samples] == ["ADE_train_00000001"]
 
 
 def test_another_split(tmp_path: Path) -> None:
@@ -143,7 +170,9 @@ def test_an_unknown_layout_names_the_known(tmp_path: Path) -> None:
         open_dataset(str(tmp_path))
 
 
-@pytest.mark.parametrize("layout", ["voc", "cityscapes", "camvid", "plain", "nyu40", "nyu40-from1"])
+@pytest.mark.parametrize(
+    "layout", ["voc", "context", "person", "cityscapes", "camvid", "ade150", "plain", "nyu40", "nyu40-from1", "sun37"]
+)
 def test_a_named_layout_that_is_not_there(tmp_path: Path, layout: str) -> None:
     with pytest.raises(InputError, match="name another split: LAYOUT:PATH:SPLIT"):
         open_dataset(f"{layout}:{tmp_path}")
@@ -250,6 +279,11 @@ def test_one_without_the_other_is_a_sample(tmp_path: Path) -> None:
         ("nyu40", 40, "nyu40-from1:PATH"),
         ("nyu40-from1", 255, "nyu40:PATH"),
         ("nyu40-from1", 41, "1..40, 0 is void"),
+        ("context", 60, "0..59, 255 is void"),
+        ("person", 7, "0..6, 255 is void"),
+        ("ade150", 151, "1..150, 0 is void"),
+        ("ade150", 255, "1..150, 0 is void"),
+        ("sun37", 38, "1..37, 0 is void"),
         ("nyu40", 40_000, "0..39"),
     ],
 )
@@ -258,6 +292,7 @@ def test_a_number_that_the_layout_does_not_have(tmp_path: Path, layout: str, num
     make = {
         "voc": data.voc,
         "camvid": data.camvid,
+        **{name: getattr(data, name) for name in ("context", "person", "ade150", "sun37")},
         "cityscapes": lambda root: data.cityscapes(root, ids=True),
         "nyu40": lambda root: data.nyu40(root, NYU_FOLDERS),
     }
