@@ -124,6 +124,15 @@ def _densetorch_modules() -> dict[str, str]:
 RESNET = Layout("clf_conv.weight", _resnet_modules(), ("", "encoders.0."))
 MOBILENET = Layout("segm.weight", _mobilenet_modules(), ("", "encoder."))
 DENSETORCH = Layout("1.segm.weight", _densetorch_modules(), ("0.", "encoder."))
+# other people's RefineNets by a key that only they have, and why they are another network than the paper's
+OTHERS = {
+    "pre_segm.weight": "a multi-task RefineNet, whose last pooling and heads are per channel",
+    "1.heads.0.0.weight": "DenseTorch's multi-task RefineNet, whose heads are per channel",
+    "segBranch.0.conv1.weight": "a RefineNet for segmentation and depth (refinenet_pytorch), whose two heads are RCUs "
+    "and 1x1 convolutions at the image's size",
+    "refinenet4.rcu0.0.conv1.weight": "a RefineNet of pytorch_refinenet, which adds the ReLU of what the paper adds in "
+    "its RCUs, pools three times for four and classifies by a 1x1 convolution",
+}
 OURS = Layout("classifier.weight", {}, ("encoder", "encoder"))
 
 
@@ -280,11 +289,11 @@ def _unwrapped(raw: object, path: Path) -> State:
 
 def _recognised(state: State, path: Path) -> tuple[ModelSpec, Layout]:
     """The model and the layout that published keys mean."""
+    if reason := next((reason for key, reason in OTHERS.items() if key in state), None):
+        raise CheckpointError(f"{path} is {reason}: not supported; export its segmentation to ONNX for --onnx; {KNOWN}")
     if DENSETORCH.classifier in state and "1.stem_convs.0.weight" in state:
         layout, name = DENSETORCH, "rf_lw_mbv2"
     elif MOBILENET.classifier in state and any(key.startswith("layer8.") for key in state):
-        if any(key.startswith("pre_segm") for key in state):
-            raise CheckpointError(f"{path} is a multi-task RefineNet (pre_segm), which is not supported; {KNOWN}")
         layout, name = MOBILENET, "rf_lw_mbv2"
     elif RESNET.classifier in state and REDUCTION in state:
         family = "rf_lw" if _kernel(state, REDUCTION, path).shape[-1] == 1 else "rf"

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import signal
 import struct
 import tempfile
@@ -376,8 +377,36 @@ def test_a_multi_task_network_is_refused_as_such(wrapper: str, tmp_path: Path) -
     assert "multi-task" in message.lower()
 
 
-def test_a_multi_task_network_of_densetorch_is_refused(tmp_path: Path) -> None:
-    assert "rf_lw_mbv2" in refusal(saved(tmp_path, multi_task_of_densetorch()))
+def test_a_multi_task_network_of_densetorch_is_refused_as_such(tmp_path: Path) -> None:
+    message = refusal(saved(tmp_path, multi_task_of_densetorch()))
+    assert "DenseTorch's multi-task RefineNet" in message
+    assert "rf_lw_mbv2" in message
+
+
+def cascade_shapes(*heads: str) -> dict[str, tuple[int, ...]]:
+    """pytorch_refinenet's keys, as far as they are its own; `heads` are what the last block's output goes into."""
+    shapes: dict[str, tuple[int, ...]] = {"layer1.0.weight": (64, 3, 7, 7), "layer4_rn.weight": (512, 2048, 3, 3)}
+    for unit in (*(f"refinenet4.rcu0.{i}" for i in (0, 1)), *(f"{head}.{i}" for head in heads for i in (0, 1))):
+        shapes |= {
+            f"{unit}.conv1.weight": (8, 8, 3, 3),
+            f"{unit}.conv1.bias": (8,),
+            f"{unit}.conv2.weight": (8, 8, 3, 3),
+        }
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("heads", "reason"),
+    [
+        (["output_conv"], "adds the ReLU of what the paper adds.*pools three times"),
+        (["segBranch", "depthBranch"], "segmentation and depth.*at the image's size"),
+    ],
+    ids=["pytorch_refinenet", "refinenet_pytorch"],
+)
+def test_other_peoples_refinenets_are_refused_with_the_reason(heads: list[str], reason: str, tmp_path: Path) -> None:
+    message = refusal(saved(tmp_path, random_state(cascade_shapes(*heads))))
+    assert re.search(reason, message)
+    assert "--onnx" in message
 
 
 # --- what is no checkpoint
