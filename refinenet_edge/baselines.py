@@ -27,7 +27,7 @@ from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.files import sha256
 from refinenet_edge.opencv import cv2
-from refinenet_edge.records import Frame, FrameSpec, Identity, Recipe, Size
+from refinenet_edge.records import Frame, FrameSpec, Identity, Recipe, Size, Span
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 
@@ -200,21 +200,29 @@ def _session(path: Path, backend: str) -> Iterator[Network]:
 
 def _usual(network: Network, spec: FrameSpec, size: Size) -> Runner:
     mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+    whole = Span(0, size[0], size[0]), Span(0, size[1], size[1])
 
     def prepare(frames: Sequence[Frame]) -> npt.NDArray[np.float32]:
         images = []
         for frame in frames:
-            if frame.shape[:2] != size:
-                frame = np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+            down, across = spec.spans(frame.shape[:2]) or whole
+            if frame.shape[:2] != (down.length, across.length):
+                inside = across.length, down.length
+                frame = np.asarray(cv2.resize(frame, inside, interpolation=cv2.INTER_LINEAR), np.uint8)
             ordered = frame if spec.order == "bgr" else frame[:, :, ::-1]
             image = (ordered.astype(np.float32) / np.float32(spec.scale) - mean) / std
-            images.append(image.transpose(2, 0, 1))
+            around = [(span.start, span.total - span.start - span.length) for span in (down, across)]
+            images.append(np.pad(image, [*around, (0, 0)]).transpose(2, 0, 1))
         return np.ascontiguousarray(images)
 
     def labels(logits: npt.NDArray[Any], frames: Sequence[Frame]) -> list[npt.NDArray[np.uint8]]:
         maps = []
         for scores, frame in zip(logits, frames, strict=True):
-            large = cv2.resize(scores.transpose(1, 2, 0), frame.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            large = scores.transpose(1, 2, 0)
+            if spans := spec.spans(frame.shape[:2]):
+                large = cv2.resize(large, size[::-1], interpolation=cv2.INTER_LINEAR)
+                large = large[tuple(slice(span.start, span.start + span.length) for span in spans)]
+            large = cv2.resize(large, frame.shape[1::-1], interpolation=cv2.INTER_LINEAR)
             maps.append(large.argmax(2).astype(np.uint8))
         return maps
 

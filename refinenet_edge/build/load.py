@@ -101,7 +101,9 @@ def _from_module(network: Network) -> _Given:
     if network.checkpoint is None:
         logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", network.model)
     spec, traced = module.spec, trace(module, network.size, network.dynamic)
-    preprocessing = network.preprocessing if network.preprocessing_said else spec.preprocessing
+    preprocessing = network.preprocessing
+    if not network.preprocessing_said:
+        preprocessing = replace(spec.preprocessing, fit=preprocessing.fit)
     return _Given(spec.name, traced, spec.align_corners, partial(torch_logits, module), preprocessing)
 
 
@@ -129,8 +131,11 @@ def _preprocessing(network: Network, path: Path, model: ir.Model) -> FrameSpec:
     spec = network.preprocessing
     if not model.meta.get(TAKES_BYTES):
         return spec
-    plain = replace(PREPROCESSINGS["none"], order=spec.order)
-    if spec not in (plain, replace(PREPROCESSINGS["imagenet"], order=spec.order)):  # which is what is not said
+    plain = replace(PREPROCESSINGS["none"], order=spec.order, fit=spec.fit)
+    if spec not in (
+        plain,
+        replace(PREPROCESSINGS["imagenet"], order=spec.order, fit=spec.fit),
+    ):  # which is what is not said
         raise InputError(
             f"{path} takes uint8, which is scaled in the graph: only --order can be said; leave --preprocess, --mean, "
             "--std and --scale out"

@@ -69,7 +69,7 @@ def _preprocessing(spec: FrameSpec) -> str:
     """`spec` as JSON. Fields that came later are left out at their defaults, so that older ranges still fit."""
     fields = dataclasses.asdict(dataclasses.replace(spec, upsample=Bilinear()))
     for field in dataclasses.fields(spec):
-        if field.name in ("scale", "order") and fields[field.name] == field.default:
+        if field.name in ("scale", "order", "fit") and fields[field.name] == field.default:
             del fields[field.name]
     return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 

@@ -30,6 +30,7 @@ from refinenet_edge.records.frame import (
     Labels,
     Mask,
     Size,
+    Span,
 )
 from refinenet_edge.records.json import from_json, from_plain, to_json
 from refinenet_edge.records.manifest import (
@@ -55,6 +56,6 @@ __all__ = [
     "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "LESSER", "MAX_SIDE", "NOISE", "OUTPUT", "PRECISIONS", "PREPROCESSINGS",
     "RGB", "SMALLEST_SIDE", "Backend", "Bilinear", "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame",
     "FrameSpec", "GraphCost", "Harm", "Identity", "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "Parity",
-    "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Speed", "TensorSpec", "from_json", "from_plain",
-    "relative_error", "to_json",
+    "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Span", "Speed", "TensorSpec", "from_json",
+    "from_plain", "relative_error", "to_json",
 ]  # fmt: skip

@@ -39,12 +39,22 @@ Interpolation = Bilinear | Cubic
 
 
 @dataclass(frozen=True)
+class Span:
+    """Where a frame lies along a side of the network's input: `length` of its `total` pixels, from `start` on."""
+
+    start: int
+    length: int
+    total: int
+
+
+@dataclass(frozen=True)
 class FrameSpec:
     """Frame (HxWx3 BGR uint8) -> input (1x3xhxw, (x / scale - mean) / std); logits -> labels by `upsample`, argmax.
 
     `size` is the (height, width) the network takes; None: every frame at its own size (a dynamic engine).
     `resize` brings the frame to `size`, `upsample` brings logits to the frame's size. `order` is that of the network's
-    channels, which `mean` and `std` are in too. Raises `BundleError` for what no frame can have.
+    channels, which `mean` and `std` are in too. `fit`: a frame of another shape is stretched to `size`, or keeps its
+    own, in the middle of zeros. Raises `BundleError` for what no frame can have.
     """
 
     size: Size | None
@@ -54,6 +64,7 @@ class FrameSpec:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     scale: float = 255.0
     order: Literal["rgb", "bgr"] = "rgb"
+    fit: Literal["stretch", "letterbox"] = "stretch"
 
     def __post_init__(self) -> None:
         for name in ("resize", "upsample"):
@@ -68,6 +79,21 @@ class FrameSpec:
             raise BundleError(f"frame: scale {self.scale} must be positive and finite")
         if self.order not in ("rgb", "bgr"):
             raise BundleError(f"frame: order {self.order!r} is neither rgb nor bgr")
+        if self.fit not in ("stretch", "letterbox"):
+            raise BundleError(f"frame: fit {self.fit!r} is neither stretch nor letterbox")
+
+    def spans(self, frame: Size) -> tuple[Span, Span] | None:
+        """Where a letterboxed frame of that size lies in the network's input, down and across; None: it fills it."""
+        if self.size is None or self.fit == "stretch":
+            return None
+        (height, width), (rows, columns) = frame, self.size
+        if rows * width <= columns * height:
+            columns = max(1, (2 * rows * width + height) // (2 * height))
+        else:
+            rows = max(1, (2 * columns * height + width) // (2 * width))
+        sides = zip((rows, columns), self.size, strict=True)
+        down, across = (Span((total - length) // 2, length, total) for length, total in sides)
+        return down, across
 
     @property
     def preprocessing(self) -> str:
@@ -78,7 +104,11 @@ class FrameSpec:
             value = f"({value}) / {_short(self.std)}"
         ours = self.scale, self.mean, self.std, self.order
         names = [name for name, p in PREPROCESSINGS.items() if (p.scale, p.mean, p.std, p.order) == ours]
-        return "".join(f"{name}: " for name in names) + f"{self.order.upper()} {value}"
+        return (
+            "".join(f"{name}: " for name in names)
+            + f"{self.order.upper()} {value}"
+            + (", letterboxed" * (self.fit == "letterbox"))
+        )
 
 
 def _short(channels: tuple[float, ...]) -> str:

@@ -55,6 +55,7 @@ class Recipe:
     std: tuple[float, float, float] | None = None
     scale: float | None = None  # what a byte is divided by, before mean and std
     order: Literal["rgb", "bgr"] | None = None
+    resize: Literal["stretch", "letterbox"] = "stretch"  # of frames of another shape than the network's
 
     def __post_init__(self) -> None:
         if self.onnx is not None and (self.model or self.checkpoint):
@@ -73,6 +74,8 @@ class Recipe:
             raise InputError("--judge is for a budget: give --max-miou-drop or --min-agreement too")
         if not all(1 <= side <= MAX_SIDE for side in self.size):
             raise InputError(f"size {self.size[0]}x{self.size[1]} is outside 1..{MAX_SIDE} pixels a side")
+        if self.resize == "letterbox" and self.dynamic:
+            raise InputError("--resize letterbox is for networks of one size: with --dynamic no frame is resized")
         if self.preprocess is not None and self.preprocess not in PREPROCESSINGS:
             raise InputError(f"no --preprocess {self.preprocess!r}; there are {', '.join(PREPROCESSINGS)}")
         if self.scale is not None and not self.scale >= 1:
@@ -80,7 +83,9 @@ class Recipe:
         try:
             self.preprocessing  # noqa: B018 - it says what is wrong
         except BundleError as exc:
-            raise InputError(f"--mean, --std, --scale and --order: {str(exc).removeprefix('frame: ')}") from exc
+            raise InputError(
+                f"--mean, --std, --scale, --order and --resize: {str(exc).removeprefix('frame: ')}"
+            ) from exc
 
     @property
     def says_preprocessing(self) -> bool:
@@ -95,7 +100,9 @@ class Recipe:
         scale = preset.scale if self.scale is None else self.scale
         # floats: a digest of what is read back from a manifest is the same
         mean, std = (float(m0), float(m1), float(m2)), (float(s0), float(s1), float(s2))
-        return FrameSpec(None, mean=mean, std=std, scale=float(scale), order=self.order or preset.order)
+        return FrameSpec(
+            None, mean=mean, std=std, scale=float(scale), order=self.order or preset.order, fit=self.resize
+        )
 
     @property
     def budgeted(self) -> bool:

@@ -259,7 +259,8 @@ class _Steps:
         _, padded, height, width = shapes[logits.name]
         padding = padded if logits.name in self._session.channel_last else None
         shape = (len(self.classes.names), height, width)
-        self._head = DeviceHead(scope, logits.dtype, shape, self.size, spec.upsample, padding)
+        spans = spec.spans(self.size)
+        self._head = DeviceHead(scope, logits.dtype, shape, self.size, spec.upsample, padding, spans)
         self._logits = scope.memory(padded * height * width * np.dtype(logits.dtype).itemsize)
         self._addresses = {image.name: self._frame.address, logits.name: self._logits}
         self._input = {image.name: shapes[image.name]}

@@ -21,7 +21,8 @@ DEFAULT_STREAM = 1  # CUDA's handle of the legacy default stream
 def prepare(frame: Frame, spec: FrameSpec, dtype: str = "float32", channels: int = 3) -> npt.NDArray[Any]:
     """`frame` (HxWx3 BGR uint8, any size) as `spec` says: a new 1x`channels`xhxw array of `dtype`, C-contiguous.
 
-    It is resized as uint8 to `spec.size` (None: not at all); then every value is (x / scale - mean) / std rounded once.
+    It is resized as uint8 to `spec.size` (None: not at all), or into it where it is letterboxed, with zeros around it;
+    then every value is (x / scale - mean) / std rounded once.
     Its first three channels are in `spec.order`, those that a network is padded with are zero. Raises `InputError` if
     `frame` is not such an image.
     """
@@ -31,17 +32,22 @@ def prepare(frame: Frame, spec: FrameSpec, dtype: str = "float32", channels: int
     require(spec, FrameSpec, "spec")
     require(channels, int, "channels")
     tables = _tables(spec.scale, spec.mean, spec.std, dtype)
-    if spec.size is not None and frame.shape[:2] != spec.size:
+    spans = spec.spans(frame.shape[:2])
+    size = spec.size or frame.shape[:2]
+    rows, columns = (span.length for span in spans) if spans else size
+    if frame.shape[:2] != (rows, columns):
         how = cv2.INTER_CUBIC if isinstance(spec.resize, Cubic) else cv2.INTER_LINEAR
-        frame = np.asarray(cv2.resize(frame, spec.size[::-1], interpolation=how), np.uint8)
-    batch = np.empty((1, channels, *frame.shape[:2]), dtype)
+        frame = np.asarray(cv2.resize(frame, (columns, rows), interpolation=how), np.uint8)
+    batch = (np.zeros if spans else np.empty)((1, channels, *size), dtype)
     batch[:, 3:] = 0
     # a byte has 256 values: one table per channel. The tables and planes are looked up as unsigned integers of the same
     # width, because not every OpenCV knows float16
     bits = batch.view(np.uint16 if dtype == "float16" else np.int32)
+    top, left = (span.start for span in spans) if spans else (0, 0)
     for channel, table in enumerate(tables):
         plane = cv2.extractChannel(frame, channel if spec.order == "bgr" else 2 - channel)
-        cv2.LUT(plane, table.view(bits.dtype), dst=bits[0, channel])
+        inside: npt.NDArray[Any] = bits[0, channel, top : top + rows, left : left + columns]
+        cv2.LUT(plane, table.view(bits.dtype), dst=inside)
     return batch
 
 

@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import BundleError, require
-from refinenet_edge.records import Bilinear, Confidence, Cubic, Interpolation, LabelMap, Size
+from refinenet_edge.records import Bilinear, Confidence, Cubic, Interpolation, LabelMap, Size, Span
 
 try:
     from refinenet_edge.runtime.kernels import _head
@@ -44,6 +44,7 @@ except ImportError:  # installed without a compiler
 
 Logits = npt.NDArray[np.float32]
 Taps = list[tuple[npt.NDArray[np.int32], Logits]]  # per output pixel an index and its weight; their sum is the pixel
+Spans = tuple[Span, Span] | None  # down and across; None: the frame fills the network's input
 A = -0.75  # the cubic kernel's parameter in OpenCV and torch
 BLOCK = 128 * 1024  # logits that numpy upsamples at a time: what stays in a cache
 THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -63,21 +64,26 @@ def one_frame(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return first
 
 
-def upsample_argmax(logits: npt.NDArray[Any], size: Size, how: Interpolation) -> LabelMap:
+def upsample_argmax(logits: npt.NDArray[Any], size: Size, how: Interpolation, spans: Spans = None) -> LabelMap:
     """The class of each pixel of a frame of `size`, from `logits` (CxHxW, any float dtype).
 
+    `spans`: where the frame lies in what the network was fed, down and across; None: it fills it.
     Raises `BundleError` for logits of another shape, of more than 256 classes, or NaN or infinite ones.
     """
-    return _upsample(logits, size, how, None)
+    return _upsample(logits, size, how, spans, None)
 
 
-def upsample_softmax(logits: npt.NDArray[Any], size: Size, how: Interpolation) -> tuple[LabelMap, Confidence]:
+def upsample_softmax(
+    logits: npt.NDArray[Any], size: Size, how: Interpolation, spans: Spans = None
+) -> tuple[LabelMap, Confidence]:
     """`upsample_argmax`, and how sure each label is: its softmax over the interpolated logits, in 255ths (slower)."""
     confidence = np.empty(size, np.uint8)
-    return _upsample(logits, size, how, confidence), confidence
+    return _upsample(logits, size, how, spans, confidence), confidence
 
 
-def _upsample(logits: npt.NDArray[Any], size: Size, how: Interpolation, confidence: Confidence | None) -> LabelMap:
+def _upsample(
+    logits: npt.NDArray[Any], size: Size, how: Interpolation, spans: Spans, confidence: Confidence | None
+) -> LabelMap:
     require(logits, np.ndarray, "logits")
     require(how, (Bilinear, Cubic), "the interpolation")
     if logits.ndim != 3 or not 1 <= logits.shape[0] <= 256 or 0 in logits.shape:
@@ -87,12 +93,12 @@ def _upsample(logits: npt.NDArray[Any], size: Size, how: Interpolation, confiden
     labels = np.empty(size, np.uint8)
     if _head is not None and isinstance(how, Bilinear):
         more = () if confidence is None else (confidence,)
-        if not _head.fill(source, len(source), *_axes(source, size, how), labels, THREADS, *more):
+        if not _head.fill(source, len(source), *_axes(source, size, how, spans), labels, THREADS, *more):
             raise _not_finite(source)
         return labels
     if not np.isfinite(source).all():
         raise _not_finite(source)
-    for rows, block in _upsampled(source, size, how):
+    for rows, block in _upsampled(source, size, how, spans):
         labels[rows] = block.argmax(axis=2)
         if confidence is not None:
             confidence[rows] = _confidence(block)
@@ -122,12 +128,14 @@ def _exponential(x: Logits) -> Logits:
     return power * scale.view(np.float32)
 
 
-def _upsampled(logits: Logits, size: Size, how: Interpolation) -> Iterator[tuple[slice, Logits]]:
+def _upsampled(logits: Logits, size: Size, how: Interpolation, spans: Spans = None) -> Iterator[tuple[slice, Logits]]:
     """Rows of the frame and their interpolated logits, rows x width x C, block by block; a block is the caller's."""
     classes, height, width = logits.shape
     source = np.ascontiguousarray(logits.transpose(1, 2, 0))  # numpy takes pixels and finds their argmax fastest so
-    across = [(index, np.repeat(weight[:, None], classes, axis=1)) for index, weight in _taps(width, size[1], how)]
-    down = _taps(height, size[0], how)
+    rows_in, columns_in = spans or (None, None)
+    taps = _taps(width, size[1], how, columns_in)
+    across = [(index, np.repeat(weight[:, None], classes, axis=1)) for index, weight in taps]
+    down = _taps(height, size[0], how, rows_in)
     block = max(1, BLOCK // (classes * size[1]))
     for top in range(0, size[0], block):
         rows = slice(top, min(top + block, size[0]))
@@ -161,10 +169,22 @@ class Axis:
 
 
 @lru_cache(maxsize=32)
-def bilinear_axis(n_in: int, n_out: int, how: Bilinear) -> Axis:
-    """The positions of torch's F.interpolate, from whole numbers: exact up to the one rounding of t."""
+def bilinear_axis(n_in: int, n_out: int, how: Bilinear, span: Span | None = None) -> Axis:
+    """The positions of torch's F.interpolate, from whole numbers: exact up to the one rounding of t.
+
+    With a `span` the pixels lie on it with half-pixel centres, and the samples on all of its `total` as `how` says.
+    """
     pixel = np.arange(n_out, dtype=np.int64)
-    if how.align_corners:
+    if span is not None:
+        place = (
+            2 * n_out * span.start + (2 * pixel + 1) * span.length
+        )  # in 2 n_outths of a pixel, from the first's edge
+        if how.align_corners:
+            position, unit = (place - n_out) * (n_in - 1), 2 * n_out * max(1, span.total - 1)
+        else:
+            position, unit = place * n_in - n_out * span.total, 2 * n_out * span.total
+        position = np.maximum(position, 0)
+    elif how.align_corners:
         position, unit = pixel * (n_in - 1), max(1, n_out - 1)
     else:
         position, unit = np.maximum((2 * pixel + 1) * n_in - n_out, 0), 2 * n_out
@@ -180,18 +200,20 @@ def bilinear_axis(n_in: int, n_out: int, how: Bilinear) -> Axis:
 
 
 def _axes(
-    logits: Logits, size: Size, how: Bilinear
+    logits: Logits, size: Size, how: Bilinear, spans: Spans
 ) -> tuple[npt.NDArray[np.int32], Logits, npt.NDArray[np.int32], Logits]:
-    down, across = (bilinear_axis(n_in, n_out, how) for n_in, n_out in zip(logits.shape[1:], size, strict=True))
+    sides = zip(logits.shape[1:], size, spans or (None, None), strict=True)
+    down, across = (bilinear_axis(n_in, n_out, how, span) for n_in, n_out, span in sides)
     return down.starts, down.t, across.starts, across.t
 
 
-def _taps(n_in: int, n_out: int, how: Interpolation) -> Taps:
+def _taps(n_in: int, n_out: int, how: Interpolation, span: Span | None) -> Taps:
     if isinstance(how, Bilinear):
-        axis = bilinear_axis(n_in, n_out, how)
+        axis = bilinear_axis(n_in, n_out, how, span)
         return [(axis.first, 1 - axis.t), (axis.second, axis.t)]
     # cv2.INTER_CUBIC: half-pixel centres, edge samples repeated
-    place = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
+    start, length, total = (span.start, span.length, span.total) if span else (0, 1, 1)
+    place = (start + (np.arange(n_out) + 0.5) * (length / n_out)) * (n_in / total) - 0.5
     left = np.floor(place)
     t = place - left
     near = {k: ((A + 2) * d - (A + 3)) * d * d + 1 for k, d in ((0, t), (1, 1 - t))}

@@ -80,9 +80,10 @@ class HostPath:
             network.check_classes(logits.shape[1])
         try:
             frame = one_frame(logits)
+            how, spans = network.frame_spec.upsample, network.frame_spec.spans(size)
             if network.confidence:
-                labels, confidence = upsample_softmax(frame, size, network.frame_spec.upsample)
+                labels, confidence = upsample_softmax(frame, size, how, spans)
                 return Mask(labels, network.labels, confidence)
-            return Mask(upsample_argmax(frame, size, network.frame_spec.upsample), network.labels)
+            return Mask(upsample_argmax(frame, size, how, spans), network.labels)
         except BundleError as exc:
             raise BundleError(f"{network.origin}: {exc}") from exc

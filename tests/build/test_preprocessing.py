@@ -31,7 +31,7 @@ from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import parity
 from refinenet_edge.recipe import read_recipe
-from refinenet_edge.records import PREPROCESSINGS, FrameSpec, Recipe, from_json, to_json
+from refinenet_edge.records import PREPROCESSINGS, Bilinear, FrameSpec, Recipe, from_json, to_json
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.trace import read_onnx
@@ -306,6 +306,69 @@ def test_peers_are_given_the_same(name: str, tmp_path: Path, monkeypatch: pytest
     np.testing.assert_allclose(found["prepare"], expected, rtol=0, atol=np.abs(expected).max() * 2.0**-22)
 
 
+class TestLetterbox:
+    """A frame of another shape keeps its own, in the middle of zeros, and its labels lie where it lay."""
+
+    def test_it_is_said_from_the_command_to_the_screen(self, tmp_path: Path) -> None:
+        exported(tmp_path / "net.onnx", "tf")
+        bundle = str(tmp_path / "b")
+        command = ["build", "--onnx", str(tmp_path / "net.onnx"), "--output", bundle, "--size", "32x48"]
+        built = CliRunner().invoke(
+            cli.main, [*command, "--backend", "onnxruntime", "--preprocess", "tf", "--resize", "letterbox"]
+        )
+        assert built.exit_code == 0, built.output
+        assert open_bundle(Path(bundle)).manifest.frame == FrameSpec(
+            SIZE, upsample=Bilinear(False), mean=(1, 1, 1), std=(1, 1, 1), scale=127.5, fit="letterbox"
+        )
+        for screen in (built.output, CliRunner().invoke(cli.main, ["inspect", bundle]).output):
+            assert "tf: RGB x / 127.5 - 1, letterboxed" in screen
+
+    @pytest.mark.parametrize("said", [{}, {"preprocess": "imagenet"}])
+    def test_of_a_network_of_ours_too(self, tmp_path: Path, said: dict[str, Any]) -> None:
+        recipe = Recipe(
+            str(tmp_path / "b"), "rf_lw_mbv2", size=(32, 32), backend="onnxruntime", resize="letterbox", **said
+        )
+        assert build(recipe).manifest.frame.fit == "letterbox"
+
+    @pytest.mark.parametrize("name", ["imagenet", "caffe", "tf"])
+    @pytest.mark.parametrize("shape", [(32, 20), (14, 48)])
+    def test_the_logits_are_those_of_a_pipeline_that_pads(
+        self, name: str, shape: tuple[int, int], tmp_path: Path
+    ) -> None:
+        module = exported(tmp_path / "net.onnx", name)
+        recipe = Recipe(
+            str(tmp_path / "b"), onnx=str(tmp_path / "net.onnx"), size=SIZE, backend="onnxruntime", preprocess=name
+        )  # type: ignore[arg-type]
+        built = build(dataclasses.replace(recipe, resize="letterbox"))
+        frame = coloured(2)[: shape[0], : shape[1]].copy()
+        top, left = (SIZE[0] - shape[0]) // 2, (SIZE[1] - shape[1]) // 2
+        padding = (left, SIZE[1] - shape[1] - left, top, SIZE[0] - shape[0] - top)
+        with torch.inference_mode():
+            logits = module(functional.pad(PIPELINES[name](frame)[None], padding))
+            large = functional.interpolate(logits, SIZE, mode="bilinear", align_corners=False)
+        inside = large[0, :, top : top + shape[0], left : left + shape[1]]
+        best = inside.topk(2, dim=0).values
+        clear = (best[0] - best[1] > 1e-4).numpy()
+        with Segmenter(built.path) as segmenter:
+            labels = segmenter.segment(frame).labels
+        assert clear.mean() > 0.99 and (labels == inside.argmax(0).numpy())[clear].all()
+
+    def test_peers_do_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        exported(tmp_path / "net.onnx", "tf")
+        recipe = Recipe(str(tmp_path / "b"), onnx=str(tmp_path / "net.onnx"), size=SIZE, backend="onnxruntime")
+        built = build(dataclasses.replace(recipe, preprocess="tf", resize="letterbox"))
+        (peer,) = baselines_for([str(tmp_path / "net.onnx")], bundle_entry(built.path, "onnxruntime"))
+        frame = coloured(3)[:, :21].copy()
+        found = results_of(peer, monkeypatch, frame, Case(SIZE))
+        np.testing.assert_allclose(found["prepare"], prepare(frame, built.manifest.frame), rtol=0, atol=1e-6)
+        with Segmenter(built.path) as segmenter:
+            assert (found["head"][0] == segmenter.segment(frame).labels).mean() > 0.995
+
+    def test_of_a_network_of_any_size_there_is_none(self) -> None:
+        with pytest.raises(InputError, match="networks of one size"):
+            Recipe("b", "rf50", dynamic=True, resize="letterbox")
+
+
 class TestRanges:
     """They hold for the preprocessing that they were measured with."""
 
@@ -318,7 +381,12 @@ class TestRanges:
         assert graph_digests(self.MODEL, FrameSpec((512, 512)))[2] == shipped.key.frame
 
     def test_each_has_its_own(self) -> None:
-        specs = [*PREPROCESSINGS.values(), FrameSpec(None, order="bgr"), FrameSpec(None, scale=1.0)]
+        specs = [
+            *PREPROCESSINGS.values(),
+            FrameSpec(None, order="bgr"),
+            FrameSpec(None, scale=1.0),
+            FrameSpec(None, fit="letterbox"),
+        ]
         assert len({graph_digests(self.MODEL, spec)[2] for spec in specs}) == len(specs)
 
     def test_of_whole_numbers_and_read_back_it_is_the_same(self) -> None:
@@ -328,7 +396,7 @@ class TestRanges:
 
 def test_manifests_that_say_nothing_of_scale_and_order_mean_what_they_meant() -> None:
     fields = json.loads(to_json(FrameSpec((3, 4), mean=(0.5, 0.5, 0.5))))
-    del fields["scale"], fields["order"]
+    del fields["scale"], fields["order"], fields["fit"]
     assert from_json(FrameSpec, json.dumps(fields)) == FrameSpec((3, 4), mean=(0.5, 0.5, 0.5), scale=255, order="rgb")
     frame = coloured(1)
     expected = (frame[:, :, ::-1].astype(np.float64) / 255 - 0.5) / FrameSpec(None).std

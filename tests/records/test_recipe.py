@@ -59,14 +59,16 @@ BUDGET = st.one_of(
     st.fixed_dictionaries({"min_agreement": st.floats(0, 100, exclude_min=True, exclude_max=True), "judge": MAYBE}),
 )
 RECIPES = st.builds(
-    lambda source, budget, fields: Recipe(**source, **budget, **fields),
+    lambda source, budget, fields, free: Recipe(
+        **source, **budget, **fields, dynamic=free and fields["resize"] == "stretch"
+    ),
     SOURCE,
     BUDGET,
     st.fixed_dictionaries(
         {
             "output": WORD,
             "size": st.tuples(st.integers(1, 16_384), st.integers(1, 16_384)),
-            "dynamic": st.booleans(),
+            "resize": st.sampled_from(["stretch", "letterbox"]),
             "precision": st.sampled_from(["fp32", "fp16", "int8", "fp8"]),
             "calib": MAYBE,
             "backend": st.sampled_from(["auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]),
@@ -88,6 +90,7 @@ RECIPES = st.builds(
             "order": st.sampled_from([None, "rgb", "bgr"]),
         }
     ),
+    st.booleans(),
 )
 
 

@@ -115,6 +115,20 @@ def test_each_preprocessing_is_that_of_the_cpu(running: Callable[..., Running], 
     device.close()
 
 
+@pytest.mark.parametrize("shape", [(32, 16), (8, 32)])
+def test_a_letterboxed_frame_comes_back_as_on_the_cpu(running: Callable[..., Running], shape: tuple[int, int]) -> None:
+    spec = FrameSpec((32, 32), fit="letterbox")  # these lie in it as they are: no byte is interpolated
+    run = running((32, 32))
+    frame = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+    device = device_path(run.session, spec)
+    known = network(prepare(frame, spec, "float16", 8), 8, CLASSES)[0, :CLASSES]
+    labels = upsample_argmax(known, shape, spec.upsample, spec.spans(shape))
+    for _ in range(3):
+        assert np.array_equal(device.segment(frame).labels, labels)
+    assert (labels != expected(frame, FrameSpec((32, 32)))).any()
+    device.close()
+
+
 def assert_labels(
     labels: np.ndarray, frame: np.ndarray, spec: FrameSpec, channel_last: bool = True, dtype: str = "float16"
 ) -> None:

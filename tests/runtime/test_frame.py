@@ -40,6 +40,28 @@ def test_it_is_resized(how: Interpolation, flag: int, size: tuple[int, int]) -> 
     np.testing.assert_allclose(prepare(FRAME, spec), formula(resized, spec), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("frame", "size", "place"),
+    [
+        ((31, 45), (64, 90), (slice(1, 63), slice(0, 90))),
+        ((31, 45), (62, 100), (slice(0, 62), slice(5, 95))),
+        ((31, 45), (31, 60), (slice(0, 31), slice(7, 52))),
+        ((31, 45), (9, 9), (slice(1, 7), slice(0, 9))),
+        ((1, 45), (9, 9), (slice(4, 5), slice(0, 9))),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_letterboxed_frame_keeps_its_shape(
+    frame: tuple[int, int], size: tuple[int, int], place: tuple[slice, slice], dtype: str
+) -> None:
+    picture = FRAME[: frame[0]]
+    batch = prepare(picture, FrameSpec(size, fit="letterbox"), dtype, 8)
+    inside = (place[0].stop - place[0].start, place[1].stop - place[1].start)
+    assert np.array_equal(batch[(slice(None), slice(None), *place)], prepare(picture, FrameSpec(inside), dtype, 8))
+    batch[(slice(None), slice(None), *place)] = 0
+    assert not batch.any() and batch.shape == (1, 8, *size)
+
+
 def test_its_own_size_is_not_resized() -> None:
     assert np.array_equal(prepare(FRAME, FrameSpec((31, 45))), prepare(FRAME, IMAGENET))
 

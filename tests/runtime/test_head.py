@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from refinenet_edge.errors import BundleError
-from refinenet_edge.records import Bilinear, Cubic, Interpolation, Size
+from refinenet_edge.records import Bilinear, Cubic, Interpolation, Size, Span
 from refinenet_edge.runtime import head
 from refinenet_edge.runtime.head import bilinear_axis, one_frame, upsample_argmax, upsample_softmax
 
@@ -386,3 +386,45 @@ def test_a_double_beyond_float32_is_not_finite(implementation: str) -> None:
 def test_other_shapes_are_no_logits(shape: tuple[int, ...]) -> None:
     with pytest.raises(BundleError, match="x".join(map(str, shape[1:]))):
         upsample_argmax(one_frame(np.zeros(shape, np.float32)), (8, 8), Bilinear())
+
+
+SPANS = [
+    (Span(5, 20, 30), Span(0, 40, 40)),
+    (Span(0, 32, 32), Span(11, 7, 30)),
+    (Span(0, 1, 9), Span(8, 1, 9)),
+    (Span(0, 16, 16), Span(0, 16, 16)),
+]
+
+
+@pytest.mark.parametrize("spans", SPANS)
+@pytest.mark.parametrize("how", [Bilinear(False), Bilinear(True)])
+@pytest.mark.parametrize("size", [(61, 47), (7, 90), (1, 1)])
+def test_a_letterboxed_frame_is_where_it_lay(
+    implementation: str, spans: tuple[Span, Span], how: Bilinear, size: Size
+) -> None:
+    x = logits((8, 10), 5)
+    places = []
+    for n_in, n_out, span in zip(x.shape[1:], size, spans, strict=True):
+        pixel = span.start + (np.arange(n_out) + 0.5) * span.length / n_out - 0.5  # of what the network was fed
+        aligned, centred = pixel * (n_in - 1) / (span.total - 1), (pixel + 0.5) * n_in / span.total - 0.5
+        place = aligned if how.align_corners else centred
+        places.append(np.clip(place, 0, n_in - 1))
+    (ty, top), (tx, left) = (np.modf(place) for place in places)
+    rows, columns = (np.stack([i, np.minimum(i + 1, n - 1)]).astype(int) for i, n in ((top, 8), (left, 10)))
+    wide = x[:, :, columns[0]] * (1 - tx) + x[:, :, columns[1]] * tx
+    large = wide[:, rows[0]] * (1 - ty)[:, None] + wide[:, rows[1]] * ty[:, None]
+    best = np.sort(large, axis=0)
+    found, confidence = upsample_softmax(x, size, how, spans)
+    assert np.array_equal(found, upsample_argmax(x, size, how, spans))
+    clear = best[-1] - best[-2] > 1e-5
+    assert clear.mean() > 0.9 and (found == large.argmax(0))[clear].all()
+    shares = np.exp(large - large.max(0)).sum(0)
+    assert (abs(confidence - 255 / shares) <= 0.51).all()
+
+
+def test_cubic_logits_of_a_letterboxed_frame() -> None:
+    x, how = logits((12, 10), 5), Cubic()
+    large = np.stack([cv2.resize(plane, (40, 48), interpolation=cv2.INTER_CUBIC) for plane in x])
+    inside = large[:, 8:40, 4:36]
+    found = upsample_argmax(x, (32, 32), how, (Span(8, 32, 48), Span(4, 32, 40)))
+    assert (found == inside.argmax(0)).mean() > 0.999

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import mmap
 import re
 import shutil
@@ -388,6 +389,47 @@ class TestOnTheHost:
             else:
                 found = read(gpu, scope, step.address, (16, 16, channels), "float16")[..., :3].transpose(2, 0, 1)
         assert np.array_equal(found, prepare(frame, spec, "float16")[0])
+
+    @pytest.mark.parametrize("channels", [None, 8])
+    @pytest.mark.parametrize("dtype", ["float32", "float16"])
+    @pytest.mark.parametrize("size", [(40, 50), (48, 50), (20, 90), (90, 20)])
+    def test_a_letterboxed_frame(self, work: Callable[[], Any], size: Size, dtype: str, channels: int | None) -> None:
+        frame = np.random.default_rng(2).integers(0, 256, (31, 47, 3), np.uint8)
+        spec = FrameSpec(size, fit="letterbox")
+        spans = spec.spans((31, 47))
+        assert spans is not None
+        (top, rows, _), (left, columns, _) = (dataclasses.astuple(span) for span in spans)
+        with work() as (gpu, scope):
+            step = device.DeviceFrame(scope, spec, (31, 47), dtype, channels)
+            for _ in range(2):
+                step.prepare(put(scope, frame), 141)
+            if channels is None:
+                found = read(gpu, scope, step.address, (1, 3, *size), dtype)
+            else:
+                padded = read(gpu, scope, step.address, (*size, channels), dtype)
+                found = padded[None, ..., :3].transpose(0, 3, 1, 2)
+        inside = (rows, columns)
+        resized = np.rint(upsample(frame.transpose(2, 0, 1), inside, Bilinear())).astype(np.uint8).transpose(1, 2, 0)
+        expected = np.zeros((1, 3, *size), dtype)
+        image = prepare(np.ascontiguousarray(resized), FrameSpec(None), dtype)
+        expected[:, :, top : top + rows, left : left + columns] = image
+        assert np.array_equal(found, expected)
+        assert ((found == 0) == (prepare(frame, spec, dtype) == 0)).mean() > 0.98  # at the same place as on the CPU
+
+    @pytest.mark.parametrize("how", [Bilinear(False), Bilinear(True)])
+    @pytest.mark.parametrize("net", [(40, 50), (90, 20), (64, 64)])
+    def test_the_head_of_a_letterboxed_frame(self, work: Callable[[], Any], net: Size, how: Bilinear) -> None:
+        x = np.random.default_rng(5).standard_normal((6, net[0] // 2, net[1] // 2)).astype(np.float32)
+        spans = FrameSpec(net, fit="letterbox").spans((31, 47))
+        with work() as (gpu, scope):
+            head = device.DeviceHead(scope, "float32", x.shape, (31, 47), how, None, spans)
+            labels, confidence = scope.memory(31 * 47), scope.memory(31 * 47)
+            head.label(put(scope, x), labels)
+            known = upsample_softmax(x, (31, 47), how, spans)
+            assert np.array_equal(read(gpu, scope, labels, (31, 47)), known[0])
+            head.label(put(scope, x), labels, confidence)
+            assert np.array_equal(read(gpu, scope, labels, (31, 47)), known[0])
+            assert np.array_equal(read(gpu, scope, confidence, (31, 47)), known[1])
 
     @pytest.mark.parametrize("size", [(3, 5), (5, 8), (2, 3)])
     def test_a_frame_may_lie_anywhere(self, work: Callable[[], Any], size: Size) -> None:

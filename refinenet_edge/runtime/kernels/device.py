@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from refinenet_edge.errors import MissingExtra, RefineNetEdgeError
-from refinenet_edge.records import Bilinear, FrameSpec, Size
+from refinenet_edge.records import Bilinear, FrameSpec, Size, Span
 from refinenet_edge.runtime.cache import cache_folder, keep
 from refinenet_edge.runtime.cuda import Compiler, Cuda, Scope
 from refinenet_edge.runtime.frame import prepare
@@ -115,12 +115,14 @@ class DeviceHead:
         size: Size,
         how: Bilinear,
         channels: int | None = None,
+        spans: tuple[Span, Span] | None = None,
     ) -> None:
         self._module = Module(scope, "head.cu", (f"LOGIT={LOGITS[dtype]}",))
         count, height, width = shape
         strides = (height * width, width, 1) if channels is None else (1, width * channels, channels)
         self._logits = _Logits(None, count, height, width, *strides)
-        down, across = bilinear_axis(height, size[0], how), bilinear_axis(width, size[1], how)
+        rows, columns = spans or (None, None)
+        down, across = bilinear_axis(height, size[0], how, rows), bilinear_axis(width, size[1], how, columns)
         self._grid = _Grid(*(scope.put(array) for array in (down.starts, down.t, across.first, across.t)), size[1])
         self._codes = scope.memory(2 * height * width)
 
@@ -152,17 +154,27 @@ class DeviceFrame:
         defines = f"ELEMENT={ELEMENTS[dtype]}", f"CHANNELS={channels or 3}", f"BGR={int(spec.order == 'bgr')}"
         self._module = Module(scope, "frame.cu", defines)
         height, width = size
-        self._size = out_height, out_width = spec.size or size
-        down, across = bilinear_axis(height, out_height, Bilinear()), bilinear_axis(width, out_width, Bilinear())
+        rows, columns = spec.size or size
+        whole = Span(0, rows, rows), Span(0, columns, columns)
+        self._rows, self._columns = spec.spans(size) or whole
+        down = bilinear_axis(height, self._rows.length, Bilinear())
+        across = bilinear_axis(width, self._columns.length, Bilinear())
         self._tables = [scope.put(array) for array in (down.first, down.t, across.first, across.t)]
         ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
         self._tables.append(scope.put(prepare(ramp, replace(spec, size=None), dtype)))
-        self.address = scope.memory((channels or 3) * out_height * out_width * np.dtype(dtype).itemsize)
+        bytes_of_pixel = (channels or 1) * np.dtype(dtype).itemsize  # that lie together
+        if (self._rows, self._columns) == whole:
+            self.address = scope.memory((channels or 3) * rows * columns * np.dtype(dtype).itemsize)
+        else:  # around the frame it stays zero
+            self.address = scope.put(np.zeros((channels or 3) * rows * columns, dtype))
+        first = self._rows.start * columns + self._columns.start
+        self._first = self.address + first * bytes_of_pixel
 
     def prepare(self, frame: int, pitch: int) -> None:
         """Queue the frame (HxWx3 BGR bytes on the device, rows `pitch` bytes apart) -> the input at `address`."""
-        rows, columns = self._size
+        rows, columns, stride = self._rows.length, self._columns.length, self._columns.total
         tables = (ctypes.c_void_p(table) for table in self._tables)
-        result = ctypes.c_int(columns), ctypes.c_void_p(self.address)
+        layout = (ctypes.c_int(number) for number in (columns, stride, stride * self._rows.total))
+        result = *layout, ctypes.c_void_p(self._first)
         pixels = ctypes.c_void_p(frame), ctypes.c_longlong(pitch)
         self._module.launch("prepare", columns, rows, *pixels, *tables, *result)

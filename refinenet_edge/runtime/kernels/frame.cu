@@ -23,13 +23,15 @@ __device__ float between(unsigned long long bytes, int channel, float t) {
 }
 
 // frame: height x width x 3, BGR, a row `pitch` bytes after the other; table: 3 x 256, in the network's order, the normalised bytes;
-// result: out_height x out_width. Positions are as in head.cu: pixel j lies between the samples first[j] and the next,
+// result: where the frame's first pixel goes, columns x gridDim.y of rows `stride` pixels apart in planes of `plane`.
+// What is around it is not written. Positions are as in head.cu: pixel j lies between the samples first[j] and the next,
 // at fraction t[j]. Where t is 0 the next counts for nothing and is not read; at the last one it is.
 extern "C" __global__ void prepare(const unsigned char* frame, long long pitch, const int* first_row,
                                    const float* row_t, const int* first_column, const float* column_t,
-                                   const ELEMENT* table, int out_width, ELEMENT* result) {
+                                   const ELEMENT* table, int columns, int stride,
+                                   [[maybe_unused]] int plane, ELEMENT* result) {
     const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y;
-    if (x >= out_width) return;
+    if (x >= columns) return;
     const int column = first_column[x];
     const float tx = column_t[x], ty = row_t[y];
     const unsigned char* row = frame + pitch * first_row[y];
@@ -41,9 +43,9 @@ extern "C" __global__ void prepare(const unsigned char* frame, long long pitch, 
         const float value = lerp(between(upper, channel, tx), between(lower, channel, tx), ty);
         values[i] = table[256 * i + __float2int_rn(value)];
     }
-    const long long pixel = (long long)y * out_width + x;
+    const long long pixel = (long long)y * stride + x;
 #if CHANNELS == 3
-    for (int i = 0; i < 3; ++i) result[i * (long long)gridDim.y * out_width + pixel] = values[i];
+    for (int i = 0; i < 3; ++i) result[i * (long long)plane + pixel] = values[i];
 #else
     struct alignas(16) Pixel {  // one or two 16-byte stores
         ELEMENT channels[CHANNELS];
