@@ -23,7 +23,7 @@ def inspect(path: Path) -> None:
     if path.is_dir():
         manifest = open_bundle(path).manifest
         out.print(manifest_table(manifest, str(path)))
-        if manifest.budget:
+        if manifest.budget and manifest.budget.harms:
             out.print(harms_table(manifest.budget))
         if PLAN not in manifest.files:
             return
