@@ -16,7 +16,6 @@ from refinenet_edge import __version__
 from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, make_folder
 from refinenet_edge.cli.screen import err, out, progress_bar
 from refinenet_edge.errors import InputError
-from refinenet_edge.frames import Images, Scenes, parse
 from refinenet_edge.records import Recipe, Size
 
 if TYPE_CHECKING:
@@ -130,6 +129,8 @@ def _default_sources(own_model: bool) -> tuple[str, ...]:
 
 def _recipe_for(source: str) -> tuple[str, Size]:
     """The shipped model for a source, and the size it takes frames at: cameras lie, photos lie or stand."""
+    from refinenet_edge.frames import Images, Scenes, parse
+
     address = parse(source)
     if isinstance(address, Scenes):
         return "scenes", Recipe.size
