@@ -3,7 +3,7 @@
     pip install '.[train]'
     python examples/train_people.py --data people --classes examples/people.toml --out runs/people
 
-That is how the shipped `people` weights were made, in about two hours on two CPU cores. For classes of your own:
+That is how the shipped `people` weights were made, in 85 minutes on two CPU cores. For classes of your own:
 
     python examples/train_people.py --data FOLDER --start people --out runs/mine
 
