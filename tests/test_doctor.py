@@ -30,7 +30,8 @@ def test_this_machine_is_in_order() -> None:
 
 
 def test_a_machine_without_any_backend_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    reasons = {"openvino": "openvino is not installed: pip install x", "tensorrt": "no GPU: buy one"}
+    why = "is not installed: pip install x"
+    reasons = {"openvino": f"openvino {why}", "onnxruntime": f"onnxruntime {why}", "tensorrt": "no GPU: buy one"}
     monkeypatch.setattr(doctor, "available", lambda: reasons)
     monkeypatch.setattr(doctor, "gpu_problem", lambda: "")
     assert find("run on openvino") == [
