@@ -134,7 +134,7 @@ class Target:
 
 
 TARGETS = {
-    "recipe": Target(read_recipe, lambda: [(ROOT / "engines/demo.toml").read_bytes()], ".toml"),
+    "recipe": Target(read_recipe, lambda: [(ROOT / "engines/scenes.toml").read_bytes()], ".toml"),
     "suite": Target(
         lambda path: read_suite(path, path.parent), lambda: [(ROOT / "benchmarks/suites/scenes.toml").read_bytes()]
     ),

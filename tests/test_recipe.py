@@ -31,6 +31,7 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         calib = "calib/pets.ranges.json"
         min_agreement = 99.5
         judge = "photos"
+        cpu = "any"
         backend = "tensorrt-rtx"
         labels = "voc"
         upsample = "cubic"
@@ -58,6 +59,7 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         None,
         99.5,
         "photos",
+        "any",
         "tensorrt-rtx",
         "voc",
         "cubic",
