@@ -14,7 +14,6 @@ demo: setup  ## build the shipped models and segment photos of people and drawn 
 	$(BIN)/refinenet-edge run engines/people refinenet_edge/photos/people --out demo-out/people
 	$(BIN)/build-engine engines/scenes.toml
 	$(BIN)/refinenet-edge run engines/scenes scenes:1000003:6 --out demo-out/scenes
-	$(BIN)/refinenet-edge eval engines/scenes scenes:1000003:20
 
 setup: .venv/ready  ## everything into .venv, pinned by constraints.txt
 
