@@ -203,7 +203,9 @@ READERS: dict[str, Any] = {
 def test_only_regular_files_are_read(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
-        with pytest.raises(RefineNetEdgeError, match=r"not a regular file|it is a folder"):
+        with pytest.raises(
+            RefineNetEdgeError, match="it is a folder" if (name, path) == ("recipe", tmp_path) else "not a regular file"
+        ):
             READERS[name](path)
 
 

@@ -51,7 +51,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_card_is_of_these_weights(name: str) -> None:
     weights, card = SHIPPED[name], card_of(name)
     assert card["sha256"] == sha256(weights, CheckpointError)
-    assert weights.stat().st_size <= 9e6
+    assert weights.stat().st_size <= {"scenes": 8e6, "people": 9e6}[name]
     assert list(card["iou"]) == list(NETWORKS[name][1].names)
     assert card["miou"] == pytest.approx(sum(card["iou"].values()) / len(card["iou"]), abs=1e-4)
     assert {"data", "licence", "history"} <= card.keys()
