@@ -31,8 +31,11 @@ build/bindings/tried: tests/bindings/install.py .venv/ready
 build/opencv4/cv2: .venv/ready  # a Jetson's: tests/frames/test_opencv_4.py
 	$(BIN)/pip install --quiet --target build/opencv4 --no-deps opencv-python-headless==4.10.0.84
 
+# a test that ends its process or hangs is one that failed: worksteal goes on without it, as the other ways do not
+HANGS := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+
 test: setup bindings build/opencv4/cv2  ## everything that needs no GPU
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not chaos and not gpu and not arm and not cluster and not triton and not wheel"
+	$(BIN)/python -m pytest -n auto --dist worksteal $(HANGS) -m "not chaos and not gpu and not arm and not cluster and not triton and not wheel"
 
 zoo: setup  ## a thousand graphs that are drawn, or ZOO of them: each bundle computes what its file does, or is refused
 	ZOO=$(or $(ZOO),1000) $(BIN)/python -m pytest -n auto tests/build/test_zoo.py

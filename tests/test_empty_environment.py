@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -20,9 +21,6 @@ import pytest
 from device_environment import clean, copy_source, make_environment
 
 from refinenet_edge.frames.images import read_image
-
-# whoever runs them makes the environments, so that is one worker
-pytestmark = pytest.mark.xdist_group("empty environments")
 
 MAY_COME = {
     *("refinenet-edge", "numpy", "click", "rich", "markdown-it-py", "mdurl", "pygments"),
@@ -86,22 +84,39 @@ class Environment:
         return self.call("-m", "refinenet_edge.cli", *words, code=code, path=path)
 
 
-def make(folder: Path, python: str = sys.executable, pins: Sequence[str] = ()) -> Environment:
-    own = make_environment(folder, python, pins)
-    listed = subprocess.check_output([own, "-m", "pip", "list", "--format", "json"], text=True, env=clean())
-    return Environment(own, frozenset(package["name"].lower() for package in json.loads(listed)))
+def make(
+    factory: pytest.TempPathFactory, name: str, python: str = sys.executable, pins: Sequence[str] = ()
+) -> Environment:
+    """The environment `name`, which the first worker that asks for it makes: none of them changes it."""
+    place = factory.getbasetemp()
+    folder = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        own, packages = folder / "env" / "bin" / "python", folder / "packages.json"
+        if not packages.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # another worker died while it made it
+            make_environment(folder, python, pins)
+            packages.write_text(
+                subprocess.check_output([own, "-m", "pip", "list", "--format", "json"], text=True, env=clean())
+            )
+    return Environment(own, frozenset(package["name"].lower() for package in json.loads(packages.read_text())))
+
+
+def copied(there: Environment, folder: Path) -> Environment:
+    """An environment of one's own, to install into: the files are shared until one is replaced."""
+    shutil.copytree(there.python.parents[1], folder, symlinks=True, copy_function=os.link)
+    return Environment(folder / "bin" / "python", there.listed)
 
 
 @pytest.fixture(scope="module")
 def desktop(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    return make(tmp_path_factory.mktemp("desktop"))
+    return make(tmp_path_factory, "desktop")
 
 
 @pytest.fixture(scope="module")
 def jetpack_6(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """What a Jetson with JetPack 6 has: Python 3.10, numpy 1 and OpenCV 4.8."""
-    pins = ("numpy<2", "opencv-python-headless==4.8.*")
-    return make(tmp_path_factory.mktemp("jetpack6"), python_310(), pins)
+    return make(tmp_path_factory, "jetpack6", python_310(), ("numpy<2", "opencv-python-headless==4.8.*"))
 
 
 def test_nothing_heavy_comes_along(desktop: Environment) -> None:
@@ -135,15 +150,15 @@ def test_the_kernels_are_compiled(desktop: Environment) -> None:
 def test_a_bundle_runs_after_what_the_message_asks_for(
     request: pytest.FixtureRequest, name: str, mobile_bundle: Path, photos: Path, tmp_path: Path
 ) -> None:
-    there: Environment = request.getfixturevalue(name)
-    run = ("run", mobile_bundle, photos, "--out", tmp_path)
+    there = copied(request.getfixturevalue(name), tmp_path / "env")
+    run = ("run", mobile_bundle, photos, "--out", tmp_path / "out")
     asked = re.search("pip (install .+)", there.edge(*run, code=2))
     assert asked
     assert "no backend works" in there.edge("doctor", code=1)
     assert "rf_lw_mbv2" in there.edge("inspect", mobile_bundle)
     there.call("-m", "pip", *shlex.split(asked[1]), "--quiet", "--disable-pip-version-check")
     assert "2 of 2 images segmented" in there.edge(*run)
-    assert read_image(tmp_path / "a_overlay.jpg").shape == (50, 70, 3)
+    assert read_image(tmp_path / "out" / "a_overlay.jpg").shape == (50, 70, 3)
     for backend in ("openvino", "onnxruntime"):
         there.edge(*run, "--backend", backend)
     assert "wrong" not in there.edge("doctor")

@@ -17,8 +17,8 @@ from refinenet_edge.estimate.kernels import _readers
 from refinenet_edge.records import FrameSpec, TensorSpec
 from refinenet_edge.runtime import Segmenter
 from tests.conftest import graph, onnx_model
+from tests.fuzz_targets import manifest
 from tests.runtime.tinynet import CLASSES, tiny
-from tests.test_fuzz import manifest
 
 
 def hostile(change: Callable[[onnx.ModelProto], object]) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,7 +81,8 @@ DAMAGED = (Damaged, ValueError, IndexError, KeyError, TypeError, EOFError, Runti
 
 def read_pickled(path: Path) -> object:
     """What a PyTorch file holds. Raises `CheckpointError` for anything that cannot be, `OSError`."""
-    with os.fdopen(open_regular(path), "rb") as raw:
+    with os.fdopen(open_regular(path), "rb") as raw, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # what pickletools says of text in a damaged one
         size = os.fstat(raw.fileno()).st_size
         try:
             if raw.read(4) == b"PK\x03\x04":

@@ -20,7 +20,7 @@ from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import VALIDATION, scene
 from tests.arm import debian, exact
 
-pytestmark = [pytest.mark.arm, pytest.mark.xdist_group("arm")]
+pytestmark = pytest.mark.arm
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text("utf-8")
