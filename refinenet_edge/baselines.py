@@ -63,8 +63,15 @@ class Baseline:
 
         manifest, recipe = open_bundle(self.bundle).manifest, self.recipe
         size, classes = manifest.frame.size or case.size, len(manifest.labels.names)
-        corners = recipe.align_corners
-        module = open_network(recipe.model, self.checkpoint, classes, crp=recipe.crp, align_corners=corners)
+        module = open_network(
+            recipe.model,
+            self.checkpoint,
+            classes,
+            crp=recipe.crp,
+            align_corners=recipe.align_corners,
+            state_key=recipe.state_key,
+            collapse_ind=recipe.collapse_ind,
+        )
         if self.kind in ("torch", "compile"):
             yield _usual(_torch(module, self.kind == "compile", self.device), manifest.frame, size)
         else:

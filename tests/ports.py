@@ -11,6 +11,7 @@ and from the key lists of the ports, so that the loader and the models have an i
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -138,6 +139,16 @@ def dt_key(key: str) -> str:
 
 def dt_shapes(classes: int) -> Shapes:
     return {dt_key(key): shape for key, shape in mbv2_shapes(classes).items()}
+
+
+def dt_resnet_shapes(depth: int, classes: int) -> Shapes:
+    """DenseTorch on ResNet: one stem for each tap, coarsest first, 256 channels everywhere."""
+    shapes = {f"0.{key}": shape for key, shape in resnet_shapes(depth).items()}
+    for k, tap in enumerate((2048, 1024, 512, 256)):
+        shapes[f"1.stem_convs.{k}.weight"] = (256, tap, 1, 1)
+        shapes |= {f"1.crp_blocks.{k}.0.{link}_outvar_dimred.weight": (256, 256, 1, 1) for link in (1, 2, 3, 4)}
+    shapes |= {f"1.adapt_convs.{k}.weight": (256, 256, 1, 1) for k in range(3)}
+    return {**shapes, "1.segm.weight": (classes, 256, 3, 3), "1.segm.bias": (classes,)}
 
 
 # --- weights
@@ -286,20 +297,34 @@ def dt_logits(p: State, x: Tensor) -> Tensor:
     return mbv2_logits({key: p[dt_key(key)] for key in mbv2_shapes(1)}, x)
 
 
+def dt_resnet_logits(p: State, x: Tensor) -> Tensor:
+    encoder = {key.removeprefix("0."): value for key, value in p.items() if key.startswith("0.")}
+    out = None
+    for k, tap in enumerate(reversed(_resnet_taps(encoder, x))):
+        path = _conv(p, f"1.stem_convs.{k}", tap)
+        if out is not None:
+            path = path + PUBLISHED.up(_conv(p, f"1.adapt_convs.{k - 1}", out), path)
+        out = PUBLISHED.crp(p, f"1.crp_blocks.{k}", F.relu6(path))
+    assert out is not None
+    return _conv(p, "1.segm", out)
+
+
 @dataclass(frozen=True)
 class Port:
-    """One published layout and the name this project gives its network."""
+    """One published layout and the name this project gives its network; its `collapse_ind`, which is in no key."""
 
     network: str
     shapes: Callable[[int], Shapes]
     logits: Callable[[State, Tensor], Tensor]
+    collapse_ind: str | None = None
 
 
 PORTS: dict[str, Port] = {
     **{f"rf{d}": Port(f"rf{d}", partial(rf_shapes, d), resnet_logits) for d in RESNET_BLOCKS},
     **{f"lw{d}": Port(f"rf_lw{d}", partial(lw_shapes, d), resnet_logits) for d in RESNET_BLOCKS},
     "lw_mbv2": Port("rf_lw_mbv2", mbv2_shapes, mbv2_logits),
-    "dt_mbv2": Port("rf_lw_mbv2", dt_shapes, dt_logits),
+    "dt_mbv2": Port("rf_lw_mbv2", dt_shapes, dt_logits, "[[0, 1], [2, 3], 4, 5]"),
+    "dt_resnet50": Port("rf_lw50", partial(dt_resnet_shapes, 50), dt_resnet_logits, "[0, 1, 2, 3]"),
 }
 
 
@@ -341,6 +366,39 @@ def _acrv(p: State) -> dict[str, Any]:
     }
 
 
+def _averaged(p: State) -> State:
+    """What torch.optim.swa_utils.AveragedModel makes of the keys."""
+    return {"n_averaged": torch.tensor(7), **_prefixed(p)}
+
+
+def _counted(p: State) -> State:
+    """What thop leaves in a model that it counted."""
+    modules = {key.rpartition(".")[0] for key in p}
+    counters = {f"{module}.{kind}": torch.zeros(1) for module in modules for kind in ("total_ops", "total_params")}
+    return {**p, **counters, "total_ops": torch.zeros(1), "total_params": torch.zeros(1)}
+
+
+def _lightning(p: State) -> dict[str, Any]:
+    """A checkpoint of Lightning, of a module whose `model` is compiled and whose loss has weights."""
+    return {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": {**{f"model._orig_mod.{key}": value for key, value in p.items()}, "loss.weight": torch.ones(21)},
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "callbacks": {},
+        "optimizer_states": [_optimiser()[0]],
+        "lr_schedulers": [],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"lr": 1e-3, "args": argparse.Namespace(depth=50)},
+    }
+
+
+def _with_arguments(p: State) -> dict[str, Any]:
+    """As timm and many scripts save it."""
+    arguments = argparse.Namespace(model="x", lr=0.1, classes=[1, 2])
+    return {"arch": "x", "args": arguments, "state_dict": dict(p), "class_weights": np.ones(21), "epoch": np.int64(3)}
+
+
 WRAPPERS: dict[str, Callable[[State], Any]] = {
     "bare": lambda p: OrderedDict(p),
     "data_parallel": _prefixed,
@@ -350,4 +408,15 @@ WRAPPERS: dict[str, Callable[[State], Any]] = {
     "densetorch": lambda p: {"state_dict": _prefixed(p), "epoch": 7, "best_val": np.float64(0.785)},
     "state_dict": lambda p: {"state_dict": OrderedDict(p)},
     "acrv": _acrv,
+    "model_state_dict": lambda p: {"epoch": 1, "model_state_dict": p, "optimizer_state_dict": _optimiser()[0]},
+    "net": lambda p: {"net": _prefixed(p), "acc": 90.1, "epoch": 7},
+    "state_dict_ema": lambda p: {"state_dict_ema": p, "epoch": 7},
+    "averaged": _averaged,
+    "averaged_in_parallel": lambda p: {"model_ema": _averaged(_prefixed(p))},
+    "counted": _counted,
+    "compiled": lambda p: {f"_orig_mod.{key}": value for key, value in p.items()},
+    "lightning": _lightning,
+    "arguments": _with_arguments,
+    "arguments_among": lambda p: {**p, "args": argparse.Namespace(lr=1), "mean": np.ones(3), "epoch": 3},
+    "an_unknown_key": lambda p: {"my_refinenet": p},
 }

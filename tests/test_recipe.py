@@ -44,6 +44,8 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         version_compatible = true
         hardware_compatible = true
         force = true
+        state_key = "ema"
+        collapse_ind = "[0, 1, 2, 3]"
         """,
     )
     recipe = read_recipe(path)
@@ -72,6 +74,8 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         True,
         True,
         True,
+        state_key="ema",
+        collapse_ind="[0, 1, 2, 3]",
     )
 
 

@@ -45,6 +45,8 @@ class Network:
     cubic: bool  # how logits reach the frame's size
     precision: str
     calibrated: bool  # we quantise it: then it has no Q/DQ yet
+    state_key: str | None = None  # which weights of a checkpoint that holds several
+    collapse_ind: str | None = None  # of DenseTorch's checkpoints
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,13 @@ class _Given(NamedTuple):
 def _from_module(network: Network) -> _Given:
     classes = len(network.labels.names) if network.labels else DEFAULT_CLASSES
     module = open_network(
-        network.model, network.checkpoint, classes, crp=network.crp, align_corners=network.align_corners
+        network.model,
+        network.checkpoint,
+        classes,
+        crp=network.crp,
+        align_corners=network.align_corners,
+        state_key=network.state_key,
+        collapse_ind=network.collapse_ind,
     )
     if network.checkpoint is None:
         logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", network.model)

@@ -133,6 +133,8 @@ def _network(recipe: Recipe) -> Network:
         cubic=recipe.upsample == "cubic",
         precision=recipe.precision,
         calibrated=recipe.calib is not None,
+        state_key=recipe.state_key,
+        collapse_ind=recipe.collapse_ind,
     )
 
 

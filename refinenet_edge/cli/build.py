@@ -54,6 +54,8 @@ def _build_options(command: Any) -> Any:
         option("--upsample", type=click.Choice(["bilinear", "cubic"]), help="How logits reach the frame's size."),
         option("--align-corners/--no-align-corners", default=None, help="If the checkpoint cannot say. [as the ports]"),
         option("--crp", type=click.Choice(["pool_conv", "conv_pool"]), help="If the checkpoint cannot say."),
+        option("--state-key", metavar="KEY", help="Of a checkpoint of several weights: model, ema ... [the average]"),
+        option("--collapse-ind", metavar="LISTS", help="Of a DenseTorch checkpoint: its decoder's collapse_ind."),
         option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
         option("--target", multiple=True, metavar="SM", help="sm_75 .. sm_121 (TensorRT-RTX). Repeatable."),
         option("--workspace-mib", type=click.IntRange(16), help="The builder's scratch memory. [1024]"),

@@ -1,11 +1,11 @@
 """Checkpoints: ours and the ports' published layouts -> a network of ours, loaded strictly.
 
-    read (weights only) -> unwrap -> recognise the layout -> rename the keys -> load strictly
+    read (pickled.py) -> unwrap (states.py) -> recognise the layout -> rename the keys -> load strictly
 
-Known layouts: refinenet-pytorch and light-weight-refinenet (ResNet 50, 101, 152 and MobileNet-v2), DenseTorch's split
-of the latter into encoder `0.` and decoder `1.`, ACRV's snapshots of them all, and our own; the authors' MATLAB files
-are read by matconvnet.py. Every file is untrusted: no code in it is run, its size is bounded, and its values must be
-finite.
+Known layouts: refinenet-pytorch and light-weight-refinenet (ResNet 50, 101, 152 and MobileNet-v2), DenseTorch's
+networks on the same encoders, split into encoder `0.` and decoder `1.`, ACRV's snapshots of them all, and our own; the
+authors' MATLAB files are read by matconvnet.py. Every file is untrusted: no code in it is run, its size is bounded, and
+its values must be finite.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import logging
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -33,10 +31,9 @@ from refinenet_edge.model.blocks import CrpOrder
 from refinenet_edge.model.encoders import RESNET_STAGES
 from refinenet_edge.model.matconvnet import read_network
 from refinenet_edge.model.matlab import is_matlab
-from refinenet_edge.model.pickled import Other, read_pickled
-from refinenet_edge.model.refinenet import MODELS, ModelSpec, SegmentationNet, build, create
-
-logger = logging.getLogger(__name__)
+from refinenet_edge.model.pickled import read_pickled
+from refinenet_edge.model.refinenet import MODELS, Framework, ModelSpec, SegmentationNet, build, create
+from refinenet_edge.model.states import State, find_state, listed
 
 MAX_BYTES = 4 << 30
 MAX_HEADER = 4 << 20  # bytes: of safetensors, which says where each tensor is
@@ -46,14 +43,8 @@ SHIPPED = {
     "scenes": Path(__file__).parents[1] / "weights" / "rf_lw_mbv2_scenes.safetensors",
 }
 SPEC_KEY = "refinenet_edge.spec"
-WRAPPERS = ("segmenter", "model", "state_dict", "weights")
 REDUCTION = "p_ims1d2_outl1_dimred.weight"  # 3x3 in RefineNet, 1x1 in Light-Weight RefineNet
-MAX_WRAPPERS = 8  # one inside the other: a wrapper may hold itself
-SHOWN_KEYS, MAX_SHOWN = 4, 160  # keys in an error, and characters of each
-SAVE = "save the state_dict alone where you trust it: torch.save(model.state_dict(), 'weights.pth')"
 KNOWN = f"known architectures: {', '.join(MODELS)}"
-
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -112,7 +103,7 @@ def _mobilenet_modules() -> dict[str, str]:
 
 
 def _densetorch_modules() -> dict[str, str]:
-    """DenseTorch's decoder: the same modules, counted through."""
+    """DenseTorch's decoder on MobileNet-v2: the same modules, counted through."""
     mobilenet = _mobilenet_modules()
     names = {f"stem_convs.{i}": f"conv{8 - i}" for i in range(6)} | {"segm": "segm"}
     names |= {f"adapt_convs.{i}": f"conv_adapt{4 - i}" for i in range(3)}
@@ -121,9 +112,24 @@ def _densetorch_modules() -> dict[str, str]:
     return {f"1.{name}": mobilenet[theirs] for name, theirs in names.items()}
 
 
+def _densetorch_resnet_modules() -> dict[str, str]:
+    """DenseTorch's decoder on ResNet: one tap a block."""
+    modules = {"1.segm": "classifier", "1.stem_convs.0": "refine4.adapt.0.0"}
+    for k in range(4):
+        block = f"refine{4 - k}"
+        modules |= {f"1.crp_blocks.{k}.0.{i}_outvar_dimred": f"{block}.crp.convs.{i - 1}" for i in range(1, 5)}
+        if k:
+            modules[f"1.stem_convs.{k}"] = f"{block}.mrf.convs.0"
+            modules[f"1.adapt_convs.{k - 1}"] = f"{block}.mrf.convs.1"
+    return modules
+
+
 RESNET = Layout("clf_conv.weight", _resnet_modules(), ("", "encoders.0."))
 MOBILENET = Layout("segm.weight", _mobilenet_modules(), ("", "encoder."))
 DENSETORCH = Layout("1.segm.weight", _densetorch_modules(), ("0.", "encoder."))
+DENSETORCH_RESNET = Layout("1.segm.weight", _densetorch_resnet_modules(), ("0.", "encoder."))
+# DenseTorch's `collapse_ind`, which stems are added for each pooling: no key tells it, and what is left out is nowhere
+WIRINGS = {6: [[0, 1], [2, 3], [4], [5]], 4: [[0], [1], [2], [3]]}  # by the number of stems
 # other people's RefineNets by a key that only they have, and why they are another network than the paper's
 OTHERS = {
     "pre_segm.weight": "a multi-task RefineNet, whose last pooling and heads are per channel",
@@ -142,16 +148,23 @@ def load_checkpoint(
     *,
     crp: CrpOrder | None = None,
     align_corners: bool | None = None,
+    state_key: str | None = None,
+    collapse_ind: str | None = None,
 ) -> SegmentationNet:
     """The network in a checkpoint file, float32, in eval mode; its `spec` says what it is.
 
     `num_classes` is checked against the file where given. `crp` and `align_corners` say what no key can tell of a model
-    trained elsewhere; by default they are as our own file says, or "pool_conv" and True, as in the ports. Raises
-    `CheckpointError`, naming the first keys that do not fit, for anything that is not a complete checkpoint of a known
-    architecture.
+    trained elsewhere; by default they are as our own file says, or "pool_conv" and True, as in the ports. `state_key`
+    chooses of a file with several weights ("model" or "ema"; by default the average); `collapse_ind` is DenseTorch's,
+    as JSON, which its files need. Raises `CheckpointError`, naming the first keys that do not fit, for anything that is
+    not a complete checkpoint of a known architecture.
     """
     path = locate(path)
-    state, layout, spec = _opened(path, num_classes)
+    state, layout, spec = _opened(path, num_classes, state_key)
+    if layout in (DENSETORCH, DENSETORCH_RESNET):
+        _require_wiring(state, collapse_ind, path)
+    elif collapse_ind is not None:
+        raise CheckpointError(f"{path} is not of DenseTorch: leave --collapse-ind out")
     if spec.framework == "matconvnet" and crp not in (None, spec.crp):
         raise CheckpointError(f"{path} has its pooling as {spec.crp}: leave --crp {crp} out")
     spec = dataclasses.replace(
@@ -167,13 +180,15 @@ def load_checkpoint(
     return module.eval()
 
 
-def _opened(path: Path, num_classes: int | None) -> tuple[State, Layout, ModelSpec]:
+def _opened(path: Path, num_classes: int | None, state_key: str | None) -> tuple[State, Layout, ModelSpec]:
     """What a file of any kind holds, how its keys become ours, and of which network they are."""
     if _is_matlab(path):
+        if state_key is not None:
+            raise CheckpointError(f"{path} has one network: leave --state-key out")
         state, modules, spec = read_network(path, num_classes)
         return state, Layout("", modules, OURS.encoder), spec
     raw, of_ours = _read(path)
-    state = _unwrapped(raw, path)
+    state = find_state(raw, path, KNOWN, state_key)
     if of_ours is not None:
         return state, OURS, of_ours
     recognised, layout = _recognised(state, path)
@@ -193,10 +208,12 @@ def open_network(
     *,
     crp: CrpOrder | None = None,
     align_corners: bool | None = None,
+    state_key: str | None = None,
+    collapse_ind: str | None = None,
 ) -> SegmentationNet:
     """The network of `checkpoint`, or `model` with random weights, always the same ones; float32, in eval mode.
 
-    `num_classes` is of random weights, `crp` and `align_corners` are as of `load_checkpoint`. Raises `CheckpointError`,
+    `num_classes` is of random weights, the others are as of `load_checkpoint`. Raises `CheckpointError`,
     and `InputError` for a checkpoint of another `model` or a model that there is not.
     """
     if checkpoint is None:
@@ -205,7 +222,9 @@ def open_network(
             torch.manual_seed(0)
             module = create(str(model), num_classes, crp=crp or "pool_conv", align_corners=align_corners is not False)
         return module.eval()
-    module = load_checkpoint(checkpoint, crp=crp, align_corners=align_corners)
+    module = load_checkpoint(
+        checkpoint, crp=crp, align_corners=align_corners, state_key=state_key, collapse_ind=collapse_ind
+    )
     if model not in (None, module.spec.name):
         raise InputError(f"{checkpoint} is a {module.spec.name}, not {model}: use --model {module.spec.name}")
     return module
@@ -261,38 +280,20 @@ def _read(path: Path) -> tuple[object, ModelSpec | None]:
         raise CheckpointError(f"{path} describes no model this toolkit knows: {exc}") from exc
 
 
-def _unwrapped(raw: object, path: Path) -> State:
-    """The tensors of a checkpoint by name, out of any wrapper and without `module.`."""
-    for _ in range(MAX_WRAPPERS):
-        if not isinstance(raw, Mapping):
-            break
-        inner = next((raw[key] for key in WRAPPERS if isinstance(raw.get(key), Mapping)), None)
-        if inner is None:
-            break
-        raw = inner
-    if isinstance(raw, Other):
-        raise CheckpointError(f"{path} is an object of {raw.name[:80]} with its code, which is never run here; {SAVE}")
-    if not isinstance(raw, Mapping) or not raw:
-        raise CheckpointError(f"{path} holds no weights by name but {type(raw).__name__}; {KNOWN}")
-    objects = [value.name for value in raw.values() if isinstance(value, Other)]
-    if objects:
-        more = f"{path} holds more than weights ({objects[0][:80]}), and code in model files is never run here"
-        raise CheckpointError(f"{more}; {SAVE}")
-    strangers = [str(key) for key, value in raw.items() if not isinstance(value, Tensor)]
-    if strangers:
-        raise CheckpointError(f"{path}: {_listed(strangers)} are no tensors; {KNOWN}")
-    state = {str(key): value for key, value in raw.items()}
-    while all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
-
-
 def _recognised(state: State, path: Path) -> tuple[ModelSpec, Layout]:
     """The model and the layout that published keys mean."""
     if reason := next((reason for key, reason in OTHERS.items() if key in state), None):
         raise CheckpointError(f"{path} is {reason}: not supported; export its segmentation to ONNX for --onnx; {KNOWN}")
+    framework: Framework = "torch"
     if DENSETORCH.classifier in state and "1.stem_convs.0.weight" in state:
         layout, name = DENSETORCH, "rf_lw_mbv2"
+        if "0.layer8.0.output.0.0.weight" not in state:
+            layout, name, framework = DENSETORCH_RESNET, f"rf_lw{_depth(state, '0.')}", "densetorch"
+            if name not in MODELS or "0.layer1.0.conv3.weight" not in state:
+                raise CheckpointError(
+                    f"{path}: a network of DenseTorch on another encoder than MobileNet-v2 and ResNet 50, 101 and 152: "
+                    f"not supported; export it to ONNX for --onnx; {KNOWN}"
+                )
     elif MOBILENET.classifier in state and any(key.startswith("layer8.") for key in state):
         layout, name = MOBILENET, "rf_lw_mbv2"
     elif RESNET.classifier in state and REDUCTION in state:
@@ -303,9 +304,11 @@ def _recognised(state: State, path: Path) -> tuple[ModelSpec, Layout]:
                 f"{path}: a RefineNet whose layer3 fits no ResNet of depth {list(RESNET_STAGES)}; {KNOWN}"
             )
     else:
-        raise CheckpointError(f"{path} is no RefineNet of a known layout; its first keys are {_listed(state)}; {KNOWN}")
+        raise CheckpointError(
+            f"{path} is no RefineNet of a known layout; its first keys are {listed(list(state))}; {KNOWN}"
+        )
     try:
-        return ModelSpec(name, _kernel(state, layout.classifier, path).shape[0]), layout
+        return ModelSpec(name, _kernel(state, layout.classifier, path).shape[0], framework=framework), layout
     except InputError as exc:
         raise CheckpointError(f"{path}: {layout.classifier}: {exc}; {KNOWN}") from exc
 
@@ -316,8 +319,34 @@ def _kernel(state: State, key: str, path: Path) -> Tensor:
     return state[key]
 
 
-def _depth(state: State) -> int | None:
-    blocks = {int(m[1]) for m in (re.match(r"layer3\.(\d+)\.", key) for key in state) if m}
+def _require_wiring(state: State, collapse_ind: str | None, path: Path) -> None:
+    """Raise `CheckpointError` unless a file of DenseTorch is said to be wired as our networks are."""
+    stems = sum(re.fullmatch(r"1\.stem_convs\.\d+\.weight", key) is not None for key in state)
+    ours = WIRINGS.get(stems)
+    if ours is None:
+        raise CheckpointError(
+            f"{path}: a network of DenseTorch of {stems} taps: not supported; export it to ONNX for --onnx; {KNOWN}"
+        )
+    usual = json.dumps([group if len(group) > 1 else group[0] for group in ours])
+    if collapse_ind is None:
+        raise CheckpointError(
+            f"{path} is of DenseTorch, and does not hold which taps are added, the decoder's collapse_ind: say it as "
+            f"it was in training, which usually is --collapse-ind '{usual}'"
+        )
+    try:
+        given = [sorted(group) if isinstance(group, list) else [group] for group in json.loads(collapse_ind)]
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise CheckpointError(f"--collapse-ind {collapse_ind[:80]!r}: expected lists of numbers, as {usual}") from exc
+    if given != ours:
+        raise CheckpointError(
+            f"{path}: of DenseTorch's networks of {stems} taps, --collapse-ind '{usual}' alone is supported: "
+            "export this one to ONNX for --onnx"
+        )
+
+
+def _depth(state: State, encoder: str = "") -> int | None:
+    names = (re.match(r"layer3\.(\d+)\.", key.removeprefix(encoder)) for key in state if key.startswith(encoder))
+    blocks = {int(m[1]) for m in names if m}
     return next((depth for depth, stages in RESNET_STAGES.items() if stages[2] == len(blocks)), None)
 
 
@@ -337,8 +366,7 @@ def _fitting(published: State, layout: Layout, module: SegmentationNet, path: Pa
     ]
     if wrong:
         raise CheckpointError(
-            f"{path} is no complete {module.spec.name} with {module.spec.num_classes} classes: {_listed(wrong)}; "
-            f"{KNOWN}"
+            f"{path} is no complete {module.spec.name} with {module.spec.num_classes} classes: {listed(wrong)}; {KNOWN}"
         )
     state = {key: value.float() if wanted[key].is_floating_point() else value.long() for key, value in state.items()}
     for key, value in state.items():
@@ -362,9 +390,3 @@ def _misfit(value: Tensor, wanted: Tensor) -> str:
 
 def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape)) or "scalar"
-
-
-def _listed(keys: Mapping[str, Any] | list[str]) -> str:
-    shown = [key[:MAX_SHOWN] for key in list(keys)[:SHOWN_KEYS]]
-    more = len(keys) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")

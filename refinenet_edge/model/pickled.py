@@ -141,12 +141,13 @@ def _require_no_program(names: set[str], roots: list[str], path: Path) -> None:
     if any(name.startswith(f"{root}code/") for root in roots for name in names) or any(
         name.endswith("/constants.pkl") for name in names
     ):
-        kind = "a TorchScript program"
+        kind, state = "a TorchScript program", f"torch.jit.load({str(path)!r}, map_location='cpu').state_dict()"
     elif any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
-        kind = "an exported program (.pt2)"
+        kind, state = "an exported program (.pt2)", f"dict(torch.export.load({str(path)!r}).state_dict)"
     if kind:
         raise CheckpointError(
-            f"{path} is {kind}, not weights; where it came from: torch.save(model.state_dict(), 'weights.pth')"
+            f"{path} is {kind}, not weights; where you trust it, run this in Python and build from weights.pth: "
+            f"import torch; torch.save({state}, 'weights.pth')"
         )
 
 

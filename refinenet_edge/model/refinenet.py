@@ -37,7 +37,7 @@ LEVELS = {4: ((4,), (3,), (2,), (1,)), 2: ((3, 4), (1, 2)), 1: ((1, 2, 3, 4),)} 
 SCALES = {1: (1.0,), 2: (1.2, 0.6)}  # of the 2-scale network's images
 DEPTHS = {"rf50": 50, "rf101": 101, "rf152": 152, "rf_lw50": 50, "rf_lw101": 101, "rf_lw152": 152}
 MODELS = (*DEPTHS, "rf_lw_mbv2", "rf_lw_effnet_lite0")
-Framework = Literal["torch", "matconvnet"]
+Framework = Literal["torch", "matconvnet", "densetorch"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class ModelSpec:
     """What `create` needs to build a network again. Raises `InputError` for what is not one of ours.
 
     `framework` says in whose conventions the weights are. With "matconvnet", RefineNet's authors', ResNet has its
-    stride on the first convolution of a block, maps are upsampled bicubically, and pixels are RGB minus 128.
+    stride on the first convolution of a block, maps are upsampled bicubically, and pixels are RGB minus 128. With
+    "densetorch", Light-Weight RefineNet on ResNet has one adapting convolution for each tap, 256 channels and ReLU6.
     """
 
     name: str
@@ -61,9 +62,11 @@ class ModelSpec:
         if self.name not in MODELS:
             raise InputError(f"no model named {self.name!r}; there are {', '.join(MODELS)}")
         variants = self.name in ("rf50", "rf101", "rf152")
+        lightweight = self.name in ("rf_lw50", "rf_lw101", "rf_lw152")
         matlab = self.framework == "matconvnet"
+        frameworks = ("torch", *(["matconvnet"] if variants else []), *(["densetorch"] if lightweight else []))
         for field, allowed in (
-            ("framework", ("torch", "matconvnet") if variants else ("torch",)),
+            ("framework", frameworks),
             ("cascade", (1, 2, 4) if variants and not matlab else (4,)),
             ("scales", (1, 2) if variants and not matlab else (1,)),
             ("crp", ("pool_conv", "conv_pool")),
@@ -178,18 +181,18 @@ class MobileRefineNet(SegmentationNet):
         return self.classifier(self.refine1(l3, x))
 
 
-class EfficientRefineNet(SegmentationNet):
-    """Light-Weight RefineNet on EfficientNet-Lite0: one tap per stride, each brought to the decoder's width by one
-    1x1 convolution, ReLU6 as in the encoder.
+class PlainRefineNet(SegmentationNet):
+    """Light-Weight RefineNet on an encoder of one tap per stride, each brought to the decoder's width by one 1x1
+    convolution, ReLU6: on EfficientNet-Lite0, and as DenseTorch has it on ResNet.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, encoder: EfficientNetLite0 | ResNet) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder = EfficientNetLite0()
+        self.encoder = encoder
         style = BlockStyle(1, False, 0, 0, nn.ReLU6, spec.crp, spec.crp_blocks, spec.upsample)
         width = WIDTHS[0]
-        *finer, coarsest = EfficientNetLite0.channels
+        *finer, coarsest = encoder.channels
         # a block of one path has no fusion and so no convolution of its own: it adapts
         self.refine4 = RefineNetBlock([Tap(coarsest, width)], None, replace(style, adapt=True))
         for level, channels in enumerate(finer, start=1):
@@ -207,7 +210,9 @@ def build(spec: ModelSpec) -> SegmentationNet:
     if spec.name == "rf_lw_mbv2":
         return MobileRefineNet(spec)
     if spec.name == "rf_lw_effnet_lite0":
-        return EfficientRefineNet(spec)
+        return PlainRefineNet(spec, EfficientNetLite0())
+    if spec.framework == "densetorch":
+        return PlainRefineNet(spec, ResNet(DEPTHS[spec.name]))
     return RefineNet(spec, DEPTHS[spec.name], lightweight=spec.name.startswith("rf_lw"))
 
 

@@ -56,10 +56,14 @@ class Recipe:
     scale: float | None = None  # what a byte is divided by, before mean and std
     order: Literal["rgb", "bgr"] | None = None
     resize: Literal["stretch", "letterbox"] = "stretch"  # of frames of another shape than the network's
+    state_key: str | None = None  # of a checkpoint that holds several weights; None: the average, or the only ones
+    collapse_ind: str | None = None  # of DenseTorch's checkpoints, JSON
 
     def __post_init__(self) -> None:
         if self.onnx is not None and (self.model or self.checkpoint):
             raise InputError("--onnx takes the model from the file: leave --model and --checkpoint out")
+        if self.checkpoint is None and (self.state_key is not None or self.collapse_ind is not None):
+            raise InputError("--state-key and --collapse-ind are for --checkpoint: leave them out")
         if self.onnx is None and self.model is None and self.checkpoint is None:
             raise InputError("nothing to build: give --model, --checkpoint or --onnx")
         if self.precision not in PRECISIONS:

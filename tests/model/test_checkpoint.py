@@ -9,6 +9,8 @@ import pathlib
 import re
 import signal
 import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,8 +87,8 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 def assert_is(path: Path, layout: str, state: State) -> None:
     """The file loads as `layout` with the values of `state`."""
-    module = load_checkpoint(path)
     port = PORTS[layout]
+    module = load_checkpoint(path, collapse_ind=port.collapse_ind)
     assert module.spec.name == port.network
     x = image(33, 49)
     assert relative_error(module(x), port.logits(state, x)) < TOLERANCE
@@ -128,7 +130,7 @@ def test_every_layout_gives_the_port_s_logits(layout: str, tmp_path: Path) -> No
     port = PORTS[layout]
     state = random_state(port.shapes(21))
     path = saved(tmp_path, WRAPPERS["acrv" if layout == "rf50" else "bare"](state))  # ACRV alone has a full ResNet-50
-    module = load_checkpoint(path)
+    module = load_checkpoint(path, collapse_ind=port.collapse_ind)
     path.unlink()  # half a gigabyte for the deepest
     assert (module.spec.name, module.spec.num_classes) == (port.network, 21)
     assert not any(part.training for part in module.modules())
@@ -141,7 +143,7 @@ def test_every_layout_gives_the_port_s_logits(layout: str, tmp_path: Path) -> No
 def test_the_class_count_comes_from_the_classifier(layout: str, classifier: str, classes: int, tmp_path: Path) -> None:
     state: State = {key: torch.zeros(shape) for key, shape in PORTS[layout].shapes(1).items()}
     state |= {f"{classifier}.weight": torch.zeros(classes, 256, 3, 3), f"{classifier}.bias": torch.zeros(classes)}
-    module = load_checkpoint(saved(tmp_path, state), num_classes=classes)
+    module = load_checkpoint(saved(tmp_path, state), num_classes=classes, collapse_ind=PORTS[layout].collapse_ind)
     assert module.spec.num_classes == classes
     assert module(image(8, 8)).shape == (1, classes, 2, 2)
 
@@ -280,7 +282,8 @@ def test_an_unknown_key_is_named(key: str, mbv2: State, tmp_path: Path) -> None:
 def test_a_densetorch_file_holds_no_second_tensor_of_one_name(key: str, tmp_path: Path) -> None:
     state = random_state(PORTS["dt_mbv2"].shapes(21))
     shape = mbv2_shapes(21)[key.removeprefix("0.")]
-    assert key in refusal(saved(tmp_path, {**state, key: torch.ones(shape)}))
+    path = saved(tmp_path, {**state, key: torch.ones(shape)})
+    assert key in refusal(path, collapse_ind=PORTS["dt_mbv2"].collapse_ind)
 
 
 @pytest.mark.parametrize("key", [*MBV2_KEYS, "layer1.1.num_batches_tracked"])
@@ -333,35 +336,125 @@ def ciconv() -> State:
     return state
 
 
-def densetorch_resnet(p: State) -> State:
-    """One adapting convolution and 256 channels everywhere: not Light-Weight RefineNet on ResNet."""
-    decoder = {f"1.stem_convs.{i}.weight": torch.ones(256, 2048 >> i, 1, 1) for i in range(4)}
-    decoder |= {
-        f"1.crp_blocks.{k}.0.{i}_outvar_dimred.weight": torch.ones(256, 256, 1, 1)
-        for k in range(4)
-        for i in (1, 2, 3, 4)
-    }
-    decoder |= {f"1.adapt_convs.{k}.weight": torch.ones(256, 256, 1, 1) for k in range(3)}
-    decoder |= {"1.segm.weight": torch.ones(7, 256, 3, 3), "1.segm.bias": torch.ones(7)}
-    return {f"0.{key}": p[key] for key in resnet_shapes(50)} | decoder
-
-
 @pytest.mark.parametrize(
     "make",
     [
         lambda p: resnet_classifier(),
         lambda p: {f"layer{i}.weight": torch.ones(3) for i in range(4)},
-        densetorch_resnet,
         lambda p: ciconv(),
         lambda p: {**p, **{f"up{i}.weight": torch.ones(256, 256, 2, 2) for i in (1, 2, 3)}},
     ],
-    ids=["classifier", "layers", "densetorch-resnet", "ciconv", "learned-upsampling"],
+    ids=["classifier", "layers", "ciconv", "learned-upsampling"],
 )
 def test_another_network_is_refused_with_the_known_ones(
     make: Callable[[State], State], lw50: State, tmp_path: Path
 ) -> None:
     message = refusal(saved(tmp_path, make(lw50)))
     assert all(name in message for name in NAMES)
+
+
+@pytest.mark.parametrize("layout", ["dt_mbv2", "dt_resnet50"])
+def test_the_wiring_of_a_densetorch_file_is_asked_for(layout: str, tmp_path: Path) -> None:
+    port = PORTS[layout]
+    path = saved(tmp_path, random_state(port.shapes(21)))
+    assert f"--collapse-ind '{port.collapse_ind}'" in refusal(path)
+    assert "--onnx" in refusal(path, collapse_ind="[0, [1, 2], 3, 4]")  # same keys, another network
+    for odd in ("", "0,1", "{}", "[[[0]]]", "3", "[" * 100_000):
+        assert "--collapse-ind" in refusal(path, collapse_ind=odd)
+
+
+def test_a_densetorch_file_of_other_taps_is_refused(tmp_path: Path) -> None:
+    state = random_state(PORTS["dt_mbv2"].shapes(21))
+    del state["1.stem_convs.5.weight"]
+    assert "of 5 taps: not supported; export it to ONNX" in refusal(saved(tmp_path, state), collapse_ind="[0]")
+
+
+def test_densetorch_on_a_small_resnet_is_refused_as_such(tmp_path: Path) -> None:
+    state = random_state(PORTS["dt_resnet50"].shapes(21))
+    small = {key: value for key, value in state.items() if ".conv3." not in key and ".bn3." not in key}
+    message = refusal(saved(tmp_path, small), collapse_ind="[0, 1, 2, 3]")
+    assert "another encoder than MobileNet-v2 and ResNet 50" in message
+    assert "--onnx" in message
+
+
+def test_another_file_has_no_wiring(mbv2: State, tmp_path: Path) -> None:
+    assert "leave --collapse-ind out" in refusal(saved(tmp_path, mbv2), collapse_ind="[0, 1, 2, 3]")
+
+
+# --- several weights in one file
+
+
+def other(state: State) -> State:
+    return {key: value + 0.1 if value.is_floating_point() else value for key, value in state.items()}
+
+
+@pytest.mark.parametrize("average", ["ema", "state_dict_ema", "model_ema", "ema_state_dict"])
+@pytest.mark.parametrize("plain", ["model", "state_dict", "net"])
+def test_of_two_the_average_is_taken_and_said(
+    average: str, plain: str, mbv2: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = saved(tmp_path, {plain: other(mbv2), average: {"module": mbv2, "updates": 3}, "epoch": 3})
+    assert_is(path, "lw_mbv2", mbv2)
+    assert f"those of {average}.module are taken; for others give --state-key {plain}" in caplog.text
+    module = load_checkpoint(path, state_key=plain)
+    assert torch.equal(module.state_dict()["classifier.weight"], other(mbv2)["segm.weight"])
+    assert torch.equal(load_checkpoint(path, state_key=average).state_dict()["classifier.weight"], mbv2["segm.weight"])
+
+
+def test_a_key_that_is_not_there_is_refused_with_those_that_are(mbv2: State, tmp_path: Path) -> None:
+    path = saved(tmp_path, {"model": mbv2, "ema": mbv2})
+    assert "no weights under --state-key teacher; there are model" in refusal(path, state_key="teacher")
+    assert "leave it out" in refusal(saved(tmp_path, mbv2), state_key="model")
+
+
+def test_two_networks_of_unknown_names_are_asked_for(mbv2: State, tmp_path: Path) -> None:
+    path = saved(tmp_path, {"student": other(mbv2), "teacher": mbv2})
+    assert "say which with --state-key, one of student, teacher" in refusal(path)
+    module = load_checkpoint(path, state_key="teacher")
+    assert torch.equal(module.state_dict()["classifier.weight"], mbv2["segm.weight"])
+
+
+def test_what_is_left_out_beside_a_prefix_is_said(
+    mbv2: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert_is(saved(tmp_path, WRAPPERS["lightning"](mbv2)), "lw_mbv2", mbv2)
+    assert "only the weights under model. are taken, not loss.weight" in caplog.text
+
+
+def run_advice(message: str, folder: Path) -> None:
+    """The Python that a refusal ends with, in `folder`."""
+    code = message.rpartition("weights.pth: ")[2]
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("content", ["module", "in a wrapper", "beside a state"])
+def test_a_whole_module_is_refused_with_the_lines_that_save_its_state(content: str, tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1))
+    whole = {"module": module, "in a wrapper": {"ema": None, "model": module, "epoch": 3}}
+    path = saved(tmp_path, whole.get(content, {"state_dict": module.state_dict(), "model": module}))
+    message = refusal(path)
+    if content == "beside a state":
+        assert "no RefineNet of a known layout" in message  # its weights were read
+        return
+    run_advice(message, tmp_path)
+    assert list(torch.load(tmp_path / "weights.pth")) == ["0.weight", "0.bias"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("kind", ["TorchScript program", "exported program"])
+def test_a_program_is_refused_with_the_line_that_saves_its_state(kind: str, tmp_path: Path) -> None:
+    module, path = nn.Sequential(nn.Conv2d(3, 4, 1)).eval(), tmp_path / "model.pt"
+    if kind == "exported program":
+        path = tmp_path / "model.pt2"
+        torch.export.save(torch.export.export(module, (torch.ones(1, 3, 4, 4),)), path)
+    else:
+        torch.jit.script(module).save(str(path))
+    message = refusal(path)
+    assert f"{kind}" in message
+    assert "not weights" in message
+    run_advice(message, tmp_path)
+    state = torch.load(tmp_path / "weights.pth")
+    assert torch.equal(state["0.weight"], module[0].weight)
 
 
 def multi_task_of_densetorch() -> State:

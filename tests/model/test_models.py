@@ -30,7 +30,7 @@ from tests.ports import PORTS, Form, Port, mbv2_logits, mbv2_shapes, random_stat
 PUBLISHED = ("rf50", "rf101", "rf152", "rf_lw50", "rf_lw101", "rf_lw152", "rf_lw_mbv2")  # by the papers' authors
 NAMES = (*PUBLISHED, "rf_lw_effnet_lite0")
 FULL, LIGHT = PUBLISHED[:3], NAMES[3:]
-LAYOUTS: dict[str, Port] = {port.network: port for layout, port in PORTS.items() if layout != "dt_mbv2"}
+LAYOUTS: dict[str, Port] = {port.network: port for layout, port in PORTS.items() if not port.collapse_ind}
 SIZES = [(64, 64), (97, 130)]
 
 
