@@ -25,7 +25,7 @@ from refinenet_edge.doctor import Finding
 from refinenet_edge.errors import GraphError
 from refinenet_edge.frames.images import read_image, write_png
 from refinenet_edge.model import MODELS
-from refinenet_edge.records import Budget, Harm, Profile
+from refinenet_edge.records import Budget, Harm, MultiScale, Profile
 from refinenet_edge.runtime import Segmenter
 from tests.bench import runs
 from tests.conftest import onnx_model, weights
@@ -278,6 +278,13 @@ class TestRun:
             assert mask.confidence is not None
             assert np.array_equal(found, mask.confidence)
             assert np.array_equal(cv2.imread(str(out / f"{name}_labels.png"), cv2.IMREAD_UNCHANGED), mask.labels)
+
+    def test_several_scales(self, run: Run, dynamic_bundle: Path, photos: Path, tmp_path: Path) -> None:
+        how = ("--scales", "0.9,1.1", "--flip")
+        ok(run("run", dynamic_bundle, photos / "a.png", "--out", tmp_path, "--backend", "openvino", *how))
+        labels = cv2.imread(str(tmp_path / "a_labels.png"), cv2.IMREAD_UNCHANGED)
+        with Segmenter(dynamic_bundle, "openvino", inference=MultiScale((0.9, 1.1), flip=True)) as segmenter:
+            assert np.array_equal(labels, segmenter.segment(read_image(photos / "a.png")).labels)
 
     def test_opacity_none_gives_the_image_back(
         self, run: Run, mobile_bundle: Path, photos: Path, tmp_path: Path

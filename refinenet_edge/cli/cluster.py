@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from refinenet_edge.cli.command import allow_host_code, heavy, main, with_ray
+from refinenet_edge.cli.command import allow_host_code, heavy, main, with_inference, with_ray
 from refinenet_edge.cli.screen import err, out, progress_bar, styled
+from refinenet_edge.records import Inference
 
 
 @main.command("batch")
@@ -18,10 +19,20 @@ from refinenet_edge.cli.screen import err, out, progress_bar, styled
 @click.option("--format", "form", type=click.Choice(["png", "parquet"]), default="png", show_default=True)
 @click.option("--confidence", is_flag=True, help="Also how sure each label is: its softmax in 255ths.")
 @click.option("--backend", default="auto", show_default=True)
+@with_inference
 @with_ray
 @allow_host_code
 def batch(
-    bundle: Path, source: str, folder: str, form: Any, confidence: bool, backend: str, ray: str, allow_host_code: bool
+    bundle: Path,
+    source: str,
+    folder: str,
+    form: Any,
+    confidence: bool,
+    backend: str,
+    inference: Inference,
+    beside: tuple[Path, ...],
+    ray: str,
+    allow_host_code: bool,
 ) -> None:
     """Label every frame of INPUT: images, videos, a folder of them (or its URL), or scenes:SEED:COUNT.
 
@@ -42,6 +53,8 @@ def batch(
             ray=ray,
             allow_host_code=allow_host_code,
             confidence=confidence,
+            inference=inference,
+            beside=tuple(map(open_bundle, beside)),
             progress=lambda finished, frames: bar.update(task, completed=finished, total=frames),
         )
     rate = ""

@@ -2,12 +2,13 @@
 
 import contextlib
 import errno
+import functools
 import io
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from refinenet_edge import __version__
 from refinenet_edge.cli.screen import err, styled
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.recipe import parse_channels, parse_size
+from refinenet_edge.records import WHOLE, Inference, MultiScale
 
 EXPORT = "'refinenet-edge[export]'"
 
@@ -104,6 +106,36 @@ def main() -> None:
 allow_host_code = click.option(
     "--allow-host-code", is_flag=True, help="Run the runtime in a version-compatible plan: for bundles you trust."
 )
+
+
+def with_inference(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` gets `inference`, how a frame goes through the network, and `beside`, bundles at other sizes."""
+
+    @click.option("--scales", metavar="A,B,...", help="Average class scores over these scales, such as 0.8,1,1.2.")
+    @click.option("--flip", is_flag=True, help="Also average those of the mirrored frame.")
+    @click.option(
+        "--with",
+        "beside",
+        multiple=True,
+        metavar="BUNDLE",
+        type=click.Path(path_type=Path),
+        help="Of the network at another fixed size: average its class scores, too. Repeatable.",
+    )
+    @functools.wraps(command)
+    def asked(*args: Any, scales: str | None, flip: bool, **more: Any) -> None:
+        inference: Inference = WHOLE
+        if scales or flip:
+            inference = MultiScale(_numbers(scales, "--scales") if scales else (1.0,), flip)
+        command(*args, inference=inference, **more)
+
+    return asked
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError as exc:
+        raise InputError(f"{option} {text!r}: numbers with commas between are expected, such as 0.8,1,1.2") from exc
 
 
 with_ray = click.option(

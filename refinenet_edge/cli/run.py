@@ -13,10 +13,10 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from refinenet_edge.cli.command import allow_host_code, main, make_folder, with_ray
-from refinenet_edge.cli.screen import err, out, percent, progress_bar, styled, upsampling
+from refinenet_edge.cli.command import allow_host_code, main, make_folder, with_inference, with_ray
+from refinenet_edge.cli.screen import err, out, passes, percent, progress_bar, styled, upsampling
 from refinenet_edge.errors import BundleError, InputError
-from refinenet_edge.records import Bilinear, Cubic, Interpolation
+from refinenet_edge.records import Bilinear, Cubic, Inference, Interpolation
 
 if TYPE_CHECKING:
     from refinenet_edge.evaluation import EvaluationResult
@@ -36,9 +36,18 @@ UPSAMPLINGS: dict[str, Interpolation] = {
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
 @click.option("--confidence", is_flag=True, help="Also NAME_confidence.png: how sure each label is, 255 is certain.")
+@with_inference
 @allow_host_code
 def run(
-    bundle: Path, images: str, folder: Path, backend: str, opacity: float, confidence: bool, allow_host_code: bool
+    bundle: Path,
+    images: str,
+    folder: Path,
+    backend: str,
+    opacity: float,
+    confidence: bool,
+    inference: Inference,
+    beside: tuple[Path, ...],
+    allow_host_code: bool,
 ) -> None:
     """Segment IMAGES, an image or video file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
     from refinenet_edge.frames import Images, open_frames, parse
@@ -56,7 +65,9 @@ def run(
         raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
     table = Table("image", "size", "ms", "classes", title=str(bundle))
     failures: list[str] = []
-    opened = Segmenter(bundle, backend, allow_host_code=allow_host_code, confidence=confidence)
+    opened = Segmenter(
+        bundle, backend, allow_host_code=allow_host_code, confidence=confidence, inference=inference, beside=beside
+    )
     with opened as segmenter, progress_bar() as bar:
         make_folder(folder)
         for index, name in enumerate(bar.track(stems, description="segment")):
@@ -116,6 +127,7 @@ def compare(first: Path, second: Path, images: str, backend: str, second_backend
 @click.option("--upsample", type=click.Choice(list(UPSAMPLINGS)), help="How logits reach the frame's size. [as built]")
 @click.option("--masks-as-stored", is_flag=True, help="Masks lie as their images do before EXIF turns these.")
 @click.option("--strict", is_flag=True, help="Stop at the first sample that cannot be used.")
+@with_inference
 @with_ray
 @allow_host_code
 def evaluate(
@@ -126,6 +138,8 @@ def evaluate(
     upsample: str | None,
     masks_as_stored: bool,
     strict: bool,
+    inference: Inference,
+    beside: tuple[Path, ...],
     ray: str,
     allow_host_code: bool,
 ) -> None:
@@ -146,10 +160,13 @@ def evaluate(
     opened = open_bundle(bundle)
     data = evaluation.open_dataset(dataset, masks_as_stored=masks_as_stored)
     way = UPSAMPLINGS[upsample] if upsample else None
+    others = tuple(map(open_bundle, beside))
     with contextlib.ExitStack() as stack, progress_bar() as bar:
         by: Evaluator
         if ray == "off":
-            segmenter = stack.enter_context(Segmenter(opened, backend, allow_host_code=allow_host_code))
+            segmenter = stack.enter_context(
+                Segmenter(opened, backend, allow_host_code=allow_host_code, inference=inference, beside=others)
+            )
             by = LocalEvaluator(stack.enter_context(segmenter.with_upsample(way)) if way else segmenter)
         else:
             from refinenet_edge.cluster.bundles import common_backend, gpus_of
@@ -158,7 +175,7 @@ def evaluate(
 
             wanted = common_backend(opened, backend, ray)
             pool = stack.enter_context(open_pool(ray, gpus=gpus_of(wanted)))
-            by = DistributedEvaluator(opened, wanted, pool, way, allow_host_code)
+            by = DistributedEvaluator(opened, wanted, pool, way, allow_host_code, inference, others)
         task = bar.add_task("evaluate", total=len(data.samples))
         result = evaluation.evaluate(
             by,
@@ -174,7 +191,7 @@ def evaluate(
             "mIoU ",
             (percent(result.miou), "bold"),
             f", pixel accuracy {percent(result.pixel_accuracy)}, {result.counted} of {result.samples} samples on "
-            f"{result.backend}, {upsampling(result.frame.upsample)}",
+            f"{result.backend}, {upsampling(result.frame.upsample)}{passes(result.inference)}",
         ),
         soft_wrap=True,
     )

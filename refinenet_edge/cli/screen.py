@@ -10,7 +10,7 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
-from refinenet_edge.records import Bilinear, Interpolation
+from refinenet_edge.records import Bilinear, Inference, Interpolation, MultiScale, Tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,6 +68,16 @@ def folding(*headings: str) -> list[Column]:
 
 def upsampling(how: Interpolation) -> str:
     return f"{how.kind}, align_corners={how.align_corners}" if isinstance(how, Bilinear) else how.kind
+
+
+def passes(inference: Inference) -> str:
+    """What is to be said of it after a comma; nothing of a whole frame."""
+    if isinstance(inference, MultiScale):
+        scales = ", ".join(f"{scale:g}" for scale in inference.scales)
+        return f", scales {scales}" + (" and mirrored" if inference.flip else "")
+    if isinstance(inference, Tiles):
+        return f", tiles of {inference.size[1]}x{inference.size[0]} that overlap by {inference.overlap}"
+    return ""
 
 
 def manifest_table(manifest: Manifest, title: str) -> Table:

@@ -39,7 +39,8 @@ from refinenet_edge.cluster.work import Counter, InputFile, Item, Piece, Reader,
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.frames.address import is_url, shown
 from refinenet_edge.frames.images import digest_of, encode_image
-from refinenet_edge.records import Frame, Identity, Labels, Mask, from_json, to_json
+from refinenet_edge.records import WHOLE, Frame, Identity, Inference, Labels, Mask, from_json, to_json
+from refinenet_edge.runtime.multi_scale import at_sizes
 
 RUN, INPUTS, PROBLEMS = "batch.json", "inputs.json", "problems.json"
 PART = "part-"
@@ -71,6 +72,7 @@ class LabellingRecord:
     classes: Labels
     source: str
     confidence: bool = False
+    inference: Inference = WHOLE
     toolkit: str = __version__
     schema: int = 3
 
@@ -125,18 +127,22 @@ def label(
     ray: str = "off",
     allow_host_code: bool = False,
     confidence: bool = False,
+    inference: Inference = WHOLE,
+    beside: Sequence[Bundle] = (),
     progress: Progress | None = None,
 ) -> LabellingSummary:
     """Label every frame of `source` (see work.py) into the folder `out`, a path or a URL.
 
     `ray`: see `pool.open_pool`. With Ray the workers may be on other machines: `source` and `out` must mean the same
-    there. `confidence`: also how sure each label is. Raises `InputError` when `out` holds another run's labels or no
+    there. `confidence`: also how sure each label is. `inference` and `beside`: as of `Segmenter`.
+    Raises `InputError` when `out` holds another run's labels or no
     frame can be labelled, and what the bundle raises when it is opened.
     """
     where = everywhere(source)
     _refuse_inside(where, out)
     wanted = common_backend(bundle, backend, ray)
-    run = LabellingRecord(bundle.identity, wanted, form, bundle.manifest.labels, shown(where), confidence)
+    way = at_sizes(inference, bundle, beside)
+    run = LabellingRecord(bundle.identity, wanted, form, bundle.manifest.labels, shown(where), confidence, way)
     storage = open_storage(out)
     if form == "parquet":
         _parquet()  # that it is not installed is found out now
@@ -144,7 +150,9 @@ def label(
     _begin(storage, run, out, storage.names())
     with open_pool(ray, gpus=gpus_of(wanted)) as pool:
         files = _compared(storage, form, files, functools.partial(_counted, pool, where))
-        opens = opening(bundle, wanted, pool, allow_host_code, confidence=confidence)
+        opens = opening(
+            bundle, wanted, pool, allow_host_code, confidence=confidence, inference=inference, beside=beside
+        )
         return _label(storage, pool, Job(opens, run, where, absolute(out)), pieces_of(where, files), progress)
 
 

@@ -1,14 +1,17 @@
 """A bundle as workers open it: from its folder in this process, from its bytes on another machine."""
 
+from __future__ import annotations
+
+import contextlib
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refinenet_edge.bundle import MANIFEST, Bundle, open_bundle
 from refinenet_edge.cluster.pool import Pool
 from refinenet_edge.errors import BundleError, InputError
-from refinenet_edge.records import Interpolation
+from refinenet_edge.records import WHOLE, Inference, Interpolation
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.backends import ON_CPU, choose
 from refinenet_edge.runtime.libraries import BACKENDS
@@ -26,32 +29,37 @@ class Opening:
     allow_host_code: bool = False
     upsample: Interpolation | None = None
     confidence: bool = False
+    inference: Inference = WHOLE
+    beside: tuple[Opening, ...] = ()
 
     def segmenter(self) -> Segmenter:
         """A new segmenter. Raises as `Segmenter` does."""
-        if self.files is None:
-            return self._open(self.folder)
-        # what a session needs of the files is in memory when it is open
-        with tempfile.TemporaryDirectory() as text:
-            for name, data in self.files.items():
-                (Path(text) / name).write_bytes(data)
-            return self._open(Path(text))
-
-    def _open(self, folder: Path) -> Segmenter:
-        bundle = open_bundle(folder)
-        if bundle.digest != self.digest:
-            raise BundleError(f"bundle {folder} was replaced since this run began: start it again")
-        segmenter = Segmenter(
-            bundle,
-            self.backend,
-            allow_host_code=self.allow_host_code,
-            threads=self.threads,
-            confidence=self.confidence,
-        )
+        with contextlib.ExitStack() as stack:  # what a session needs of the files is in memory when it is open
+            bundle, *beside = (one._opened(stack) for one in (self, *self.beside))
+            segmenter = Segmenter(
+                bundle,
+                self.backend,
+                allow_host_code=self.allow_host_code,
+                threads=self.threads,
+                confidence=self.confidence,
+                inference=self.inference,
+                beside=beside,
+            )
         if self.upsample is None:
             return segmenter
         with segmenter:  # the session goes on with the other
             return segmenter.with_upsample(self.upsample)
+
+    def _opened(self, stack: contextlib.ExitStack) -> Bundle:
+        folder = self.folder
+        if self.files is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            for name, data in self.files.items():
+                (folder / name).write_bytes(data)
+        bundle = open_bundle(folder)
+        if bundle.digest != self.digest:
+            raise BundleError(f"bundle {folder} was replaced since this run began: start it again")
+        return bundle
 
 
 def common_backend(bundle: Bundle, backend: str, ray: str) -> str:
@@ -75,9 +83,15 @@ def opening(
     allow_host_code: bool,
     upsample: Interpolation | None = None,
     confidence: bool = False,
+    inference: Inference = WHOLE,
+    beside: Sequence[Bundle] = (),
 ) -> Opening:
-    """How the workers of `pool` open `bundle`. Raises `BundleError` when it cannot be read."""
-    files = None
-    if pool.remote:
-        files = {name: bundle.read(name) for name in (MANIFEST, *bundle.manifest.files)}
-    return Opening(bundle.path, bundle.digest, files, backend, pool.threads, allow_host_code, upsample, confidence)
+    """How the workers of `pool` open `bundle`, and those `beside` it. Raises `BundleError` when one cannot be read."""
+
+    def one(bundle: Bundle) -> Opening:
+        names = (MANIFEST, *bundle.manifest.files)
+        files = {name: bundle.read(name) for name in names} if pool.remote else None
+        return Opening(bundle.path, bundle.digest, files, backend, pool.threads, allow_host_code)
+
+    more = tuple(map(one, beside))
+    return replace(one(bundle), upsample=upsample, confidence=confidence, inference=inference, beside=more)

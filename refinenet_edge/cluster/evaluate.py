@@ -11,7 +11,8 @@ from refinenet_edge.cluster.pool import Pool
 from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.evaluation import Sample
 from refinenet_edge.evaluation.score import Compared, LocalEvaluator
-from refinenet_edge.records import FrameSpec, Interpolation, Labels
+from refinenet_edge.records import WHOLE, FrameSpec, Inference, Interpolation, Labels
+from refinenet_edge.runtime.multi_scale import at_sizes
 
 PIECE = 16  # samples
 
@@ -25,6 +26,12 @@ class DistributedEvaluator:
     pool: Pool
     upsample: Interpolation | None = None
     allow_host_code: bool = False
+    asked: Inference = WHOLE
+    beside: tuple[Bundle, ...] = ()
+
+    @property
+    def inference(self) -> Inference:
+        return at_sizes(self.asked, self.bundle, self.beside)
 
     @property
     def labels(self) -> Labels:
@@ -37,7 +44,15 @@ class DistributedEvaluator:
 
     def compare(self, samples: Sequence[Sample]) -> Iterator[Compared]:
         pieces = [tuple(samples[start : start + PIECE]) for start in range(0, len(samples), PIECE)]
-        job = opening(self.bundle, self.backend, self.pool, self.allow_host_code, self.upsample)
+        job = opening(
+            self.bundle,
+            self.backend,
+            self.pool,
+            self.allow_host_code,
+            self.upsample,
+            inference=self.asked,
+            beside=self.beside,
+        )
         for piece, results in zip(pieces, self.pool.run(functools.partial(_Comparer, job), pieces), strict=True):
             if results is None:
                 raise RefineNetEdgeError(f"a worker died each time it had {piece[0].id} to {piece[-1].id}")

@@ -29,7 +29,7 @@ from refinenet_edge.evaluation.datasets import DataSet
 from refinenet_edge.evaluation.doubts import doubts, numbering_doubt
 from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
 from refinenet_edge.files import read_utf8, write_atomically
-from refinenet_edge.records import FrameSpec, Identity, Labels, from_json, to_json
+from refinenet_edge.records import WHOLE, FrameSpec, Identity, Inference, Labels, from_json, to_json
 from refinenet_edge.runtime import Segmenter
 
 SAVE_SECONDS = 15.0
@@ -74,6 +74,7 @@ class EvaluationResult:
     confusion: Matrix
     problems: tuple[SampleProblem, ...]
     seconds: float
+    inference: Inference = WHOLE
     doubts: tuple[str, ...] = ()  # why the masks may mean something else (doubts.py)
     toolkit: str = __version__
     schema: int = 2
@@ -106,6 +107,9 @@ class Evaluator(Protocol):
     @property
     def backend(self) -> str: ...
 
+    @property
+    def inference(self) -> Inference: ...
+
     def compare(self, samples: Sequence[Sample]) -> Iterator[Compared]:
         """Every one of `samples`, in order."""
 
@@ -116,6 +120,7 @@ class LocalEvaluator:
     def __init__(self, segmenter: Segmenter) -> None:
         self.segmenter = segmenter
         self.labels, self.frame, self.backend = segmenter.labels, segmenter.frame_spec, segmenter.session.name
+        self.inference = segmenter.inference
 
     def compare(self, samples: Sequence[Sample]) -> Iterator[Compared]:
         for sample in samples:
@@ -284,6 +289,7 @@ def _key(by: Evaluator, dataset: DataSet, identity: Identity | None) -> dict[str
         "bundle": (identity and identity.digest) or "",
         "backend": by.backend,
         "frame or upsampling": repr(by.frame),
+        "scales, flip or tiles": repr(by.inference),
         "data set": dataset.name,
         "samples": hashlib.sha256(ids.encode("utf-8", "surrogateescape")).hexdigest(),
         "toolkit": __version__,
@@ -339,6 +345,7 @@ def _result(
         confusion=_rows(confusion),
         problems=problems,
         seconds=seconds,
+        inference=by.inference,
         doubts=doubts(confusion, dataset),
     )
 

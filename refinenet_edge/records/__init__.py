@@ -11,6 +11,7 @@ Recipe      what to build
 Identity    which bundle a result is of
 Manifest    all of it, beside the engine in a bundle
 Mask        the result: a label map at the frame's size
+Inference   how a frame goes through the network: Whole, MultiScale or Tiles
 
 numpy only: records are on the device.
 """
@@ -32,6 +33,7 @@ from refinenet_edge.records.frame import (
     Size,
     Span,
 )
+from refinenet_edge.records.inference import WHOLE, Inference, MultiScale, Tiles, Whole
 from refinenet_edge.records.json import from_json, from_plain, to_json
 from refinenet_edge.records.manifest import (
     CHANNEL_MULTIPLE,
@@ -54,8 +56,8 @@ from refinenet_edge.records.recipe import PRECISIONS, Backend, Recipe
 
 __all__ = [
     "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "LESSER", "MAX_SIDE", "NOISE", "OUTPUT", "PRECISIONS", "PREPROCESSINGS",
-    "RGB", "SMALLEST_SIDE", "Backend", "Bilinear", "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame",
-    "FrameSpec", "GraphCost", "Harm", "Identity", "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "Parity",
-    "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Span", "Speed", "TensorSpec", "from_json",
-    "from_plain", "relative_error", "to_json",
+    "RGB", "SMALLEST_SIDE", "WHOLE", "Backend", "Bilinear", "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest",
+    "Frame", "FrameSpec", "GraphCost", "Harm", "Identity", "Inference", "Interpolation", "LabelMap", "Labels",
+    "Manifest", "Mask", "MultiScale", "Parity", "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Span",
+    "Speed", "TensorSpec", "Tiles", "Whole", "from_json", "from_plain", "relative_error", "to_json",
 ]  # fmt: skip

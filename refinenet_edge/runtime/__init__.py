@@ -6,6 +6,7 @@
                    whose library libraries.py can load
     head.py        logits -> labels at the frame's size
     host_path.py   the three of them with arrays on the host
+    multi_scale.py the first at several scales and mirrored, their class scores averaged
     device_path.py all of it on the GPU, which cuda.py owns, by cuda_bindings.py or pycuda.py
 
 Backends are imported when a session is opened, never before; torch and onnx are not needed.

@@ -126,6 +126,7 @@ class DevicePath:
         self._session.check_open()
         self._network.check_classes(self._session.outputs[0].shape[1])
         size = (frame.shape[0], frame.shape[1])
+        self._network.check_range(size)
         try:
             if self._steps is None or self._steps.size != size:
                 self._drop()

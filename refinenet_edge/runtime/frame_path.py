@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from refinenet_edge.errors import BundleError, InputError
-from refinenet_edge.records import Frame, FrameSpec, LabelMap, Labels, Mask, Profile, Size
+from refinenet_edge.records import WHOLE, Frame, FrameSpec, Inference, LabelMap, Labels, Mask, Profile, Size
 from refinenet_edge.runtime.frame import DeviceImage
 from refinenet_edge.runtime.session import Session
 
@@ -28,7 +28,8 @@ class SharedSession:
 class Network:
     """A session, how frames go in and logits come out, and the range of frames; `origin` is its name in errors.
 
-    `confidence`: masks say how sure each label is.
+    `confidence`: masks say how sure each label is. `beside`: the same network at other sizes, whose class scores are
+    averaged with this one's.
     """
 
     shared: SharedSession
@@ -37,6 +38,8 @@ class Network:
     origin: str
     profile: Profile | None = None
     confidence: bool = False
+    inference: Inference = WHOLE
+    beside: tuple["Network", ...] = ()
 
     @property
     def session(self) -> Session:
@@ -49,15 +52,15 @@ class Network:
         channels = self.session.inputs[0].shape[1]
         return channels if isinstance(channels, int) and channels > 3 else 3
 
-    def check_range(self, frame: Frame | DeviceImage) -> None:
-        """Raise `InputError` for a frame outside a dynamic engine's range."""
+    def check_range(self, size: Size) -> None:
+        """Raise `InputError` for a frame of `size` that a dynamic engine does not take."""
         profile = self.profile
         if self.frame_spec.size is not None or profile is None:
             return
-        sides = zip(profile.min, frame.shape[:2], profile.max, strict=True)
+        sides = zip(profile.min, size, profile.max, strict=True)
         if not all(low <= side <= high for low, side, high in sides):
             raise InputError(
-                f"the frame is {frame.shape[1]}x{frame.shape[0]} pixels (width x height), this engine takes "
+                f"the frame is {size[1]}x{size[0]} pixels (width x height), this engine takes "
                 f"{profile.min[1]}x{profile.min[0]} to {profile.max[1]}x{profile.max[0]}: "
                 "resize the frame, or build again with a wider range"
             )

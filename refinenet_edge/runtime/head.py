@@ -26,7 +26,7 @@ round as above (`exponential` in kernels/pixel.h), so it has the same bits every
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -103,6 +103,38 @@ def _upsample(
         if confidence is not None:
             confidence[rows] = _confidence(block)
     return labels
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One look of the network at a frame: its logits (CxHxW, float32), and how they reach the frame's size.
+
+    `mirrored`: the network saw the frame mirrored from left to right.
+    """
+
+    logits: Logits
+    how: Interpolation
+    spans: Spans = None
+    mirrored: bool = False
+
+
+def average_softmax(passes: Sequence[Pass], size: Size) -> Iterator[tuple[slice, Logits]]:
+    """Rows of a frame of `size` and their class scores, rows x width x C: the softmax of each pass, averaged.
+
+    Never more than a block of rows at the frame's size. Raises `BundleError` for NaN or infinite logits.
+    """
+    for one in passes:
+        if not np.isfinite(one.logits).all():
+            raise _not_finite(one.logits)
+    for blocks in zip(*(_upsampled(one.logits, size, one.how, one.spans) for one in passes), strict=True):
+        total = np.zeros_like(blocks[0][1])
+        for one, (_, block) in zip(passes, blocks, strict=True):
+            block -= block.max(axis=2, keepdims=True)
+            np.exp(block, out=block)
+            block /= block.sum(axis=2, keepdims=True)
+            total += block[:, ::-1] if one.mirrored else block
+        total /= len(passes)
+        yield blocks[0][0], total
 
 
 def _confidence(logits: Logits) -> Confidence:

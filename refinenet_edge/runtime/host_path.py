@@ -19,17 +19,20 @@ class HostPath:
     """`FramePath` on the host."""
 
     def __init__(self, network: Network) -> None:
-        self._network = network
+        self.network = network
 
     def segment(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> Mask:
         """`FramePath.segment`. Raises `InputError` for a frame on the GPU."""
-        mask = self.mask(self.logits(self.image(frame)), (frame.shape[0], frame.shape[1]))
+        mask = self._segment(frame)
         if into is None:
             return mask
         if into.shape != mask.labels.shape or into.dtype != np.uint8:
             raise InputError("labels are written into memory of new_labels(height, width), of the frame's size")
         np.copyto(into, mask.labels)
         return replace(mask, labels=into)
+
+    def _segment(self, frame: Frame | DeviceImage) -> Mask:
+        return self.mask(self.logits(self.image(frame)), (frame.shape[0], frame.shape[1]))
 
     def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
         """`FramePath.staged`: prepare, engine, head."""
@@ -46,7 +49,7 @@ class HostPath:
     def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[Mask]:
         """`FramePath.stream`: one frame after the other, in turn with whoever shares the session."""
         for frame in frames:
-            with self._network.shared.lock:
+            with self.network.shared.lock:
                 mask = self.segment(frame)
             yield mask
 
@@ -59,23 +62,28 @@ class HostPath:
     def close(self) -> None:
         """Nothing is held."""
 
-    def image(self, frame: Frame | DeviceImage) -> npt.NDArray[Any]:
-        """What the network is fed for `frame`: 1xCxhxw."""
-        network = self._network
+    def image(self, frame: Frame | DeviceImage, size: Size | None = None) -> npt.NDArray[Any]:
+        """What the network is fed for `frame`: 1xCxhxw; where its sides are free, the frame may be brought to `size`.
+
+        Raises `InputError` outside a dynamic engine's range, and for a frame on the GPU.
+        """
+        network = self.network
         if isinstance(frame, DeviceImage):
             raise InputError(f"this frame is on the GPU, {network.session.name} takes numpy arrays: download it first")
-        return prepare(frame, network.frame_spec, network.session.inputs[0].dtype, network.channels)
+        network.check_range(size or (frame.shape[0], frame.shape[1]))
+        spec = network.frame_spec if size is None else replace(network.frame_spec, size=size)
+        return prepare(frame, spec, network.session.inputs[0].dtype, network.channels)
 
     def logits(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the network makes of `image`, without padding: 1xCxhxw, memory that the next frame may overwrite."""
-        session = self._network.session
+        session = self.network.session
         logits = session.run({session.inputs[0].name: image})[session.outputs[0].name]
-        padded = self._network.channels > 3 and logits.ndim == 4
-        return logits[:, : len(self._network.labels.names)] if padded else logits
+        padded = self.network.channels > 3 and logits.ndim == 4
+        return logits[:, : len(self.network.labels.names)] if padded else logits
 
     def mask(self, logits: npt.NDArray[Any], size: Size) -> Mask:
         """The labels of `logits` at the frame's `size` (height, width)."""
-        network = self._network
+        network = self.network
         if logits.ndim == 4:
             network.check_classes(logits.shape[1])
         try:

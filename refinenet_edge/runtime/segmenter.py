@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,22 +15,28 @@ import numpy.typing as npt
 from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra, require
 from refinenet_edge.records import (
+    WHOLE,
     Bilinear,
     Cubic,
     Frame,
     FrameSpec,
+    Inference,
     Interpolation,
     LabelMap,
     Labels,
     Manifest,
     Mask,
+    MultiScale,
     Size,
+    Tiles,
+    Whole,
 )
 from refinenet_edge.runtime.backends import open_session
 from refinenet_edge.runtime.device_path import DevicePath, fits_device
 from refinenet_edge.runtime.frame import DeviceImage, check_frame, check_size, on_device
 from refinenet_edge.runtime.frame_path import FramePath, Network, SharedSession
 from refinenet_edge.runtime.host_path import HostPath
+from refinenet_edge.runtime.multi_scale import MultiScalePath, at_sizes
 from refinenet_edge.runtime.session import Session
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 
@@ -58,37 +64,52 @@ class Segmenter:
         allow_host_code: bool = False,
         threads: int = 0,
         confidence: bool = False,
+        inference: Inference = WHOLE,
+        beside: Sequence[str | Path | Bundle] = (),
     ) -> None:
         """Open and verify `bundle` and its session, as `open_bundle` and `open_session` do, with their errors.
 
         Raises `BundleError` too where the network's shapes are not the manifest's.
 
         `confidence`: every mask says how sure its labels are (`Mask.confidence`), which takes a frame longer.
+        `inference`: how a frame goes through the network. `beside`: bundles of the network at other sizes, whose class
+        scores are averaged with this one's: `MultiScale` where sizes are fixed.
         """
-        require(bundle, (str, Path, Bundle), "bundle")
         require(confidence, bool, "confidence")
-        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        manifest = opened.manifest
-        profile = manifest.engine.profile if manifest.engine else None
-        session = open_session(opened, backend, allow_host_code=allow_host_code, threads=threads)
-        origin = f"bundle {opened.path}"
+        require(inference, (Whole, MultiScale, Tiles), "inference")
+        opened = [_opened(one) for one in (bundle, *beside)]
+        inference = at_sizes(inference, opened[0], opened[1:])
+        networks: list[Network] = []
         try:
-            _require_described(session, manifest, origin)
-        except BundleError:
-            session.close()
+            for one in opened:
+                session = open_session(one, backend, allow_host_code=allow_host_code, threads=threads)
+                networks.append(_described(session, one, confidence, inference))
+        except BaseException:
+            for network in networks:
+                network.shared.leave()
             raise
-        self._start(Network(SharedSession(session), manifest.frame, manifest.labels, origin, profile, confidence))
+        self._start(replace(networks[0], beside=tuple(networks[1:])))
 
     @classmethod
-    def from_session(cls, session: Session, frame_spec: FrameSpec, labels: Labels, *, confidence: bool = False) -> Self:
+    def from_session(
+        cls,
+        session: Session,
+        frame_spec: FrameSpec,
+        labels: Labels,
+        *,
+        confidence: bool = False,
+        inference: Inference = WHOLE,
+    ) -> Self:
         """A segmenter over `session`, which it closes: for a `FakeSession`, or a session that no bundle describes."""
         require(session, Session, "session")
         require(frame_spec, FrameSpec, "frame_spec")
         require(labels, Labels, "labels")
         require(confidence, bool, "confidence")
+        require(inference, (Whole, MultiScale, Tiles), "inference")
         segmenter = cls.__new__(cls)
         origin = f"the {session.name} session"
-        segmenter._start(Network(SharedSession(session), frame_spec, labels, origin, confidence=confidence))
+        shared = SharedSession(session)
+        segmenter._start(Network(shared, frame_spec, labels, origin, confidence=confidence, inference=inference))
         return segmenter
 
     def with_upsample(self, upsample: Interpolation) -> Self:
@@ -100,9 +121,13 @@ class Segmenter:
         require(upsample, (Bilinear, Cubic), "upsample")
         segmenter = type(self).__new__(type(self))
         with self._turn():
-            self._network.shared.users += 1
-            frame_spec = replace(self.frame_spec, upsample=upsample)
-            segmenter._start(replace(self._network, frame_spec=frame_spec))
+            for one in (self._network, *self._network.beside):
+                one.shared.users += 1
+            network, *beside = (
+                replace(one, frame_spec=replace(one.frame_spec, upsample=upsample))
+                for one in (self._network, *self._network.beside)
+            )
+            segmenter._start(replace(network, beside=tuple(beside)))
         return segmenter
 
     def _start(self, network: Network) -> None:
@@ -113,9 +138,9 @@ class Segmenter:
                 counts = f"{len(inputs)} inputs and {len(outputs)} outputs"
                 raise BundleError(f"{network.origin}: {counts}, expected exactly one of each")
             self._host = HostPath(network)
-            self._path: FramePath = _device_path(network) or self._host
+            self._path: FramePath = _path(network, self._host)
         except BaseException:
-            network.shared.leave()
+            _leave(network)
             raise
 
     @property
@@ -132,6 +157,11 @@ class Segmenter:
     def labels(self) -> Labels:
         """The classes."""
         return self._network.labels
+
+    @property
+    def inference(self) -> Inference:
+        """How a frame goes through the network."""
+        return self._network.inference
 
     def segment(self, frame: Frame | Any, labels: LabelMap | None = None) -> Mask:
         """The segmentation of `frame` (HxWx3 BGR uint8, any size), at its size; the mask is the caller's.
@@ -203,12 +233,11 @@ class Segmenter:
         return self._host.mask(logits, size)
 
     def _usable(self, frame: Frame | Any) -> Frame | DeviceImage:
-        """`frame`, or where it lies on the GPU. Raises `InputError` when it is none, or is outside the range."""
+        """`frame`, or where it lies on the GPU. Raises `InputError` when it is none."""
         self._check_open()
         image = on_device(frame)
         if image is None:
             check_frame(frame)
-        self._network.check_range(image or frame)
         return image or frame
 
     @contextmanager
@@ -231,13 +260,29 @@ class Segmenter:
             try:
                 self._path.close()
             finally:
-                self._network.shared.leave()
+                _leave(self._network)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _opened(bundle: str | Path | Bundle) -> Bundle:
+    require(bundle, (str, Path, Bundle), "bundle")
+    return bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+
+
+def _leave(network: Network) -> None:
+    for one in (network, *network.beside):
+        one.shared.leave()
+
+
+def _path(network: Network, host: HostPath) -> FramePath:
+    if isinstance(network.inference, MultiScale):
+        return MultiScalePath(network, network.inference)
+    return _device_path(network) or host
 
 
 def _device_path(network: Network) -> DevicePath | None:
@@ -251,6 +296,18 @@ def _device_path(network: Network) -> DevicePath | None:
         logger.warning("frame and labels are prepared on the CPU, not on the GPU: %s", exc)
         return None
     return DevicePath(network, session)
+
+
+def _described(session: Session, bundle: Bundle, confidence: bool, inference: Inference) -> Network:
+    """The network that `session` runs, as the manifest of `bundle` has it. Raises `BundleError`, the session closed."""
+    manifest, origin = bundle.manifest, f"bundle {bundle.path}"
+    try:
+        _require_described(session, manifest, origin)
+    except BundleError:
+        session.close()
+        raise
+    profile = manifest.engine.profile if manifest.engine else None
+    return Network(SharedSession(session), manifest.frame, manifest.labels, origin, profile, confidence, inference)
 
 
 def _require_described(session: Session, manifest: Manifest, origin: str) -> None:

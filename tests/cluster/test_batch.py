@@ -35,7 +35,7 @@ from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.frames.images import read_image, write_png
 from refinenet_edge.frames.video import VideoFile
 from refinenet_edge.labels import numbered
-from refinenet_edge.records import Mask, from_json
+from refinenet_edge.records import Mask, MultiScale, from_json
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene
 from tests.cluster.inputs import Many, contents, pictures, tiny_bundle
@@ -106,6 +106,22 @@ def test_how_sure_the_labels_are(bundle: Path, source: Path, tmp_path: Path, for
     without = run(bundle, source, "--out", out, "--format", form)
     assert without.exit_code == 2
     assert "holds labels of another confidence" in without.stderr
+
+
+def test_several_scales_are_written_down(source: Path, tmp_path: Path) -> None:
+    bundle, other = tiny_bundle(tmp_path / "tiny"), tiny_bundle(tmp_path / "other", (48, 64))
+    out = tmp_path / "out"
+    done = run(bundle, source, "--out", out, "--flip", "--with", other)
+    assert done.exit_code == 0, done.output
+    made = from_json(LabellingRecord, (out / RUN).read_text())
+    assert made.inference == MultiScale((1.0, 1.4142), True, (open_bundle(other).digest,))
+    with Segmenter(bundle, inference=MultiScale(flip=True), beside=[other]) as segmenter:
+        known = segmenter.segment(read_image(source / "street" / "1.png")).labels
+    assert np.array_equal(masks(out)["street/1.png.png"], known)
+    assert f"0 of {COUNT} frames" in run(bundle, source, "--out", out, "--flip", "--with", other).output
+    without = run(bundle, source, "--out", out)
+    assert without.exit_code == 2
+    assert "holds labels of another inference" in without.stderr
 
 
 def test_a_second_run_writes_what_is_missing_and_nothing_else(bundle: Path, source: Path, tmp_path: Path) -> None:

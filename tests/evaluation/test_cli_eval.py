@@ -13,9 +13,10 @@ from click.testing import CliRunner, Result
 
 from refinenet_edge.bundle import MANIFEST, MODEL, write_bundle
 from refinenet_edge.cli import main
-from refinenet_edge.evaluation import score
+from refinenet_edge.evaluation import Confusion, open_dataset, score
 from refinenet_edge.labels import SCENES, numbered
-from refinenet_edge.records import FrameSpec, Labels, Manifest, Recipe, TensorSpec
+from refinenet_edge.records import FrameSpec, Labels, Manifest, MultiScale, Recipe, TensorSpec
+from refinenet_edge.runtime import Segmenter
 from tests.evaluation import data
 from tests.evaluation.data import COUNT, SIZE, png, write
 from tests.runtime.tinynet import CLASSES, tiny
@@ -57,6 +58,63 @@ def test_a_table_and_a_result(tmp_path: Path, size: tuple[int, int] | None, back
     assert np.sum(result["confusion"]) == sum((t != 255).sum() for t in data.truths(CLASSES))
     for said in (*numbered(CLASSES).names, f"mIoU {100 * result['miou']:.2f} %", f"4 of 4 samples on {backend}, cubic"):
         assert said in done.output
+
+
+def test_scales_and_the_mirrored_frame(tmp_path: Path) -> None:
+    path, root, out = bundle(tmp_path / "b", None), data.plain(tmp_path / "d", CLASSES), tmp_path / "r.json"
+    done = run(path, root, "--scales", "0.8,1", "--flip", "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "align_corners=True, scales 0.8, 1 and mirrored" in done.output
+    result = json.loads(out.read_text())
+    assert result["inference"] == {"scales": [0.8, 1.0], "flip": True, "bundles": [], "kind": "multi-scale"}
+    found = Confusion.zero(CLASSES)
+    with Segmenter(path, inference=MultiScale((0.8, 1.0), flip=True)) as segmenter:
+        for sample in open_dataset(str(root)).samples:
+            frame, truth = sample.read()
+            found += Confusion.of(truth, segmenter.segment(frame).labels, CLASSES)
+    assert result["confusion"] == found.matrix.tolist()
+    whole = run(path, root, "--out", tmp_path / "whole.json")
+    assert whole.exit_code == 0
+    assert json.loads((tmp_path / "whole.json").read_text())["inference"] == {"kind": "whole"}
+    assert json.loads((tmp_path / "whole.json").read_text())["confusion"] != result["confusion"]
+
+
+def test_a_bundle_for_each_scale(tmp_path: Path) -> None:
+    one, other = bundle(tmp_path / "b"), bundle(tmp_path / "b2", (64, 96))
+    root, out = data.plain(tmp_path / "d", CLASSES), tmp_path / "r.json"
+    done = run(one, root, "--with", other, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "scales 1, 2" in done.output
+    digest = hashlib.sha256((other / MANIFEST).read_bytes()).hexdigest()
+    assert json.loads(out.read_text())["inference"]["bundles"] == [digest]
+
+
+def test_scales_of_another_run_are_another_run(tmp_path: Path) -> None:
+    path, root, out = bundle(tmp_path / "b", None), data.plain(tmp_path / "d", CLASSES), tmp_path / "r.json"
+    mask = root / "masks" / "s3.png"
+    kept = mask.read_bytes()
+    mask.write_bytes(png(np.full(SIZE, 7)))
+    assert run(path, root, "--strict", "--out", out).exit_code == 2
+    mask.write_bytes(kept)
+    again = run(path, root, "--flip", "--out", out)
+    assert again.exit_code == 2
+    assert "is of a run with another scales, flip or tiles: remove" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--scales", "a"), "--scales 'a': numbers with commas between"),
+        (("--scales", "0.5,,1"), "numbers with commas between"),
+        (("--scales", "0"), "1 to 16 numbers above 0"),
+        (("--scales", "0.5,1"), "takes 48x32 pixels only"),
+        (("--with", "none"), "no bundle at none"),
+    ],
+)
+def test_scales_that_are_refused(tmp_path: Path, options: tuple[str, str], said: str) -> None:
+    done = run(bundle(tmp_path / "b"), data.plain(tmp_path / "d", CLASSES), *options)
+    assert done.exit_code == 2
+    assert said in done.stderr
 
 
 def test_without_a_file(tmp_path: Path) -> None:
