@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
     InlinePass,
     NameFixPass,
+    RemoveInitializersFromInputsPass,
     ShapeInferencePass,
 )
 from onnxscript import FLOAT, INT64
@@ -39,6 +41,7 @@ from torch import nn
 
 from refinenet_edge.errors import GraphError, first_line
 from refinenet_edge.files import open_regular
+from refinenet_edge.onnx_ends import NOTHING, Said, in_float32, take_ends
 from refinenet_edge.records import INPUT, MAX_SIDE, OUTPUT, SMALLEST_SIDE, Size, TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ logger = logging.getLogger(__name__)
 OPSET = 20
 IR_VERSION = 9
 Images = npt.NDArray[np.float32]
-TAKES_BYTES = "takes bytes"  # in a model's `meta`: it was given uint8, and had to normalise that itself
+ENDS = "ends"  # in a model's `meta`: what it took and gave as it was given, `Ends`
 MAX_ONNX_BYTES = 2 << 30  # protobuf's own limit
 
 
@@ -96,76 +99,76 @@ def torch_logits(module: nn.Module, images: Mapping[str, Images]) -> dict[str, I
         return {name: module(torch.from_numpy(image)).numpy() for name, image in images.items()}
 
 
-def read_onnx(path: Path, size: Size | None = None, data: bytes | None = None) -> ir.Model:
-    """An ONNX segmentation model (1x3xHxW float32 in, 1xCxhxw logits out), brought to our opset and names.
+def read_onnx(
+    path: Path,
+    size: Size | None = None,
+    data: bytes | None = None,
+    *,
+    said: Said = NOTHING,
+    otherwise: Size | None = None,
+) -> ir.Model:
+    """An ONNX segmentation model brought to our opset and ends: float32 1x3xHxW in, logits 1xCxhxw out.
 
-    One that casts uint8 to float32 first becomes one of float32, with `TAKES_BYTES` in its `meta`.
-    `size` fixes free H and W; `data` is what is in the file, where it was read already. Raises `GraphError` for what is
-    no such model.
+    What it took and gave is in its `meta`, as `ENDS`; see onnx_ends.py for what is taken, and `said`.
+    `size` fixes free H and W, `otherwise` those that the file leaves free; `data` is what is in the file, where it was
+    read already. Raises `GraphError` for what is no such model.
     """
     try:
-        if data is None:
-            file = open_regular(path)
-            size_of_file = os.fstat(file).st_size
-            os.close(file)
-            if size_of_file > MAX_ONNX_BYTES:
-                raise GraphError(f"{path} is larger than {MAX_ONNX_BYTES >> 30} GiB")
-        proto = onnx.load(path) if data is None else onnx.load_model_from_string(data)
-        onnx.checker.check_model(proto)
+        proto = _loaded(path, data)
         opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
         # inlined first: the converter drops a model's functions
         proto = onnx.inliner.inline_local_functions(proto)
         _refuse_16_bits(proto, path)
+        halves = [value.name for value in proto.graph.input if value.type.tensor_type.elem_type == ir.DataType.FLOAT16]
+        half = in_float32(proto)
         declared = _forget_shapes(proto)
-        if opset < 11:
-            proto = _resized_asymmetrically(onnx.version_converter.convert_version(proto, 11))
-        if opset not in (OPSET - 1, OPSET):
-            proto = onnx.version_converter.convert_version(proto, OPSET)
-        model = NameFixPass()(ir.from_proto(proto)).model  # what has no name, or another's, gets one of its own
+        # what has no name, or another's, gets one of its own
+        model = NameFixPass()(RemoveInitializersFromInputsPass()(ir.from_proto(proto)).model).model
+        model.ir_version = max(model.ir_version, IR_VERSION)
+        ends = take_ends(model, str(path), said, size, otherwise, declared)
+        ends = replace(ends, half=half, dtype="float16" if ends.image in halves else ends.dtype)
+        model = _in_our_opset(model, opset)
     except GraphError:
         raise
     except Exception as exc:  # onnx raises what it likes on a damaged file
         raise GraphError(f"{path} is no ONNX model that can be read: {first_line(exc)}") from exc
-    initializers = set(model.graph.initializers)
-    inputs = [value for value in model.graph.inputs if value.name not in initializers]
-    outputs = list(model.graph.outputs)
-    shape = list(inputs[0].shape or ()) if inputs else []
-    takes_bytes = len(inputs) == 1 and _cast_first(inputs[0])
-    if takes_bytes:
-        inputs[0].dtype = ir.DataType.FLOAT
-    takes, gives = (", ".join(f"{v.name}: {v.dtype} {v.shape}" for v in values) for values in (inputs, outputs))
-    floats = all(value.dtype == ir.DataType.FLOAT for value in (*inputs, *outputs))
-    if len(inputs) != 1 or len(outputs) != 1 or len(shape) != 4 or shape[1] != 3 or not floats:
-        raise GraphError(
-            f"{path} takes {takes or 'nothing'} and gives {gives}; "
-            "expected one float32 input 1x3xHxW and one float32 output 1xCxhxw"
-        )
-    if size is not None:
-        for axis, wanted in ((2, size[0]), (3, size[1])):
-            if isinstance(shape[axis], int) and shape[axis] != wanted:
-                raise GraphError(
-                    f"{path} is fixed to {shape[2]}x{shape[3]}: build it with --size {shape[2]}x{shape[3]}"
-                )
-            shape[axis] = wanted
-    if not isinstance(shape[0], int):
-        shape[0] = 1
-    if shape[0] != 1:
-        raise GraphError(f"{path} is fixed to batches of {shape[0]}: export it with batch 1")
-    inputs[0].shape = ir.Shape(shape)
-    model.graph.inputs[:] = inputs
     try:
-        model = _tidied(model, declared)
-        model.meta[TAKES_BYTES] = takes_bytes
+        model = _tidied(model)
+        model.meta[ENDS] = ends
         return model
     except Exception as exc:  # the checker again, on the model with its size fixed
         raise GraphError(f"{path} cannot be used at this size: {first_line(exc)}") from exc
 
 
-def _cast_first(image: ir.Value) -> bool:
-    """Whether `image` is uint8, and nothing is done with it before it is float32."""
-    users = image.consumers()
-    casts = all(u.op_type == "Cast" and u.attributes.get_int("to") == ir.DataType.FLOAT for u in users)
-    return image.dtype == ir.DataType.UINT8 and bool(users) and casts
+def _loaded(path: Path, data: bytes | None) -> onnx.ModelProto:
+    """The checked model in a file, with its weights."""
+    if data is None:
+        file = open_regular(path)
+        size_of_file = os.fstat(file).st_size
+        os.close(file)
+        if size_of_file > MAX_ONNX_BYTES:
+            raise GraphError(f"{path} is larger than {MAX_ONNX_BYTES >> 30} GiB")
+    proto = onnx.load(path) if data is None else onnx.load_model_from_string(data)
+    for output in proto.graph.output:
+        output.type.tensor_type.shape.SetInParent()  # the checker wants one, no runtime does
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def _in_our_opset(model: ir.Model, opset: int) -> ir.Model:
+    """`model`, of `opset`, in ours."""
+    if opset in (OPSET - 1, OPSET):
+        return model
+    proto = ir.to_proto(model)
+    try:
+        if opset < 11:
+            proto = _resized_asymmetrically(onnx.version_converter.convert_version(proto, 11))
+        proto = onnx.version_converter.convert_version(proto, OPSET)
+    except Exception as exc:  # the converter's errors have no base of their own
+        raise GraphError(
+            f"it is of opset {opset} and cannot be brought to {OPSET} ({first_line(exc)}): export it with opset {OPSET}"
+        ) from exc
+    return NameFixPass()(ir.from_proto(proto)).model
 
 
 def _refuse_16_bits(proto: onnx.ModelProto, path: Path) -> None:
@@ -181,14 +184,14 @@ def _refuse_16_bits(proto: onnx.ModelProto, path: Path) -> None:
             )
 
 
-def _forget_shapes(proto: onnx.ModelProto) -> ir.Shape | None:
-    """Forget the shapes that `proto` declares of all that it computes: they may be stale. Returns the last output's."""
+def _forget_shapes(proto: onnx.ModelProto) -> dict[str, ir.Shape]:
+    """Forget the shapes that `proto` declares of all that it computes: they may be stale. Returns the outputs'."""
     declared = ir.from_proto(proto).graph.outputs
     del proto.graph.value_info[:]
     for output in proto.graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
-    return declared[-1].shape if declared else None
+    return {str(output.name): output.shape for output in declared if output.shape}
 
 
 def _resized_asymmetrically(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -236,8 +239,8 @@ def copy_of(model: ir.Model) -> ir.Model:
     return ir.from_proto(ir.to_proto(model))
 
 
-def _tidied(model: ir.Model, declared: ir.Shape | None = None) -> ir.Model:
-    """`model` with our names and nothing of its exporter; `declared`: the logits' shape, if it cannot be inferred."""
+def _tidied(model: ir.Model) -> ir.Model:
+    """`model` with our names and nothing of its exporter."""
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version, model.doc_string = "refinenet-edge", None, None
     model.graph.name = "segmentation"
@@ -250,6 +253,7 @@ def _tidied(model: ir.Model, declared: ir.Shape | None = None) -> ir.Model:
     for value in itertools.chain(*ends):
         value.metadata_props.clear()
         value.doc_string = None
+    declared = model.graph.outputs[0].shape
     model = ShapeInferencePass()(model).model
     if model.graph.outputs[0].shape is None:
         model.graph.outputs[0].shape = declared

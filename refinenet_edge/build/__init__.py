@@ -52,8 +52,8 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     """
     resolved = resolve(recipe)
     loaded = load(resolved.network, step)
-    proven = replace(loaded.spec, size=resolved.network.size)  # of a dynamic network, the usual size
-    fused = fuse_and_prove(loaded.model, loaded.reference, resolved.rewrites, proven, step)
+    proven = replace(loaded.spec, size=loaded.size)  # of a dynamic network, the usual size
+    fused = fuse_and_prove(loaded.model, loaded.reference, resolved.rewrites, proven, step, loaded.last_bit)
     rounding = find_rounding(resolved.quantisation, resolved.bits, fused, loaded.spec, loaded.labels, step)
     typed = put_precision(
         fused, resolved.precision, resolved.backend, rounding, resolved.bits, resolved.timed_against, step

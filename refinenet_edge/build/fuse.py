@@ -41,9 +41,11 @@ def fuse_and_prove(
     rewrites: Sequence[Rewrite],
     spec: FrameSpec,
     step: Callable[[str], None],
+    last_bit: float = parity.LAST_BIT,
 ) -> FusedModel:
     """`model`, which is changed in place, fused and held to `reference` on frames as `spec` says, which has a size.
 
+    `last_bit` is that of the numbers that `reference` computes in.
     Raises `GraphError` naming the rewrite that is not exact, or saying that the import is not.
     """
     step("fuse the graph")
@@ -55,7 +57,7 @@ def fuse_and_prove(
     given, classes = next(iter(logits.values())).shape, num_classes(model)
     if len(given) != 4 or given[1] != classes:
         raise GraphError(f"the model gives {'x'.join(map(str, given))}, it says that it gives {classes} classes")
-    noise = cache(lambda: parity.rounding(traced, frames))
+    noise = cache(lambda: parity.rounding(traced, frames, last_bit))
     proof = parity.prove(traced, logits, model, rewrites, frames, noise)
     return FusedModel(model, tuple(firings), frames, logits, proof, noise)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from refinenet_edge import precision
+from refinenet_edge.build.given import given_logits
 from refinenet_edge.errors import CheckpointError, GraphError, InputError
 from refinenet_edge.files import sha256
 from refinenet_edge.fusion import parity
@@ -17,8 +18,9 @@ from refinenet_edge.fusion.rewrite import constant
 from refinenet_edge.labels import fitting
 from refinenet_edge.model import open_network
 from refinenet_edge.model.blocks import CrpOrder
-from refinenet_edge.records import PREPROCESSINGS, Bilinear, Cubic, FrameSpec, Labels, Size
-from refinenet_edge.trace import TAKES_BYTES, num_classes, read_onnx, torch_logits, trace
+from refinenet_edge.onnx_ends import Ends, Said
+from refinenet_edge.records import DEFAULT_SIZE, PREPROCESSINGS, Bilinear, Cubic, FrameSpec, Labels, Nearest, Size
+from refinenet_edge.trace import ENDS, num_classes, read_onnx, torch_logits, trace
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +39,10 @@ class Network:
     model: str | None  # what a checkpoint must be of; None where the file may say
     crp: CrpOrder | None  # None: as the checkpoint says
     align_corners: bool | None  # None: as the checkpoint says
-    size: Size  # the usual one of a dynamic network
+    size: Size | None  # the usual one of a dynamic network; None: the file's own, else DEFAULT_SIZE
     dynamic: bool
     labels: Labels | None  # None: numbered
+    ends: Said  # what an ONNX file does not say itself
     preprocessing: FrameSpec  # how frames become its input, at any size
     preprocessing_said: bool  # by the user; else it is an assumption
     cubic: bool  # how logits reach the frame's size
@@ -54,6 +57,7 @@ class LoadedModel:
     """A traced float32 graph and where it came from, how frames go in and logits come out, and its classes.
 
     `reference` is what was handed in, as it is: torch's module, or the ONNX file before anything was done to it.
+    `size` is the usual one, where the sides are free; `last_bit` is that of the numbers it computes in.
     """
 
     name: str
@@ -63,6 +67,8 @@ class LoadedModel:
     spec: FrameSpec
     labels: Labels
     reference: parity.Reference
+    size: Size
+    last_bit: float = parity.LAST_BIT
 
 
 def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
@@ -70,22 +76,33 @@ def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
     step("load and trace the model")
     path = network.onnx or network.checkpoint
     given = _from_module(network) if network.onnx is None else _from_onnx(network, network.onnx)
-    upsample = Cubic() if network.cubic else Bilinear(given.align_corners)
+    upsample = given.upsample or (Cubic() if network.cubic else Bilinear(given.align_corners))
+    size = _sides(given.model) or network.size or DEFAULT_SIZE
     return LoadedModel(
         given.name,
         path.name if path else RANDOM,
         sha256(path, CheckpointError) if path else None,
         given.model,
-        replace(given.preprocessing, size=None if network.dynamic else network.size, upsample=upsample),
+        replace(given.preprocessing, size=None if network.dynamic else size, upsample=upsample),
         fitting(network.labels, num_classes(given.model)),
         given.reference,
+        size,
+        given.last_bit,
     )
+
+
+def _sides(model: ir.Model) -> Size | None:
+    """Height and width of the image; None where they are free."""
+    shape = model.graph.inputs[0].shape
+    assert shape is not None
+    height, width = shape[2:]
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 class _Given(NamedTuple):
     """The network's name, its traced graph, whether its logits are upsampled with aligned corners, what it was.
 
-    `preprocessing` is what the user says, else what it was trained on.
+    `preprocessing` is what the user says, else what it was trained on. `upsample`: the only way that its logits can be.
     """
 
     name: str
@@ -93,6 +110,8 @@ class _Given(NamedTuple):
     align_corners: bool
     reference: parity.Reference
     preprocessing: FrameSpec
+    upsample: Nearest | None = None
+    last_bit: float = parity.LAST_BIT
 
 
 def _from_module(network: Network) -> _Given:
@@ -108,7 +127,7 @@ def _from_module(network: Network) -> _Given:
     )
     if network.checkpoint is None:
         logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", network.model)
-    spec, traced = module.spec, trace(module, network.size, network.dynamic)
+    spec, traced = module.spec, trace(module, network.size or DEFAULT_SIZE, network.dynamic)
     preprocessing = network.preprocessing
     if not network.preprocessing_said:
         preprocessing = replace(spec.preprocessing, fit=preprocessing.fit)
@@ -116,7 +135,12 @@ def _from_module(network: Network) -> _Given:
 
 
 def _from_onnx(network: Network, path: Path) -> _Given:
-    model = read_onnx(path, None if network.dynamic else network.size)
+    model = read_onnx(
+        path,
+        None if network.dynamic else network.size,
+        said=network.ends,
+        otherwise=None if network.dynamic else DEFAULT_SIZE,
+    )
     shape = model.graph.inputs[0].shape
     if network.dynamic and shape is not None and any(isinstance(side, int) for side in shape[2:]):
         raise GraphError(f"{path} is fixed to {shape[2]}x{shape[3]}: leave --dynamic out, or export it with free sides")
@@ -131,13 +155,22 @@ def _from_onnx(network: Network, path: Path) -> _Given:
     spec = _preprocessing(network, path, model)
     if not network.preprocessing_said:
         logger.warning("%s", _assumed(path, model, spec))
-    return _Given(path.stem, model, network.align_corners is True, partial(parity.logits, path), spec)
+    ends: Ends = model.meta[ENDS]
+    return _Given(
+        path.stem,
+        model,
+        network.align_corners is True,
+        partial(given_logits, path, ends),
+        spec,
+        Nearest() if ends.kind == "labels" else None,
+        parity.LAST_BIT_OF_HALF if ends.half else parity.LAST_BIT,
+    )
 
 
 def _preprocessing(network: Network, path: Path, model: ir.Model) -> FrameSpec:
     """How frames become the input of somebody's `model`. Raises `InputError` where that cannot be as it was said."""
     spec = network.preprocessing
-    if not model.meta.get(TAKES_BYTES):
+    if model.meta[ENDS].dtype != "uint8":
         return spec
     plain = replace(PREPROCESSINGS["none"], order=spec.order, fit=spec.fit)
     if spec not in (
@@ -154,7 +187,7 @@ def _preprocessing(network: Network, path: Path, model: ir.Model) -> FrameSpec:
 def _assumed(path: Path, model: ir.Model, spec: FrameSpec) -> str:
     """What is assumed of the frames that somebody's network takes, and what speaks against it."""
     assumed = f"how {path.name} takes its frames was not said: assumed is {spec.preprocessing}"
-    if model.meta.get(TAKES_BYTES):
+    if model.meta[ENDS].dtype == "uint8":
         return f"{assumed}, as it takes uint8; if it was trained on the other order, give --order bgr"
     if not (first := _normalisation(model)):
         return f"{assumed}; if it was trained otherwise, give --preprocess, or --mean, --std, --scale and --order"

@@ -20,7 +20,8 @@ from refinenet_edge.frames import Frames, Scenes, open_frames, parse
 from refinenet_edge.fusion import REWRITES, Rewrite
 from refinenet_edge.labels import find_labels
 from refinenet_edge.model import SHIPPED, locate
-from refinenet_edge.records import Backend, Ranges, Recipe
+from refinenet_edge.onnx_ends import Said
+from refinenet_edge.records import DEFAULT_SIZE, Backend, Ranges, Recipe
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.cuda import gpu_capability
 from refinenet_edge.runtime.processor import saturates
@@ -127,7 +128,8 @@ def _network(recipe: Recipe) -> Network:
         align_corners=recipe.align_corners,
         size=recipe.size,
         dynamic=recipe.dynamic,
-        labels=find_labels(labels) if labels else None,
+        labels=(found := find_labels(labels) if labels else None),
+        ends=Said(recipe.output_name, recipe.layout, len(found.names) if found else None),
         preprocessing=recipe.preprocessing,
         preprocessing_said=recipe.says_preprocessing,
         cubic=recipe.upsample == "cubic",
@@ -187,7 +189,7 @@ def _engine_options(recipe: Recipe) -> EngineOptions:
     return EngineOptions(
         targets=recipe.target,
         workspace_bytes=recipe.workspace_mib << 20,
-        profile=profile_for(recipe.size) if recipe.dynamic else None,
+        profile=profile_for(recipe.size or DEFAULT_SIZE) if recipe.dynamic else None,
         timing_cache=Path(recipe.timing_cache) if recipe.timing_cache else None,
         version_compatible=recipe.version_compatible,
         hardware_compatible=recipe.hardware_compatible,

@@ -32,8 +32,14 @@ def _build_options(command: Any) -> Any:
         option("--output", "-o", metavar="FOLDER", help="The bundle to write, such as engines/NAME."),
         option("--model", help="rf50, rf101, rf152, rf_lw50, rf_lw101, rf_lw152, rf_lw_mbv2 or rf_lw_effnet_lite0."),
         option("--checkpoint", metavar="FILE", help='Weights: a file, "people" or "scenes". None: random.'),
-        option("--onnx", metavar="FILE", help="A segmentation model of anybody's instead: 1x3xHxW -> 1xCxhxw."),
-        option("--size", type=SizeType(), help="What the network takes; frames are resized. [512x512]"),
+        option(
+            "--onnx",
+            metavar="FILE",
+            help="Anybody's segmentation model: an image in, scores or labels out.",
+        ),
+        option("--output-name", metavar="NAME", help="Of the ONNX file's outputs, where there are several."),
+        option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Of its input, if the file cannot say."),
+        option("--size", type=SizeType(), help="What the network takes; frames are resized. [the file's, or 512x512]"),
         option("--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."),
         option("--precision", type=click.Choice(["fp32", "fp16", "int8", "fp8"]), help="[fp32]"),
         option(

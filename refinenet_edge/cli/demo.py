@@ -16,7 +16,7 @@ from refinenet_edge import __version__
 from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, make_folder
 from refinenet_edge.cli.screen import err, out, progress_bar
 from refinenet_edge.errors import InputError
-from refinenet_edge.records import Recipe, Size
+from refinenet_edge.records import DEFAULT_SIZE, Recipe, Size
 
 if TYPE_CHECKING:
     from refinenet_edge.demo import Show
@@ -133,7 +133,7 @@ def _recipe_for(source: str) -> tuple[str, Size]:
 
     address = parse(source)
     if isinstance(address, Scenes):
-        return "scenes", Recipe.size
+        return "scenes", DEFAULT_SIZE
     return "people", (448, 448) if isinstance(address, Images) else (384, 512)
 
 

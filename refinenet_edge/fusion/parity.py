@@ -26,7 +26,7 @@ from refinenet_edge.trace import to_bytes
 BOUND = 1e-4  # max |fused - given| / max |given|, float32
 MARGIN = 8  # of the last bit's effect: it is one draw of many, and sums in another order are many such bits
 SAME_LABELS = 0.99  # of the pixels, where the bound is that of rounding
-LAST_BIT = 2.0**-23
+LAST_BIT, LAST_BIT_OF_HALF = 2.0**-23, 2.0**-10
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")  # their inputs from the second are weights
 
 Inputs = Mapping[str, npt.NDArray[np.float32]]  # frame name -> 1x3xhxw
@@ -108,12 +108,12 @@ def exact_enough(parity: Parity, noise: Callable[[], float], bound: float = BOUN
     return parity.label_agreement >= SAME_LABELS and parity.relative_error <= MARGIN * noise()
 
 
-def rounding(model: bytes, inputs: Inputs) -> float:
+def rounding(model: bytes, inputs: Inputs, last_bit: float = LAST_BIT) -> float:
     """How far the last bit of every weight and pixel moves the logits of `model`, relative: float32's own noise."""
     random = np.random.default_rng(0)
 
     def shaken(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return array * (1 + LAST_BIT * random.choice(np.array([-1, 1], np.float32), array.shape)).astype(np.float32)
+        return array * (1 + last_bit * random.choice(np.array([-1, 1], np.float32), array.shape)).astype(np.float32)
 
     moved = onnx.load_model_from_string(model)
     taken = {name for node in moved.graph.node if node.op_type in WEIGHTED for name in node.input[1:]}

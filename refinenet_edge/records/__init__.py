@@ -30,6 +30,7 @@ from refinenet_edge.records.frame import (
     LabelMap,
     Labels,
     Mask,
+    Nearest,
     Size,
     Span,
 )
@@ -52,12 +53,13 @@ from refinenet_edge.records.manifest import (
     relative_error,
 )
 from refinenet_edge.records.quantised import INT8_LEVELS, Budget, Harm, Range, Ranges, RangesKey, Speed
-from refinenet_edge.records.recipe import PRECISIONS, Backend, Recipe
+from refinenet_edge.records.recipe import DEFAULT_SIZE, PRECISIONS, Backend, Recipe
 
 __all__ = [
-    "CHANNEL_MULTIPLE", "INPUT", "INT8_LEVELS", "LESSER", "MAX_SIDE", "NOISE", "OUTPUT", "PRECISIONS", "PREPROCESSINGS",
-    "RGB", "SMALLEST_SIDE", "WHOLE", "Backend", "Bilinear", "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest",
-    "Frame", "FrameSpec", "GraphCost", "Harm", "Identity", "Inference", "Interpolation", "LabelMap", "Labels",
-    "Manifest", "Mask", "MultiScale", "Parity", "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Span",
-    "Speed", "TensorSpec", "Tiles", "Whole", "from_json", "from_plain", "relative_error", "to_json",
+    "CHANNEL_MULTIPLE", "DEFAULT_SIZE", "INPUT", "INT8_LEVELS", "LESSER", "MAX_SIDE", "NOISE", "OUTPUT", "PRECISIONS",
+    "PREPROCESSINGS", "RGB", "SMALLEST_SIDE", "WHOLE", "Backend", "Bilinear", "Budget", "Confidence", "Cubic",
+    "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Identity", "Inference", "Interpolation",
+    "LabelMap", "Labels", "Manifest", "Mask", "MultiScale", "Nearest", "Parity", "Profile", "Range", "Ranges",
+    "RangesKey", "Recipe", "Size", "Span", "Speed", "TensorSpec", "Tiles", "Whole", "from_json", "from_plain",
+    "relative_error", "to_json",
 ]  # fmt: skip

@@ -35,7 +35,14 @@ class Cubic:
     kind: Literal["cubic"] = "cubic"
 
 
-Interpolation = Bilinear | Cubic
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest sample, half-pixel centres: of labels, which have nothing between them."""
+
+    kind: Literal["nearest"] = "nearest"
+
+
+Interpolation = Bilinear | Cubic | Nearest
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,8 @@ class FrameSpec:
     fit: Literal["stretch", "letterbox"] = "stretch"
 
     def __post_init__(self) -> None:
-        for name in ("resize", "upsample"):
-            require(getattr(self, name), (Bilinear, Cubic), f"frame.{name}")
+        require(self.resize, (Bilinear, Cubic), "frame.resize")
+        require(self.upsample, (Bilinear, Cubic, Nearest), "frame.upsample")
         if self.resize == Bilinear(align_corners=True):
             raise BundleError("frame.resize: frames are resized with half-pixel centres only")
         if self.size is not None and not all(1 <= side <= MAX_SIDE for side in self.size):

@@ -13,6 +13,7 @@ from refinenet_edge.records.frame import MAX_SIDE, PREPROCESSINGS, FrameSpec, Si
 from refinenet_edge.records.json import from_plain
 
 Backend = Literal["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]  # what a bundle is built for
+DEFAULT_SIZE: Size = (512, 512)  # (height, width) of networks that take any
 MAX_COMMAND = 64 * 1024  # characters
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
@@ -28,7 +29,7 @@ class Recipe:
     model: str | None = None
     checkpoint: str | None = None
     onnx: str | None = None
-    size: Size = (512, 512)
+    size: Size | None = None  # None: as the file is fixed, else DEFAULT_SIZE
     dynamic: bool = False
     precision: str = "fp32"
     calib: str | None = None  # of int8 and fp8: a ranges file, or the frames to calibrate on
@@ -58,6 +59,8 @@ class Recipe:
     resize: Literal["stretch", "letterbox"] = "stretch"  # of frames of another shape than the network's
     state_key: str | None = None  # of a checkpoint that holds several weights; None: the average, or the only ones
     collapse_ind: str | None = None  # of DenseTorch's checkpoints, JSON
+    output_name: str | None = None  # of the ONNX file's, where it has several
+    layout: Literal["nchw", "nhwc"] | None = None  # of its input, where the file does not say
 
     def __post_init__(self) -> None:
         if self.onnx is not None and (self.model or self.checkpoint):
@@ -76,7 +79,10 @@ class Recipe:
             raise InputError(f"--min-agreement {self.min_agreement}: expected between 0 and 100 percent")
         if self.judge is not None and not self.budgeted:
             raise InputError("--judge is for a budget: give --max-miou-drop or --min-agreement too")
-        if not all(1 <= side <= MAX_SIDE for side in self.size):
+        for said, option in ((self.output_name, "--output-name"), (self.layout, "--layout")):
+            if said is not None and self.onnx is None:
+                raise InputError(f"{option} is of an ONNX file: give --onnx, or leave it out")
+        if self.size is not None and not all(1 <= side <= MAX_SIDE for side in self.size):
             raise InputError(f"size {self.size[0]}x{self.size[1]} is outside 1..{MAX_SIDE} pixels a side")
         if self.resize == "letterbox" and self.dynamic:
             raise InputError("--resize letterbox is for networks of one size: with --dynamic no frame is resized")

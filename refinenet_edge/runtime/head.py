@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import BundleError, require
-from refinenet_edge.records import Bilinear, Confidence, Cubic, Interpolation, LabelMap, Size, Span
+from refinenet_edge.records import Bilinear, Confidence, Cubic, Interpolation, LabelMap, Nearest, Size, Span
 
 try:
     from refinenet_edge.runtime.kernels import _head
@@ -85,7 +85,7 @@ def _upsample(
     logits: npt.NDArray[Any], size: Size, how: Interpolation, spans: Spans, confidence: Confidence | None
 ) -> LabelMap:
     require(logits, np.ndarray, "logits")
-    require(how, (Bilinear, Cubic), "the interpolation")
+    require(how, (Bilinear, Cubic, Nearest), "the interpolation")
     if logits.ndim != 3 or not 1 <= logits.shape[0] <= 256 or 0 in logits.shape:
         raise _no_logits(logits, "classes x h x w")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused as that
@@ -239,7 +239,16 @@ def _axes(
     return down.starts, down.t, across.starts, across.t
 
 
+def nearest_axis(n_in: int, n_out: int, span: Span | None = None) -> npt.NDArray[np.int64]:
+    """The sample that is nearest to each of `n_out` pixels, half-pixel centres; `span` as in `bilinear_axis`."""
+    start, length, total = (span.start, span.length, span.total) if span else (0, n_out, n_out)
+    place = 2 * n_out * start + (2 * np.arange(n_out, dtype=np.int64) + 1) * length
+    return np.clip(place * n_in // (2 * n_out * total), 0, n_in - 1)
+
+
 def _taps(n_in: int, n_out: int, how: Interpolation, span: Span | None) -> Taps:
+    if isinstance(how, Nearest):
+        return [(nearest_axis(n_in, n_out, span).astype(np.int32), np.ones(n_out, np.float32))]
     if isinstance(how, Bilinear):
         axis = bilinear_axis(n_in, n_out, how, span)
         return [(axis.first, 1 - axis.t), (axis.second, axis.t)]

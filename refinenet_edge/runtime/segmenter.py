@@ -27,6 +27,7 @@ from refinenet_edge.records import (
     Manifest,
     Mask,
     MultiScale,
+    Nearest,
     Size,
     Tiles,
     Whole,
@@ -118,7 +119,7 @@ class Segmenter:
         Each is closed by itself, and the session with the last of them. Cubic interpolation is done on the CPU. Raises
         `InputError` after close().
         """
-        require(upsample, (Bilinear, Cubic), "upsample")
+        require(upsample, (Bilinear, Cubic, Nearest), "upsample")
         segmenter = type(self).__new__(type(self))
         with self._turn():
             for one in (self._network, *self._network.beside):

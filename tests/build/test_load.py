@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from refinenet_edge.model.refinenet import ModelSpec
+from refinenet_edge.onnx_ends import Said
 from refinenet_edge.records import Bilinear, FrameSpec
 
 stage = importlib.import_module("refinenet_edge.build.load")  # its function has its name
@@ -36,6 +37,7 @@ def test_the_authors_pixels_are_rgb_minus_128(monkeypatch: pytest.MonkeyPatch) -
         size=(32, 64),
         dynamic=False,
         labels=None,
+        ends=Said(),
         preprocessing=FrameSpec(None),
         preprocessing_said=False,
         cubic=False,

@@ -1,0 +1,351 @@
+"""What a file takes and gives, whatever it is, ends as an image and labels: those of the file, run as it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from refinenet_edge.build import build
+from refinenet_edge.errors import GraphError, InputError
+from refinenet_edge.records import Bilinear, Nearest, Recipe
+from refinenet_edge.runtime import Segmenter
+from tests.conftest import onnx_model, weights
+
+SIZE = (32, 48)
+IMAGE, LAST = "float[1,3,32,48] x", "float[1,32,48,3] x"
+SCORES = "s = Conv <pads = [1,1,1,1]> (x, w)"
+ONE = "s = Conv <pads = [1,1,1,1]> (x, one)"
+FRAME = np.random.default_rng(3).integers(0, 256, (*SIZE, 3), np.uint8)
+KNOWN: dict[str, Any] = {
+    "w": weights(5, 3, 3, 3),
+    "one": weights(1, 3, 3, 3),
+    "axes": np.array([1], np.int64),
+    "first": np.array([0], np.int64),
+    "empty": np.zeros(0, np.float32),
+    "twice": np.array([1, 1, 2, 2], np.float32),
+    "nought": np.float32(0),
+    "three": np.int64(3),
+    "minus": np.int64(-1),
+    "table": np.array([4, 3, 2, 1, 0], np.int64),
+}
+
+Made = Callable[..., Recipe]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    """made(body, inputs, outputs, opset): the recipe of such a file."""
+
+    def recipe(body: str, outputs: str, inputs: str = IMAGE, opset: int = 17, **options: Any) -> Recipe:
+        words = set(body.replace(",", " ").replace(")", " ").replace("(", " ").split())
+        used = {name: array for name, array in KNOWN.items() if name in words}
+        path = tmp_path / "theirs.onnx"
+        path.write_bytes(onnx_model(body, inputs, outputs, opset, **used).SerializeToString())
+        named = {"output": str(tmp_path / "b"), "onnx": str(path), "preprocess": "none", "backend": "onnxruntime"}
+        return Recipe(**(named | options))
+
+    return recipe
+
+
+def theirs(recipe: Recipe, frame: np.ndarray = FRAME, output: int = 0, last: bool = False) -> np.ndarray:
+    """What ONNX Runtime makes of the file, fed as its input says."""
+    session = onnxruntime.InferenceSession(str(recipe.onnx), providers=["CPUExecutionProvider"])
+    (image, *others) = session.get_inputs()
+    rgb = frame[:, :, ::-1]
+    laid = rgb if last else rgb.transpose(2, 0, 1)
+    kinds = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(float)": np.float32}
+    feeds = {image.name: np.ascontiguousarray(laid[None]).astype(kinds[image.type])}
+    feeds |= {other.name: np.zeros(other.shape, np.float32) for other in others}
+    found: np.ndarray = session.run(None, feeds)[output]
+    return found
+
+
+def labels_of(recipe: Recipe, frame: np.ndarray = FRAME) -> np.ndarray:
+    with Segmenter(build(recipe).path) as segmenter:
+        return segmenter.segment(frame).labels
+
+
+def assert_same(recipe: Recipe, expected: np.ndarray) -> None:
+    assert len(np.unique(expected)) > 1  # else the test shows nothing
+    assert (labels_of(recipe) == expected.reshape(SIZE)).mean() > 0.999
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+class TestLabels:
+    """The file gives labels itself."""
+
+    @pytest.mark.parametrize(
+        ("body", "outputs"),
+        [
+            ("y = ArgMax <axis = 1> (s)", "int64[1,1,32,48] y"),
+            ("y = ArgMax <axis = 1, keepdims = 0> (s)", "int64[1,32,48] y"),
+            ("a = ArgMax <axis = -3> (s) y = Cast <to = 6> (a)", "int32[1,1,32,48] y"),
+            ("a = ArgMax <axis = 1, keepdims = 0> (s) y = Cast <to = 2> (a)", "uint8[1,32,48] y"),
+            ("a = ArgMax <axis = 1> (s) b = Cast <to = 1> (a) y = Squeeze(b, axes)", "float[1,32,48] y"),
+            ("p = Softmax <axis = 1> (s) y = ArgMax <axis = 1> (p)", "int64[1,1,32,48] y"),
+            ("t = Transpose <perm = [0,2,3,1]> (s) y = ArgMax <axis = 3> (t)", "int64[1,32,48,1] y"),
+            ("a = ArgMax <axis = 1, keepdims = 0> (s) y = Squeeze(a, first)", "int64[32,48] y"),
+        ],
+    )
+    def test_an_argmax_at_the_end_is_taken_off(self, made: Made, backend: str, body: str, outputs: str) -> None:
+        recipe = made(f"{SCORES} {body}", outputs, backend=backend)
+        assert_same(recipe, theirs(recipe))
+        built = build(recipe)
+        assert built.manifest.frame.upsample == Bilinear(False)  # of scores
+        assert len(built.manifest.labels.names) == 5
+        assert all(parity.relative_error < 1e-4 for parity in built.manifest.parity)
+
+    @pytest.mark.parametrize(
+        ("body", "outputs", "classes"),
+        [
+            (f"{SCORES} a = ArgMax <axis = 1> (s) y = Gather(table, a)", "int64[1,1,32,48] y", "cityscapes"),
+            (
+                f"{SCORES} a = ArgMax <axis = 1> (s) b = Cast <to = 1> (a)"
+                ' c = Resize <mode = "nearest"> (b, empty, twice)'
+                " y = MaxPool <kernel_shape = [2,2], strides = [2,2]> (c)",
+                "float[1,1,32,48] y",
+                None,
+            ),
+            (f"{ONE} y = Greater(s, nought)", "bool[1,1,32,48] y", None),
+            (f"{ONE} a = Squeeze(s, axes) g = Less(a, nought) y = Cast <to = 2> (g)", "uint8[1,32,48] y", None),
+        ],
+        ids=["a table", "resized", "above a border", "below one, bytes"],
+    )
+    def test_others_are_taken_as_they_are(
+        self, made: Made, backend: str, body: str, outputs: str, classes: str | None
+    ) -> None:
+        recipe = made(body, outputs, backend=backend, labels=classes, mean=(128, 128, 128))
+        assert_same(recipe, theirs(recipe, FRAME.astype(np.float32) - 128))
+        assert build(recipe).manifest.frame.upsample == Nearest()
+
+    def test_between_them_there_is_nothing(self, made: Made, backend: str) -> None:
+        recipe = made(
+            f"{SCORES} a = ArgMax <axis = 1> (s) y = Gather(table, a)", "int64[1,1,32,48] y", labels="cityscapes"
+        )
+        with Segmenter(build(recipe).path, backend) as segmenter:
+            found = segmenter.segment(np.repeat(np.repeat(FRAME, 3, 0), 3, 1)).labels
+        assert np.array_equal(found, np.repeat(np.repeat(found[1::3, 1::3], 3, 0), 3, 1))
+
+    @pytest.mark.parametrize("factor", ["three", "minus"])
+    def test_what_is_beyond_the_classes_is_refused(self, made: Made, backend: str, factor: str, tmp_path: Path) -> None:
+        (tmp_path / "few.txt").write_text("a\nb\nc\nd\ne\n")
+        body = f"{SCORES} a = ArgMax <axis = 1> (s) y = Mul(a, {factor})"
+        with pytest.raises(GraphError, match=r"gives labels that are not those of 'y', .* of 5 classes: \d"):
+            build(made(body, "int64[1,1,32,48] y", labels=str(tmp_path / "few.txt")))
+
+    def test_it_has_to_be_said_how_many_there_are(self, made: Made, backend: str) -> None:
+        with pytest.raises(GraphError, match=r"gives labels, y \(INT64 1x1x32x48\), but not of how many .*--labels"):
+            build(made(f"{SCORES} a = ArgMax <axis = 1> (s) y = Gather(table, a)", "int64[1,1,32,48] y"))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+class TestOneChannel:
+    """Two classes by one number."""
+
+    @pytest.mark.parametrize(
+        ("body", "outputs", "border"),
+        [
+            ("y = Identity(s)", "float[1,1,32,48] y", 0),
+            ("y = Squeeze(s, axes)", "float[1,32,48] y", 0),
+            ("y = Sigmoid(s)", "float[1,1,32,48] y", 0.5),
+            ("p = Sigmoid(s) y = Squeeze(p, axes)", "float[1,32,48] y", 0.5),
+            ("p = Sigmoid(s) y = Transpose <perm = [0,2,3,1]> (p)", "float[1,32,48,1] y", 0.5),
+            (
+                'p = Sigmoid(s) r = Resize <mode = "linear"> (p, empty, twice)'
+                " y = AveragePool <kernel_shape = [2,2], strides = [2,2]> (r)",
+                "float[1,1,32,48] y",
+                0.5,
+            ),
+        ],
+    )
+    def test_its_border_is_what_its_end_says(
+        self, made: Made, backend: str, body: str, outputs: str, border: float
+    ) -> None:
+        recipe = made(f"{ONE} {body}", outputs, backend=backend, mean=(128, 128, 128))
+        expected = theirs(recipe, (FRAME.astype(np.float32) - 128)) > border
+        assert_same(recipe, expected)
+
+    def test_how_sure_it_is_is_the_sigmoid(self, made: Made, backend: str) -> None:
+        recipe = made(
+            f"{ONE} y = Sigmoid(s)", "float[1,1,32,48] y", backend=backend, mean=(128, 128, 128), std=(99, 99, 99)
+        )
+        chance = theirs(recipe, (FRAME.astype(np.float32) - 128) / 99)[0, 0]
+        with Segmenter(build(recipe).path, confidence=True) as segmenter:
+            sure = segmenter.segment(FRAME).confidence
+        assert sure is not None
+        np.testing.assert_allclose(sure / 255, np.maximum(chance, 1 - chance), atol=0.003)
+
+    def test_from_0_to_1_without_a_sigmoid_it_is_not_known_what_it_is(self, made: Made, backend: str) -> None:
+        body = f"{ONE} y = HardSigmoid(s)"
+        with pytest.raises(GraphError, match="one channel from 0 to 1 and ends in no Sigmoid"):
+            build(made(body, "float[1,1,32,48] y", backend=backend))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+class TestScores:
+    @pytest.mark.parametrize("opset", [11, 13, 17])
+    @pytest.mark.parametrize(
+        ("body", "outputs", "axis"),
+        [
+            ("y = Softmax <axis = 1> (s)", "float[1,5,32,48] y", 1),
+            ("y = LogSoftmax <axis = 1> (s)", "float[1,5,32,48] y", 1),
+            ("y = Transpose <perm = [0,2,3,1]> (s)", "float[1,32,48,5] y", 3),
+            ("t = Transpose <perm = [0,2,3,1]> (s) y = Softmax <axis = 3> (t)", "float[1,32,48,5] y", 3),
+            ("p = Softmax <axis = 1> (s) y = Transpose <perm = [0,2,3,1]> (p)", "float[1,32,48,5] y", 3),
+            ("t = Transpose <perm = [0,2,3,1]> (s) y = Mul(t, t)", "float[1,32,48,5] y", 3),
+        ],
+    )
+    def test_in_either_layout_with_or_without_a_softmax(
+        self, made: Made, backend: str, body: str, outputs: str, axis: int, opset: int
+    ) -> None:
+        recipe = made(f"{SCORES} {body}", outputs, opset=opset, backend=backend, scale=99.0)
+        assert_same(recipe, theirs(recipe, FRAME / np.float32(99)).argmax(axis))
+
+    def test_a_softmax_costs_nothing(self, made: Made, backend: str) -> None:
+        build(recipe := made(f"{SCORES} y = Softmax <axis = 1> (s)", "float[1,5,32,48] y", backend=backend))
+        proto = onnx.load(Path(recipe.output, "model.onnx"))
+        assert [node.op_type for node in proto.graph.node] == ["Conv"]
+
+
+class TestOutputs:
+    BODY = f"{SCORES} y = Neg(s) z = Relu(s)"
+    GIVES = "float[1,5,32,48] y, float[1,5,32,48] z"
+
+    def test_of_several_one_has_to_be_chosen(self, made: Made) -> None:
+        listed = r"gives y \(FLOAT 1x5x32x48\), z \(FLOAT 1x5x32x48\): choose one with --output-name"
+        with pytest.raises(GraphError, match=f"has several outputs, it {listed}" if False else listed):
+            build(made(self.BODY, self.GIVES))
+        with pytest.raises(GraphError, match=f"has no output 'a', it {listed}"):
+            build(made(self.BODY, self.GIVES, output_name="a"))
+
+    @pytest.mark.parametrize(("name", "place"), [("y", 0), ("z", 1)])
+    def test_the_one_that_is_chosen_is_built(self, made: Made, name: str, place: int) -> None:
+        recipe = made(self.BODY, self.GIVES, output_name=name)
+        assert_same(recipe, theirs(recipe, output=place).argmax(1))
+
+    def test_it_is_in_the_recipe(self, made: Made) -> None:
+        assert "--output-name z" in build(made(self.BODY, self.GIVES, output_name="z")).manifest.command
+
+    def test_classes_that_contradict_the_labels_are_refused(self, made: Made) -> None:
+        with pytest.raises(InputError, match="the model has 5 classes, labels 'voc' has 21"):
+            build(made(f"{SCORES} y = Neg(s)", "float[1,5,32,48] y", labels="voc"))
+
+    def test_more_than_255_classes_are_refused(self, made: Made) -> None:
+        body = "y = Concat <axis = 1> (" + ", ".join(["x"] * 86) + ")"
+        with pytest.raises(GraphError, match=r"gives 258 classes \(y, 1x258x32x48\): at most 255"):
+            build(made(body, "float[1,258,32,48] y"))
+
+    def test_where_the_classes_lie_has_to_be_known(self, made: Made, tmp_path: Path) -> None:
+        outputs, inputs = "float[1,32,32,32] y", "float[1,3,32,32] x"
+        body = (
+            "m = ReduceMean <axes = [1]> (x) a = Concat <axis = 1> ("
+            + ", ".join(["m"] * 32)
+            + ') y = Einsum <equation = "abcd->adbc"> (a)'
+        )
+        with pytest.raises(GraphError, match="whose classes may lie first or last"):
+            build(made(body, outputs, inputs))
+
+
+class TestInputs:
+    @pytest.mark.parametrize(
+        ("inputs", "body"),
+        [
+            (LAST, "t = Transpose <perm = [0,3,1,2]> (x)"),
+            (LAST, "a = Mul(x, x) t = Transpose <perm = [0,3,1,2]> (a)"),
+            ("uint8[1,32,48,3] x", "a = Cast <to = 1> (x) t = Transpose <perm = [0,3,1,2]> (a)"),
+            ("uint8[1,32,48,3] x", "a = Transpose <perm = [0,3,1,2]> (x) t = Cast <to = 1> (a)"),
+            ("uint8[1,3,32,48] x", "t = Cast <to = 1> (x)"),
+            ("float[N,H,W,3] x", "t = Transpose <perm = [0,3,1,2]> (x)"),
+            ("float[a,b,c,d] x", "t = Transpose <perm = [0,3,1,2]> (x)"),
+            ("float[a,b,c,d] x", "t = Identity(x)"),
+            (f"{IMAGE}, float[2,2] unread", "t = Identity(x)"),
+        ],
+    )
+    @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+    def test_an_image_in_any_layout_and_type(self, made: Made, inputs: str, body: str, backend: str) -> None:
+        body = f"{body} s = Conv <pads = [1,1,1,1]> (t, w) y = Relu(s)"
+        recipe = made(body, "float[N,5,h,w] y", inputs, backend=backend, size=SIZE)
+        if "uint8" in inputs:
+            recipe = Recipe(**{**vars(recipe), "preprocess": None})
+        assert_same(recipe, theirs(recipe, last="3]" in inputs or "0,3,1,2" in body).argmax(1))
+
+    def test_a_transpose_from_last_to_first_is_gone(self, made: Made) -> None:
+        build(
+            recipe := made(
+                "t = Transpose <perm = [0,3,1,2]> (x) y = Conv <pads = [1,1,1,1]> (t, w)", "float[1,5,32,48] y", LAST
+            )
+        )
+        proto = onnx.load(Path(recipe.output, "model.onnx"))
+        assert [node.op_type for node in proto.graph.node] == ["Conv"]
+
+    def test_a_layout_that_cannot_be_seen_has_to_be_said(self, made: Made) -> None:
+        body = "a = Transpose <perm = [0,1,3,2]> (x) y = Transpose <perm = [0,1,3,2]> (a)"
+        with pytest.raises(
+            GraphError, match="where no side is the three channels: say which with --layout nchw or nhwc"
+        ):
+            build(made(body, "float[a,b,c,d] y", "float[a,b,c,d] x", size=SIZE))
+        recipe = made(body, "float[a,b,c,d] y", "float[a,b,c,d] x", size=SIZE, layout="nchw")
+        assert_same(recipe, theirs(recipe).argmax(1))
+
+    def test_a_layout_that_it_has_not_is_refused(self, made: Made) -> None:
+        with pytest.raises(GraphError, match="that is not --layout nhwc of three channels"):
+            build(made(f"{SCORES} y = Relu(s)", "float[1,5,32,48] y", layout="nhwc"))
+
+    def test_two_that_are_read_are_refused(self, made: Made) -> None:
+        with pytest.raises(GraphError, match=r"takes x \(FLOAT 1x3x32x48\), z \(FLOAT 1x3x32x48\); expected one image"):
+            build(made("y = Add(x, z)", "float[1,3,32,48] y", f"{IMAGE}, float[1,3,32,48] z"))
+
+    @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+    def test_float16_is_computed_in_float32(self, made: Made, backend: str, tmp_path: Path) -> None:
+        body = "h = Cast <to = 10> (w) s = Conv <pads = [1,1,1,1]> (x, h) y = Relu(s)"
+        recipe = made(body, "float16[1,5,32,48] y", "float16[1,3,32,48] x", backend=backend, preprocess="0-1")
+        built = build(recipe)
+        assert (built.manifest.inputs[0].dtype, built.manifest.outputs[0].dtype) == ("float32", "float32")
+        expected = theirs(recipe, FRAME / np.float32(255)).argmax(1)
+        assert (labels_of(recipe) == expected[0]).mean() > 0.99
+
+    @pytest.mark.parametrize("sides", ["1,3,64,96", "1,3,H,W", "1,3,64,W"])
+    def test_a_file_has_its_own_size(self, made: Made, sides: str) -> None:
+        recipe = made("s = Conv(x, k) y = Relu(s)" if False else "y = Relu(x)", "float[1,3,h,w] y", f"float[{sides}] x")
+        built = build(recipe)
+        expected = {"1,3,64,96": (64, 96), "1,3,H,W": (512, 512), "1,3,64,W": (64, 512)}[sides]
+        assert built.manifest.frame.size == expected
+
+    def test_sides_of_minus_one_are_free(self, made: Made) -> None:
+        recipe = made(f"{SCORES} y = Relu(s)", "float[1,5,h,w] y", "float[1,3,H,W] x", size=SIZE)
+        proto = onnx.load(str(recipe.onnx))
+        for side in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
+            side.dim_value = -1
+        onnx.save(proto, str(recipe.onnx))
+        assert labels_of(recipe).shape == SIZE
+
+    @pytest.mark.parametrize("what", ["wrong", "none"])
+    def test_shapes_that_are_declared_wrong_or_not_at_all_do_no_harm(self, made: Made, what: str) -> None:
+        recipe = made(f"{SCORES} y = Relu(s)", "float[1,5,32,48] y")
+        proto = onnx.load(str(recipe.onnx))
+        shape = proto.graph.output[0].type.tensor_type
+        if what == "none":
+            shape.ClearField("shape")
+        else:
+            shape.shape.dim[1].dim_value, shape.shape.dim[2].dim_value = 7, 99
+        onnx.save(proto, str(recipe.onnx))
+        assert_same(recipe, theirs(recipe).argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("a, b = Dropout(x, half, yes) y = Relu(a)", "is in training mode \\(Dropout .*model.eval"),
+        ("n = RandomNormalLike(x) y = Add(x, n)", "draws random numbers"),
+    ],
+)
+def test_what_is_another_network_each_time_is_refused(made: Made, body: str, message: str) -> None:
+    KNOWN.update(half=np.float32(0.5), yes=np.bool_(True))
+    with pytest.raises(GraphError, match=message):
+        build(made(body, "float[1,3,32,48] y"))
