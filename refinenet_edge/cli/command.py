@@ -18,7 +18,7 @@ from refinenet_edge import __version__
 from refinenet_edge.cli.screen import err, styled
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.recipe import parse_channels, parse_size
-from refinenet_edge.records import WHOLE, Inference, MultiScale
+from refinenet_edge.records import WHOLE, Inference, MultiScale, Tiles
 
 EXPORT = "'refinenet-edge[export]'"
 
@@ -108,45 +108,6 @@ allow_host_code = click.option(
 )
 
 
-def with_inference(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` gets `inference`, how a frame goes through the network, and `beside`, bundles at other sizes."""
-
-    @click.option("--scales", metavar="A,B,...", help="Average class scores over these scales, such as 0.8,1,1.2.")
-    @click.option("--flip", is_flag=True, help="Also average those of the mirrored frame.")
-    @click.option(
-        "--with",
-        "beside",
-        multiple=True,
-        metavar="BUNDLE",
-        type=click.Path(path_type=Path),
-        help="Of the network at another fixed size: average its class scores, too. Repeatable.",
-    )
-    @functools.wraps(command)
-    def asked(*args: Any, scales: str | None, flip: bool, **more: Any) -> None:
-        inference: Inference = WHOLE
-        if scales or flip:
-            inference = MultiScale(_numbers(scales, "--scales") if scales else (1.0,), flip)
-        command(*args, inference=inference, **more)
-
-    return asked
-
-
-def _numbers(text: str, option: str) -> tuple[float, ...]:
-    try:
-        return tuple(map(float, text.split(",")))
-    except ValueError as exc:
-        raise InputError(f"{option} {text!r}: numbers with commas between are expected, such as 0.8,1,1.2") from exc
-
-
-with_ray = click.option(
-    "--ray",
-    default="off",
-    show_default=True,
-    metavar="off|auto|ADDRESS",
-    help="On a Ray cluster; auto: the one that runs, else one on this machine. The result is the same.",
-)
-
-
 class SizeType(click.ParamType[Any]):
     """HEIGHTxWIDTH in pixels."""
 
@@ -169,6 +130,53 @@ class ChannelsType(click.ParamType[Any]):
             return parse_channels(value) if isinstance(value, str) else value
         except InputError as exc:
             self.fail(str(exc), param, ctx)
+
+
+def with_inference(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` gets `inference`, how a frame goes through the network, and `beside`, bundles at other sizes."""
+
+    @click.option("--scales", metavar="A,B,...", help="Average class scores over these scales, such as 0.8,1,1.2.")
+    @click.option("--flip", is_flag=True, help="Also average those of the mirrored frame.")
+    @click.option(
+        "--with",
+        "beside",
+        multiple=True,
+        metavar="BUNDLE",
+        type=click.Path(path_type=Path),
+        help="Of the network at another fixed size: average its class scores, too. Repeatable.",
+    )
+    @click.option("--tiles", type=SizeType(), help="Frames as they are, in tiles of this size: for large ones.")
+    @click.option("--overlap", type=int, metavar="PIXELS", help="Of tiles, at least. [64]")
+    @functools.wraps(command)
+    def asked(*args: Any, scales: str | None, flip: bool, tiles: Any, overlap: int | None, **more: Any) -> None:
+        inference: Inference = WHOLE
+        if tiles and (scales or flip):
+            raise InputError("--tiles and --scales or --flip exclude each other: leave one out")
+        if overlap is not None and not tiles:
+            raise InputError("--overlap is of --tiles: name their size, too")
+        if tiles:
+            inference = Tiles(tiles, 64 if overlap is None else overlap)
+        if scales or flip:
+            inference = MultiScale(_numbers(scales, "--scales") if scales else (1.0,), flip)
+        command(*args, inference=inference, **more)
+
+    return asked
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError as exc:
+        raise InputError(f"{option} {text!r}: numbers with commas between are expected, such as 0.8,1,1.2") from exc
+
+
+with_ray = click.option(
+    "--ray",
+    default="off",
+    show_default=True,
+    metavar="off|auto|ADDRESS",
+    help="On a Ray cluster; auto: the one that runs, else one on this machine. The result is the same.",
+)
 
 
 @contextlib.contextmanager

@@ -65,10 +65,18 @@ def run(
         raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
     table = Table("image", "size", "ms", "classes", title=str(bundle))
     failures: list[str] = []
+    bar = progress_bar()
+    task = bar.add_task("tiles", visible=False)
     opened = Segmenter(
-        bundle, backend, allow_host_code=allow_host_code, confidence=confidence, inference=inference, beside=beside
+        bundle,
+        backend,
+        allow_host_code=allow_host_code,
+        confidence=confidence,
+        inference=inference,
+        beside=beside,
+        progress=lambda done, tiles: bar.update(task, completed=done, total=tiles, visible=True),
     )
-    with opened as segmenter, progress_bar() as bar:
+    with opened as segmenter, bar:
         make_folder(folder)
         for index, name in enumerate(bar.track(stems, description="segment")):
             try:

@@ -34,7 +34,7 @@ from refinenet_edge.records.frame import (
     Size,
     Span,
 )
-from refinenet_edge.records.inference import WHOLE, Inference, MultiScale, Tiles, Whole
+from refinenet_edge.records.inference import ALIGNED, WHOLE, Inference, MultiScale, Tiles, Whole
 from refinenet_edge.records.json import from_json, from_plain, to_json
 from refinenet_edge.records.manifest import (
     CHANNEL_MULTIPLE,
@@ -56,10 +56,10 @@ from refinenet_edge.records.quantised import INT8_LEVELS, Budget, Harm, Range, R
 from refinenet_edge.records.recipe import DEFAULT_SIZE, PRECISIONS, Backend, Recipe
 
 __all__ = [
-    "CHANNEL_MULTIPLE", "DEFAULT_SIZE", "INPUT", "INT8_LEVELS", "LESSER", "MAX_SIDE", "NOISE", "OUTPUT", "PRECISIONS",
-    "PREPROCESSINGS", "RGB", "SMALLEST_SIDE", "WHOLE", "Backend", "Bilinear", "Budget", "Confidence", "Cubic",
-    "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Identity", "Inference", "Interpolation",
-    "LabelMap", "Labels", "Manifest", "Mask", "MultiScale", "Nearest", "Parity", "Profile", "Range", "Ranges",
-    "RangesKey", "Recipe", "Size", "Span", "Speed", "TensorSpec", "Tiles", "Whole", "from_json", "from_plain",
+    "ALIGNED", "CHANNEL_MULTIPLE", "DEFAULT_SIZE", "INPUT", "INT8_LEVELS", "LESSER", "MAX_SIDE", "NOISE", "OUTPUT",
+    "PRECISIONS", "PREPROCESSINGS", "RGB", "SMALLEST_SIDE", "WHOLE", "Backend", "Bilinear", "Budget", "Confidence",
+    "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Identity", "Inference",
+    "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "MultiScale", "Nearest", "Parity", "Profile", "Range",
+    "Ranges", "RangesKey", "Recipe", "Size", "Span", "Speed", "TensorSpec", "Tiles", "Whole", "from_json", "from_plain",
     "relative_error", "to_json",
 ]  # fmt: skip

@@ -7,6 +7,7 @@
     head.py        logits -> labels at the frame's size
     host_path.py   the three of them with arrays on the host
     multi_scale.py the first at several scales and mirrored, their class scores averaged
+    tiles.py       the first tile by tile, for frames larger than the network
     device_path.py all of it on the GPU, which cuda.py owns, by cuda_bindings.py or pycuda.py
 
 Backends are imported when a session is opened, never before; torch and onnx are not needed.

@@ -1,7 +1,7 @@
 """From a frame to its mask: what a `Segmenter` asks of its path, on the host or on the device, and what both know."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,7 +29,7 @@ class Network:
     """A session, how frames go in and logits come out, and the range of frames; `origin` is its name in errors.
 
     `confidence`: masks say how sure each label is. `beside`: the same network at other sizes, whose class scores are
-    averaged with this one's.
+    averaged with this one's. `progress`: told after each tile of a frame how many of how many are done.
     """
 
     shared: SharedSession
@@ -40,6 +40,7 @@ class Network:
     confidence: bool = False
     inference: Inference = WHOLE
     beside: tuple["Network", ...] = ()
+    progress: Callable[[int, int], None] | None = None
 
     @property
     def session(self) -> Session:

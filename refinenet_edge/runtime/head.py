@@ -81,6 +81,47 @@ def upsample_softmax(
     return _upsample(logits, size, how, spans, confidence), confidence
 
 
+def label_rows(
+    logits: Logits,
+    above: int,
+    total: int,
+    how: Interpolation,
+    labels: LabelMap,
+    rows: slice,
+    confidence: Confidence | None,
+) -> None:
+    """`rows` of `labels`, and of `confidence` where it is asked for, of a frame whose logits come piece by piece.
+
+    `logits` (CxkxW) are k of its `total` rows, beneath `above` others; `lowest_needed` says which of them are needed.
+    """
+    height, width = labels.shape
+    sure = None if confidence is None else confidence[rows]
+    if _head is not None and isinstance(how, Bilinear):
+        down, across = bilinear_axis(total, height, how), bilinear_axis(logits.shape[2], width, how)
+        low, high = int(down.first[rows.start]), int(down.second[rows.stop - 1])
+        source = np.ascontiguousarray(logits[:, low - above : high + 1 - above])
+        starts = np.clip(down.starts[low : high + 2] - rows.start, 0, rows.stop - rows.start)
+        more = () if sure is None else (sure,)
+        if not _head.fill(
+            source, len(source), starts, down.t[rows], across.starts, across.t, labels[rows], THREADS, *more
+        ):
+            raise _not_finite(source)
+        return
+    down_taps = [(index[rows] - above, weight[rows]) for index, weight in _taps(total, height, how, None)]
+    if not np.isfinite(logits).all():
+        raise _not_finite(logits)
+    for part, block in _blocks(logits, down_taps, _taps(logits.shape[2], width, how, None)):
+        labels[rows][part] = block.argmax(axis=2)
+        if sure is not None:
+            sure[part] = _confidence(block)
+
+
+def lowest_needed(total: int, height: int, how: Interpolation) -> npt.NDArray[np.int32]:
+    """For each of the `height` rows of a frame, the last of the `total` rows of its logits that it depends on."""
+    lowest: npt.NDArray[np.int32] = np.max([index for index, _ in _taps(total, height, how, None)], axis=0)
+    return lowest
+
+
 def _upsample(
     logits: npt.NDArray[Any], size: Size, how: Interpolation, spans: Spans, confidence: Confidence | None
 ) -> LabelMap:
@@ -162,15 +203,19 @@ def _exponential(x: Logits) -> Logits:
 
 def _upsampled(logits: Logits, size: Size, how: Interpolation, spans: Spans = None) -> Iterator[tuple[slice, Logits]]:
     """Rows of the frame and their interpolated logits, rows x width x C, block by block; a block is the caller's."""
-    classes, height, width = logits.shape
-    source = np.ascontiguousarray(logits.transpose(1, 2, 0))  # numpy takes pixels and finds their argmax fastest so
     rows_in, columns_in = spans or (None, None)
-    taps = _taps(width, size[1], how, columns_in)
+    down = _taps(logits.shape[1], size[0], how, rows_in)
+    return _blocks(logits, down, _taps(logits.shape[2], size[1], how, columns_in))
+
+
+def _blocks(logits: Logits, down: Taps, taps: Taps) -> Iterator[tuple[slice, Logits]]:
+    classes = len(logits)
+    source = np.ascontiguousarray(logits.transpose(1, 2, 0))  # numpy takes pixels and finds their argmax fastest so
     across = [(index, np.repeat(weight[:, None], classes, axis=1)) for index, weight in taps]
-    down = _taps(height, size[0], how, rows_in)
-    block = max(1, BLOCK // (classes * size[1]))
-    for top in range(0, size[0], block):
-        rows = slice(top, min(top + block, size[0]))
+    height, width = len(down[0][0]), len(taps[0][0])
+    block = max(1, BLOCK // (classes * width))
+    for top in range(0, height, block):
+        rows = slice(top, min(top + block, height))
         first, last = min(index[top] for index, _ in down), max(index[rows][-1] for index, _ in down)
         wide = _mix(source[first : last + 1], across, axis=1)
         yield rows, _mix(wide, [(index[rows] - first, weight[rows, None, None]) for index, weight in down], axis=0)

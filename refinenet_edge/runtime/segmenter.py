@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +40,7 @@ from refinenet_edge.runtime.host_path import HostPath
 from refinenet_edge.runtime.multi_scale import MultiScalePath, at_sizes
 from refinenet_edge.runtime.session import Session
 from refinenet_edge.runtime.tensorrt.session import TrtSession
+from refinenet_edge.runtime.tiles import TiledPath
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11, Jetson has 3.10
@@ -67,6 +68,7 @@ class Segmenter:
         confidence: bool = False,
         inference: Inference = WHOLE,
         beside: Sequence[str | Path | Bundle] = (),
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Open and verify `bundle` and its session, as `open_bundle` and `open_session` do, with their errors.
 
@@ -75,6 +77,7 @@ class Segmenter:
         `confidence`: every mask says how sure its labels are (`Mask.confidence`), which takes a frame longer.
         `inference`: how a frame goes through the network. `beside`: bundles of the network at other sizes, whose class
         scores are averaged with this one's: `MultiScale` where sizes are fixed.
+        `progress(done, tiles)` is called after each tile of a frame, where there are `Tiles`.
         """
         require(confidence, bool, "confidence")
         require(inference, (Whole, MultiScale, Tiles), "inference")
@@ -89,7 +92,7 @@ class Segmenter:
             for network in networks:
                 network.shared.leave()
             raise
-        self._start(replace(networks[0], beside=tuple(networks[1:])))
+        self._start(replace(networks[0], beside=tuple(networks[1:]), progress=progress))
 
     @classmethod
     def from_session(
@@ -283,6 +286,8 @@ def _leave(network: Network) -> None:
 def _path(network: Network, host: HostPath) -> FramePath:
     if isinstance(network.inference, MultiScale):
         return MultiScalePath(network, network.inference)
+    if isinstance(network.inference, Tiles):
+        return TiledPath(network, network.inference)
     return _device_path(network) or host
 
 

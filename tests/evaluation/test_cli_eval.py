@@ -15,7 +15,7 @@ from refinenet_edge.bundle import MANIFEST, MODEL, write_bundle
 from refinenet_edge.cli import main
 from refinenet_edge.evaluation import Confusion, open_dataset, score
 from refinenet_edge.labels import SCENES, numbered
-from refinenet_edge.records import FrameSpec, Labels, Manifest, MultiScale, Recipe, TensorSpec
+from refinenet_edge.records import FrameSpec, Labels, Manifest, MultiScale, Recipe, TensorSpec, Tiles
 from refinenet_edge.runtime import Segmenter
 from tests.evaluation import data
 from tests.evaluation.data import COUNT, SIZE, png, write
@@ -89,6 +89,21 @@ def test_a_bundle_for_each_scale(tmp_path: Path) -> None:
     assert json.loads(out.read_text())["inference"]["bundles"] == [digest]
 
 
+def test_tiles(tmp_path: Path) -> None:
+    root, out = data.plain(tmp_path / "d", CLASSES), tmp_path / "r.json"
+    done = run(bundle(tmp_path / "b", (32, 64)), root, "--tiles", "32x64", "--overlap", "0", "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "align_corners=True, tiles of 64x32 that overlap by 0" in done.output
+    result = json.loads(out.read_text())
+    assert result["inference"] == {"size": [32, 64], "overlap": 0, "kind": "tiles"}
+    found = Confusion.zero(CLASSES)
+    with Segmenter(bundle(tmp_path / "b2", (32, 64)), inference=Tiles((32, 64), 0)) as segmenter:
+        for sample in open_dataset(str(root)).samples:
+            frame, truth = sample.read()
+            found += Confusion.of(truth, segmenter.segment(frame).labels, CLASSES)
+    assert result["confusion"] == found.matrix.tolist()
+
+
 def test_scales_of_another_run_are_another_run(tmp_path: Path) -> None:
     path, root, out = bundle(tmp_path / "b", None), data.plain(tmp_path / "d", CLASSES), tmp_path / "r.json"
     mask = root / "masks" / "s3.png"
@@ -109,9 +124,13 @@ def test_scales_of_another_run_are_another_run(tmp_path: Path) -> None:
         (("--scales", "0"), "1 to 16 numbers above 0"),
         (("--scales", "0.5,1"), "takes 48x32 pixels only"),
         (("--with", "none"), "no bundle at none"),
+        (("--tiles", "64", "--overlap", "0"), "takes 32x48 only (height x width): --tiles that"),
+        (("--tiles", "32x48"), "overlap by 0 to 0 pixels, not 64"),
+        (("--tiles", "32x48", "--flip"), "--tiles and --scales or --flip exclude each other"),
+        (("--overlap", "3"), "--overlap is of --tiles"),
     ],
 )
-def test_scales_that_are_refused(tmp_path: Path, options: tuple[str, str], said: str) -> None:
+def test_scales_that_are_refused(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     done = run(bundle(tmp_path / "b"), data.plain(tmp_path / "d", CLASSES), *options)
     assert done.exit_code == 2
     assert said in done.stderr

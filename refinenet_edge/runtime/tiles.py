@@ -1,0 +1,152 @@
+"""A frame larger than the network -> mask: the network slides over it, its logits become one map, labels follow that.
+
+Where tiles overlap, the logits of one give way to those of the next over the middle half of the overlap. What is
+nearer to a tile's border than a quarter of it is taken from the other tile, so where no logit depends on more than
+that, all are those of the whole frame. The map has the whole frame's geometry, and its labels are made as those of a
+whole frame, a band of rows at a time: in memory are the frame, its labels and the logits of a row of tiles.
+
+Tiles begin at multiples of `ALIGNED` pixels. The last ones end with the frame where the network's sides are free; where
+they are fixed, zeros (of the network's input) lie beyond it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.records import ALIGNED, Frame, Mask, Tiles
+from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.runtime.frame_path import Network
+from refinenet_edge.runtime.head import Logits, label_rows, lowest_needed, one_frame
+from refinenet_edge.runtime.host_path import HostPath
+
+if TYPE_CHECKING:
+    from refinenet_edge.runtime.frame import DeviceImage
+
+
+class TiledPath(HostPath):
+    """`FramePath` of `Tiles`. Raises `InputError` where the network's size is fixed to another than the tiles'."""
+
+    def __init__(self, network: Network, tiles: Tiles) -> None:
+        super().__init__(network)
+        self._tiles, size = tiles, network.frame_spec.size
+        if size is not None and size != tiles.size:
+            raise InputError(f"{network.origin} takes {size[0]}x{size[1]} only (height x width): --tiles that")
+
+    def _segment(self, frame: Frame | DeviceImage) -> Mask:
+        if not isinstance(frame, np.ndarray):
+            raise InputError(f"this frame is on the GPU, {self.network.session.name} takes numpy arrays: download it")
+        network, how = self.network, self.network.frame_spec.upsample
+        labels = np.empty(frame.shape[:2], np.uint8)
+        confidence = np.empty(frame.shape[:2], np.uint8) if network.confidence else None
+        done, waiting, above = 0, None, 0
+        try:
+            for strip, top, total, final in self._strips(frame):
+                waiting = strip if waiting is None else _blend(waiting, strip, top - above, axis=1)
+                ready = int(np.searchsorted(lowest_needed(total, len(labels), how), final))
+                if ready > done:
+                    label_rows(waiting, above, total, how, labels, slice(done, ready), confidence)
+                    done = ready
+                keep = max(above, min(final, total) - MARGIN)
+                waiting, above = waiting[:, keep - above :], keep
+        except BundleError as exc:
+            raise BundleError(f"{network.origin}: {exc}") from exc
+        return Mask(labels, network.labels, confidence)
+
+    def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
+        """`FramePath.staged`: all tiles together."""
+        started = time.perf_counter()
+        mask = self._segment(frame)
+        return mask, {"tiles": 1000 * (time.perf_counter() - started)}
+
+    def _strips(self, frame: Frame) -> Iterator[tuple[Logits, int, int, int]]:
+        """The logits of each row of tiles as one strip, CxkxW, where it begins among how many rows of logits, and how
+        many of these no later strip changes.
+        """
+        sides = zip(frame.shape[:2], self._tiles.size, strict=True)
+        down, across = (_starts(length, side, self._tiles.overlap) for length, side in sides)
+        stride = None
+        count = 0
+        for row, (top, following) in enumerate(pairwise([*down, frame.shape[0] + ALIGNED])):
+            strip = None
+            for left in across:
+                logits = self._logits_of(frame, top, left)
+                if stride is None:
+                    stride = _stride(self._sides(frame, top, left), logits)
+                strip = logits if strip is None else _blend(strip, logits, left // stride, axis=2)
+                count += 1
+                if self.network.progress:
+                    self.network.progress(count, len(down) * len(across))
+            assert strip is not None
+            assert stride is not None
+            total, width = (-(-side // stride) for side in frame.shape[:2])
+            last = row == len(down) - 1
+            strip = strip[:, : total - top // stride, :width]
+            yield strip, top // stride, total, total if last else following // stride
+
+    def _sides(self, frame: Frame, top: int, left: int) -> tuple[int, int]:
+        """Of the tile there, in pixels of the network's input."""
+        height, width = self._tiles.size
+        if self.network.frame_spec.size is not None:
+            return height, width
+        return min(height, frame.shape[0] - top), min(width, frame.shape[1] - left)
+
+    def _logits_of(self, frame: Frame, top: int, left: int) -> Logits:
+        network, (height, width) = self.network, self._sides(frame, top, left)
+        network.check_range((height, width))
+        part = frame[top : top + height, left : left + width]
+        image = prepare(
+            np.ascontiguousarray(part),
+            replace(network.frame_spec, size=None),
+            network.session.inputs[0].dtype,
+            network.channels,
+        )
+        if part.shape[:2] != (height, width):
+            within = np.zeros((*image.shape[:2], height, width), image.dtype)
+            within[:, :, : part.shape[0], : part.shape[1]] = image
+            image = within
+        logits = self.logits(image)
+        if logits.ndim == 4:
+            network.check_classes(logits.shape[1])
+        return np.array(one_frame(logits), np.float32, order="C")  # a copy: the session overwrites its own
+
+
+MARGIN = 4  # rows of logits above those that are still to change: what cubic interpolation reaches, and one
+
+
+def _starts(length: int, side: int, overlap: int) -> list[int]:
+    """Where tiles of `side` pixels begin along `length` pixels."""
+    if length <= side:
+        return [0]
+    last = -(-(length - side) // ALIGNED) * ALIGNED
+    step = (side - overlap) // ALIGNED * ALIGNED
+    return [*range(0, last, step), last]
+
+
+def _stride(sides: tuple[int, int], logits: Logits) -> int:
+    """How many pixels of the network's input each logit stands for. Raises `BundleError` for no power of two."""
+    for stride in (1, 2, 4, 8, 16, 32):
+        if all(-(-side // stride) == n for side, n in zip(sides, logits.shape[1:], strict=True)):
+            return stride
+    raise BundleError(
+        f"logits of {logits.shape[2]}x{logits.shape[1]} for a tile of {sides[1]}x{sides[0]} pixels: only those of one "
+        "for every 1, 2, 4 ... 32 pixels can be put together"
+    )
+
+
+def _blend(before: Logits, after: Logits, start: int, axis: int) -> Logits:
+    """`before` and `after` as one, `after` beginning at `start` of `axis`; where both are, one turns into the other."""
+    common = before.shape[axis] - start
+    first, second = (np.moveaxis(logits, axis, -1) for logits in (before, after))
+    # 0 over the first quarter, 1 over the last: there the one or the other is near its border
+    t = np.clip((np.arange(common, dtype=np.float32) + 0.5) * 2 / max(common, 1) - 0.5, 0, 1)
+    old, new = first[..., start:], second[..., :common]
+    between = np.where(t == 1, new, old + t * (new - old))  # this way equal logits stay as they are
+    whole = np.concatenate([first[..., :start], between, second[..., common:]], axis=-1)
+    return np.ascontiguousarray(np.moveaxis(whole, -1, axis))
