@@ -35,7 +35,8 @@ CLASSES = (21, 8)
 
 def smooth(random: np.random.Generator, classes: int, size: Size) -> np.ndarray:
     coarse = random.standard_normal((size[0] // 16 + 2, size[1] // 16 + 2, classes))
-    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC).transpose(2, 0, 1)
+    # one at a time: OpenCV 5 takes no image of more than 128 channels
+    return np.stack([cv2.resize(coarse[..., c], size[::-1], interpolation=cv2.INTER_CUBIC) for c in range(classes)])
 
 
 def realistic(random: np.random.Generator, classes: int, size: Size) -> np.ndarray:

@@ -388,7 +388,8 @@ def main(
         click.echo("a GPU may train longer and larger: --batch 4 --steps 20000, for example")
     name = f"{MODEL if start is None else Path(start).stem}_{out.name}"
     network = from_imagenet if start is None else lambda count: from_checkpoint(start, count)
-    train(PhotoTask(photos, Plan(seed=seed, steps=steps, batch=batch), name, network), out, chosen)
+    plan = Plan(seed=seed, steps=steps, batch=batch, validate_every=max(steps // 10, 1))
+    train(PhotoTask(photos, plan, name, network), out, chosen)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ logger = logging.getLogger("training")
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB
 IGNORED = 255  # a label that counts neither in the loss nor in the IoU
-WORKERS = max(1, min((os.cpu_count() or 1) - 1, 12))  # processes that make samples; 0: this one does
+WORKERS = max(1, min((os.cpu_count() or 1) - 1, 24))  # processes that make samples; 0: this one does
 
 
 @dataclass(frozen=True)

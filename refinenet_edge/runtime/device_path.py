@@ -73,9 +73,9 @@ class DevicePath:
         cuda = self._session.cuda
         with cuda.use():
             self._own = self._own or cuda.scope()
-            pixels, address = self._own.host(3 * size[0] * size[1])
+            pixels, address = self._own.host(_whole_words(size))
         self._places[pixels.ctypes.data] = address
-        return pixels.reshape(*size, 3)
+        return pixels[: 3 * size[0] * size[1]].reshape(*size, 3)
 
     def new_labels(self, size: Size) -> LabelMap:
         """`FramePath.new_labels`: page-locked memory."""
@@ -174,11 +174,16 @@ class _Clock:
         self._last = now
 
 
+def _whole_words(size: Size) -> int:
+    """Bytes for a frame: the kernel reads words of 8, the last one too."""
+    return -(-3 * size[0] * size[1] // 8) * 8
+
+
 class _Slot:
     """Where one frame is on its way."""
 
     def __init__(self, scope: Scope, size: Size, confidence: bool) -> None:
-        self.pixels = Buffer(scope, 3 * size[0] * size[1])
+        self.pixels = Buffer(scope, _whole_words(size))
         self.result = Buffer(scope, size[0] * size[1])
         self.confidence = Buffer(scope, size[0] * size[1]) if confidence else None
         self.uploaded, self.computed, self.downloaded = (scope.event() for _ in range(3))
@@ -288,7 +293,7 @@ class _Steps:
             if mapped is not None:
                 provider.upload(place, frame, self._upload)
             else:
-                np.copyto(slot.pixels.host.reshape(frame.shape), frame)
+                np.copyto(slot.pixels.host[: frame.nbytes].reshape(frame.shape), frame)
                 slot.pixels.upload(self._upload, frame.nbytes)
             provider.record(slot.uploaded, self._upload)
             provider.wait(compute, slot.uploaded)
