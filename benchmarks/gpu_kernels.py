@@ -196,6 +196,8 @@ def frame_case(cuda: Cuda, size: Size, bandwidth: float) -> dict[str, Any]:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), help="[benchmarks/results/<device>/gpu_kernels.json]")
 def main(out: Path | None) -> None:
+    if not torch.cuda.is_available():
+        raise click.ClickException("this torch has no CUDA: the kernels are not timed beside its operators")
     device = gpu()
     torch.cuda.init()
     cuda = Cuda()

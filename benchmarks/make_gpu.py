@@ -1,6 +1,7 @@
 """What `make gpu` does: doctor, the tests' contracts on this GPU, the measurements, and a list of how each ended.
 
-    python benchmarks/make_gpu.py        -> benchmarks/results/<device>/: doctor.txt, tests.xml, frame_to_labels.json
+    python benchmarks/make_gpu.py    -> benchmarks/results/<device>/: doctor.txt, tests.xml, frame_to_labels.json, and
+                                        gpu_kernels.json where torch has CUDA
 
 Each goes on whatever became of the others. It ends with 1 when something failed, or when nothing was tested.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from machine import folder_of, gpu
 
 ROOT = Path(__file__).parents[1]
-DOCTOR, TESTS, TIMES = "doctor.txt", "tests.xml", "frame_to_labels.json"
+DOCTOR, TESTS, TIMES, KERNELS = "doctor.txt", "tests.xml", "frame_to_labels.json", "gpu_kernels.json"
 Line = tuple[str, str]  # "passed", "failed" or "skipped", and what
 
 
@@ -52,10 +53,20 @@ def timed(results: Path) -> Iterator[Line]:
             yield "passed", f"{run['backend']} {run['engine']}: {run['ms']['p50']:.2f} ms a frame of {run['frame']}"
 
 
+def beside_torch(results: Path) -> Iterator[Line]:
+    """How the kernels' measurement ended."""
+    if not results.exists():
+        yield "skipped", "the kernels beside torch's operators: see above"
+        return
+    for case in json.loads(results.read_text("utf-8"))["cases"]:
+        took = case["contenders"]["ours"]["us"][1]
+        yield "passed", f"{case['kernel']}, {case.get('logits', case.get('input'))}, {case['frame']}: {took:.1f} us"
+
+
 def main() -> None:
     folder = folder_of(gpu()["name"])
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (TESTS, TIMES):
+    for name in (TESTS, TIMES, KERNELS):
         (folder / name).unlink(missing_ok=True)
     python = [sys.executable, "-m"]
     with (folder / DOCTOR).open("w") as said:
@@ -64,7 +75,8 @@ def main() -> None:
     print((folder / DOCTOR).read_text(), flush=True)
     subprocess.run([*python, "pytest", "-m", "gpu", f"--junitxml={folder / TESTS}"], cwd=ROOT)
     subprocess.run([sys.executable, ROOT / "benchmarks/on_gpu.py", "--out", folder / TIMES], cwd=ROOT)
-    lines = [*tested(folder / TESTS), *timed(folder / TIMES)]
+    subprocess.run([sys.executable, ROOT / "benchmarks/gpu_kernels.py", "--out", folder / KERNELS], cwd=ROOT)
+    lines = [*tested(folder / TESTS), *timed(folder / TIMES), *beside_torch(folder / KERNELS)]
     print(f"\nmake gpu on {folder.name}:")
     print("\n".join(f"  {state:8}{what}" for state, what in lines))
     print(f"Send us {os.path.relpath(folder)}: {', '.join(path.name for path in sorted(folder.iterdir()))}")

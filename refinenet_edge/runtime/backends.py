@@ -12,12 +12,13 @@ import logging
 
 from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError, require
-from refinenet_edge.runtime.cuda import gpu_problem, load_cuda
+from refinenet_edge.runtime.cuda import gpu_capability, gpu_problem, load_cuda
 from refinenet_edge.runtime.libraries import BACKENDS, INSTALL, MODULES, load_library
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.processor import saturates
 from refinenet_edge.runtime.session import Session
+from refinenet_edge.runtime.tensorrt.rtx import wrong_gpu
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 
 LEAST = 0.5  # of the labels: what keeps fewer is not run
@@ -104,9 +105,11 @@ def _problem(backend: str) -> RefineNetEdgeError | None:
     if on_gpu and (gpu := gpu_problem()):
         return InputError(f"{backend} needs an NVIDIA GPU: {gpu}; use --backend openvino or run it on the device")
     try:
-        load_library(backend)
+        module = load_library(backend)
         if on_gpu:
             load_cuda()
     except (MissingExtra, InputError) as exc:
         return exc
-    return None
+    capability = gpu_capability() if backend == "tensorrt-rtx" else None
+    wrong = wrong_gpu(module, capability) if capability else ""
+    return InputError(wrong) if wrong else None

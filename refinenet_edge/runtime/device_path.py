@@ -14,8 +14,8 @@ From the second frame of a size on, the kernels and the engine are one CUDA grap
 The full-size logits never exist: the frame kernel writes what the engine reads, in its layout and type, and the head
 reads what the engine writes.
 
-It has not run on hardware: the tests run it on a fake of the GPU, with the kernels compiled for the CPU. A NaN among
-the logits is not looked for here; it never wins.
+The tests run it on a fake of the GPU, with the kernels compiled for the CPU, and `make gpu` on a real one, there also
+with an engine of our own in TensorRT's place. A NaN among the logits is not looked for here; it never wins.
 """
 
 from __future__ import annotations

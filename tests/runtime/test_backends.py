@@ -259,3 +259,18 @@ class TestWithoutVnni:
         monkeypatch.setattr(backends, "saturates", lambda: True)
         open_session(make_bundle(), "openvino").close()
         assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"), [("sm_75", True), ("sm_89", True), ("sm_87", False), ("sm_90", False), ("sm_130", True)]
+)
+def test_rtx_runs_on_the_gpus_it_names(gpu: None, monkeypatch: pytest.MonkeyPatch, capability: str, runs: bool) -> None:
+    """As the library itself says; on sm_90 it refused every plan (benchmarks/results/nvidia-h100-80gb-hbm3)."""
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr(backends, "gpu_capability", lambda: capability)
+    assert available()["tensorrt-rtx"] == (
+        ""
+        if runs
+        else "tensorrt-rtx is made for sm_75, sm_80, sm_86, sm_89, sm_120, sm_121 and newer, "
+        f"this GPU is {capability}: build with --backend tensorrt"
+    )

@@ -107,6 +107,16 @@ def test_labels_are_those_of_the_cpu(
     assert run.gpu.held() == ({"streams": 1} if release == "rtx" else {"streams": 1, "device": 1})  # activations
 
 
+def test_memory_for_frames_is_whole_words(running: Callable[..., Running]) -> None:
+    """The frame kernel reads words of 8 bytes: compute-sanitizer found it reading beyond a frame of 8601."""
+    run = running((32, 32))
+    run.labels(FRAME)
+    run.device.new_frame((61, 47))
+    sizes = [block.size for block in run.gpu.blocks.values()]
+    assert sizes.count(8608) == 3  # a slot's on the host and on the device, and that of new_frame
+    assert 3 * 61 * 47 == 8601 not in sizes
+
+
 @pytest.mark.parametrize("name", PREPROCESSINGS)
 def test_each_preprocessing_is_that_of_the_cpu(running: Callable[..., Running], name: str) -> None:
     run = running(plan={"dtype": "float32", "channel_last": False})

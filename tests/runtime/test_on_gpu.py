@@ -141,7 +141,15 @@ def test_both_halves_run_though_the_first_is_red(
 
     def run(command: list[Any], **_: Any) -> None:
         called.append(" ".join(map(str, command[1:])))
-        if "--out" in command:
+        if "gpu_kernels.py" in called[-1]:
+            case = {
+                "kernel": "frame to input",
+                "input": "64x64",
+                "frame": "8x8",
+                "contenders": {"ours": {"us": [1, 2, 3]}},
+            }
+            Path(command[-1]).write_text(json.dumps({"cases": [case]}))
+        elif "--out" in command:
             good = {"backend": "tensorrt", "engine": "10.3.0", "frame": "512x512", "ms": {"p50": 3.21}}
             bad = {"backend": "tensorrt-rtx", "error": "CudaError: no"}
             Path(command[-1]).write_text(json.dumps({"runs": [good, bad]}))
@@ -150,16 +158,18 @@ def test_both_halves_run_though_the_first_is_red(
     with pytest.raises(SystemExit) as ended:
         make_gpu.main()
     assert ended.value.code == 1
-    assert [("doctor" in c, "pytest -m gpu" in c, "on_gpu.py" in c) for c in called] == [
-        (True, False, False),
-        (False, True, False),
-        (False, False, True),
+    assert [("doctor" in c, "pytest -m gpu" in c, "on_gpu.py" in c, "gpu_kernels.py" in c) for c in called] == [
+        (True, False, False, False),
+        (False, True, False, False),
+        (False, False, True, False),
+        (False, False, False, True),
     ]
     text = capsys.readouterr().out
     assert "failed  the tests did not run to their end" in text
     assert "passed  tensorrt 10.3.0: 3.21 ms a frame of 512x512" in text
     assert "failed  tensorrt-rtx: CudaError: no" in text
-    assert re.search(r"Send us .*unknown-gpu: doctor.txt, frame_to_labels.json", text)
+    assert "passed  frame to input, 64x64, 8x8: 2.0 us" in text
+    assert re.search(r"Send us .*unknown-gpu: doctor.txt, frame_to_labels.json, gpu_kernels.json", text)
 
 
 def test_an_installed_tensorrt_that_does_not_work_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

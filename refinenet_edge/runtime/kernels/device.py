@@ -3,9 +3,9 @@
     head = DeviceHead(scope, "float16", (21, 128, 128), (512, 512), Bilinear(align_corners=True))
     head.label(address of the logits, address of 512x512 bytes for labels, and of as many for their confidence)
 
-Nothing is allocated or waited for after the constructor, so both can be captured in a CUDA graph. This file has not run
-on hardware: the tests compile the kernels for every architecture, and run the same sources and the same calls on the
-CPU. runtime/device_path.py puts an engine between them.
+Nothing is allocated or waited for after the constructor, so both can be captured in a CUDA graph. The tests compile the
+kernels for every architecture, and run the same sources and the same calls on the CPU; `make gpu` runs them on a GPU.
+runtime/device_path.py puts an engine between them.
 """
 
 import ctypes

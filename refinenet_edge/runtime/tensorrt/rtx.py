@@ -59,3 +59,14 @@ def make_context(module: Any, loaded: Any, digest: str, capability: str) -> tupl
         cache = RuntimeCache(kernels, path)
         config.set_runtime_cache(kernels)
     return engine.create_execution_context(config), cache
+
+
+def wrong_gpu(module: Any, capability: str) -> str:
+    """Why TensorRT-RTX runs nothing on a GPU of `capability` ("sm_90"), by its own list of GPUs; "" where it does."""
+    names = getattr(module.ComputeCapability, "__members__", {})
+    known = sorted(int(name[2:]) for name in names if name.startswith("SM"))
+    number = int(capability.removeprefix("sm_"))
+    if not known or number in known or number > known[-1]:
+        return ""
+    listed = ", ".join(f"sm_{each}" for each in known)
+    return f"tensorrt-rtx is made for {listed} and newer, this GPU is {capability}: build with --backend tensorrt"

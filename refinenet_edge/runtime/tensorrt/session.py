@@ -3,7 +3,7 @@
 Only calls that TensorRT 10.3, 10.13, 10.16, 11.4 and RTX 1.7 all have are made here; what RTX alone has is in rtx.py.
 `make check` types this file against the bindings of each (tests/bindings).
 
-It has not run on hardware yet: the tests drive it with a fake of the GPU that has only what each release has. `run`
+It has not run a plan on hardware yet: the tests drive it with a fake that has only what each release has. `run`
 takes and gives host arrays; device_path.py queues the engine between the kernels that prepare frames and make labels.
 """
 
