@@ -176,6 +176,8 @@ def _choose_output(graph: ir.Graph, name: str, wanted: str | None, declared: dic
         each = ", ".join(f"{v.name} ({v.dtype} {_shown(declared.get(str(v.name)))})" for v in outputs)
         asked = f"has no output {wanted!r}, it" if wanted else "has several outputs,"
         raise GraphError(f"{name} {asked} gives {each or 'nothing'}: choose one with --output-name")
+    if not isinstance(named[0].type, ir.TensorType):
+        raise GraphError(f"{name} gives {named[0].name} ({named[0].type}); {EXPECTED}")
     graph.outputs[:] = named
     return named[0]
 
@@ -594,4 +596,4 @@ def _known(side: Any) -> bool:
 
 
 def _shown(shape: ir.Shape | None) -> str:
-    return "x".join(str(side) for side in shape) if shape is not None else "of a shape that it does not say"
+    return "x".join(str(side) for side in shape) if shape else "of a shape that it does not say"

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 import itertools
 import logging
+import math
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +25,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.inliner
+import onnx.shape_inference
 import onnx.version_converter
 import onnx_ir as ir
 import torch
 from onnx import numpy_helper
 from onnx_ir.passes.common import (
+    AddDefaultAttributesPass,
     CheckerPass,
     ClearMetadataAndDocStringPass,
     InlinePass,
@@ -127,11 +131,13 @@ def read_onnx(
         model.ir_version = max(model.ir_version, IR_VERSION)
         ends = take_ends(model, str(path), said, size, otherwise, declared)
         ends = replace(ends, half=half, dtype="float16" if ends.image in halves else ends.dtype)
-        model = _in_our_opset(model, opset)
+        model = _in_our_opset(model, opset, path)
     except GraphError:
         raise
     except Exception as exc:  # onnx raises what it likes on a damaged file
-        raise GraphError(f"{path} is no ONNX model that can be read: {first_line(exc)}") from exc
+        raise GraphError(
+            f"{path} is no ONNX model that can be read: {first_line(exc)}; export it again, or copy it again"
+        ) from exc
     try:
         model = _tidied(model)
         model.meta[ENDS] = ends
@@ -146,29 +152,69 @@ def _loaded(path: Path, data: bytes | None) -> onnx.ModelProto:
         file = open_regular(path)
         size_of_file = os.fstat(file).st_size
         os.close(file)
-        if size_of_file > MAX_ONNX_BYTES:
-            raise GraphError(f"{path} is larger than {MAX_ONNX_BYTES >> 30} GiB")
-    proto = onnx.load(path) if data is None else onnx.load_model_from_string(data)
-    for output in proto.graph.output:
-        output.type.tensor_type.shape.SetInParent()  # the checker wants one, no runtime does
+        proto = onnx.load(path, load_external_data=False) if size_of_file <= MAX_ONNX_BYTES else None
+        if proto is None or sum(map(_bytes_of, proto.graph.initializer)) > MAX_ONNX_BYTES:
+            raise GraphError(
+                f"{path} is larger than {MAX_ONNX_BYTES >> 30} GiB, weights and all, which no ONNX file can hold: "
+                "export a smaller network"
+            )
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    else:
+        proto = onnx.load_model_from_string(data)
+    _refuse_own_operators(proto, path)
+    if not all(output.type.WhichOneof("value") for output in proto.graph.output):
+        proto = onnx.shape_inference.infer_shapes(proto)  # which types them
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()  # the checker wants one, no runtime does
     onnx.checker.check_model(proto)
     return proto
 
 
-def _in_our_opset(model: ir.Model, opset: int) -> ir.Model:
-    """`model`, of `opset`, in ours."""
+def _bytes_of(tensor: onnx.TensorProto) -> int:
+    return int(math.prod(tensor.dims) * ir.DataType(tensor.data_type).itemsize)
+
+
+def _refuse_own_operators(proto: onnx.ModelProto, path: Path) -> None:
+    """Raise `GraphError` for operators that are neither ONNX's, nor a runtime's, nor functions of the file."""
+    functions = {(function.domain, function.name) for function in proto.functions}
+    for node in proto.graph.node:
+        if node.domain not in ("", "ai.onnx", "com.microsoft") and (node.domain, node.op_type) not in functions:
+            raise GraphError(
+                f"{path} has an operator that is not ONNX's, {node.domain}.{node.op_type} "
+                f"({node.name or node.output[0]}), which nothing here can run: export it without"
+            )
+
+
+def _in_our_opset(model: ir.Model, opset: int, path: Path) -> ir.Model:
+    """`model`, of `opset`, in ours. What ours has not is written out, where ONNX says how."""
     if opset in (OPSET - 1, OPSET):
         return model
     proto = ir.to_proto(model)
     try:
         if opset < 11:
             proto = _resized_asymmetrically(onnx.version_converter.convert_version(proto, 11))
+        elif opset > OPSET and (newer := {node.op_type for node in proto.graph.node if _is_newer(node, opset)}):
+            names = [("", name) for name in sorted(newer)]
+            proto = ir.to_proto(AddDefaultAttributesPass()(model).model)  # the inliner does not know them
+            proto = onnx.inliner.inline_selected_functions(proto, names, inline_schema_functions=True)
         proto = onnx.version_converter.convert_version(proto, OPSET)
     except Exception as exc:  # the converter's errors have no base of their own
+        why = re.sub(r"^.*Assertion `.*?` failed: ", "", first_line(exc))
         raise GraphError(
-            f"it is of opset {opset} and cannot be brought to {OPSET} ({first_line(exc)}): export it with opset {OPSET}"
+            f"{path} is of opset {opset} and cannot be brought to {OPSET} ({why}): export it with opset {OPSET}"
         ) from exc
     return NameFixPass()(ir.from_proto(proto)).model
+
+
+def _is_newer(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether our opset has no such operator, or another, and ONNX says what it is made of."""
+    if node.domain or not onnx.defs.has(node.op_type, opset):
+        return False
+    schema: Any = onnx.defs.get_schema(node.op_type, opset)  # its stubs lack these two
+    if not (schema.has_function or schema.has_context_dependent_function):
+        return False
+    return not onnx.defs.has(node.op_type, OPSET) or onnx.defs.get_schema(node.op_type, OPSET).deprecated
 
 
 def _refuse_16_bits(proto: onnx.ModelProto, path: Path) -> None:

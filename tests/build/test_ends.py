@@ -32,6 +32,9 @@ KNOWN: dict[str, Any] = {
     "nought": np.float32(0),
     "three": np.int64(3),
     "minus": np.int64(-1),
+    "scale": weights(3, seed=1),
+    "bias": weights(3, seed=2),
+    "row": weights(48),
     "table": np.array([4, 3, 2, 1, 0], np.int64),
 }
 
@@ -349,3 +352,81 @@ def test_what_is_another_network_each_time_is_refused(made: Made, body: str, mes
     KNOWN.update(half=np.float32(0.5), yes=np.bool_(True))
     with pytest.raises(GraphError, match=message):
         build(made(body, "float[1,3,32,48] y"))
+
+
+@pytest.mark.parametrize(
+    ("body", "opset"),
+    [
+        ("a = GroupNormalization <num_groups = 1> (x, scale, bias)", 21),
+        ("a = RMSNormalization(x, row)", 23),
+        ("a = Swish(x)", 24),
+        ("a = Attention(x, x, x)", 23),
+        ("c = Constant <value = bool {1}> () a = If(c) <then_branch = t () => (float[1,3,32,48] o) { o = Relu(x) }, "
+         "else_branch = e () => (float[1,3,32,48] p) { p = Neg(x) }>", 17),
+        ("n = Shape(x) k = ConstantOfShape <value = float[1] {0.5}> (n) a = Add(x, k)", 17),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_operators_that_our_opset_has_not_are_written_out(made: Made, backend: str, body: str, opset: int) -> None:
+    recipe = made(
+        f"{body} y = Conv <pads = [1,1,1,1]> (a, w)",
+        "float[1,5,32,48] y",
+        opset=opset,
+        backend=backend,
+        preprocess="0-1",
+    )
+    assert_same(recipe, theirs(recipe, FRAME / np.float32(255)).argmax(1))
+
+
+class TestFilesThatCannotBe:
+    @pytest.fixture
+    def file(self, made: Made) -> Callable[[Callable[[onnx.ModelProto], object]], Recipe]:
+        """file(change): the recipe of a file with that change."""
+
+        def changed(change: Callable[[onnx.ModelProto], object]) -> Recipe:
+            recipe = made(f"{SCORES} y = Relu(s)", "float[1,5,32,48] y")
+            proto = onnx.load(str(recipe.onnx))
+            change(proto)
+            Path(str(recipe.onnx)).write_bytes(proto.SerializeToString())
+            return recipe
+
+        return changed
+
+    def test_an_operator_of_somebodys_own_is_named(self, file: Any) -> None:
+        def own(proto: onnx.ModelProto) -> None:
+            proto.graph.node[1].domain, proto.graph.node[1].op_type = "mine", "Thing"
+
+        with pytest.raises(
+            GraphError, match=r"an operator that is not ONNX's, mine\.Thing \(y\), .* export it without"
+        ):
+            build(file(own))
+
+    def test_an_output_without_a_type_gets_one(self, file: Any) -> None:
+        recipe = file(lambda proto: proto.graph.output[0].ClearField("type"))
+        assert_same(recipe, theirs(recipe).argmax(1))
+
+    def test_an_image_without_a_shape_is_refused(self, file: Any) -> None:
+        with pytest.raises(GraphError, match=r"takes x \(FLOAT of a shape that it does not say\); expected one image"):
+            build(file(lambda proto: proto.graph.input[0].type.tensor_type.ClearField("shape")))
+
+    def test_a_sequence_is_no_output(self, made: Made) -> None:
+        with pytest.raises(GraphError, match=r"gives y \(Sequence.*expected scores of classes"):
+            build(made(f"{SCORES} y = SequenceConstruct(s)", "seq(float[1,5,32,48]) y"))
+
+    def test_weights_beside_it_of_more_than_2_gib_are_refused_unread(self, file: Any, tmp_path: Path) -> None:
+        def large(proto: onnx.ModelProto) -> None:
+            tensor = proto.graph.initializer[0]
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.dims[0] = 1 << 27
+            tensor.external_data.add(key="location", value="weights.bin")
+
+        with pytest.raises(GraphError, match="larger than 2 GiB, weights and all"):
+            build(file(large))
+
+    def test_what_cannot_be_brought_to_our_opset_says_so_in_words(self, made: Made) -> None:
+        recipe = made(f"{SCORES} y = TensorScatter(s, s)", "float[1,5,32,48] y", opset=24)
+        with pytest.raises(
+            GraphError, match=r"is of opset 24 and cannot be brought to 20 \(No Previous .*TensorScatter[^/]*: export"
+        ):
+            build(recipe)
