@@ -34,6 +34,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from training import IGNORED, MEAN, STD, Schedule, chosen_device, train
 
+from refinenet_edge.errors import InputError
+from refinenet_edge.evaluation.masks import read_mask
 from refinenet_edge.model import SegmentationNet, create, load_checkpoint
 from refinenet_edge.model.encoders import EFFICIENTNET_STAGES
 
@@ -79,9 +81,12 @@ class Photos:
         """HxWx3 BGR uint8, and HxW uint8 classes."""
         image = cv2.imread(str(photo), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         path = self.masks / f"{photo.stem}.png"
-        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if image is None or mask is None:
-            raise click.ClickException(f"{photo if image is None else path} cannot be read")
+        if image is None:
+            raise click.ClickException(f"{photo} cannot be read")
+        try:
+            mask = read_mask(path)
+        except InputError as exc:
+            raise click.ClickException(str(exc)) from exc
         if mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
             raise click.ClickException(
                 f"{path} is {mask.dtype}, {mask.shape}: expected one 8-bit channel of the photo's {image.shape[:2]}"

@@ -12,7 +12,7 @@ A program needs the names below, and each is imported when it is first used:
     run          Segmenter, Mask, read_image, available                     numpy, OpenCV and a backend
     live         live, open_source, LiveSource, SegmentedFrame
     a bundle     open_bundle, Bundle, FrameSpec, Labels, Bilinear, Cubic
-    judge        evaluate, open_dataset, MultiScale, Tiles
+    judge        evaluate, open_dataset, read_mask, MultiScale, Tiles
     build        build_bundle, Recipe                                       pip install 'refinenet-edge[export]'
     train        create, load_checkpoint, save_checkpoint
     errors       RefineNetEdgeError: every error that is raised on purpose
@@ -26,7 +26,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Bilinear", "Bundle", "Cubic", "FrameSpec", "Labels", "LiveSource", "Mask", "MultiScale", "Recipe",
     "RefineNetEdgeError", "SegmentedFrame", "Segmenter", "Tiles", "available", "build_bundle", "create", "evaluate",
-    "live", "load_checkpoint", "open_bundle", "open_dataset", "open_source", "read_image", "save_checkpoint",
+    "live", "load_checkpoint", "open_bundle", "open_dataset", "open_source", "read_image", "read_mask",
+    "save_checkpoint",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from refinenet_edge.demo import LiveSource, SegmentedFrame, live, open_source
     from refinenet_edge.errors import RefineNetEdgeError
     from refinenet_edge.evaluation import evaluate, open_dataset
+    from refinenet_edge.evaluation.masks import read_mask
     from refinenet_edge.frames.images import read_image
     from refinenet_edge.model import create, load_checkpoint, save_checkpoint
     from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Labels, Mask, MultiScale, Recipe, Tiles
@@ -46,6 +48,7 @@ else:
         "demo": ("LiveSource", "SegmentedFrame", "live", "open_source"),
         "errors": ("RefineNetEdgeError",),
         "evaluation": ("evaluate", "open_dataset"),
+        "evaluation.masks": ("read_mask",),
         "frames.images": ("read_image",),
         "model": ("create", "load_checkpoint", "save_checkpoint"),
         "records": ("Bilinear", "Cubic", "FrameSpec", "Labels", "Mask", "MultiScale", "Recipe", "Tiles"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, open_bundle, write_bund
 from refinenet_edge.cli import screen
 from refinenet_edge.doctor import Finding
 from refinenet_edge.errors import GraphError
+from refinenet_edge.evaluation.masks import read_mask
 from refinenet_edge.frames.images import read_image, write_png
 from refinenet_edge.model import MODELS
 from refinenet_edge.records import Budget, Harm, MultiScale, Profile
@@ -262,7 +264,7 @@ class TestRun:
         for name in "ab":
             height, width = cv2.imread(str(photos / f"{name}.png")).shape[:2]
             assert re.search(rf"│ {name} +│ {width}x{height} ", said)
-            labels = cv2.imread(str(out / f"{name}_labels.png"), cv2.IMREAD_UNCHANGED)
+            labels = read_mask(out / f"{name}_labels.png")
             assert (labels.shape, labels.dtype) == ((height, width), np.uint8)
             assert labels.max() < 21
             assert cv2.imread(str(out / f"{name}_overlay.jpg")).shape == (height, width, 3)
@@ -277,12 +279,57 @@ class TestRun:
                 mask = segmenter.segment(read_image(photos / f"{name}.png"))
             assert mask.confidence is not None
             assert np.array_equal(found, mask.confidence)
-            assert np.array_equal(cv2.imread(str(out / f"{name}_labels.png"), cv2.IMREAD_UNCHANGED), mask.labels)
+            assert np.array_equal(read_mask(out / f"{name}_labels.png"), mask.labels)
+
+    def test_labels_that_are_not_sure_are_unknown(
+        self, run: Run, mobile_bundle: Path, photos: Path, tmp_path: Path
+    ) -> None:
+        with Segmenter(mobile_bundle, confidence=True) as segmenter:
+            mask = segmenter.segment(read_image(photos / "a.png"))
+        assert mask.confidence is not None
+        least = float(np.median(mask.confidence)) / 255
+        ok(run("run", mobile_bundle, photos / "a.png", "--out", tmp_path, "--unknown-below", least))
+        found = read_mask(tmp_path / "a_labels.png")
+        unknown = mask.confidence < round(255 * least)
+        assert 0.2 < unknown.mean() < 0.6
+        assert np.array_equal(found, np.where(unknown, 255, mask.labels))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a_labels.png", "a_overlay.jpg"]
+
+    def test_masks_in_every_format(self, run: Run, mobile_bundle: Path, photos: Path, tmp_path: Path) -> None:
+        forms = ("geojson", "coco", "coco-polygons", "csv")
+        ok(
+            run(
+                "run",
+                mobile_bundle,
+                photos,
+                "--out",
+                tmp_path,
+                *(word for form in forms for word in ("--format", form)),
+            )
+        )
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "a.geojson", "a_overlay.jpg", "b.geojson", "b_overlay.jpg", "coco.json", "coco_polygons.json", "shares.csv",
+        ]  # fmt: skip
+        with Segmenter(mobile_bundle) as segmenter:
+            labels = segmenter.segment(read_image(photos / "b.png")).labels
+        there = dict(zip(*np.unique(labels, return_counts=True), strict=True))
+        features = json.loads((tmp_path / "b.geojson").read_text("utf-8"))["features"]
+        coco = json.loads((tmp_path / "coco.json").read_text("utf-8"))
+        assert [image["file_name"] for image in coco["images"]] == ["a.png", "b.png"]
+        of_b = {a["category_id"]: a["area"] for a in coco["annotations"] if a["image_id"] == 2}
+        by_label: dict[int, int] = {}
+        for feature in features:
+            properties = feature["properties"]
+            by_label[properties["label"]] = by_label.get(properties["label"], 0) + properties["pixels"]
+        assert by_label == of_b == there
+        row = (tmp_path / "shares.csv").read_text("utf-8").splitlines()[2].split(",")
+        assert row[:3] == ["b.png", *map(str, labels.shape)]
+        assert float(row[3]) == pytest.approx(there.get(0, 0) / labels.size, abs=1e-6)
 
     def test_several_scales(self, run: Run, dynamic_bundle: Path, photos: Path, tmp_path: Path) -> None:
         how = ("--scales", "0.9,1.1", "--flip")
         ok(run("run", dynamic_bundle, photos / "a.png", "--out", tmp_path, "--backend", "openvino", *how))
-        labels = cv2.imread(str(tmp_path / "a_labels.png"), cv2.IMREAD_UNCHANGED)
+        labels = read_mask(tmp_path / "a_labels.png")
         with Segmenter(dynamic_bundle, "openvino", inference=MultiScale((0.9, 1.1), flip=True)) as segmenter:
             assert np.array_equal(labels, segmenter.segment(read_image(photos / "a.png")).labels)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from refinenet_edge.cli.command import allow_host_code, heavy, main, with_inference, with_ray
+from refinenet_edge.cli.command import allow_host_code, heavy, main, unknown_below, with_inference, with_ray
 from refinenet_edge.cli.screen import err, out, progress_bar, styled
 from refinenet_edge.records import Inference
 
@@ -16,8 +16,9 @@ from refinenet_edge.records import Inference
 @click.option(
     "--out", "folder", required=True, metavar="DIR", help="Where the labels go: a folder, or a URL such as s3://..."
 )
-@click.option("--format", "form", type=click.Choice(["png", "parquet"]), default="png", show_default=True)
+@click.option("--format", "form", type=click.Choice(["png", "geojson", "parquet"]), default="png", show_default=True)
 @click.option("--confidence", is_flag=True, help="Also how sure each label is: its softmax in 255ths.")
+@unknown_below
 @click.option("--backend", default="auto", show_default=True)
 @with_inference
 @with_ray
@@ -28,6 +29,7 @@ def batch(
     folder: str,
     form: Any,
     confidence: bool,
+    least: float | None,
     backend: str,
     inference: Inference,
     beside: tuple[Path, ...],
@@ -53,6 +55,7 @@ def batch(
             ray=ray,
             allow_host_code=allow_host_code,
             confidence=confidence,
+            unknown_below=least,
             inference=inference,
             beside=tuple(map(open_bundle, beside)),
             progress=lambda finished, frames: bar.update(task, completed=finished, total=frames),

@@ -170,6 +170,15 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
         raise InputError(f"{option} {text!r}: numbers with commas between are expected, such as 0.8,1,1.2") from exc
 
 
+unknown_below = click.option(
+    "--unknown-below",
+    "least",
+    type=click.FloatRange(0, 1),
+    metavar="CONFIDENCE",
+    help="Labels that are less sure are unknown: 255.",
+)
+
+
 with_ray = click.option(
     "--ray",
     default="off",

@@ -13,7 +13,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from refinenet_edge.cli.command import allow_host_code, main, make_folder, with_inference, with_ray
+from refinenet_edge.cli.command import allow_host_code, main, make_folder, unknown_below, with_inference, with_ray
 from refinenet_edge.cli.screen import err, out, passes, percent, progress_bar, styled, upsampling
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import Bilinear, Cubic, Inference, Interpolation
@@ -36,6 +36,16 @@ UPSAMPLINGS: dict[str, Interpolation] = {
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
 @click.option("--confidence", is_flag=True, help="Also NAME_confidence.png: how sure each label is, 255 is certain.")
+@unknown_below
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(["png", "geojson", "coco", "coco-polygons", "csv"]),
+    multiple=True,
+    default=["png"],
+    show_default=True,
+    help="Of the masks: label PNGs, polygons, run lengths or polygons as COCO has them, shares. Repeatable.",
+)
 @with_inference
 @allow_host_code
 def run(
@@ -45,6 +55,8 @@ def run(
     backend: str,
     opacity: float,
     confidence: bool,
+    least: float | None,
+    formats: tuple[str, ...],
     inference: Inference,
     beside: tuple[Path, ...],
     allow_host_code: bool,
@@ -52,6 +64,7 @@ def run(
     """Segment IMAGES, an image or video file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
     from refinenet_edge.frames import Images, open_frames, parse
     from refinenet_edge.frames.images import write_image, write_png
+    from refinenet_edge.mask_files import open_writers
     from refinenet_edge.runtime import Segmenter
 
     address = parse(images)
@@ -71,13 +84,14 @@ def run(
         bundle,
         backend,
         allow_host_code=allow_host_code,
-        confidence=confidence,
+        confidence=confidence or least is not None,
         inference=inference,
         beside=beside,
         progress=lambda done, tiles: bar.update(task, completed=done, total=tiles, visible=True),
     )
     with opened as segmenter, bar:
         make_folder(folder)
+        writers = open_writers(folder, formats)
         for index, name in enumerate(bar.track(stems, description="segment")):
             try:
                 frame = frames.read(index)
@@ -89,11 +103,16 @@ def run(
                     raise
                 failures.append(str(exc))
                 continue
+            if least is not None:
+                mask = mask.unknown_below(least)
             write_image(folder / f"{name}_overlay.jpg", mask.overlay(frame, opacity))
-            write_png(folder / f"{name}_labels.png", mask.labels)
-            if mask.confidence is not None:
+            for writer in writers:
+                writer.add(name, frames.names[index], mask)
+            if confidence and mask.confidence is not None:
                 write_png(folder / f"{name}_confidence.png", mask.confidence)
             table.add_row(name, f"{frame.shape[1]}x{frame.shape[0]}", f"{taken:.0f}", _shares(mask))
+        for writer in writers:
+            writer.finish()
     out.print(table)
     out.print(f"{len(frames) - len(failures)} of {len(frames)} images segmented into {folder}")
     if failures:

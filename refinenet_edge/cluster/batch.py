@@ -2,7 +2,8 @@
 
     batch.json       what made the labels: bundle, backend, classes, input
     inputs.json      the images and videos they are of, each with a stamp that changes when the file does
-    NAME.png         --format png: the label map of frame NAME, HxW class numbers
+    NAME.png         --format png: the label map of frame NAME, class numbers in the classes' colours
+    NAME.geojson     --format geojson: its regions as polygons (mask_files.py)
     NAME_confidence.png   with --confidence: how sure each label is, its softmax in 255ths
     part-*.parquet   --format parquet: one row a frame, see `COLUMNS`
     problems.json    the frames that have no labels, and why; they are tried again when the same run is started again
@@ -39,12 +40,13 @@ from refinenet_edge.cluster.work import Counter, InputFile, Item, Piece, Reader,
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.frames.address import is_url, shown
 from refinenet_edge.frames.images import digest_of, encode_image
+from refinenet_edge.mask_files import encode_labels, geojson
 from refinenet_edge.records import WHOLE, Frame, Identity, Inference, Labels, Mask, from_json, to_json
 from refinenet_edge.runtime.multi_scale import at_sizes
 
 RUN, INPUTS, PROBLEMS = "batch.json", "inputs.json", "problems.json"
 PART = "part-"
-CONFIDENCE = "_confidence"
+CONFIDENCE = "_confidence.png"
 COLUMNS = {
     "id": "the frame's name",
     "height": "of the frame, in pixels",
@@ -56,7 +58,8 @@ COLUMNS = {
     "bundle_sha256": "of the bundle's manifest, which holds the digests of its other files",
 }
 
-Format = Literal["png", "parquet"]
+Format = Literal["png", "geojson", "parquet"]
+ENDINGS = {"png": ".png", "geojson": ".geojson"}  # of a frame's labels, where each has a file of its own
 Progress = Callable[[int, int], None]  # frames that are labelled or problems, frames
 
 logger = logging.getLogger(__name__)
@@ -73,6 +76,7 @@ class LabellingRecord:
     source: str
     confidence: bool = False
     inference: Inference = WHOLE
+    unknown_below: float | None = None
     toolkit: str = __version__
     schema: int = 3
 
@@ -127,6 +131,7 @@ def label(
     ray: str = "off",
     allow_host_code: bool = False,
     confidence: bool = False,
+    unknown_below: float | None = None,
     inference: Inference = WHOLE,
     beside: Sequence[Bundle] = (),
     progress: Progress | None = None,
@@ -134,15 +139,17 @@ def label(
     """Label every frame of `source` (see work.py) into the folder `out`, a path or a URL.
 
     `ray`: see `pool.open_pool`. With Ray the workers may be on other machines: `source` and `out` must mean the same
-    there. `confidence`: also how sure each label is. `inference` and `beside`: as of `Segmenter`.
-    Raises `InputError` when `out` holds another run's labels or no
-    frame can be labelled, and what the bundle raises when it is opened.
+    there. `confidence`: also how sure each label is. `unknown_below`: as of `Mask`; `inference`, `beside`: as of
+    `Segmenter`. Raises `InputError` when `out` holds another run's labels or no frame can be labelled, and what the
+    bundle raises when it is opened.
     """
     where = everywhere(source)
     _refuse_inside(where, out)
     wanted = common_backend(bundle, backend, ray)
     way = at_sizes(inference, bundle, beside)
-    run = LabellingRecord(bundle.identity, wanted, form, bundle.manifest.labels, shown(where), confidence, way)
+    classes = bundle.manifest.labels
+    run = LabellingRecord(bundle.identity, wanted, form, classes, shown(where), confidence, way, unknown_below)
+    sure = confidence or unknown_below is not None
     storage = open_storage(out)
     if form == "parquet":
         _parquet()  # that it is not installed is found out now
@@ -150,9 +157,7 @@ def label(
     _begin(storage, run, out, storage.names())
     with open_pool(ray, gpus=gpus_of(wanted)) as pool:
         files = _compared(storage, form, files, functools.partial(_counted, pool, where))
-        opens = opening(
-            bundle, wanted, pool, allow_host_code, confidence=confidence, inference=inference, beside=beside
-        )
+        opens = opening(bundle, wanted, pool, allow_host_code, confidence=sure, inference=inference, beside=beside)
         return _label(storage, pool, Job(opens, run, where, absolute(out)), pieces_of(where, files), progress)
 
 
@@ -223,16 +228,20 @@ class Labeller:
                 if isinstance(frame, InputError):
                     raise frame
                 mask = self._segmenter.segment(frame)
+                if self._run.unknown_below is not None:
+                    mask = mask.unknown_below(self._run.unknown_below)
             except (InputError, BundleError) as exc:
                 problems.append(FrameProblem(item.id, str(exc)))
                 continue
             labelled += 1
-            if self._run.format == "png":
-                if mask.confidence is not None:  # first: the labels say that the frame is done
-                    self._out.write(f"{item.id}{CONFIDENCE}.png", encode_image(mask.confidence, item.id))
-                self._out.write(f"{item.id}.png", encode_image(mask.labels, item.id))
-            else:
+            if self._run.format == "parquet":
                 rows.append(_row(item, frame, mask, self._run))
+                continue
+            if self._run.confidence and mask.confidence is not None:  # first: the labels say that the frame is done
+                self._out.write(f"{item.id}{CONFIDENCE}", encode_image(mask.confidence, item.id))
+            as_png = self._run.format == "png"
+            data = encode_labels(mask.labels, mask.classes, item.id) if as_png else geojson(mask)
+            self._out.write(f"{item.id}{ENDINGS[self._run.format]}", data)
         if rows:
             self._out.write(part_name(piece), _table(rows, self._run))
         return Report(labelled, tuple(problems), time.process_time() - started)
@@ -331,16 +340,16 @@ def _labels_of(storage: Storage, form: Format, names: Sequence[str], files: Set[
     def of_them(id_: str) -> bool:
         return id_ in files or id_.rpartition("/")[0] in files
 
-    if form == "png":
-        ids = {name: name.removesuffix(".png") for name in names if name.endswith(".png")}
-        return [name for name, id_ in ids.items() if of_them(id_) or of_them(id_.removesuffix(CONFIDENCE))]
+    if form in ENDINGS:
+        endings = ENDINGS[form], CONFIDENCE
+        return [n for n in names if any(n.endswith(end) and of_them(n.removesuffix(end)) for end in endings)]
     return [name for name in names if name.startswith(PART) and any(map(of_them, _ids_in(storage, name)))]
 
 
 def _done(storage: Storage, form: Format, names: Sequence[str]) -> set[str]:
     """The ids of the frames whose labels are there."""
-    if form == "png":
-        return {name.removesuffix(".png") for name in names if name.endswith(".png")}
+    if form in ENDINGS:
+        return {name.removesuffix(ENDINGS[form]) for name in names if name.endswith(ENDINGS[form])}
     return {id_ for name in names if name.startswith(PART) for id_ in _ids_in(storage, name)}
 
 
@@ -358,14 +367,14 @@ def _note(storage: Storage, problems: Sequence[FrameProblem], names: Sequence[st
 
 
 def _row(item: Item, frame: Frame, mask: Mask, run: LabellingRecord) -> dict[str, Any]:
-    labels = mask.labels
-    counts = np.bincount(labels.ravel(), minlength=len(run.classes.names))
+    labels, classes = mask.labels, len(run.classes.names)
+    counts = np.bincount(labels.ravel(), minlength=classes)[:classes]
     return {
         "id": item.id,
         "height": labels.shape[0],
         "width": labels.shape[1],
         "labels": encode_image(labels, item.id),
-        "confidence": None if mask.confidence is None else encode_image(mask.confidence, item.id),
+        "confidence": None if not run.confidence or mask.confidence is None else encode_image(mask.confidence, item.id),
         "shares": (counts / labels.size).tolist(),
         "frame_sha256": digest_of(frame),
         "bundle_sha256": run.identity.digest,

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from refinenet_edge.errors import BundleError, require
+from refinenet_edge.errors import BundleError, InputError, require
 
 MAX_SIDE = 16_384  # pixels: larger frames are refused before anything is allocated for them
 SMALLEST_SIDE = 32  # pixels: below, a network's coarsest tap has no pixel left to interpolate
@@ -178,6 +178,18 @@ class Mask:
         weight = round(opacity * 256)
         blend = frame.astype(np.uint16) * (256 - weight) + self.colours().astype(np.uint16) * weight
         return (blend >> 8).astype(np.uint8)
+
+    def unknown_below(self, confidence: float) -> "Mask":
+        """The mask with labels that are less sure than `confidence`, 0 to 1, as `Labels.ignore`.
+
+        Raises `InputError` for another number, or where the mask does not say how sure it is.
+        """
+        if not 0 <= confidence <= 1:
+            raise InputError(f"a confidence of {confidence}: it is from 0 to 1")
+        if self.confidence is None:
+            raise InputError("this mask does not say how sure its labels are: Segmenter(..., confidence=True)")
+        unknown = self.confidence < 255 * confidence
+        return replace(self, labels=np.where(unknown, np.uint8(self.classes.ignore), self.labels))
 
     def shares(self) -> dict[str, float]:
         """Share of the frame's pixels that each class covers, classes that appear only, largest first."""

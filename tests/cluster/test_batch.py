@@ -32,9 +32,11 @@ from refinenet_edge.cluster.batch import (
 from refinenet_edge.cluster.bundles import Opening, opening
 from refinenet_edge.cluster.work import Item
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
+from refinenet_edge.evaluation.masks import read_mask
 from refinenet_edge.frames.images import read_image, write_png
 from refinenet_edge.frames.video import VideoFile
 from refinenet_edge.labels import numbered
+from refinenet_edge.mask_files import geojson
 from refinenet_edge.records import Mask, MultiScale, from_json
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene
@@ -61,7 +63,7 @@ def run(*arguments: object) -> Result:
 def masks(folder: Path) -> dict[str, np.ndarray]:
     found = {}
     for path in folder.rglob("*.png"):
-        found[path.relative_to(folder).as_posix()] = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        found[path.relative_to(folder).as_posix()] = read_mask(path)
     return found
 
 
@@ -106,6 +108,40 @@ def test_how_sure_the_labels_are(bundle: Path, source: Path, tmp_path: Path, for
     without = run(bundle, source, "--out", out, "--format", form)
     assert without.exit_code == 2
     assert "holds labels of another confidence" in without.stderr
+
+
+def test_polygons(bundle: Path, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run(bundle, source, "--out", out, "--format", "geojson", "--confidence")
+    assert done.exit_code == 0, done.output
+    with Segmenter(bundle, confidence=True) as segmenter:
+        known = segmenter.segment(read_image(source / "street" / "1.png"))
+    assert (out / "street" / "1.png.geojson").read_bytes() == geojson(known)
+    assert np.array_equal(masks(out)["street/1.png_confidence.png"], known.confidence)
+    first = contents(out)
+    (out / "street" / "1.png.geojson").unlink()
+    assert f"1 of {COUNT} frames" in run(bundle, source, "--out", out, "--format", "geojson", "--confidence").output
+    assert contents(out) == first
+    write_png(source / "street" / "1.png", np.zeros((24, 24, 3), np.uint8))  # another file: its labels go
+    again = run(bundle, source, "--out", out, "--format", "geojson", "--confidence")
+    assert f"1 of {COUNT} frames" in again.output
+    assert (out / "street" / "1.png.geojson").read_bytes() != first["street/1.png.geojson"]
+    assert masks(out)["street/1.png_confidence.png"].shape == (24, 24)
+
+
+def test_labels_that_are_not_sure(bundle: Path, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with Segmenter(bundle, confidence=True) as segmenter:
+        known = segmenter.segment(read_image(source / "0.png"))
+    assert known.confidence is not None
+    least = float(np.median(known.confidence)) / 255
+    done = run(bundle, source, "--out", out, "--unknown-below", least)
+    assert done.exit_code == 0, done.output
+    unknown = known.confidence < round(255 * least)
+    assert unknown.any()
+    assert np.array_equal(masks(out)["0.png.png"], np.where(unknown, 255, known.labels))
+    assert len(masks(out)) == COUNT
+    assert "holds labels of another unknown_below" in run(bundle, source, "--out", out).stderr
 
 
 def test_several_scales_are_written_down(source: Path, tmp_path: Path) -> None:
@@ -325,7 +361,9 @@ def test_what_concerns_every_frame_stops_the_run(
         label(open_bundle(bundle), str(source), str(out))
     (out / "street").unlink()
     label(open_bundle(bundle), str(source), str(out))
-    monkeypatch.setattr(batch, "encode_image", lambda *_: (_ for _ in ()).throw(RefineNetEdgeError("the disk is full")))
+    monkeypatch.setattr(
+        batch, "encode_labels", lambda *_: (_ for _ in ()).throw(RefineNetEdgeError("the disk is full"))
+    )
     (out / "0.png.png").unlink()
     with pytest.raises(RefineNetEdgeError, match="the disk is full"):
         label(open_bundle(bundle), str(source), str(out))

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from refinenet_edge.errors import InputError
+from refinenet_edge.labels import VOC
 from refinenet_edge.records import Labels, Mask
 
 LABELS = Labels("pets", ("nothing", "cat", "dog"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
@@ -32,3 +34,32 @@ def test_an_overlay_needs_the_segmented_frame() -> None:
 
 def test_shares_are_of_the_whole_frame_largest_first() -> None:
     assert list(mask().shares().items()) == [("cat", 0.5), ("nothing", 1 / 6), ("dog", 1 / 6)]
+
+
+class TestUnknown:
+    LABELS = np.array([[0, 1, 2, 1]], np.uint8)
+    SURE = np.array([[255, 128, 127, 0]], np.uint8)
+
+    @pytest.mark.parametrize(
+        ("least", "labels"),
+        [(0.0, [0, 1, 2, 1]), (0.5, [0, 1, 255, 255]), (128 / 255, [0, 1, 255, 255]), (1.0, [0, 255, 255, 255])],
+    )
+    def test_labels_that_are_less_sure_are_ignored(self, least: float, labels: list[int]) -> None:
+        mask = Mask(self.LABELS, VOC, self.SURE)
+        found = mask.unknown_below(least)
+        assert found.labels.tolist() == [labels]
+        assert found.labels.dtype == np.uint8
+        assert found.confidence is self.SURE
+        assert mask.labels.tolist() == [[0, 1, 2, 1]]
+        assert sum(found.shares().values()) == sum(label != 255 for label in labels) / 4
+
+    def test_what_does_not_say_how_sure_it_is(self) -> None:
+        with pytest.raises(
+            InputError, match=r"does not say how sure its labels are: Segmenter\(\.\.\., confidence=True"
+        ):
+            Mask(self.LABELS, VOC).unknown_below(0.5)
+
+    @pytest.mark.parametrize("least", [-0.1, 1.1, float("nan")])
+    def test_no_confidence(self, least: float) -> None:
+        with pytest.raises(InputError, match="it is from 0 to 1"):
+            Mask(self.LABELS, VOC, self.SURE).unknown_below(least)
