@@ -14,6 +14,8 @@ from refinenet_edge.estimate import Bounds, estimate
 from refinenet_edge.records import from_json, to_json
 from tests.conftest import SIZE
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_a_name_and_its_bundle_agree(mobile_bundle: Path) -> None:
     of_name = estimate("rf_lw_mbv2", "agx-orin", SIZE)
@@ -55,3 +57,14 @@ def test_what_is_neither_a_model_nor_a_bundle_is_refused(tmp_path: Path) -> None
         estimate(str(tmp_path), "thor")
     with pytest.raises(InputError, match="no device 'tx2'"):
         estimate("rf_lw_mbv2", "tx2", SIZE)
+
+
+def test_the_published_loop_stands_beside_what_is_estimated() -> None:
+    """The rows of docs/measure.md, of the card that it was measured on."""
+    page = (ROOT / "docs/measure.md").read_text("utf-8")
+    bounds = {b.precision: b for b in estimate("rf_lw50", str(ROOT / "benchmarks/gtx1060.toml"), (512, 512), 7).bounds}
+    for row, precision, frames in (("TensorRT, float32", "fp32", 21), ("TensorRT, INT8", "int8", 32)):
+        low, middle, high = bounds[precision].expected_ms
+        said = f"| {row} | {bounds[precision].ms:.3g} | {middle:.3g} ({low:.3g} to {high:.3g}) | "
+        assert f"{said}{1000 / frames:.0f} ({frames} a second) |" in page
+        assert bounds[precision].ms < 1000 / frames
