@@ -37,8 +37,8 @@ HANGS := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 test: setup bindings build/opencv4/cv2  ## everything that needs no GPU
 	$(BIN)/python -m pytest -n auto --dist worksteal $(HANGS) -m "not chaos and not gpu and not arm and not cluster and not triton and not wheel"
 
-zoo: setup  ## a thousand graphs that are drawn, or ZOO of them: each bundle computes what its file does, or is refused
-	ZOO=$(or $(ZOO),1000) $(BIN)/python -m pytest -n auto tests/build/test_zoo.py
+zoo: setup  ## ten thousand graphs that are drawn, or ZOO of them, other ones each time: each bundle computes what its file does
+	ZOO=$(or $(ZOO),10000) ZOO_SEED=$(or $(ZOO_SEED),$(shell date +%s)) $(BIN)/python -m pytest -n auto tests/build/test_zoo.py
 
 test-avx2: setup  ## what depends on the kind of processor, as one without AVX-512 and VNNI computes it
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m processor

@@ -191,6 +191,36 @@ class TestReadOnnx:
         )
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.parametrize(
+        ("opset", "body"),
+        [
+            (21, "scores = GroupNormalization <num_groups = 2, epsilon = 1e-5> (a, scale, shift)"),
+            (23, "scores = RMSNormalization <axis = 1> (a, all)"),
+            (23, "scores = Attention(a, a, a)"),
+            (24, "scores = Swish(a)"),
+        ],
+    )
+    def test_functions_of_newer_opsets_are_those_of_older_operators(
+        self, tmp_path: Path, opset: int, body: str
+    ) -> None:
+        constants = {"scale": weights(4), "shift": weights(4, seed=1), "all": weights(4, 8, 12)}
+        taken = {name: value for name, value in constants.items() if name in body}
+        theirs = onnx_model(
+            f"a = Conv(pixels, w4) {body}",
+            "float[1,3,8,12] pixels",
+            "float[1,4,8,12] scores",
+            opset=opset,
+            w4=weights(4, 3, 1, 1),
+            **taken,
+        )
+        model = read_onnx(saved(tmp_path, theirs), (8, 12))
+        assert model.opset_imports[""] == OPSET
+        image = {"image": weights(1, 3, 8, 12)}
+        (found,), (expected,) = (
+            parity.logits(data, image).values() for data in (to_bytes(model), theirs.SerializeToString())
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
     def test_functions_of_an_older_model_are_inlined(self, tmp_path: Path) -> None:
         theirs = onnx.parser.parse_model(
             '<ir_version: 8, opset_import: ["": 17, "mine": 1]>'

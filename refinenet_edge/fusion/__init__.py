@@ -55,7 +55,8 @@ def fuse(model: ir.Model, rewrites: Sequence[Rewrite] = REWRITES) -> list[Firing
         logger.info("%s fired %d times", firing.name, firing.fired)
         for reason, places in firing.refused.items():
             logger.debug("%s refused %d times: %s", firing.name, places, reason)
-        ShapeInferencePass()(model)
+        if firing.fired:
+            ShapeInferencePass()(model)
         firings.append(dataclasses.replace(firing, cost=graph_cost(model)))
     # weights are initializers for all that comes after, whichever rewrites were left out
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)

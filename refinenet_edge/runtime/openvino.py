@@ -62,7 +62,9 @@ class OpenVinoSession(Session):
 def _reason(exc: Exception) -> str:
     """The line of OpenVINO's that says what it is: below where it was raised, above where to read on."""
     lines = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
-    return next((line.removeprefix("-- ") for line in lines if line.startswith("-- ")), lines[-1])
+    said = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")] or lines[-1:]
+    # an operator that it does not know fails those after it, too
+    return next((line for line in said if line.startswith("No conversion rule")), said[0])
 
 
 def _compiled(model: Model, config: dict[str, Any]) -> Any:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx.reference import ReferenceEvaluator
 
 from refinenet_edge.fusion.fold_constants import CONSTANTS, IDENTITIES
 from tests.conftest import apply, graph, operators, weights
@@ -146,3 +150,57 @@ def test_an_older_dropout_before_the_output_goes() -> None:
     assert apply(IDENTITIES, model).fired == 1
     assert operators(model) == ["Relu"]
     assert model.graph.outputs[0].name == "y"
+
+
+def test_an_identity_in_a_branch_stays_where_its_output_is() -> None:
+    model = graph(
+        "y = If (way) <then_branch = yes () => (float[1,8,5,7] a) { a = Identity(x) }, "
+        "else_branch = no () => (float[1,8,5,7] b) { b = Neg(x) }>",
+        inputs="float[1,8,5,7] x, bool[1] way",
+    )
+    IDENTITIES(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    (found,) = ReferenceEvaluator(ir.to_proto(model)).run(None, {"x": weights(1, 8, 5, 7), "way": np.array([True])})
+    np.testing.assert_array_equal(found, weights(1, 8, 5, 7))
+
+
+def test_one_value_is_not_two_outputs() -> None:
+    model = graph("a = Relu(x) y = Identity(a) z = Identity(a)", outputs="float[1,8,5,7] y, float[1,8,5,7] z")
+    apply(IDENTITIES, model)
+    assert [value.name for value in model.graph.outputs] == ["y", "z"]
+    assert operators(model) == ["Relu", "Identity"]
+
+
+# what exporters write for 24 -> 53 and 16 -> 37, and float32's neighbours of it
+AMBIGUOUS = [np.float32(53 / 24), np.nextafter(np.float32(53 / 24), np.float32(3), dtype=np.float32)]
+
+
+@pytest.mark.parametrize("scale", AMBIGUOUS)
+def test_scales_that_stand_for_whole_sizes_become_sizes(scale: np.float32) -> None:
+    model = graph(
+        'y = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">(x, , s)',
+        inputs="float[1,8,16,24] x",
+        outputs="float[1,8,h,w] y",
+        s=np.array([1, 1, 37 / 16, scale], np.float32),
+    )
+    CONSTANTS(model)
+    (resize,) = model.graph
+    assert resize.inputs[2] is None
+    assert resize.inputs[3] is not None
+    assert resize.inputs[3].const_value is not None
+    assert resize.inputs[3].const_value.numpy().tolist() == [1, 8, 37, 53]
+    assert list(resize.outputs[0].shape or ()) == [1, 8, 37, 53]
+
+
+@pytest.mark.parametrize("scale", [2.0, 1.7, 0.5])
+def test_other_scales_stay(scale: float) -> None:
+    model = graph(
+        "y = Resize(x, , s)",
+        inputs="float[1,8,16,24] x",
+        outputs="float[1,8,h,w] y",
+        s=np.array([1, 1, scale, scale], np.float32),
+    )
+    CONSTANTS(model)
+    (resize,) = model.graph
+    assert resize.inputs[2] is not None
+    assert len(resize.inputs) == 3
