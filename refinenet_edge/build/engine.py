@@ -22,11 +22,18 @@ class Engine:
 
 
 def build_engine(
-    typed: TypedModel, backend: Backend, options: EngineOptions, step: Callable[[str], None], progress: Progress | None
+    typed: TypedModel,
+    backend: Backend,
+    options: EngineOptions | None,
+    step: Callable[[str], None],
+    progress: Progress | None,
 ) -> Engine:
-    """The engine of a typed graph, and of its reference; `options` are a plan's. Raises `BuildError`."""
+    """The engine of a typed graph, and of its reference; `options` are a plan's, None: none is made.
+
+    Raises `BuildError`.
+    """
     reference = build_engine(typed.reference, backend, options, step, progress) if typed.reference else None
-    if backend != "tensorrt" and backend != "tensorrt-rtx":
+    if options is None or (backend != "tensorrt" and backend != "tensorrt-rtx"):
         return Engine(backend, {MODEL: typed.onnx}, None, reference)
     step(f"build the {backend} engine")
     plan, info = build_plan(typed.onnx, backend, options, progress)

@@ -20,7 +20,8 @@ from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion import parity
 from refinenet_edge.precision import stored_in_half
-from refinenet_edge.records import LESSER, NOISE, Backend, Parity
+from refinenet_edge.records import LESSER, NOISE, Backend, Interpolation, Parity
+from refinenet_edge.runtime.head import upsample_argmax
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.processor import processor
@@ -47,14 +48,27 @@ class Proving:
 
 
 def prove(
-    typed: TypedModel, fused: FusedModel, samples: parity.Inputs, how: Proving, step: Callable[[str], None]
+    typed: TypedModel,
+    fused: FusedModel,
+    samples: parity.Inputs,
+    upsample: Interpolation,
+    how: Proving,
+    step: Callable[[str], None],
 ) -> tuple[Parity, ...]:
     """How far the logits of `typed` are from those of what was handed in, and on `samples` from the fused graph's.
 
-    INT8 for OpenVINO is also run as a processor without VNNI does. Raises `GraphError` where the backend computes
+    Where the graph goes on to labels or to logits at its size, these are held to the head's, which upsamples by
+    `upsample`. INT8 for OpenVINO is also run as a processor without VNNI does.
+    Raises `GraphError` where the backend computes
     something else than float32's, or cannot run the graph, and where too few labels are left.
     """
     opener = OPENERS.get(how.backend) if how.runs_here else None
+    if typed.scores is not None:
+        ended = _prove_ends(typed, fused.frames, upsample, how, opener or OrtSession, step)
+        return (
+            prove(dataclasses.replace(typed, onnx=typed.scores, scores=None), fused, samples, upsample, how, step)
+            + ended
+        )
     if opener is None and typed.precision == "fp32":
         return ()  # that graph has been proven
     frames, expected = dict(fused.frames), dict(fused.logits)
@@ -77,6 +91,34 @@ def prove(
                 _judge(found, fused, how)
         proof += parities
     return tuple(proof)
+
+
+def _prove_ends(
+    typed: TypedModel,
+    frames: parity.Inputs,
+    upsample: Interpolation,
+    how: Proving,
+    opener: Callable[[bytes], Session],
+    step: Callable[[str], None],
+) -> tuple[Parity, ...]:
+    """What the graph of `typed` ends with, beside the labels that the head makes of its logits at the same size."""
+    assert typed.scores is not None
+    runner = how.backend if opener is OPENERS.get(how.backend) else "onnxruntime"
+    step(f"hold what the graph ends with to the head's labels, by {runner}")
+    scores, given = (_run(model, runner, opener, frames) for model in (typed.scores, typed.onnx))
+    parities = []
+    for name, image in frames.items():
+        size = image.shape[2], image.shape[3]
+        expected = upsample_argmax(scores[name][0], size, upsample)
+        found = given[name][0] if given[name].ndim == 3 else given[name][0].argmax(0)
+        same = float((found == expected).mean()) if found.shape == expected.shape else 0.0
+        if same < WARNED["fp32"]:
+            raise GraphError(
+                f"the labels in the graph are not the head's: {100 * same:.1f} % are the same on the {name} frame: "
+                "build it without --gives"
+            )
+        parities.append(Parity("labels", name, 0.0, same, runner))
+    return tuple(parities)
 
 
 def _runners(

@@ -13,6 +13,7 @@ from refinenet_edge import calibration, precision
 from refinenet_edge.build.load import Network
 from refinenet_edge.build.proof import Proving
 from refinenet_edge.build.quantise import Bits, Quantisation
+from refinenet_edge.build.typed import Ends
 from refinenet_edge.bundle import require_replaceable
 from refinenet_edge.errors import InputError, MissingExtra
 from refinenet_edge.evaluation import DataSet, open_dataset
@@ -39,8 +40,9 @@ class ResolvedRecipe:
     quantisation: Quantisation | None  # None: nothing is quantised here
     precision: str
     backend: Backend
-    engine: EngineOptions  # of a plan, where the backend has one
+    engine: EngineOptions | None  # of a plan, where the backend has one; None: it is made on the device
     bits: Bits
+    ends: Ends
     timed_against: str | None  # the precision that the quantised network should be faster than; None: not timed
     proving: Proving
     output: Path
@@ -56,20 +58,21 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     problems = available()
     backend = _preferred(problems) if recipe.backend == "auto" else recipe.backend
     _require_consistent(recipe, backend)
-    timed = recipe.calib is not None and not recipe.dynamic and not problems[backend]
+    timed = recipe.calib is not None and recipe.plan and not recipe.dynamic and not problems[backend]
     resolved = ResolvedRecipe(
         rewrites=_rewrites(recipe.without),
         quantisation=_quantisation(recipe, backend, problems),
         network=_network(recipe),
         precision=recipe.precision,
         backend=backend,
-        engine=_engine_options(recipe),
+        engine=_engine_options(recipe) if recipe.plan else None,
         bits=_bits(recipe, backend),
+        ends=Ends(recipe.io == "plain" or recipe.gives != "logits", recipe.gives),
         timed_against=("fp16" if backend in precision.ON_GPU else "fp32") if timed else None,
         proving=Proving(backend, not problems[backend], recipe.force),
         output=Path(recipe.output),
     )
-    if backend == "tensorrt" or backend == "tensorrt-rtx":
+    if resolved.engine is not None and (backend == "tensorrt" or backend == "tensorrt-rtx"):
         check_options(backend, resolved.engine)
     require_replaceable(resolved.output)
     return resolved
@@ -84,6 +87,8 @@ def _preferred(problems: Mapping[str, str]) -> Backend:
 
 def _require_consistent(recipe: Recipe, backend: Backend) -> None:
     """Raise `InputError` for options that do not go together."""
+    if not recipe.plan:
+        _require_no_plan(recipe, backend)
     if recipe.precision not in precision.QUANTISED:
         for asked, option in ((recipe.calib is not None, "--calib"), (recipe.budgeted, "an accuracy budget")):
             if asked:
@@ -105,6 +110,14 @@ def _require_consistent(recipe: Recipe, backend: Backend) -> None:
             f"TensorRT-RTX's plans in {recipe.precision} have more kernels than in fp16 and save few bytes or none: "
             "build with --precision fp16, or with --force all the same"
         )
+
+
+def _require_no_plan(recipe: Recipe, backend: Backend) -> None:
+    if backend not in precision.ON_GPU:
+        raise InputError(f"{backend} has no plan: leave --no-plan out, or name --backend tensorrt or tensorrt-rtx")
+    options = "version_compatible", "hardware_compatible", "target", "timing_cache"
+    if said := [f"--{option.replace('_', '-')}" for option in options if getattr(recipe, option)]:
+        raise InputError(f"{', '.join(said)} are of a plan: leave them out with --no-plan")
 
 
 def _require_fp8(targets: tuple[str, ...], backend: Backend) -> None:

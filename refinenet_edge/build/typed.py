@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from refinenet_edge import calibration, precision
 from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.quantise import Bits, Rounding
-from refinenet_edge.records import Backend, TensorSpec
+from refinenet_edge.records import Backend, Bilinear, Gives, Interpolation, TensorSpec
 from refinenet_edge.trace import copy_of, tensor_specs, to_bytes
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 class TypedModel:
     """What an engine is built of: the serialised ONNX, and its ends.
 
-    `needs_vnni`: its INT8 sums saturate on an x86 CPU without.
+    `needs_vnni`: its INT8 sums saturate on an x86 CPU without. `scores` is the graph that ends with logits, where this
+    one goes on to labels or to logits at the image's size.
     """
 
     precision: str
@@ -30,7 +31,17 @@ class TypedModel:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     needs_vnni: bool = False
+    scores: bytes | None = None
     reference: TypedModel | None = None  # the same network as it would be without quantising, to be timed against
+
+
+@dataclass(frozen=True)
+class Ends:
+    """How a typed graph begins and ends: `plain` in float32, and with what; `upsample` brings logits to its size."""
+
+    plain: bool = False
+    gives: Gives = "logits"
+    upsample: Interpolation = field(default_factory=Bilinear)
 
 
 def put_precision(
@@ -40,10 +51,12 @@ def put_precision(
     rounding: Rounding | None,
     bits: Bits,
     reference: str | None,
+    ends: Ends,
     step: Callable[[str], None],
 ) -> TypedModel:
     """The fused graph in precision `name`, and in that of its `reference`; `bits` are of weights quantised elsewhere.
 
+    It ends as `ends` says.
     Raises `GraphError` where float16 cannot hold too much of it.
     """
     step(f"put {name} into the graph")
@@ -51,8 +64,8 @@ def put_precision(
     if "fp16" in (name, reference) or (name in precision.QUANTISED and backend in precision.ON_GPU):
         samples = rounding.samples if rounding else {}
         peaks = calibration.peaks(fused.model, [*fused.frames.values(), *samples.values()])
-    other = _typed(fused.model, reference, backend, None, False, peaks) if reference else None
-    typed = _typed(fused.model, name, backend, rounding, (rounding.bits if rounding else bits) == 7, peaks)
+    other = _typed(fused.model, reference, backend, None, False, peaks, ends) if reference else None
+    typed = _typed(fused.model, name, backend, rounding, (rounding.bits if rounding else bits) == 7, peaks, ends)
     return dataclasses.replace(typed, reference=other)
 
 
@@ -63,12 +76,17 @@ def _typed(
     rounding: Rounding | None,
     seven_bits: bool,
     peaks: Mapping[str, float],
+    ends: Ends,
 ) -> TypedModel:
     """A copy of the fused float32 `model` in precision `name`."""
     ranges, kept = (rounding.ranges, rounding.kept) if rounding else (None, [])
     typed = precision.apply(copy_of(model), name, backend, ranges, kept, seven_bits, peaks)
-    if backend in precision.ON_GPU and not precision.pad_channels(typed):
+    if ends.plain:
+        precision.plain_ends(typed)
+    elif backend in precision.ON_GPU and not precision.pad_channels(typed):
         logger.info("the channels are not padded: the engine converts the layout of its input and output itself")
     needs_vnni = name == "int8" and backend not in precision.ON_GPU and precision.needs_vnni(typed)
-    ends = tensor_specs(typed.graph.inputs), tensor_specs(typed.graph.outputs)
-    return TypedModel(name, to_bytes(typed), *ends, needs_vnni)
+    scores = to_bytes(typed) if ends.gives != "logits" else None
+    precision.give(typed, ends.gives, ends.upsample)
+    specs = tensor_specs(typed.graph.inputs), tensor_specs(typed.graph.outputs)
+    return TypedModel(name, to_bytes(typed), *specs, needs_vnni, scores)

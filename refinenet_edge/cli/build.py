@@ -62,6 +62,11 @@ def _build_options(command: Any) -> Any:
         option("--crp", type=click.Choice(["pool_conv", "conv_pool"]), help="If the checkpoint cannot say."),
         option("--state-key", metavar="KEY", help="Of a checkpoint of several weights: model, ema ... [the average]"),
         option("--collapse-ind", metavar="LISTS", help="Of a DenseTorch checkpoint: its decoder's collapse_ind."),
+        option("--io", type=click.Choice(["padded", "plain"]), help="Of TensorRT in float16: as in the ONNX. [padded]"),
+        option(
+            "--gives", type=click.Choice(["logits", "labels", "full-logits"]), help="What the graph ends with. [logits]"
+        ),
+        option("--plan/--no-plan", default=None, help="Build TensorRT's plan now, or on the board, with plan."),
         option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
         option("--target", multiple=True, metavar="SM", help="sm_75 .. sm_121 (TensorRT-RTX). Repeatable."),
         option("--workspace-mib", type=click.IntRange(16), help="The builder's scratch memory. [1024]"),
@@ -170,6 +175,8 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
             f"{bundle} is {manifest.precision}: ranges are measured on a fp32 bundle of the same network; build it: "
             + _rebuilt(manifest.recipe, "fp32", f"{bundle}_fp32")
         )
+    if isinstance(manifest.recipe, Recipe) and manifest.recipe.gives != "logits":
+        raise InputError(f"{bundle} gives {manifest.recipe.gives}: build it without --gives to calibrate it")
     if path.suffix != ".json":
         raise InputError(f"{path}: ranges are written as .json, which --calib knows them by: {path}.json")
     overrides = calibration.parse_overrides(special)

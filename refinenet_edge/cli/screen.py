@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -10,12 +11,12 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
-from refinenet_edge.records import Bilinear, Inference, Interpolation, MultiScale, Tiles
+from refinenet_edge.records import CHANNEL_MULTIPLE, Bilinear, Inference, Interpolation, MultiScale, Tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from refinenet_edge.records import Budget, Manifest
+    from refinenet_edge.records import Budget, Manifest, TensorSpec
 
 
 class Screen(Console):
@@ -80,6 +81,15 @@ def passes(inference: Inference) -> str:
     return ""
 
 
+def _lies(manifest: Manifest, spec: TensorSpec) -> str:
+    """How an end of a plan lies in memory, where other tools would not expect it."""
+    channels = spec.shape[1] if len(spec.shape) == 4 else 0
+    if not manifest.backend.startswith("tensorrt") or spec.dtype != "float16" or not isinstance(channels, int):
+        return ""
+    padded = channels and channels % CHANNEL_MULTIPLE == 0
+    return ", channels last and padded with zeros (--io plain: as in the ONNX)" if padded else ""
+
+
 def manifest_table(manifest: Manifest, title: str) -> Table:
     table = Table(title=title, show_header=False)
 
@@ -88,7 +98,7 @@ def manifest_table(manifest: Manifest, title: str) -> Table:
     row("classes", f"{len(manifest.labels.names)} ({manifest.labels.name})")
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
-            row(kind, f"{spec.name} {spec.dtype} {'x'.join(map(str, spec.shape))}")
+            row(kind, f"{spec.name} {spec.dtype} {'x'.join(map(str, spec.shape))}{_lies(manifest, spec)}")
     row("precision", manifest.precision)
     row("built for", manifest.backend)
     row("preprocessing", manifest.frame.preprocessing)
@@ -107,6 +117,11 @@ def manifest_table(manifest: Manifest, title: str) -> Table:
         row("budget", f"{lost}; {kept} layers back in float, {budget.full:.3f} lost without")
     if speed := manifest.speed:
         row("speed", f"{speed.times:.2f} ({speed.low:.2f}..{speed.high:.2f}) times as fast as {speed.than}")
+    if manifest.engine is None and manifest.backend.startswith("tensorrt"):
+        row(
+            "engine",
+            f"none yet: refinenet-edge plan {shlex.quote(title)} --backend {manifest.backend}, where it is to run",
+        )
     if engine := manifest.engine:
         row("engine", f"{engine.flavour} {engine.version} for {', '.join(engine.targets)}")
         sizes = ("activations", engine.activation_bytes), ("weights", engine.weight_bytes)

@@ -6,6 +6,7 @@ int8                     Q/DQ where the backend's placement says; float16 around
 fp8                      the same in E4M3, for TensorRT on GPUs of compute capability 8.9 and later
 
 placement.py where and on which grid -> qdq.py Q/DQ         foreign.py Q/DQ of others, as a backend takes it
+ends.py plain ends and labels in the graph, for other tools
 switches.py any layers of one session rounded -> sensitivity.py what each layer loses
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Collection, Mapping
 import onnx_ir as ir
 
 from refinenet_edge.errors import InputError
+from refinenet_edge.precision.ends import give, plain_ends
 from refinenet_edge.precision.foreign import adapt, asymmetric, is_quantised, needs_vnni
 from refinenet_edge.precision.fp16 import stored_in_half, to_fp16
 from refinenet_edge.precision.pad_channels import pad_channels
@@ -31,11 +33,13 @@ __all__ = [
     "Placement",
     "apply",
     "asymmetric",
+    "give",
     "in_7_bits",
     "is_quantised",
     "needs_vnni",
     "pad_channels",
     "placement_of",
+    "plain_ends",
     "quantise",
     "stored_in_half",
     "to_fp16",

@@ -39,6 +39,7 @@ from refinenet_edge.records.json import from_json, from_plain, to_json
 from refinenet_edge.records.manifest import (
     CHANNEL_MULTIPLE,
     INPUT,
+    LABELS,
     LESSER,
     NOISE,
     OUTPUT,
@@ -53,13 +54,13 @@ from refinenet_edge.records.manifest import (
     relative_error,
 )
 from refinenet_edge.records.quantised import INT8_LEVELS, Budget, Harm, Range, Ranges, RangesKey, Speed
-from refinenet_edge.records.recipe import DEFAULT_SIZE, PRECISIONS, Backend, Recipe
+from refinenet_edge.records.recipe import DEFAULT_SIZE, PRECISIONS, Backend, Gives, Recipe
 
 __all__ = [
-    "ALIGNED", "CHANNEL_MULTIPLE", "DEFAULT_SIZE", "INPUT", "INT8_LEVELS", "LESSER", "MAX_SIDE", "NOISE", "OUTPUT",
-    "PRECISIONS", "PREPROCESSINGS", "RGB", "SMALLEST_SIDE", "WHOLE", "Backend", "Bilinear", "Budget", "Confidence",
-    "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "GraphCost", "Harm", "Identity", "Inference",
-    "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "MultiScale", "Nearest", "Parity", "Profile", "Range",
-    "Ranges", "RangesKey", "Recipe", "Size", "Span", "Speed", "TensorSpec", "Tiles", "Whole", "from_json", "from_plain",
-    "relative_error", "to_json",
+    "ALIGNED", "CHANNEL_MULTIPLE", "DEFAULT_SIZE", "INPUT", "INT8_LEVELS", "LABELS", "LESSER", "MAX_SIDE", "NOISE",
+    "OUTPUT", "PRECISIONS", "PREPROCESSINGS", "RGB", "SMALLEST_SIDE", "WHOLE", "Backend", "Bilinear", "Budget",
+    "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "Gives", "GraphCost", "Harm", "Identity",
+    "Inference", "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "MultiScale", "Nearest", "Parity",
+    "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Span", "Speed", "TensorSpec", "Tiles", "Whole",
+    "from_json", "from_plain", "relative_error", "to_json",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from refinenet_edge.records.quantised import Budget, RangesKey, Speed
 from refinenet_edge.records.recipe import Backend, Recipe, recipe_of_command
 
 INPUT, OUTPUT = "image", "logits"  # the names of every graph's input and output
+LABELS = "labels"  # the output's, where it is the labels at the image's size
 NOISE = "random"  # the frame of a proof that is no picture
 LESSER = "openvino without VNNI"  # what else proves a bundle for OpenVINO in INT8
 CHANNEL_MULTIPLE = 8  # padded channels come in multiples of it: TensorRT's HWC8 without gaps is plain NHWC
@@ -146,6 +147,11 @@ class Manifest:
         if len(self.inputs) != 1 or len(self.outputs) != 1:
             counts = f"{len(self.inputs)} inputs and {len(self.outputs)} outputs"
             raise BundleError(f"manifest has {counts}, expected exactly one of each")
+
+    @property
+    def gives_labels(self) -> bool:
+        """Whether the graph's output is the label of each pixel of its input, instead of logits."""
+        return self.outputs[0].dtype == "int32"
 
     @property
     def command(self) -> str:

@@ -14,6 +14,7 @@ from refinenet_edge.records.json import from_plain
 
 Backend = Literal["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]  # what a bundle is built for
 DEFAULT_SIZE: Size = (512, 512)  # (height, width) of networks that take any
+Gives = Literal["logits", "labels", "full-logits"]  # what a graph ends with
 MAX_COMMAND = 64 * 1024  # characters
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
@@ -59,6 +60,9 @@ class Recipe:
     resize: Literal["stretch", "letterbox"] = "stretch"  # of frames of another shape than the network's
     state_key: str | None = None  # of a checkpoint that holds several weights; None: the average, or the only ones
     collapse_ind: str | None = None  # of DenseTorch's checkpoints, JSON
+    io: Literal["padded", "plain"] = "padded"  # of TensorRT in float16: channels last, in eights; or as in the ONNX
+    gives: Gives = "logits"
+    plan: bool = True  # False: of TensorRT, the board makes it
     output_name: str | None = None  # of the ONNX file's, where it has several
     layout: Literal["nchw", "nhwc"] | None = None  # of its input, where the file does not say
 
@@ -84,6 +88,8 @@ class Recipe:
                 raise InputError(f"{option} is of an ONNX file: give --onnx, or leave it out")
         if self.size is not None and not all(1 <= side <= MAX_SIDE for side in self.size):
             raise InputError(f"size {self.size[0]}x{self.size[1]} is outside 1..{MAX_SIDE} pixels a side")
+        if self.gives != "logits" and self.dynamic:
+            raise InputError(f"--gives {self.gives} is for networks of one size: leave --dynamic out")
         if self.resize == "letterbox" and self.dynamic:
             raise InputError("--resize letterbox is for networks of one size: with --dynamic no frame is resized")
         if self.preprocess is not None and self.preprocess not in PREPROCESSINGS:

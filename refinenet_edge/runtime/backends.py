@@ -11,7 +11,7 @@ A replacement is always logged as a warning. On a GPU machine "auto" never falls
 import logging
 
 from refinenet_edge.bundle import MODEL, Bundle
-from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError, require
+from refinenet_edge.errors import BundleError, InputError, MissingExtra, RefineNetEdgeError, require
 from refinenet_edge.runtime.cuda import gpu_capability, gpu_problem, load_cuda
 from refinenet_edge.runtime.libraries import BACKENDS, INSTALL, MODULES, load_library
 from refinenet_edge.runtime.openvino import OpenVinoSession
@@ -51,6 +51,11 @@ def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool
         return OpenVinoSession(bundle.read_graph, threads, str(bundle.path / MODEL))
     if backend == "onnxruntime":
         return OrtSession(bundle.read_graph, threads=threads, name=str(bundle.path / MODEL))
+    if bundle.manifest.engine is None:
+        raise BundleError(
+            f"{bundle.path} has no plan yet: on the machine that runs it, refinenet-edge plan {bundle.path} "
+            f"--backend {bundle.manifest.backend}"
+        )
     return TrtSession.open(bundle, backend, allow_host_code=allow_host_code)
 
 

@@ -53,6 +53,11 @@ class Network:
         channels = self.session.inputs[0].shape[1]
         return channels if isinstance(channels, int) and channels > 3 else 3
 
+    @property
+    def gives_labels(self) -> bool:
+        """Whether the network's output is labels, at the size of its input, instead of logits."""
+        return self.session.outputs[0].dtype == "int32"
+
     def check_range(self, size: Size) -> None:
         """Raise `InputError` for a frame of `size` that a dynamic engine does not take."""
         profile = self.profile

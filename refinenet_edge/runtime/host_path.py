@@ -12,7 +12,7 @@ from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import Frame, LabelMap, Mask, Size
 from refinenet_edge.runtime.frame import DeviceImage, prepare
 from refinenet_edge.runtime.frame_path import Network
-from refinenet_edge.runtime.head import one_frame, upsample_argmax, upsample_softmax
+from refinenet_edge.runtime.head import nearest_axis, one_frame, upsample_argmax, upsample_softmax
 
 
 class HostPath:
@@ -32,16 +32,16 @@ class HostPath:
         return replace(mask, labels=into)
 
     def _segment(self, frame: Frame | DeviceImage) -> Mask:
-        return self.mask(self.logits(self.image(frame)), (frame.shape[0], frame.shape[1]))
+        return self._mask(self._run(self.image(frame)), (frame.shape[0], frame.shape[1]))
 
     def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
         """`FramePath.staged`: prepare, engine, head."""
         times = [time.perf_counter()]
         image = self.image(frame)
         times.append(time.perf_counter())
-        logits = self.logits(image)
+        output = self._run(image)
         times.append(time.perf_counter())
-        mask = self.mask(logits, (frame.shape[0], frame.shape[1]))
+        mask = self._mask(output, (frame.shape[0], frame.shape[1]))
         times.append(time.perf_counter())
         stages = zip(("prepare", "engine", "head"), times, times[1:], strict=False)
         return mask, {stage: 1000 * (end - start) for stage, start, end in stages}
@@ -76,10 +76,38 @@ class HostPath:
 
     def logits(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the network makes of `image`, without padding: 1xCxhxw, memory that the next frame may overwrite."""
+        if self.network.gives_labels:
+            raise InputError(f"{self.network.origin} gives labels, no logits: build it without --gives labels")
+        return self._run(image)
+
+    def _run(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         session = self.network.session
         logits = session.run({session.inputs[0].name: image})[session.outputs[0].name]
         padded = self.network.channels > 3 and logits.ndim == 4
         return logits[:, : len(self.network.labels.names)] if padded else logits
+
+    def _mask(self, output: npt.NDArray[Any], size: Size) -> Mask:
+        """The mask of a frame of `size` from what the network gives, logits or labels."""
+        network = self.network
+        if not network.gives_labels:
+            return self.mask(output, size)
+        classes = len(network.labels.names)
+        if (
+            output.ndim != 3
+            or output.shape[0] != 1
+            or not 0 <= output.min(initial=0) <= output.max(initial=0) < classes
+        ):
+            shape = "x".join(map(str, output.shape))
+            raise BundleError(
+                f"{network.origin}: the network gives {shape} labels up to {output.max(initial=0)}, "
+                f"expected one map of {classes} classes: build it again"
+            )
+        labels: LabelMap = output[0].astype(np.uint8)
+        down, across = network.frame_spec.spans(size) or (None, None)
+        if labels.shape != size or down is not None:
+            rows, columns = nearest_axis(labels.shape[0], size[0], down), nearest_axis(labels.shape[1], size[1], across)
+            labels = labels[rows[:, None], columns]
+        return Mask(labels, network.labels)
 
     def mask(self, logits: npt.NDArray[Any], size: Size) -> Mask:
         """The labels of `logits` at the frame's `size` (height, width)."""

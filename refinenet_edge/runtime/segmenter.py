@@ -123,6 +123,8 @@ class Segmenter:
         `InputError` after close().
         """
         require(upsample, (Bilinear, Cubic, Nearest), "upsample")
+        if self._network.gives_labels:
+            raise InputError(f"{self._network.origin} gives labels, which were upsampled already")
         segmenter = type(self).__new__(type(self))
         with self._turn():
             for one in (self._network, *self._network.beside):
@@ -141,6 +143,11 @@ class Segmenter:
             if len(inputs) != 1 or len(outputs) != 1:
                 counts = f"{len(inputs)} inputs and {len(outputs)} outputs"
                 raise BundleError(f"{network.origin}: {counts}, expected exactly one of each")
+            if network.gives_labels and (network.confidence or network.beside or network.inference != WHOLE):
+                raise InputError(
+                    f"{network.origin} gives labels, no logits: how sure they are, scales and tiles need a bundle that "
+                    "is built without --gives labels"
+                )
             self._host = HostPath(network)
             self._path: FramePath = _path(network, self._host)
         except BaseException:

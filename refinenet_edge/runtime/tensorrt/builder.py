@@ -128,6 +128,7 @@ def _planned(recipe: str | Recipe, flavour: Flavour, options: EngineOptions) -> 
     return dataclasses.replace(
         recipe,
         backend=flavour,
+        plan=True,
         size=options.profile.opt if options.profile else recipe.size,
         target=options.targets,
         workspace_mib=options.workspace_bytes >> 20,
