@@ -1,11 +1,11 @@
-"""Beyond one machine: batch, export-triton."""
+"""Beyond one machine, and into other servers: batch, export-triton, export-deepstream."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from refinenet_edge.cli.command import allow_host_code, heavy, main, unknown_below, with_inference, with_ray
+from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, unknown_below, with_inference, with_ray
 from refinenet_edge.cli.screen import err, out, progress_bar, styled
 from refinenet_edge.records import Inference
 
@@ -89,3 +89,15 @@ def export_triton(bundle: Path, repository: Path, name: str | None) -> None:
 
     for exported in export(open_bundle(bundle), repository, name):
         out.print(str(exported), soft_wrap=True)
+
+
+@main.command("export-deepstream")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+def export_deepstream(bundle: Path, folder: Path) -> None:
+    """Write FOLDER for DeepStream: nvinfer's configuration of BUNDLE, its graph, class names and colours."""
+    from refinenet_edge.bundle import open_bundle
+
+    with heavy(EXPORT):
+        from refinenet_edge.deepstream import export
+    out.print(str(export(open_bundle(bundle), folder)), soft_wrap=True)
