@@ -9,7 +9,7 @@ LEAN := $(addprefix refinenet_edge/runtime/tensorrt/,library.py engine.py sessio
 
 .PHONY: chaos fuzz demo setup bindings test test-avx2 zoo bench check format docs wheel gpu arm cluster triton
 
-demo: setup  ## build the shipped models and segment photos of people and drawn streets: look into demo-out/
+demo: .venv/demo  ## build the shipped models and segment photos of people and drawn streets: look into demo-out/
 	$(BIN)/build-engine engines/people.toml --explain
 	$(BIN)/refinenet-edge run engines/people refinenet_edge/photos/people --out demo-out/people
 	$(BIN)/build-engine engines/scenes.toml
@@ -17,10 +17,14 @@ demo: setup  ## build the shipped models and segment photos of people and drawn 
 
 setup: .venv/ready  ## everything into .venv, pinned by constraints.txt
 
-.venv/ready: pyproject.toml constraints.txt
+# what building and running takes; the tests' tools, TensorRT-RTX and the rest come with `setup`
+.venv/demo: EXTRAS := cpu,demo,export
+.venv/ready: EXTRAS := dev
+
+.venv/demo .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) .venv
-	$(BIN)/pip install --quiet $(PINS) --editable '.[dev]'
-	touch $@
+	$(BIN)/pip install --quiet $(PINS) --editable '.[$(EXTRAS)]'
+	touch .venv/demo $@
 
 bindings: build/bindings/tried  ## the TensorRT bindings on PyPI, to compare with
 

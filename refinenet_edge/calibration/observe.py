@@ -111,9 +111,11 @@ def _session(data: bytes, outputs: list[str]) -> Any:
     del proto.graph.output[:]
     kind = onnx.TensorProto.FLOAT
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in outputs)
+    kept = proto.SerializeToString()
+    del proto  # its weights are in memory often enough
     try:
         # the arena of a session keeps what its largest frame took, and there are as many arenas as groups
-        return open_onnxruntime(proto.SerializeToString(), arena=False, on_gpu=True)
+        return open_onnxruntime(kept, arena=False, on_gpu=True)
     except Exception as exc:  # ONNX Runtime's own classes are private
         raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
 
