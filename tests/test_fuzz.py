@@ -78,7 +78,7 @@ def test_whatever_the_bytes_are(name: str, reader: Reader, tmp_path: Path) -> No
     path = tmp_path / f"file{target.suffix}"
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=max(EXAMPLES // target.cost, 1),
         deadline=None,
         derandomize="FUZZ" not in os.environ,
         database=None,

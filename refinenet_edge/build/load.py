@@ -20,6 +20,7 @@ from refinenet_edge.model import open_network
 from refinenet_edge.model.blocks import CrpOrder
 from refinenet_edge.onnx_ends import Ends, Said
 from refinenet_edge.records import DEFAULT_SIZE, PREPROCESSINGS, Bilinear, Cubic, FrameSpec, Labels, Nearest, Size
+from refinenet_edge.runtime.first_run import require_runs
 from refinenet_edge.trace import ENDS, num_classes, read_onnx, torch_logits, trace
 
 logger = logging.getLogger(__name__)
@@ -141,6 +142,8 @@ def _from_onnx(network: Network, path: Path) -> _Given:
         said=network.ends,
         otherwise=None if network.dynamic else DEFAULT_SIZE,
     )
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    require_runs(path, sha256(path, GraphError), "onnxruntime", GraphError, str(path), weights=weights)
     shape = model.graph.inputs[0].shape
     if network.dynamic and shape is not None and any(isinstance(side, int) for side in shape[2:]):
         raise GraphError(f"{path} is fixed to {shape[2]}x{shape[3]}: leave --dynamic out, or export it with free sides")

@@ -7,6 +7,7 @@ fewer bits the labels, on images: below `WARNED` the build warns, below `REFUSED
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion import parity
 from refinenet_edge.precision import stored_in_half
 from refinenet_edge.records import LESSER, NOISE, Backend, Interpolation, Parity
+from refinenet_edge.runtime import first_run
 from refinenet_edge.runtime.head import upsample_argmax
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
@@ -40,11 +42,15 @@ OPENERS: Mapping[Backend, Callable[[bytes], Session]] = {"openvino": OpenVinoSes
 
 @dataclass(frozen=True)
 class Proving:
-    """How a typed graph is proven: where the bundle's `backend` `runs_here`, by it; `force` lets anything through."""
+    """How a typed graph is proven: where the bundle's `backend` `runs_here`, by it; `force` lets anything through.
+
+    `ours`: the network is one of ours, at which no backend crashes.
+    """
 
     backend: Backend
     runs_here: bool
     force: bool
+    ours: bool = True
 
 
 def prove(
@@ -63,6 +69,9 @@ def prove(
     something else than float32's, or cannot run the graph, and where too few labels are left.
     """
     opener = OPENERS.get(how.backend) if how.runs_here else None
+    if opener:
+        for each in filter(None, (typed, typed.reference)):
+            _run_first(each.onnx, how)
     if typed.scores is not None:
         ended = _prove_ends(typed, fused.frames, upsample, how, opener or OrtSession, step)
         return (
@@ -135,6 +144,14 @@ def _runners(
     if how.backend == "openvino" and typed.precision == "int8" and processor() == "vnni":
         runners[LESSER] = lambda: run_without_vnni(typed.onnx, frames)
     return runners
+
+
+def _run_first(model: bytes, how: Proving) -> None:
+    digest = hashlib.sha256(model).hexdigest()
+    if how.ours:
+        first_run.remember(digest, how.backend)
+    else:
+        first_run.require_runs(model, digest, how.backend, GraphError, "the network", f", or {_elsewhere(how.backend)}")
 
 
 def _run(model: bytes, backend: str, opener: Callable[[bytes], Session], frames: parity.Inputs) -> parity.Inputs:

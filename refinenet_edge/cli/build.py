@@ -13,7 +13,7 @@ from rich.table import Table
 
 from refinenet_edge.cli.command import EXPORT, ChannelsType, Command, SizeType, heavy, main, make_folder, with_ray
 from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, print_next, progress_bar
-from refinenet_edge.errors import InputError
+from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.recipe import read_recipe
 from refinenet_edge.records import PREPROCESSINGS, Recipe
 
@@ -164,6 +164,7 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
 
     with heavy(EXPORT):
         from refinenet_edge import calibration
+        from refinenet_edge.runtime.first_run import require_runs
         from refinenet_edge.trace import read_onnx
 
     opened = open_bundle(bundle)
@@ -181,7 +182,9 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
         raise InputError(f"{path}: ranges are written as .json, which --calib knows them by: {path}.json")
     overrides = calibration.parse_overrides(special)
     make_folder(path.parent)
-    model = read_onnx(opened.path / MODEL, None, opened.read_graph())
+    graph = opened.read_graph()
+    require_runs(graph, manifest.files[MODEL].sha256, "onnxruntime", BundleError, str(opened.path / MODEL))
+    model = read_onnx(opened.path / MODEL, None, graph)
     frames = calibration.calibration_frames(source)
     with progress_bar() as bar, contextlib.ExitStack() as stack:
         task = bar.add_task("observe", total=None)

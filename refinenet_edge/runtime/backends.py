@@ -13,6 +13,7 @@ import logging
 from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra, RefineNetEdgeError, require
 from refinenet_edge.runtime.cuda import gpu_capability, gpu_problem, load_cuda
+from refinenet_edge.runtime.first_run import require_runs
 from refinenet_edge.runtime.libraries import BACKENDS, INSTALL, MODULES, load_library
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
@@ -47,10 +48,14 @@ def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool
     backend = choose(bundle, backend)
     if bundle.manifest.needs_vnni and backend in ON_CPU and saturates():
         _warn_of_saturation(bundle)
-    if backend == "openvino":
-        return OpenVinoSession(bundle.read_graph, threads, str(bundle.path / MODEL))
-    if backend == "onnxruntime":
-        return OrtSession(bundle.read_graph, threads=threads, name=str(bundle.path / MODEL))
+    if backend in ON_CPU:
+        name, (other,) = str(bundle.path / MODEL), [other for other in ON_CPU if other != backend]
+        if graph := bundle.manifest.files.get(MODEL):
+            advice = f", or run it with --backend {other}"
+            require_runs(bundle.read_graph, graph.sha256, backend, BundleError, name, advice)
+        if backend == "openvino":
+            return OpenVinoSession(bundle.read_graph, threads, name)
+        return OrtSession(bundle.read_graph, threads=threads, name=name)
     if bundle.manifest.engine is None:
         raise BundleError(
             f"{bundle.path} has no plan yet: on the machine that runs it, refinenet-edge plan {bundle.path} "
