@@ -7,7 +7,7 @@ BIN := .venv/bin
 # what the lean runtime runs, too
 LEAN := $(addprefix refinenet_edge/runtime/tensorrt/,library.py engine.py session.py)
 
-.PHONY: chaos fuzz demo setup bindings test test-avx2 zoo bench check format docs wheel gpu arm cluster triton
+.PHONY: authors chaos fuzz demo setup bindings test test-avx2 zoo bench check format docs wheel gpu arm cluster triton
 
 demo: .venv/demo  ## build the shipped models and segment photos of people and drawn streets: look into demo-out/
 	$(BIN)/build-engine engines/people.toml --explain
@@ -39,10 +39,13 @@ build/opencv4/cv2: .venv/ready  # a Jetson's: tests/frames/test_opencv_4.py
 HANGS := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 test: setup bindings build/opencv4/cv2  ## everything that needs no GPU
-	$(BIN)/python -m pytest -n auto --dist worksteal $(HANGS) -m "not chaos and not gpu and not arm and not cluster and not triton and not wheel"
+	$(BIN)/python -m pytest -n auto --dist worksteal $(HANGS) -m "not authors and not chaos and not gpu and not arm and not cluster and not triton and not wheel"
 
 zoo: setup  ## ten thousand graphs that are drawn, or ZOO of them, other ones each time: each bundle computes what its file does
 	ZOO=$(or $(ZOO),10000) ZOO_SEED=$(or $(ZOO_SEED),$(shell date +%s)) $(BIN)/python -m pytest -n auto tests/build/test_zoo.py
+
+authors: setup  ## the authors' fourteen models as fixtures: logits, and a TensorRT-RTX plan of each
+	$(BIN)/python -m pytest -m authors tests/model/test_seven_data_sets.py
 
 test-avx2: setup  ## what depends on the kind of processor, as one without AVX-512 and VNNI computes it
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m processor

@@ -97,10 +97,15 @@ def _cityscapes(root: Path, split: str | None) -> Iterable[FileSample]:
             continue
         stem, city = image.stem.removesuffix("_leftImg8bit"), image.parent.name
         truth = root / "gtFine" / images.name / city
-        mask, coding = truth / f"{stem}_gtFine_labelTrainIds.png", CITYSCAPES_TRAIN_IDS
+        mask, coding = _png(truth / f"{stem}_gtFine_labelTrainIds"), CITYSCAPES_TRAIN_IDS
         if not mask.is_file():
-            mask, coding = truth / f"{stem}_gtFine_labelIds.png", CITYSCAPES_IDS
+            mask, coding = _png(truth / f"{stem}_gtFine_labelIds"), CITYSCAPES_IDS
         yield FileSample(f"{city}/{stem}", image, mask, coding)
+
+
+def _png(stem: Path) -> Path:
+    capitals = stem.with_name(f"{stem.name}.PNG")
+    return capitals if capitals.is_file() else stem.with_name(f"{stem.name}.png")
 
 
 def _voc(folder: str, lists: str, coding: Coding) -> Callable[[Path, str | None], Iterable[FileSample]]:

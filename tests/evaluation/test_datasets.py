@@ -39,9 +39,36 @@ LAYOUTS = [
 ]
 
 
+def as_made(root: Path) -> None:
+    """The folder as it is."""
+
+
+def from_windows(root: Path) -> None:
+    """Lists as an editor there saves them: a mark before the first line, and two characters at the end of each."""
+    for path in (*root.rglob("*.txt"), *root.rglob("*.nyu")):
+        lines = path.read_text("utf-8").splitlines()
+        path.write_bytes("".join(f"{line}\r\n" for line in lines).encode("utf-8-sig"))
+
+
+def in_capitals(root: Path) -> None:
+    """Endings as some cameras and tools write them."""
+    for path in [*root.rglob("*.jpg"), *root.rglob("*.png")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    for path in root.rglob("*.nyu"):
+        path.write_text(path.read_text("utf-8").replace(".png", ".PNG").replace(".jpg", ".JPG"), "utf-8")
+
+
+@pytest.mark.parametrize("change", [as_made, from_windows, in_capitals])
 @pytest.mark.parametrize(("make", "layout", "labels"), LAYOUTS)
-def test_every_layout(tmp_path: Path, make: Callable[[Path], Path], layout: str, labels: Labels | None) -> None:
+def test_every_layout(
+    tmp_path: Path,
+    make: Callable[[Path], Path],
+    layout: str,
+    labels: Labels | None,
+    change: Callable[[Path], None],
+) -> None:
     text = f"{layout}:{make(tmp_path)}" if layout else str(make(tmp_path))
+    change(tmp_path)
     dataset = open_dataset(text)
     assert dataset.labels == labels
     assert len(dataset.samples) == COUNT
