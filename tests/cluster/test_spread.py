@@ -15,7 +15,7 @@ from refinenet_edge.calibration import calibration_frames
 from refinenet_edge.cli import main
 from refinenet_edge.cluster import calibrate, evaluate
 from refinenet_edge.errors import RefineNetEdgeError
-from refinenet_edge.records import Cubic, Interpolation
+from refinenet_edge.records import Cubic, Interpolation, MultiScale
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.trace import read_onnx
 from tests.cluster.inputs import Many, tiny_bundle
@@ -41,6 +41,19 @@ def test_evaluation(
     spread = evaluation.evaluate(by, dataset)
     assert replace(spread, seconds=0) == replace(alone, seconds=0)
     assert spread.counted == COUNT - 1
+
+
+def test_an_evaluation_at_several_scales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "PIECE", 2)
+    bundle, other = open_bundle(tiny_bundle(tmp_path / "b")), open_bundle(tiny_bundle(tmp_path / "b2", (48, 64)))
+    dataset = evaluation.open_dataset(str(data.plain(tmp_path / "d", CLASSES, COUNT)))
+    flip = MultiScale(flip=True)
+    with Segmenter(bundle, "openvino", inference=flip, beside=[other]) as segmenter:
+        alone = evaluation.evaluate(segmenter, dataset)
+    by = evaluate.DistributedEvaluator(bundle, "openvino", Many(2), None, False, flip, (other,))
+    spread = evaluation.evaluate(by, dataset)
+    assert replace(spread, seconds=0) == replace(alone, seconds=0)
+    assert spread.inference == MultiScale((1.0, 1.4142), True, (other.digest,))
 
 
 def test_a_worker_that_dies_stops_an_evaluation_where_it_goes_on_later(
