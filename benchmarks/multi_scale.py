@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import numpy as np
 from machine import save
-from people import laid_out
+from people import HERE, laid_out
 from rich.console import Console
 from rich.table import Table
 from train_people import open_photos
@@ -84,7 +84,7 @@ def measured(model: str, dataset: str, most: int) -> list[dict[str, object]]:
 def main(data: Path, frames: int, out: Path | None) -> None:
     """Evaluate the models that ship, whole and in several ways."""
     with tempfile.TemporaryDirectory() as folder:
-        photos, _ = laid_out(open_photos(data, None), Path(folder, "people"))
+        photos, _ = laid_out(open_photos(data, HERE / "examples" / "people.toml"), Path(folder, "people"))
         rows = measured("people", photos, frames) + measured("scenes", "scenes", frames)
     table = Table("model", "way", "mIoU", "points gained", "times as long")
     for row in rows:

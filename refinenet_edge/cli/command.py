@@ -136,6 +136,7 @@ def with_inference(command: Callable[..., None]) -> Callable[..., None]:
     """`command` gets `inference`, how a frame goes through the network, and `beside`, bundles at other sizes."""
 
     @click.option("--scales", metavar="A,B,...", help="Average class scores over these scales, such as 0.8,1,1.2.")
+    @click.option("--short-side", metavar="LEAST,MOST", help="Pixels of a frame's shorter side at scale 1: 450,800.")
     @click.option("--flip", is_flag=True, help="Also average those of the mirrored frame.")
     @click.option(
         "--with",
@@ -148,26 +149,42 @@ def with_inference(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--tiles", type=SizeType(), help="Frames as they are, in tiles of this size: for large ones.")
     @click.option("--overlap", type=int, metavar="PIXELS", help="Of tiles, at least. [64]")
     @functools.wraps(command)
-    def asked(*args: Any, scales: str | None, flip: bool, tiles: Any, overlap: int | None, **more: Any) -> None:
+    def asked(
+        *args: Any,
+        scales: str | None,
+        short_side: str | None,
+        flip: bool,
+        tiles: Any,
+        overlap: int | None,
+        **more: Any,
+    ) -> None:
         inference: Inference = WHOLE
-        if tiles and (scales or flip):
-            raise InputError("--tiles and --scales or --flip exclude each other: leave one out")
+        if tiles and (scales or short_side or flip):
+            raise InputError("--tiles and --scales, --short-side or --flip exclude each other: leave one out")
         if overlap is not None and not tiles:
             raise InputError("--overlap is of --tiles: name their size, too")
         if tiles:
             inference = Tiles(tiles, 64 if overlap is None else overlap)
-        if scales or flip:
-            inference = MultiScale(_numbers(scales, "--scales") if scales else (1.0,), flip)
+        if scales or short_side or flip:
+            looks = _numbers(scales, "--scales 0.8,1,1.2") if scales else (1.0,)
+            inference = MultiScale(looks, flip, _short_side(short_side) if short_side else None)
         command(*args, inference=inference, **more)
 
     return asked
 
 
-def _numbers(text: str, option: str) -> tuple[float, ...]:
+def _numbers(text: str, example: str) -> tuple[float, ...]:
     try:
         return tuple(map(float, text.split(",")))
     except ValueError as exc:
-        raise InputError(f"{option} {text!r}: numbers with commas between are expected, such as 0.8,1,1.2") from exc
+        raise InputError(f"{text!r} is not numbers with commas between, such as {example}") from exc
+
+
+def _short_side(text: str) -> tuple[int, int]:
+    sides = _numbers(text, "--short-side 450,800")
+    if len(sides) != 2 or not all(side.is_integer() for side in sides):
+        raise InputError(f"--short-side {text}: expected the least and the most pixels, such as 450,800")
+    return int(sides[0]), int(sides[1])
 
 
 unknown_below = click.option(

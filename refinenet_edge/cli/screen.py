@@ -75,7 +75,8 @@ def passes(inference: Inference) -> str:
     """What is to be said of it after a comma; nothing of a whole frame."""
     if isinstance(inference, MultiScale):
         scales = ", ".join(f"{scale:g}" for scale in inference.scales)
-        return f", scales {scales}" + (" and mirrored" if inference.flip else "")
+        first = ", short side {} to {}".format(*inference.short_side) if inference.short_side else ""
+        return f"{first}, scales {scales}" + (" and mirrored" if inference.flip else "")
     if isinstance(inference, Tiles):
         return f", tiles of {inference.size[1]}x{inference.size[0]} that overlap by {inference.overlap}"
     return ""

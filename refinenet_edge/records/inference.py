@@ -22,12 +22,14 @@ class Whole:
 class MultiScale:
     """The frame at each of `scales`, and with `flip` mirrored, too: the class scores (softmax) of all are averaged.
 
+    `short_side`: the least and the most pixels that the frame's shorter side is brought to first, None: it stays.
     `bundles`: what computed the scales after the first, where each has a network of its own; digests of those bundles.
     Raises `InputError` for scales that there cannot be.
     """
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    short_side: tuple[int, int] | None = None
     bundles: tuple[str, ...] = ()
     kind: Literal["multi-scale"] = "multi-scale"
 
@@ -36,6 +38,15 @@ class MultiScale:
             raise InputError(f"scales {self.scales}: 1 to {MAX_SCALES} numbers above 0, to 16, are expected")
         if len(set(self.scales)) != len(self.scales) and not self.bundles:
             raise InputError(f"scales {self.scales}: one is there twice")
+        if self.short_side is not None and not 1 <= self.short_side[0] <= self.short_side[1] <= MAX_SIDE:
+            raise InputError(f"a short side of {self.short_side}: expected the least and the most pixels, 450,800")
+
+    def sizes(self, frame: Size) -> list[Size]:
+        """What a frame of that (height, width) is brought to, for each of `scales`; halves of pixels are rounded up."""
+        short = min(frame)
+        least, most = self.short_side or (short, short)
+        factor = min(max(short, least), most) / short
+        return [(int(frame[0] * factor * s + 0.5), int(frame[1] * factor * s + 0.5)) for s in self.scales]
 
 
 @dataclass(frozen=True)

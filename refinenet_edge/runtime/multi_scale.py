@@ -32,7 +32,7 @@ class MultiScalePath(HostPath):
         self._inference = inference
         self._paths = [HostPath(one) for one in (network, *network.beside)]
         size = network.frame_spec.size
-        if size is not None and not network.beside and inference.scales != (1.0,):
+        if size is not None and not network.beside and inference != MultiScale(flip=inference.flip):
             raise InputError(
                 f"{network.origin} takes {size[1]}x{size[0]} pixels only, whatever the scale: build it with --dynamic, "
                 "or at other sizes, too, and name those --with it; --flip alone needs neither"
@@ -59,8 +59,10 @@ class MultiScalePath(HostPath):
         passes = []
         for path in self._paths:
             spec = path.network.frame_spec
-            sizes = [_scaled(size, s) for s in self._inference.scales] if spec.size is None else [None]
-            for scaled in sizes:
+            sizes: list[Size | None] = [*self._inference.sizes(size)] if spec.size is None else [None]
+            for scaled, scale in zip(sizes, self._inference.scales, strict=False):
+                if scaled:
+                    _require_large_enough(scaled, scale)
                 for mirrored in (False, True)[: 1 + self._inference.flip]:
                     seen = np.ascontiguousarray(frame[:, ::-1]) if mirrored else frame  # type: ignore[index]
                     logits = path.logits(path.image(seen, scaled))
@@ -104,14 +106,12 @@ def at_sizes(inference: Inference, bundle: Bundle, beside: Sequence[Bundle]) -> 
             raise InputError(f"bundles {one.path} and {bundle.path} have different classes: nothing to average")
     areas = [size[0] * size[1] for size in sizes if size]
     scales = tuple(round(math.sqrt(area / areas[0]), 4) for area in areas)
-    return MultiScale(scales, flip, tuple(one.digest for one in beside))
+    return MultiScale(scales, flip, bundles=tuple(one.digest for one in beside))
 
 
-def _scaled(size: Size, scale: float) -> Size:
-    height, width = (int(side * scale + 0.5) for side in size)
-    if min(height, width) < SMALLEST_SIDE:
+def _require_large_enough(size: Size, scale: float) -> None:
+    if min(size) < SMALLEST_SIDE:
         raise InputError(
-            f"the frame is {width}x{height} pixels at scale {scale:g}, a network needs {SMALLEST_SIDE} a side: leave "
-            "that scale out"
+            f"the frame is {size[1]}x{size[0]} pixels at scale {scale:g}, a network needs {SMALLEST_SIDE} a side: "
+            "leave that scale out"
         )
-    return height, width

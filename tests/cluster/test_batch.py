@@ -150,7 +150,7 @@ def test_several_scales_are_written_down(source: Path, tmp_path: Path) -> None:
     done = run(bundle, source, "--out", out, "--flip", "--with", other)
     assert done.exit_code == 0, done.output
     made = from_json(LabellingRecord, (out / RUN).read_text())
-    assert made.inference == MultiScale((1.0, 1.4142), True, (open_bundle(other).digest,))
+    assert made.inference == MultiScale((1.0, 1.4142), True, bundles=(open_bundle(other).digest,))
     with Segmenter(bundle, inference=MultiScale(flip=True), beside=[other]) as segmenter:
         known = segmenter.segment(read_image(source / "street" / "1.png")).labels
     assert np.array_equal(masks(out)["street/1.png.png"], known)

@@ -53,7 +53,7 @@ def test_an_evaluation_at_several_scales(tmp_path: Path, monkeypatch: pytest.Mon
     by = evaluate.DistributedEvaluator(bundle, "openvino", Many(2), None, False, flip, (other,))
     spread = evaluation.evaluate(by, dataset)
     assert replace(spread, seconds=0) == replace(alone, seconds=0)
-    assert spread.inference == MultiScale((1.0, 1.4142), True, (other.digest,))
+    assert spread.inference == MultiScale((1.0, 1.4142), True, bundles=(other.digest,))
 
 
 def test_a_worker_that_dies_stops_an_evaluation_where_it_goes_on_later(

@@ -66,7 +66,9 @@ def test_scales_and_the_mirrored_frame(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "align_corners=True, scales 0.8, 1 and mirrored" in done.output
     result = json.loads(out.read_text())
-    assert result["inference"] == {"scales": [0.8, 1.0], "flip": True, "bundles": [], "kind": "multi-scale"}
+    assert result["inference"] == {
+        "scales": [0.8, 1.0], "flip": True, "short_side": None, "bundles": [], "kind": "multi-scale",
+    }  # fmt: skip
     found = Confusion.zero(CLASSES)
     with Segmenter(path, inference=MultiScale((0.8, 1.0), flip=True)) as segmenter:
         for sample in open_dataset(str(root)).samples:
@@ -119,14 +121,17 @@ def test_scales_of_another_run_are_another_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--scales", "a"), "--scales 'a': numbers with commas between"),
+        (("--scales", "a"), "'a' is not numbers with commas between, such as --scales 0.8,1,1.2"),
         (("--scales", "0.5,,1"), "numbers with commas between"),
+        (("--short-side", "450"), "--short-side 450: expected the least and the most pixels"),
+        (("--short-side", "450,800.5"), "expected the least and the most pixels"),
+        (("--short-side", "450,800"), "takes 48x32 pixels only"),
         (("--scales", "0"), "1 to 16 numbers above 0"),
         (("--scales", "0.5,1"), "takes 48x32 pixels only"),
         (("--with", "none"), "no bundle at none"),
         (("--tiles", "64", "--overlap", "0"), "takes 32x48 only (height x width): --tiles that"),
         (("--tiles", "32x48"), "overlap by 0 to 0 pixels, not 64"),
-        (("--tiles", "32x48", "--flip"), "--tiles and --scales or --flip exclude each other"),
+        (("--tiles", "32x48", "--flip"), "--tiles and --scales, --short-side or --flip exclude each other"),
         (("--overlap", "3"), "--overlap is of --tiles"),
     ],
 )

@@ -85,6 +85,23 @@ def test_free_sides_as_plain_torch(make_bundle: MakeBundle, backend: str, upsamp
         assert segmenter.inference == MultiScale(SCALES, flip)
 
 
+@pytest.mark.parametrize(
+    ("short_side", "sizes"),
+    [
+        ((60, 70), [(56, 75), (84, 113)]),  # 75 is too much: 70 of it, times 0.8 and 1.2
+        ((90, 120), [(72, 97), (108, 145)]),
+        ((60, 90), [(60, 81), (90, 121)]),
+    ],
+)
+def test_the_short_side_first_as_plain_torch(
+    make_bundle: MakeBundle, short_side: tuple[int, int], sizes: list[tuple[int, int]]
+) -> None:
+    inference = MultiScale((0.8, 1.2), flip=True, short_side=short_side)
+    assert inference.sizes((75, 101)) == sizes
+    with Segmenter(make_bundle(size=None), confidence=True, inference=inference) as segmenter:
+        require_reference(segmenter, reference(sizes, True, Bilinear(True)))
+
+
 def test_a_tensorrt_engine_as_plain_torch(make_plan: Callable[..., Bundle], make_gpu: Any) -> None:
     info = {"profile": Profile((32, 32), (64, 64), (128, 128))}
     bundle = make_plan(make_gpu(), info=info, size=None)
@@ -103,7 +120,7 @@ def test_a_bundle_for_each_scale_as_plain_torch(make_bundle: MakeBundle) -> None
     with Segmenter(first, confidence=True, inference=MultiScale(flip=True), beside=others) as segmenter:
         require_reference(segmenter, reference([(64, 96), (32, 48), (96, 128)], True, Bilinear(True)))
         digests = tuple(bundle.digest for bundle in others)
-        assert segmenter.inference == MultiScale((1.0, 0.5, 1.4142), True, digests)
+        assert segmenter.inference == MultiScale((1.0, 0.5, 1.4142), True, bundles=digests)
         cubic = segmenter.with_upsample(Cubic())
     with cubic:  # its sessions are still open
         require_reference(cubic, reference([(64, 96), (32, 48), (96, 128)], True, Cubic()))
@@ -115,7 +132,7 @@ def test_a_bundle_for_each_scale_as_plain_torch(make_bundle: MakeBundle) -> None
 def test_bundles_beside_do_not_say_whole(make_bundle: MakeBundle) -> None:
     first, second = (make_bundle(size=size) for size in ((64, 96), (32, 48)))
     with Segmenter(first, beside=[second]) as segmenter:
-        assert segmenter.inference == MultiScale((1.0, 0.5), False, (second.digest,))
+        assert segmenter.inference == MultiScale((1.0, 0.5), bundles=(second.digest,))
 
 
 def test_one_scale_of_a_frame_as_it_is_has_the_labels_of_the_whole(make_bundle: MakeBundle) -> None:
@@ -152,8 +169,9 @@ def test_streams_and_stages(make_bundle: MakeBundle) -> None:
 
 
 def test_a_fixed_size_has_no_other_scale(make_bundle: MakeBundle) -> None:
-    with pytest.raises(InputError, match=r"takes 48x32 pixels only.*--dynamic.*--with.*--flip alone"):
-        Segmenter(make_bundle(), inference=MultiScale((0.5, 1.0)))
+    for other in (MultiScale((0.5, 1.0)), MultiScale(short_side=(450, 800))):
+        with pytest.raises(InputError, match=r"takes 48x32 pixels only.*--dynamic.*--with.*--flip alone"):
+            Segmenter(make_bundle(), inference=other)
 
 
 def test_bundles_beside_are_of_fixed_sizes_and_one_set_of_classes(make_bundle: MakeBundle) -> None:
@@ -232,10 +250,13 @@ def test_scores_at_the_frames_size_are_a_block_of_rows() -> None:
         ({"scales": (17.0,)}, "to 16"),
         ({"scales": tuple(1 + i / 100 for i in range(17))}, "1 to 16 numbers"),
         ({"scales": (1.0, 1.0)}, "twice"),
+        ({"short_side": (0, 800)}, "the least and the most pixels"),
+        ({"short_side": (800, 450)}, "the least and the most pixels"),
+        ({"short_side": (800, 20000)}, "the least and the most pixels"),
     ],
 )
 def test_scales_that_cannot_be(fields: dict[str, Any], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         MultiScale(**fields)
     with pytest.raises(BundleError):
-        from_plain(MultiScale, {"scales": list(fields["scales"])})
+        from_plain(MultiScale, {name: list(value) for name, value in fields.items()})
