@@ -30,8 +30,9 @@ from rich.console import Console
 from rich.table import Table
 
 from refinenet_edge.bench.measure import Estimate, Stages, take_turns
-from refinenet_edge.demo import Figures, Model, OverlayStyle, Show, open_source
+from refinenet_edge.demo import Figures, Model, Show, open_source
 from refinenet_edge.demo.web import Web
+from refinenet_edge.overlay import OverlayStyle
 from refinenet_edge.records import Frame, Mask
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import VALIDATION, video_frame

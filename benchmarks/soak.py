@@ -29,11 +29,12 @@ from machine import cpu, save
 from rich.console import Console
 
 from refinenet_edge.bundle import open_bundle
-from refinenet_edge.demo import Captured, Figures, LiveSource, Model, OverlayStyle, Show
+from refinenet_edge.demo import Captured, Figures, LiveSource, Model, Show
 from refinenet_edge.demo.web import Web
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.labels import SCENES
+from refinenet_edge.overlay import OverlayStyle
 from refinenet_edge.records import Frame, FrameSpec, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
 from refinenet_edge.runtime.session import Feeds, Outputs

@@ -269,6 +269,18 @@ class TestRun:
             assert labels.max() < 21
             assert cv2.imread(str(out / f"{name}_overlay.jpg")).shape == (height, width, 3)
 
+    def test_a_legend_and_the_frame_beside(self, run: Run, mobile_bundle: Path, photos: Path, tmp_path: Path) -> None:
+        photo = read_image(photos / "a.png")
+        height, width = photo.shape[:2]
+        ok(run("run", mobile_bundle, photos / "a.png", "--out", tmp_path, "--opacity", 0, "--side-by-side"))
+        beside = read_image(tmp_path / "a_overlay.jpg")
+        assert beside.shape == (height, 2 * width, 3)
+        assert np.abs(beside[:, width:].astype(int) - photo).mean() < 5  # JPEG
+        ok(run("run", mobile_bundle, photos / "a.png", "--out", tmp_path, "--opacity", 0, "--legend"))
+        overlay = read_image(tmp_path / "a_overlay.jpg")
+        assert overlay.shape == photo.shape
+        assert np.abs(overlay[-12:, :12].astype(int) - photo[-12:, :12]).mean() > 10
+
     def test_how_sure_the_labels_are(self, run: Run, mobile_bundle: Path, photos: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         ok(run("run", mobile_bundle, photos, "--out", out, "--confidence"))

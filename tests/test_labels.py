@@ -1,9 +1,7 @@
 import itertools
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from refinenet_edge.errors import InputError
@@ -17,7 +15,9 @@ from refinenet_edge.labels import (
     voc_colour,
 )
 from refinenet_edge.records import RGB
+from tests.colours import SEEN_BY, ciede2000, lab
 
+JUST_NOTICED = 2.3  # CIE76
 COUNTS = {
     "voc": 21,
     "nyu40": 40,
@@ -131,32 +131,38 @@ def test_an_unusable_label_file_is_named(tmp_path: Path, content: bytes) -> None
         read_label_file(path)
 
 
-# what a colour, linear RGB, looks like to those without one kind of cone: Machado, Oliveira and Fernandes, "A
-# Physiologically-based Model for Simulation of Color Vision Deficiency", 2009, severity 1.0
-SEEN_BY = {
-    "all cones": np.eye(3),
-    "no long ones": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "no middle ones": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
-    "no short ones": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
-}
-JUST_NOTICED = 2.3  # CIE76
+class TestColours:
+    """Of the label sets that are our own: the others are as their authors published them."""
 
+    def test_the_distance_is_ciede2000(self) -> None:
+        # pairs of Sharma, Wu and Dalal 2005, table 1
+        for first, second, expected in (
+            ((50.0, 2.6772, -79.7751), (50.0, 0.0, -82.7485), 2.0425),
+            ((50.0, -0.001, 2.49), (50.0, 0.0011, -2.49), 4.7461),
+            ((50.0, 2.5, 0.0), (73.0, 25.0, -18.0), 27.1492),
+            ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+            ((2.0776, 0.0795, -1.135), (0.9033, -0.0636, -0.5514), 0.9082),
+        ):
+            assert ciede2000(first, second) == pytest.approx(expected, abs=1e-4)
 
-@pytest.mark.parametrize("who", SEEN_BY)
-def test_everybody_can_tell_the_people_classes_apart(who: str) -> None:
-    linear = [to_linear(colour) @ np.transpose(SEEN_BY[who]) for colour in LABEL_SETS["people"].palette]
-    lab = [to_lab(np.clip(colour, 0, 1)) for colour in linear]
-    distances = [float(np.linalg.norm(a - b)) for a, b in itertools.combinations(lab, 2)]
-    assert min(distances) > 10 * JUST_NOTICED
+    def test_red_and_brown_are_alike_without_middle_cones(self) -> None:
+        red, brown = np.array([160, 0, 0]), np.array([90, 80, 0])
+        assert ciede2000(lab(red), lab(brown)) > 35
+        assert ciede2000(lab(red, "no middle ones"), lab(brown, "no middle ones")) < 10
 
+    @pytest.mark.parametrize("name", ["people", "scenes"])
+    @pytest.mark.parametrize("who", SEEN_BY)
+    def test_everybody_can_tell_the_classes_apart(self, name: str, who: str) -> None:
+        seen = lab(np.array(LABEL_SETS[name].palette), who)
+        pairs = list(itertools.combinations(seen, 2))
+        assert min(float(np.linalg.norm(a - b)) for a, b in pairs) > 10 * JUST_NOTICED
+        assert min(float(ciede2000(a, b)) for a, b in pairs) > (27 if who == "all cones" else 18)
 
-def to_linear(colour: RGB) -> npt.NDArray[np.float64]:
-    """SRGB to linear, IEC 61966-2-1."""
-    values = np.array(colour) / 255
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-
-
-def to_lab(linear: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """L*a*b* of a linear RGB colour, by OpenCV."""
-    srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return cv2.cvtColor(srgb.astype(np.float32)[None, None], cv2.COLOR_RGB2Lab)[0, 0].astype(np.float64)
+    @pytest.mark.parametrize("name", ["people", "scenes"])
+    def test_no_class_is_as_grey_or_as_dark_as_a_street(self, name: str) -> None:
+        labels = LABEL_SETS[name]
+        for label, colour in zip(labels.names, labels.palette, strict=True):
+            lightness, a, b = lab(np.array(colour))
+            if label != "background":
+                assert np.hypot(a, b) > 30, label
+                assert lightness > (25 if label == "road" else 38), label

@@ -65,9 +65,10 @@ def demo(
     # what OpenCV and FFmpeg say of a camera that is away, we say; they read this when they are imported
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from refinenet_edge.demo import Model, OverlayStyle, Recording, Show, open_source
+    from refinenet_edge.demo import Model, Recording, Show, open_source
     from refinenet_edge.demo.figures import RecentWatts
     from refinenet_edge.demo.window import KEYS, Window, has_windows
+    from refinenet_edge.overlay import OverlayStyle
     from refinenet_edge.runtime.cuda import gpu_bus_id
     from refinenet_edge.sensors import Meters
 

@@ -35,6 +35,8 @@ UPSAMPLINGS: dict[str, Interpolation] = {
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Where overlays and labels go.")
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
+@click.option("--legend", is_flag=True, help="The classes' names and colours, in the overlay.")
+@click.option("--side-by-side", is_flag=True, help="The frame as it came, left of its overlay.")
 @click.option("--confidence", is_flag=True, help="Also NAME_confidence.png: how sure each label is, 255 is certain.")
 @unknown_below
 @click.option(
@@ -54,6 +56,8 @@ def run(
     folder: Path,
     backend: str,
     opacity: float,
+    legend: bool,
+    side_by_side: bool,
     confidence: bool,
     least: float | None,
     formats: tuple[str, ...],
@@ -65,8 +69,10 @@ def run(
     from refinenet_edge.frames import Images, open_frames, parse
     from refinenet_edge.frames.images import write_image, write_png
     from refinenet_edge.mask_files import open_writers
+    from refinenet_edge.overlay import OverlayStyle, draw, legend_of
     from refinenet_edge.runtime import Segmenter
 
+    style = OverlayStyle(opacity, side_by_side=side_by_side)
     address = parse(images)
     frames = open_frames(address)
     if isinstance(address, Images) and folder.resolve() == address.path.resolve():
@@ -105,7 +111,8 @@ def run(
                 continue
             if least is not None:
                 mask = mask.unknown_below(least)
-            write_image(folder / f"{name}_overlay.jpg", mask.overlay(frame, opacity))
+            picture = draw(frame, mask, style, legend=legend_of(mask) if legend else ())
+            write_image(folder / f"{name}_overlay.jpg", picture)
             for writer in writers:
                 writer.add(name, frames.names[index], mask)
             if confidence and mask.confidence is not None:

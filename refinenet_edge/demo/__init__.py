@@ -1,7 +1,6 @@
 """The real-time demo: frames -> masks while they are fresh -> a window, a recording, a web page.
 
 stream.py    live(source, segmenter): reads, infers and hands out at once; the newest frame wins
-overlay.py   mask over frame, figures and legend
 controls.py  what viewers set, and whether it can be
 figures.py   what is counted, and the figures made of it
 show.py      plays sources through models: one picture and one set of figures for all who look
@@ -13,13 +12,12 @@ for result in live(open_source("0"), segmenter):
 
 from refinenet_edge.demo.controls import Controls
 from refinenet_edge.demo.figures import Figures
-from refinenet_edge.demo.overlay import OverlayStyle, blend, draw
 from refinenet_edge.demo.record import Recording
 from refinenet_edge.demo.show import Model, Show
 from refinenet_edge.demo.stream import SegmentedFrame, live
 from refinenet_edge.frames import Captured, LiveSource, open_source
 
 __all__ = [
-    "Captured", "Controls", "Figures", "LiveSource", "Model", "OverlayStyle", "Recording", "SegmentedFrame", "Show",
-    "blend", "draw", "live", "open_source",
+    "Captured", "Controls", "Figures", "LiveSource", "Model", "Recording", "SegmentedFrame", "Show", "live",
+    "open_source",
 ]  # fmt: skip

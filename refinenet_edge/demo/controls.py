@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refinenet_edge.demo.overlay import OverlayStyle
 from refinenet_edge.errors import InputError
+from refinenet_edge.overlay import OverlayStyle
 from refinenet_edge.records import Labels
 
 STYLE = {field.name for field in dataclasses.fields(OverlayStyle)}

@@ -14,6 +14,7 @@ from refinenet_edge.demo.stream import SegmentedFrame
 from refinenet_edge.evaluation.confusion import Confusion
 from refinenet_edge.frames import LiveSource
 from refinenet_edge.opencv import cv2
+from refinenet_edge.overlay import legend
 from refinenet_edge.records import RGB, Labels
 from refinenet_edge.sensors import Meters
 
@@ -22,8 +23,6 @@ TIMED = 300  # frames that percentiles are of
 SCORED = 100  # frames that mIoU is of
 SMOOTHING = 0.15  # weight of a frame's shares in the shown ones
 WATTS_SECONDS = 2.0  # that the watts are the mean of
-LEGEND_CLASSES = 10
-LEGEND_SHARE = 0.005  # of the frame, for a class to be in the legend
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,7 @@ class Figures:
 
     def legend(self) -> list[tuple[str, RGB]]:
         """The classes that are seen, in their order."""
-        hidden = self.controls.style.hidden
-        seen = [item for i, item in enumerate(self.classes) if item.share >= LEGEND_SHARE and i not in hidden]
-        largest = sorted(seen, key=lambda item: -item.share)[:LEGEND_CLASSES]
-        return [(item.name, item.colour) for item in seen if item in largest]
+        return legend([(item.name, item.colour, item.share) for item in self.classes], self.controls.style.hidden)
 
 
 class Statistics:

@@ -22,11 +22,11 @@ from typing import Any, Protocol
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.demo.controls import Controls
 from refinenet_edge.demo.figures import Figures, Playing, Statistics
-from refinenet_edge.demo.overlay import OverlayStyle, draw, no_signal
 from refinenet_edge.demo.record import Recording
 from refinenet_edge.demo.stream import SegmentedFrame, live
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import LiveSource
+from refinenet_edge.overlay import OverlayStyle, draw, no_signal
 from refinenet_edge.records import Frame, Mask
 from refinenet_edge.runtime import Segmenter
 

@@ -33,6 +33,7 @@ from refinenet_edge.records.frame import (
     Nearest,
     Size,
     Span,
+    draw_outlines,
 )
 from refinenet_edge.records.inference import ALIGNED, WHOLE, Inference, MultiScale, Tiles, Whole
 from refinenet_edge.records.json import from_json, from_plain, to_json
@@ -62,5 +63,5 @@ __all__ = [
     "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "Gives", "GraphCost", "Harm", "Identity",
     "Inference", "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "MultiScale", "Nearest", "Parity",
     "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Span", "Speed", "TensorSpec", "Tiles", "Whole",
-    "from_json", "from_plain", "relative_error", "to_json",
+    "draw_outlines", "from_json", "from_plain", "relative_error", "to_json",
 ]  # fmt: skip

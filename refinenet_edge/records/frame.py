@@ -172,12 +172,17 @@ class Mask:
         return self.classes.bgr()[self.labels]
 
     def overlay(self, frame: Frame, opacity: float = 0.5) -> Frame:
-        """`frame` (HxWx3 BGR uint8, the segmented one) with the palette blended over it; opacity in [0, 1]."""
+        """`frame` (HxWx3 BGR uint8, the segmented one) with the palette blended over it; opacity in [0, 1].
+
+        White lines between classes tell those apart whose colours somebody does not, or a photo swallows.
+        """
         if frame.shape != (*self.labels.shape, 3):
             raise ValueError(f"frame {frame.shape} is not the segmented frame {(*self.labels.shape, 3)}")
         weight = round(opacity * 256)
         blend = frame.astype(np.uint16) * (256 - weight) + self.colours().astype(np.uint16) * weight
-        return (blend >> 8).astype(np.uint8)
+        picture = (blend >> 8).astype(np.uint8)
+        draw_outlines(picture, self.labels, opacity)
+        return picture
 
     def unknown_below(self, confidence: float) -> "Mask":
         """The mask with labels that are less sure than `confidence`, 0 to 1, as `Labels.ignore`.
@@ -196,3 +201,16 @@ class Mask:
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes.names))[: len(self.classes.names)]
         order = np.argsort(-counts, kind="stable")
         return {self.classes.names[i]: float(counts[i] / self.labels.size) for i in order if counts[i]}
+
+
+def draw_outlines(picture: Frame, labels: LabelMap, opacity: float) -> None:
+    """Draw white lines into `picture` (HxWx3) where `labels` (HxW) change, twice as opaque as the classes are.
+
+    They are a pixel wide, in large pictures more, so that they are still seen when those are shown smaller.
+    """
+    wide = max(1, round(min(labels.shape) / 600))
+    edges = np.zeros(labels.shape, np.bool_)
+    edges[:, :-wide] = labels[:, wide:] != labels[:, :-wide]
+    edges[:-wide] |= labels[wide:] != labels[:-wide]
+    weight = min(2 * opacity, 1.0)
+    picture[edges] = 255 if weight == 1 else picture[edges] * (1 - weight) + 255 * weight

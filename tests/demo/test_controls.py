@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from refinenet_edge.demo import Controls, OverlayStyle
+from refinenet_edge.demo import Controls
 from refinenet_edge.errors import InputError
 from refinenet_edge.labels import VOC
+from refinenet_edge.overlay import OverlayStyle
 from tests.demo.fakes import THREE
 
 CONTROLS = Controls(OverlayStyle())

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from refinenet_edge.demo import Controls, Figures, OverlayStyle
+from refinenet_edge.demo import Controls, Figures
 from refinenet_edge.demo.figures import ClassShare, Playing, Score, Speed
+from refinenet_edge.overlay import OverlayStyle
 
 SPEED = Speed(29.96, 8.04, 12.5, 41.4, {"segment": 8.0}, 100, 7)
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import Captured, LiveSource, Model, OverlayStyle, Show
+from refinenet_edge.demo import Captured, LiveSource, Model, Show
 from refinenet_edge.demo.web import Web
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.labels import VOC
+from refinenet_edge.overlay import OverlayStyle
 from tests.browser import DESKTOP, PHONE, browser, complaints, resize
 from tests.demo.fakes import THREE, segmenter, ticking
 from tests.demo.test_show import running

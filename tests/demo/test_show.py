@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import Captured, LiveSource, Model, OverlayStyle, Recording, Show, stream
+from refinenet_edge.demo import Captured, LiveSource, Model, Recording, Show, stream
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.labels import VOC
+from refinenet_edge.overlay import OverlayStyle
 from refinenet_edge.records import Labels
 from tests.demo.fakes import THREE, Audience, given, grey, read_video, segmenter, source, ticking
 

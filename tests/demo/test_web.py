@@ -14,11 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import Captured, Model, OverlayStyle, Show, access, web
+from refinenet_edge.demo import Captured, Model, Show, access, web
 from refinenet_edge.demo.access import HEADERS, MAX_CONNECTIONS
 from refinenet_edge.demo.web import Web
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
+from refinenet_edge.overlay import OverlayStyle
 from tests.demo.fakes import segmenter, source, ticking
 from tests.demo.test_show import model, running
 

@@ -7,9 +7,10 @@ from typing import Any
 import cv2
 import pytest
 
-from refinenet_edge.demo import OverlayStyle, Show, window
+from refinenet_edge.demo import Show, window
 from refinenet_edge.demo.window import Window
 from refinenet_edge.errors import InputError
+from refinenet_edge.overlay import OverlayStyle
 from tests.demo.fakes import source, ticking
 from tests.demo.test_show import model
 

@@ -23,8 +23,10 @@ def test_a_mask_in_its_colours_is_bgr() -> None:
 def test_an_overlay_is_between_frame_and_colours() -> None:
     frame = np.full((2, 3, 3), 200, np.uint8)
     assert np.array_equal(mask().overlay(frame, 0.0), frame)
-    assert np.array_equal(mask().overlay(frame, 1.0), mask().colours())
-    assert mask().overlay(frame, 0.5)[0, 1].tolist() == [100, 100, 227]
+    one = Mask(np.array([[1, 1, 1], [1, 1, 1]], np.uint8), LABELS)
+    assert np.array_equal(one.overlay(frame, 1.0), one.colours())
+    assert one.overlay(frame, 0.5)[0, 1].tolist() == [100, 100, 227]
+    assert mask().overlay(frame)[0, 0].tolist() == [255, 255, 255]  # a line between nothing and cat
 
 
 def test_an_overlay_needs_the_segmented_frame() -> None:

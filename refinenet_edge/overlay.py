@@ -1,18 +1,20 @@
 """Mask over frame, with figures and legend: the picture that is looked at."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from refinenet_edge.opencv import cv2
-from refinenet_edge.records import RGB, Frame, Mask
+from refinenet_edge.records import RGB, Frame, Mask, draw_outlines
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX  # OpenCV 5 draws it with a real font
 DIM = 90  # of 255: how much of the picture is seen through the dark under writing
 WHITE, GREY = (255, 255, 255), (190, 190, 190)
+LEGEND_CLASSES = 10
+LEGEND_SHARE = 0.005  # of the frame, for a class to be in the legend
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,29 @@ def blend(frame: Frame, mask: Mask, style: OverlayStyle) -> Frame:
         raise ValueError(f"frame {frame.shape} is not the segmented frame {(*mask.labels.shape, 3)}")
     colours: Any = cv2.applyColorMap(mask.labels, mask.classes.bgr()[:, None])
     picture: Any = cv2.addWeighted(frame, 1 - style.opacity, colours, style.opacity, 0)
+    labels: Any = mask.labels
     if style.hidden:
-        table = np.zeros(256, np.uint8)
-        table[list(style.hidden)] = 255
-        cv2.copyTo(frame, cv2.LUT(mask.labels, table), picture)
+        table = np.arange(256, dtype=np.uint8)
+        table[list(style.hidden)] = one = min(style.hidden)  # no lines between those that are hidden
+        labels = cv2.LUT(labels, table)
+        cv2.copyTo(frame, (labels == one).view(np.uint8), picture)
+    draw_outlines(picture, labels, style.opacity)
     return np.asarray(picture, np.uint8)
+
+
+def legend(classes: Sequence[tuple[str, RGB, float]], hidden: Collection[int] = frozenset()) -> list[tuple[str, RGB]]:
+    """What a legend has of `classes` (name, colour, share of the frame): the largest that are seen, in their order."""
+    seen = [item for i, item in enumerate(classes) if item[2] >= LEGEND_SHARE and i not in hidden]
+    largest = sorted(seen, key=lambda item: -item[2])[:LEGEND_CLASSES]
+    return [(name, colour) for name, colour, share in seen if (name, colour, share) in largest]
+
+
+def legend_of(mask: Mask) -> list[tuple[str, RGB]]:
+    """The legend of a single frame."""
+    shares, classes = mask.shares(), mask.classes
+    return legend(
+        [(name, colour, shares.get(name, 0.0)) for name, colour in zip(classes.names, classes.palette, strict=True)]
+    )
 
 
 def draw(

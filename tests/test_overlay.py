@@ -3,9 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refinenet_edge.demo import OverlayStyle, blend, draw
-from refinenet_edge.demo.overlay import no_signal
 from refinenet_edge.labels import CITYSCAPES
+from refinenet_edge.overlay import OverlayStyle, blend, draw, legend, legend_of, no_signal
 from refinenet_edge.records import Mask
 from tests.demo.fakes import THREE
 
@@ -23,10 +22,39 @@ def test_a_blend_is_the_masks_own_overlay(opacity: float) -> None:
     assert np.abs(found.astype(int) - MASK.overlay(FRAME, opacity)).max() <= 1
 
 
+@pytest.mark.parametrize(("opacity", "white"), [(0.25, 0.5), (0.5, 1.0), (1.0, 1.0)])
+def test_lines_between_classes_are_white(opacity: float, white: float) -> None:
+    mask = Mask(np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 2, 2]], np.uint8), THREE)
+    frame = np.full((3, 4, 3), 100, np.uint8)
+    before_another = np.array([[0, 1, 0, 0], [0, 1, 1, 1], [0, 1, 0, 0]], bool)[..., None]  # right of it, or below
+    blended = 100 * (1 - opacity) + mask.colours() * opacity
+    expected = np.where(before_another, blended * (1 - white) + 255 * white, blended)
+    for found in (blend(frame, mask, OverlayStyle(opacity)), mask.overlay(frame, opacity)):
+        assert np.abs(found - expected).max() <= 1.5
+
+
+def test_lines_are_wider_in_a_large_picture() -> None:
+    labels = np.zeros((1800, 1800), np.uint8)
+    labels[:, 900:] = 1
+    found = Mask(labels, THREE).overlay(np.zeros((1800, 1800, 3), np.uint8))
+    assert np.flatnonzero((found[7] == 255).all(-1)).tolist() == [897, 898, 899]
+
+
 def test_the_frame_is_seen_through_hidden_classes() -> None:
     found = blend(FRAME, MASK, OverlayStyle(1.0, hidden=frozenset({1})))
-    np.testing.assert_array_equal(found[30:60], FRAME[30:60])
+    np.testing.assert_array_equal(found[30:59], FRAME[30:59])
     np.testing.assert_array_equal(found[60:], MASK.colours()[60:])
+    assert np.all(found[[29, 59]] == 255)
+    both = blend(FRAME, MASK, OverlayStyle(1.0, hidden=frozenset({1, 2})))
+    np.testing.assert_array_equal(both[30:], FRAME[30:])
+
+
+def test_the_legend_has_the_largest_classes_in_their_order() -> None:
+    classes = [(f"class {i}", (i, i, i), 0.004 if i == 3 else 0.01 * (12 - i)) for i in range(12)]
+    assert [name for name, _ in legend(classes, {1})] == [f"class {i}" for i in (0, 2, 4, 5, 6, 7, 8, 9, 10, 11)]
+    more = [(f"class {i}", (i, i, i), 0.01 * (i + 1)) for i in range(12)]
+    assert [name for name, _ in legend(more)] == [f"class {i}" for i in range(2, 12)]
+    assert legend_of(MASK) == list(zip(THREE.names, THREE.palette, strict=True))
 
 
 def test_a_mask_of_another_frame() -> None:
