@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ MOVES = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Transpose")  # 
 SIZES = ("Resize", "Upsample", "AveragePool", "MaxPool", "Slice", "Pad")  # fewer or more of them
 ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Clip", "Where", "Gather", "Not", "Mod", "ScatterElements")
 SQUASHES = ("Softmax", "LogSoftmax")  # what is largest stays the largest. After a Sigmoid much is 1: it stays
-LABELLING = ("ArgMax", "ArgMin", "TopK", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
+LABELLING = ("ArgMax", "ArgMin", "TopK", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Round")
 AT_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 BYTES_PASS = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice")  # the same of float32 as of uint8
 
@@ -125,17 +125,26 @@ def _widen(graph: onnx.GraphProto) -> bool:
     return found
 
 
-def take_ends(
+class Taken(NamedTuple):
+    """What a file takes, and the name of the output that is wanted of it; `sides` of its image, None: they are free."""
+
+    image: str
+    layout: Layout
+    dtype: str
+    sides: Size | None
+    output: str
+
+
+def take_image(
     model: ir.Model, name: str, said: Said, size: Size | None, otherwise: Size | None, declared: dict[str, ir.Shape]
-) -> Ends:
-    """Make `model`, of the file `name` and without a float16, one of an image and logits, in place; what it was.
+) -> Taken:
+    """Make `model`, of the file `name` and without a float16, take a float32 image, 1x3xHxW, in place; what it took.
 
     `size` is what its sides have to be, `otherwise` what they become where they are free; `declared` are the shapes
     that the file has of its outputs. Raises `GraphError` for what cannot be such a network, or does not say what it is.
     """
     graph = model.graph
     output = _choose_output(graph, name, said.output, declared)
-    given = str(output.name)
     RemoveUnusedNodesPass()(model)
     _refuse_chance(graph, name)
     image = _find_image(graph, name)
@@ -143,19 +152,23 @@ def take_ends(
     sides = _fix_sides(image, layout, name, size, otherwise)
     ShapeInferencePass()(model)
     if output.shape is None:
-        output.shape = declared.get(given)
-    takes, dtype = str(image.name), "float32"
+        output.shape = declared.get(str(output.name))
+    taken = Taken(str(image.name), layout, "uint8" if image.dtype == BYTE else "float32", sides, str(output.name))
     if image.dtype == BYTE:
-        dtype = "uint8"
         _bytes_as_floats(image, name)
     _drop_casts(graph)
     _take_planes(graph, image, layout)
-    source = _find_source(graph.outputs[0], name, said.classes, sides)
+    return taken
+
+
+def give_logits(model: ir.Model, name: str, said: Said, taken: Taken) -> Ends:
+    """Make `model` give logits, 1xCxhxw, in place; what it took and gave. Raises `GraphError` where it cannot."""
+    source = _find_source(model.graph.outputs[0], name, said.classes, taken.sides)
     ends = Ends(
-        takes,
-        layout,
-        dtype,
-        given,
+        taken.image,
+        taken.layout,
+        taken.dtype,
+        taken.output,
         str(source.value.name),
         source.kind,
         source.layout,
@@ -163,7 +176,7 @@ def take_ends(
         source.given_axis,
         source.threshold,
     )
-    graph.outputs[:] = [_logits(model, source)]
+    model.graph.outputs[:] = [_logits(model, source)]
     RemoveUnusedNodesPass()(model)
     return ends
 
@@ -174,8 +187,8 @@ def _choose_output(graph: ir.Graph, name: str, wanted: str | None, declared: dic
     named = [value for value in outputs if wanted in (None, value.name)]
     if len(named) != 1:
         each = ", ".join(f"{v.name} ({v.dtype} {_shown(declared.get(str(v.name)))})" for v in outputs)
-        asked = f"has no output {wanted!r}, it" if wanted else "has several outputs,"
-        raise GraphError(f"{name} {asked} gives {each or 'nothing'}: choose one with --output-name")
+        said = f"has no output {wanted!r}, but" if wanted else "has several outputs:"
+        raise GraphError(f"{name} {said} {each or 'none'}: choose one with --output-name")
     if not isinstance(named[0].type, ir.TensorType):
         raise GraphError(f"{name} gives {named[0].name} ({named[0].type}); {EXPECTED}")
     graph.outputs[:] = named
@@ -442,9 +455,17 @@ def _one_channel(output: ir.Value, one: Layout, sides: Size | None) -> _Source:
         if score is not None and score.producer() is not None and (inner := _as_one(score, sides)) is not None:
             return _Source(score, "score", inner, 2, threshold=0.5)
     farther = _behind(output, (*MOVES, *SIZES)).producer()
-    if farther is not None and farther.op_type == "Sigmoid":
+    if farther is not None and (farther.op_type == "Sigmoid" or _is_of_two(farther)):
         return _Source(output, "probability", one, 2, threshold=0.5)
     return _Source(output, "score", one, 2, threshold=0.0)
+
+
+def _is_of_two(node: ir.Node) -> bool:
+    """Whether a node is the Softmax of two classes, so that a slice of it has its border at a half."""
+    shape = node.outputs[0].shape
+    return (
+        node.op_type == "Softmax" and shape is not None and _squashes(node, list(shape).index(2) if 2 in shape else -1)
+    )
 
 
 def _as_one(value: ir.Value, sides: Size | None) -> Layout | None:

@@ -41,11 +41,12 @@ from onnx_ir.passes.common import (
 )
 from onnxscript import FLOAT, INT64
 from onnxscript import opset20 as op
+from onnxscript.optimizer import fold_constants
 from torch import nn
 
 from refinenet_edge.errors import GraphError, first_line
 from refinenet_edge.files import open_regular
-from refinenet_edge.onnx_ends import NOTHING, Said, in_float32, take_ends
+from refinenet_edge.onnx_ends import NOTHING, Said, give_logits, in_float32, take_image
 from refinenet_edge.records import INPUT, MAX_SIDE, OUTPUT, SMALLEST_SIDE, Size, TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,10 @@ def read_onnx(
         # what has no name, or another's, gets one of its own
         model = NameFixPass()(RemoveInitializersFromInputsPass()(ir.from_proto(proto)).model).model
         model.ir_version = max(model.ir_version, IR_VERSION)
-        ends = take_ends(model, str(path), said, size, otherwise, declared)
+        taken = take_image(model, str(path), said, size, otherwise, declared)
+        if any(node.op_type == "If" for node in model.graph):
+            fold_constants(model)  # of torch's own squeeze, which asks for the shape
+        ends = give_logits(model, str(path), said, taken)
         ends = replace(ends, half=half, dtype="float16" if ends.image in halves else ends.dtype)
         model = _in_our_opset(model, opset, path)
     except GraphError:
