@@ -4,7 +4,7 @@ stream.py    live(source, segmenter): reads, infers and hands out at once; the n
 controls.py  what viewers set, and whether it can be
 figures.py   what is counted, and the figures made of it
 show.py      plays sources through models: one picture and one set of figures for all who look
-record.py, window.py, web.py   where it is looked at; access.py: who may
+record.py, window.py, web.py   where it is looked at; access.py: who may; metrics.py: what a monitor asks
 
 for result in live(open_source("0"), segmenter):
     print(result.mask.shares(), result.age_ms)

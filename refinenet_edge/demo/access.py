@@ -2,9 +2,10 @@
 
 Without a token those on this machine, otherwise those who came once with `/?token=...`; that leaves a cookie, which is
 not the token, but made of it: after a restart with the same token it is good still. Its name has the port in it, as
-browsers keep cookies by host. The Host header has to be an address or a name of this machine or that of `--public-url`,
-so that a stranger's page cannot reach it under a name of its own, and what changes something has to come from the page
-itself. A connection that asks for nothing is cut: nobody takes all of them.
+browsers keep cookies by host. Programs send the token with every request, as `Authorization: Bearer TOKEN`. The Host
+header has to be an address or a name of this machine or that of `--public-url`, so that a stranger's page cannot reach
+it under a name of its own, and what changes something has to come from the page itself. A connection that asks for
+nothing is cut: nobody takes all of them.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -37,6 +38,25 @@ MAX_CONNECTIONS = 64
 OF_ONE_ADDRESS = 24  # connections
 HEADER_SECONDS = 10.0  # that a connection gets to ask for something
 SHORTEST_TOKEN = 12  # characters
+NEEDS_TOKEN = "This demo is only shown to those who have its token."
+OPEN = (
+    "Open the address that the demo printed when it started: it ends in /?token=... A demo that was started again may "
+    "have a new one."
+)
+PROGRAMS = "Programs send the header Authorization: Bearer TOKEN."
+NOT_LET_IN = f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Not let in</title>
+<h1>Not let in</h1>
+<p>{NEEDS_TOKEN}</p>
+<p>{OPEN}</p>
+<p>Of a demo that runs as a service: <code>journalctl -u refinenet-edge-demo</code>, or REFINENET_EDGE_TOKEN in its
+environment file. {PROGRAMS}</p>
+</html>
+"""
 
 
 def public_url(text: str) -> SplitResult:
@@ -100,8 +120,10 @@ class Guard:
                 secure = self._public is not None and self._public.scheme == "https"
                 answer.set_cookie(self._cookie, self._session, secure=secure, httponly=True, samesite="lax")
                 return answer
-            if not _same(request.cookies.get(self._cookie, ""), self._session):
-                return PlainTextResponse("open the address with ?token=... that the demo printed\n", 401)
+            kind, _, bearer = request.headers.get("authorization", "").partition(" ")
+            programs = kind.lower() == "bearer" and _same(bearer.strip(), self._token)
+            if not programs and not _same(request.cookies.get(self._cookie, ""), self._session):
+                return _not_let_in("text/html" in request.headers.get("accept", ""))
         if request.method not in ("GET", "HEAD") and not self._from_page(request):
             text = "only the page itself may change something (behind a proxy: start it with --public-url)\n"
             return PlainTextResponse(text, 403)
@@ -178,6 +200,14 @@ class Connection(H11Protocol):
 
     def _address(self) -> str:
         return self.client[0] if self.client else ""
+
+
+def _not_let_in(page: bool) -> Response:
+    """Says why, and what to do: as a page to browsers, otherwise in a line."""
+    named = {"WWW-Authenticate": "Bearer"}
+    if not page:
+        return PlainTextResponse(f"{NEEDS_TOKEN} {OPEN} {PROGRAMS}\n", 401, named)
+    return HTMLResponse(NOT_LET_IN, 401, named)
 
 
 def _same(given: str, expected: str) -> bool:

@@ -4,6 +4,8 @@
     GET  /stream                          multipart/x-mixed-replace, one JPEG a frame, encoded once for all viewers
     GET  /figures                         text/event-stream, `figures.Figures` as JSON
     GET  /snapshot.png                    the picture as it is
+    GET  /metrics                         the figures for Prometheus
+    GET  /healthz                         200 while it is well, otherwise 503 and why
     POST /controls                        JSON for `Show.change`
 
 A viewer that reads slowly is sent the newest picture whenever it has read the last: it loses pictures, nobody waits for
@@ -18,6 +20,7 @@ import dataclasses
 import json
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import resources
 
@@ -30,6 +33,7 @@ from starlette.types import ASGIApp
 
 from refinenet_edge.demo.access import MAX_CONNECTIONS, Connection, Guard, public_url, token_for
 from refinenet_edge.demo.figures import Figures
+from refinenet_edge.demo.metrics import KIND, metrics, problem
 from refinenet_edge.demo.show import Show
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.opencv import cv2
@@ -77,6 +81,7 @@ class Web:
         self._part, self._number = b"", 0
         self._event, self._event_number = b"", 0
         self._last: Figures | None = None
+        self._shown = 0.0  # when, seconds
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
@@ -90,6 +95,8 @@ class Web:
             Route("/stream", self._stream),
             Route("/figures", self._figures),
             Route("/snapshot.png", self._snapshot),
+            Route("/metrics", self._metrics),
+            Route("/healthz", self._health),
             Route("/controls", self._controls, methods=["POST"]),
         ]
         self._server = _server(Guard(Starlette(routes=routes), {host, socket.gethostname()}, token, self.port, url))
@@ -113,6 +120,7 @@ class Web:
     def show(self, picture: Frame | None, figures: Figures) -> None:
         part = _part(picture) if picture is not None else b""
         event = b""
+        self._shown = time.monotonic()
         if figures is not self._last:
             self._last = figures
             event = b"data: " + json.dumps(dataclasses.asdict(figures), default=sorted).encode() + b"\n\n"
@@ -199,6 +207,15 @@ class Web:
         png = await asyncio.to_thread(cv2.imencode, ".png", self._picture)
         named = {"Content-Disposition": 'attachment; filename="refinenet-edge.png"'}
         return Response(png[1].tobytes(), media_type="image/png", headers=named)
+
+    async def _metrics(self, request: Request) -> Response:
+        if self._last is None:
+            return PlainTextResponse("it is starting\n", 503)
+        return Response(metrics(self._last, self._viewers), media_type=KIND)
+
+    async def _health(self, request: Request) -> Response:
+        why = problem(self._last, time.monotonic() - self._shown)
+        return PlainTextResponse(f"{why or 'ok'}\n", 503 if why else 200)
 
     async def _newer(self, number: int) -> None:
         """Wait for a picture after that `number`, or the end."""

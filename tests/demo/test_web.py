@@ -5,6 +5,7 @@ import http.client
 import itertools
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.overlay import OverlayStyle
 from tests.demo.fakes import segmenter, source, ticking
+from tests.demo.test_metrics import parsed
 from tests.demo.test_show import model, running
 
 TOKEN = "a-token-of-some-length"
@@ -208,9 +210,11 @@ def test_a_snapshot_is_the_whole_picture(page: Page) -> None:
 
 
 def test_without_the_token_nothing_is_seen(guarded: Page) -> None:
-    for path in ("/", "/app.js", "/stream", "/figures", "/snapshot.png", "/stream?token=" + TOKEN, "/?token=wrong"):
+    paths = ("/", "/app.js", "/stream", "/figures", "/snapshot.png", "/metrics", "/healthz", "/?token=wrong")
+    for path in (*paths, "/stream?token=" + TOKEN):
         answer, data = guarded.ask(path)
         assert answer.status == 401 and TOKEN.encode() not in data
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert guarded.change({"opacity": 0.9})[0] == 401
     assert guarded.ask("/", Cookie="refinenet_edge=" + TOKEN)[0].status == 401
 
@@ -225,6 +229,65 @@ def test_the_token_is_given_once(guarded: Page) -> None:
     assert guarded.ask("/", Cookie=own)[0].status == 200
     assert guarded.change({"opacity": 0.4}, Cookie=own)[0] == 204
     assert guarded.change({"opacity": 0.4}, Cookie=own, Origin="http://evil.example")[0] == 403
+
+
+def test_programs_send_the_token(guarded: Page) -> None:
+    for path in ("/", "/metrics"):
+        assert guarded.ask(path, Authorization=f"Bearer {TOKEN}")[0].status == 200
+        assert guarded.ask(path, Authorization=f"bearer  {TOKEN}")[0].status == 200
+        for wrong in (TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer", "Bearer \xfc"):
+            assert guarded.ask(path, Authorization=wrong)[0].status == 401
+    assert guarded.change({}, Authorization=f"Bearer {TOKEN}", Origin="http://evil.example")[0] == 403
+
+
+def test_who_is_not_let_in_is_told_why(guarded: Page) -> None:
+    answer, data = guarded.ask("/")
+    assert answer.headers["Content-Type"].startswith("text/plain") and b"?token=" in data and b"Bearer TOKEN" in data
+    answer, data = guarded.ask("/", Accept="text/html,*/*;q=0.8")
+    assert answer.status == 401 and answer.headers["Content-Type"].startswith("text/html")
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert b"?token=" in data and b"journalctl" in data
+
+
+def test_metrics_and_health_follow_the_show() -> None:
+    going = threading.Event()
+
+    def frames() -> CapturedFrames:
+        for item in ticking()():
+            if not going.is_set():
+                raise InputError("it is away")
+            yield item
+
+    going.set()
+    with served(frames) as page:
+        until(lambda: page.ask("/healthz")[0].status == 200)
+        assert page.ask("/healthz")[1] == b"ok\n"
+        answer, data = page.ask("/metrics")
+        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        before = parsed(data.decode())
+        assert before["live"] == 1 and before["frames_total"] > 0 and before["viewers"] == 0
+        until(lambda: parsed(page.ask("/metrics")[1].decode())["frames_total"] > before["frames_total"])
+        going.clear()
+        until(lambda: page.ask("/healthz")[0].status == 503)
+        assert page.ask("/healthz")[1] == b"no signal from fake\n"
+        assert parsed(page.ask("/metrics")[1].decode())["live"] == 0
+
+
+def test_before_the_first_picture_it_is_not_well() -> None:
+    show = Show([source(ticking())], [model()], OverlayStyle())
+    page = Page(show, Web(show))
+    page.web.start()
+    try:
+        assert [page.ask(path)[0].status for path in ("/healthz", "/metrics")] == [503, 503]
+    finally:
+        page.web.close()
+
+
+def until(holds: Callable[[], object], seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.03)
 
 
 def test_others_need_a_token() -> None:
