@@ -31,7 +31,9 @@ CAMERA = Path("/dev/video0")
     "--source", "sources", multiple=True, metavar="0|csi|URL|FILE|DIR|scenes", help="What to look at. Repeatable."
 )
 @click.option("--view", type=click.Choice(["web", "window", "none"]), help="[window where there is one, otherwise web]")
-@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT.mp4", help="What is shown.")
+@click.option(
+    "--record", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT.webm", help="Or .mp4: what is shown."
+)
 @click.option("--rate", type=click.Choice(["own", "full"]), default="own", help="full: a file's every frame, at once.")
 @click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
 @click.option("--frames", type=click.IntRange(1), help="Stop after so many.")

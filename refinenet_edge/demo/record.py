@@ -1,21 +1,22 @@
-"""Pictures -> an MP4 that plays, in browsers too: written beside its place, renamed when it reads again."""
+"""Pictures -> a video that plays, in browsers too: written beside its place, renamed when it reads again."""
 
 import contextlib
 import itertools
 import logging
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from refinenet_edge.errors import InputError
+from refinenet_edge.files import claim
 from refinenet_edge.frames.video import VideoFile
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
 
-CODECS = ("avc1", "vp09", "mp4v")  # H.264, VP9 and MPEG-4, which browsers do not play: the first that this OpenCV has
+# the first that this OpenCV has; browsers do not play MPEG-4 (mp4v), and VP9 finishes at the end what it looked ahead
+CODECS = {".webm": ("VP80",), ".mp4": ("avc1", "vp09", "mp4v")}
 RATE, SLOWEST = 25, 2  # frames per second of a live recording, at most and at least
 SHARE = 0.5  # of the time that a live recording may take: at a lower rate where its codec is slow
 TRIED = 4  # frames
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Recording:
-    """An MP4 at `path`, of the first picture's size: others are fitted into it.
+    """A video at `path`, of the first picture's size: others are fitted into it.
 
     It plays as fast as it happened, whenever pictures come: one is repeated until the next is there. `rate`: every
     picture is instead one frame, so many a second. `close` puts the file in its place once it is whole; after a kill it
@@ -33,21 +34,24 @@ class Recording:
     """
 
     def __init__(self, path: Path, rate: float | None = None) -> None:
-        """Raises `InputError` unless a file can be written at `path`, an .mp4."""
-        if path.suffix.lower() != ".mp4":
-            raise InputError(f"{path}: recordings are written as .mp4")
+        """Raises `InputError` unless a file can be written at `path`, a .webm or .mp4."""
+        kind = path.suffix.lower()
+        if kind not in CODECS:
+            raise InputError(f"{path}: recordings are written as .webm or .mp4")
         self.path = path
         self.frames = 0
         self._live = rate is None
         self._rate = rate or float(RATE)
-        self._beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.mp4")
+        self._codecs = CODECS[kind]
+        self._beside = path.with_name(f".{path.name}.refinenet-edge{kind}")  # FFmpeg goes by its end
         self._writer: Any = None
         self._size = (0, 0)  # (width, height)
         self._started = 0.0
         self._due = 0
         self._last: Any = None  # picture
+        self._claimed: int | None = None  # the file that is written, locked
         try:
-            self._beside.touch()
+            self._claimed = claim(self._beside)
         except OSError as exc:
             raise InputError(f"{path} cannot be written: {exc.strerror}; name another place") from exc
 
@@ -68,7 +72,8 @@ class Recording:
     def _repeat(self, due: int) -> None:
         for _ in range(min(due - self._due, int(LONGEST_STILL * self._rate))):
             self._writer.write(self._last)
-            self.frames += 1
+            self.frames += 1  # each by itself: Ctrl-C comes at any moment
+            self._due += 1
         self._due = max(due, self._due)
 
     def close(self) -> None:
@@ -82,7 +87,7 @@ class Recording:
         try:
             if writer is not None:
                 writer.release()
-                if (found := _frames_in(self._beside)) != self.frames:
+                if (found := _frames_in(self._beside)) < self.frames:  # one more, if Ctrl-C came before it was counted
                     raise InputError(
                         f"{self.path} was not written: {found} of its {self.frames} frames can be read again; is the "
                         "disk full?"
@@ -93,17 +98,21 @@ class Recording:
         except OSError as exc:
             raise InputError(f"{self.path} cannot be written: {exc.strerror}; name another place") from exc
         finally:
-            with contextlib.suppress(OSError):
-                self._beside.unlink()
+            if self._claimed is not None:
+                with contextlib.suppress(OSError):
+                    self._beside.unlink()
+                os.close(self._claimed)
+                self._claimed = None
 
     def _begin(self, picture: Any) -> Any:
         """A writer of the first codec that takes pictures of this size and rate: what it writes reads again."""
         rates = dict.fromkeys((self._rate, round(self._rate, 2), float(max(round(self._rate), 1))))
-        for code, rate in itertools.product(CODECS, rates):
+        for code, rate in itertools.product(self._codecs, rates):
             if (seconds := self._try(code, rate, picture)) is None:
                 continue
             if code == "mp4v":
-                logger.warning("%s is MPEG-4, which browsers do not play: this OpenCV has no better codec", self.path)
+                better = self.path.with_suffix(".webm")
+                logger.warning("%s is MPEG-4, which browsers do not play: record %s, which they do", self.path, better)
             self._rate = float(min(max(SHARE // seconds, SLOWEST), RATE)) if self._live else rate
             return self._writer_of(code, self._rate)
         width, height = self._size
@@ -133,12 +142,17 @@ class Recording:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """OpenCV complains of every codec that it does not have."""
+    """OpenCV complains of every codec that it does not have, and of VP8 in WebM past its own log."""
     before = cv2.utils.logging.setLogLevel(0)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(cv2.utils.logging.setLogLevel, before)
+        with contextlib.suppress(OSError):  # there is no stderr
+            kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, 2)
+            os.dup2(nothing, 2)
+            os.close(nothing)
         yield
-    finally:
-        cv2.utils.logging.setLogLevel(before)
 
 
 def _frames_in(path: Path) -> int:

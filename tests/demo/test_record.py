@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -30,10 +32,10 @@ def test_a_recording_plays(tmp_path: Path) -> None:
 
 def test_a_live_recording_plays_as_fast_as_it_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([100.0, 100.0, 100.1, 100.5, 100.51, 101.0, 101.0])
-    monkeypatch.setattr(record, "CODECS", ("vp09",))
+    monkeypatch.setattr(record, "CODECS", {".mp4": ("vp09",)})
     monkeypatch.setattr(Recording, "_try", lambda *_: 0.001)  # as if it were fast
-    monkeypatch.setattr(record.time, "monotonic", lambda: next(times))
     recording = Recording(tmp_path / "out.mp4")
+    monkeypatch.setattr(record.time, "monotonic", lambda: next(times))
     for level in (0, 60, 120, 180, 240):
         recording.write(grey(level))
     recording.close()
@@ -72,30 +74,77 @@ def test_an_old_recording_stays_until_the_new_one_is_whole(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["out.avi", "out", "nowhere/out.mp4"])
 def test_where_no_recording_can_be(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=r"\.mp4|cannot be written"):
+    with pytest.raises(InputError, match=r"\.webm or \.mp4|cannot be written"):
         Recording(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm"])
 @pytest.mark.parametrize(
     ("rate", "size"), [(119.873, (48, 64)), (1000 / 7, (48, 64)), (25, (16, 8200)), (25, (8400, 16)), (0.2, (48, 64))]
 )
-def test_any_rate_and_size(tmp_path: Path, rate: float, size: tuple[int, int]) -> None:
-    recording = Recording(tmp_path / "out.mp4", rate=rate)
+def test_any_rate_and_size(tmp_path: Path, rate: float, size: tuple[int, int], name: str) -> None:
+    recording = Recording(tmp_path / name, rate=rate)
     for level in (20, 220):
         recording.write(grey(level, size))
     recording.close()
-    assert [(frame.shape, frame.mean() > 100) for frame in read_video(tmp_path / "out.mp4")] == [
+    assert [(frame.shape, frame.mean() > 100) for frame in read_video(tmp_path / name)] == [
         ((*size, 3), False),
         ((*size, 3), True),
     ]
 
 
-def test_browsers_play_it(tmp_path: Path) -> None:
-    recording = Recording(tmp_path / "out.mp4", rate=10)
+@pytest.mark.parametrize(("name", "codecs"), [("out.mp4", (b"vp09", b"avc1")), ("out.webm", (b"V_VP8",))])
+def test_browsers_play_it(tmp_path: Path, name: str, codecs: tuple[bytes, ...], capfd: pytest.CaptureFixture) -> None:
+    recording = Recording(tmp_path / name, rate=10)
+    for level in range(0, 200, 20):
+        recording.write(grey(level))
+    recording.close()
+    data = (tmp_path / name).read_bytes()
+    assert any(codec in data for codec in codecs) and b"mp4v" not in data
+    frames = read_video(tmp_path / name)
+    assert np.abs([frame.mean() - level for frame, level in zip(frames, range(0, 200, 20), strict=True)]).max() < 5
+    assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_before_a_frame_is_counted_loses_none(tmp_path: Path) -> None:
+    class Interrupted:
+        """Stands for a writer whose last frame was written when the signal came."""
+
+        def __init__(self, writer: object) -> None:
+            self._writer = writer
+
+        def write(self, picture: object) -> None:
+            self._writer.write(picture)  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+        release = property(lambda self: self._writer.release)
+
+    recording = Recording(tmp_path / "out.webm", rate=10)
+    recording.write(grey(100))
+    recording._writer = Interrupted(recording._writer)
+    with pytest.raises(KeyboardInterrupt):
+        recording.write(grey(200))
+    recording.close()
+    assert len(read_video(tmp_path / "out.webm")) == 2
+
+
+def test_what_a_killed_recording_left_goes_with_the_next(tmp_path: Path) -> None:
+    code = f"""
+import os
+from pathlib import Path
+from refinenet_edge.demo import Recording
+from tests.demo.fakes import grey
+recording = Recording(Path({str(tmp_path / "out.webm")!r}), rate=10)
+recording.write(grey(100))
+os._exit(9)
+"""
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 9
+        assert len(list(tmp_path.iterdir())) == 1
+    recording = Recording(tmp_path / "out.webm", rate=10)
     recording.write(grey(100))
     recording.close()
-    data = (tmp_path / "out.mp4").read_bytes()
-    assert b"mp4v" not in data and (b"vp09" in data or b"avc1" in data)
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.webm"]
 
 
 def test_without_a_better_codec_it_is_mpeg_4_and_said(
@@ -114,7 +163,8 @@ def test_without_a_better_codec_it_is_mpeg_4_and_said(
     recording.write(grey(100))
     recording.close()
     assert len(read_video(tmp_path / "out.mp4")) == 1
-    assert "MPEG-4, which browsers do not play" in caplog.text
+    assert "out.mp4 is MPEG-4, which browsers do not play: record " in caplog.text
+    assert "out.webm, which they do" in caplog.text
 
 
 class Failing:
@@ -144,7 +194,7 @@ REAL = cv2.VideoWriter
 def test_a_full_disk_is_an_error_and_the_old_recording_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out.mp4"
     path.write_bytes(b"old")
-    monkeypatch.setattr(record, "CODECS", ("vp09",))
+    monkeypatch.setattr(record, "CODECS", {".mp4": ("vp09",)})
     monkeypatch.setattr(cv2, "VideoWriter", Failing)
     recording = Recording(path, rate=10)
     for level in range(12):
@@ -182,10 +232,10 @@ def test_a_slow_codec_makes_a_slower_recording_that_lasts_as_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter([100.0, *(100 + 0.01 * n for n in range(201)), 103.0])
-    monkeypatch.setattr(record, "CODECS", ("vp09",))
+    monkeypatch.setattr(record, "CODECS", {".mp4": ("vp09",)})
     monkeypatch.setattr(Recording, "_try", lambda *_: 0.1)
-    monkeypatch.setattr(record.time, "monotonic", lambda: next(times))
     recording = Recording(tmp_path / "out.mp4")
+    monkeypatch.setattr(record.time, "monotonic", lambda: next(times))
     for level in range(201):
         recording.write(grey(level))
     recording.close()
