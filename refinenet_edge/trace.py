@@ -47,6 +47,7 @@ from torch import nn
 from refinenet_edge.errors import GraphError, first_line
 from refinenet_edge.files import open_regular
 from refinenet_edge.onnx_ends import NOTHING, Said, give_logits, in_float32, take_image
+from refinenet_edge.onnx_quantised import write_out
 from refinenet_edge.records import INPUT, MAX_SIDE, OUTPUT, SMALLEST_SIDE, Size, TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,7 @@ def read_onnx(
         # what has no name, or another's, gets one of its own
         model = NameFixPass()(RemoveInitializersFromInputsPass()(ir.from_proto(proto)).model).model
         model.ir_version = max(model.ir_version, IR_VERSION)
+        write_out(model)
         taken = take_image(model, str(path), said, size, otherwise, declared)
         if any(node.op_type == "If" for node in model.graph):
             fold_constants(model)  # of torch's own squeeze, which asks for the shape
@@ -194,6 +196,8 @@ def _in_our_opset(model: ir.Model, opset: int, path: Path) -> ir.Model:
     """`model`, of `opset`, in ours. What ours has not is written out, where ONNX says how."""
     if opset in (OPSET - 1, OPSET):
         return model
+    if opset < 13:
+        _flatten_hardmax(model.graph)
     proto = ir.to_proto(model)
     try:
         if opset < 11:
@@ -209,6 +213,25 @@ def _in_our_opset(model: ir.Model, opset: int, path: Path) -> ir.Model:
             f"{path} is of opset {opset} and cannot be brought to {OPSET} ({why}): export it with opset {OPSET}"
         ) from exc
     return NameFixPass()(ir.from_proto(proto)).model
+
+
+def _flatten_hardmax(graph: ir.Graph) -> None:
+    """Hardmax before opset 13 takes all axes from its own on as one, which the converter says of Softmax alone."""
+    for node in list(graph):
+        if node.op_type == "Hardmax":
+            image, axis = node.inputs[0], ir.AttrInt64("axis", node.attributes.get_int("axis", 1))
+            shape = ir.Node("", "Shape", [image], num_outputs=1)
+            flat = ir.Node("", "Flatten", [image], [axis], num_outputs=1)
+            graph.insert_before(node, [shape, flat])
+            node.replace_input_with(0, flat.outputs[0])
+            node.attributes["axis"] = ir.AttrInt64("axis", 1)
+            back = ir.Node("", "Reshape", [node.outputs[0], shape.outputs[0]], num_outputs=1)
+            graph.insert_after(node, back)
+            ir.convenience.replace_all_uses_with(node.outputs[0], back.outputs[0], replace_graph_outputs=True)
+            back.replace_input_with(0, node.outputs[0])
+            back.outputs[0].name, node.outputs[0].name = node.outputs[0].name, None
+            node.outputs[0].shape = None
+    NameFixPass()(ir.Model(graph, ir_version=IR_VERSION))
 
 
 def _is_newer(node: onnx.NodeProto, opset: int) -> bool:

@@ -221,6 +221,22 @@ class TestReadOnnx:
         )
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.parametrize("axis", [None, 1, 2, 3, -1, -2])
+    @pytest.mark.parametrize("opset", [9, 11, 12])
+    def test_hardmax_of_older_opsets_takes_all_axes_from_its_own_on(
+        self, tmp_path: Path, opset: int, axis: int | None
+    ) -> None:
+        if axis is not None and axis < 0 and opset < 11:
+            return  # there was none
+        attribute = "" if axis is None else f"<axis = {axis}>"
+        theirs = anybodys(f"a = Conv(pixels, w) scores = Hardmax {attribute}(a)", opset=opset)
+        model = read_onnx(saved(tmp_path, theirs), (8, 12))
+        image = {"image": weights(1, 3, 8, 12)}
+        (found,), (expected,) = (
+            parity.logits(data, image).values() for data in (to_bytes(model), theirs.SerializeToString())
+        )
+        np.testing.assert_array_equal(found, expected)
+
     def test_functions_of_an_older_model_are_inlined(self, tmp_path: Path) -> None:
         theirs = onnx.parser.parse_model(
             '<ir_version: 8, opset_import: ["": 17, "mine": 1]>'

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from refinenet_edge.precision.constant import constant
+from refinenet_edge.precision.constant import Names, constant
 from refinenet_edge.precision.placement import Placement
 from refinenet_edge.precision.qdq import layers, quantise
 from refinenet_edge.records import Ranges
@@ -30,12 +30,13 @@ class Switchboard:
     def __init__(self, model: ir.Model, ranges: Ranges, placement: Placement) -> None:
         self._model, self._placement = model, placement
         self.layers = layers(model, placement)
+        self._switches = _switches(model, self.layers)
         self._session = OrtSession(to_bytes(switched(model, ranges, placement)), as_written=True)
 
     def keeping(self, keep: Collection[str]) -> Session:
         """What `quantise` gives for the same `keep`; all such sessions are one, which ends with the last of them."""
         rounded = set(layers(self._model, self._placement, keep))
-        return _Setting(self._session, {_switch(name): np.array([name in rounded]) for name in self.layers})
+        return _Setting(self._session, {switch: np.array([name in rounded]) for name, switch in self._switches.items()})
 
 
 class _Setting(Session):
@@ -56,16 +57,19 @@ def switched(model: ir.Model, ranges: Ranges, placement: Placement) -> ir.Model:
     outside = {
         str(value.name): value for node in both.graph for value in (*node.inputs, *node.outputs) if value is not None
     }
-    chosen = set(layers(model, placement))
+    switches = _switches(model, layers(model, placement))
+    names = Names(both.graph)
+    for taken in switches.values():
+        names.free(taken)  # it is, until now
     for node in list(both.graph):
         name = str(node.name)
-        if name not in chosen:
+        if name not in switches:
             continue
-        switch = ir.Value(name=_switch(name), shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.BOOL))
+        switch = ir.Value(name=switches[name], shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.BOOL))
         both.graph.inputs.append(switch)
         branches = {
-            "then_branch": _branch(quantised[name], outside, f"{name}/rounded/"),
-            "else_branch": _branch(node, outside, f"{name}/float/"),
+            "then_branch": _branch(quantised[name], outside, names, f"{name}/rounded/"),
+            "else_branch": _branch(node, outside, names, f"{name}/float/"),
         }
         choice = ir.Node("", "If", [switch], [ir.AttrGraph(key, body) for key, body in branches.items()], name=name)
         ir.convenience.replace_nodes_and_values(both.graph, node, [node], [choice], node.outputs, choice.outputs)
@@ -73,7 +77,7 @@ def switched(model: ir.Model, ranges: Ranges, placement: Placement) -> ir.Model:
     return RemoveUnusedNodesPass()(both).model
 
 
-def _branch(layer: ir.Node, outside: Mapping[str, ir.Value], prefix: str) -> ir.Graph:
+def _branch(layer: ir.Node, outside: Mapping[str, ir.Value], names: Names, prefix: str) -> ir.Graph:
     """`layer` with the Q/DQ before it as the body of an If.
 
     Its constants are its own, so that ONNX Runtime packs the weights once; activations are those of `outside`.
@@ -87,15 +91,16 @@ def _branch(layer: ir.Node, outside: Mapping[str, ir.Value], prefix: str) -> ir.
         if value in made:
             return made[value]
         if value.const_value is not None:
-            made[value] = constant(f"{prefix}{value.name}", np.asarray(value.const_value.numpy()))
+            made[value] = constant(names.free(f"{prefix}{value.name}"), np.asarray(value.const_value.numpy()))
             constants.append(made[value])
             return made[value]
         if producer is not None and (producer is layer or producer.op_type in ("QuantizeLinear", "DequantizeLinear")):
             inputs = [None if source is None else inside(source) for source in producer.inputs]
-            name = f"{prefix}{producer.name}"
+            name = names.free(f"{prefix}{producer.name}")
             nodes.append(ir.Node("", producer.op_type, inputs, producer.attributes.values(), name=name))
             made[value] = nodes[-1].outputs[0]
-            made[value].name, made[value].shape, made[value].type = f"{prefix}{value.name}", value.shape, value.type
+            made[value].name = names.free(f"{prefix}{value.name}")
+            made[value].shape, made[value].type = value.shape, value.type
             return made[value]
         return outside[str(value.name)]
 
@@ -103,5 +108,7 @@ def _branch(layer: ir.Node, outside: Mapping[str, ir.Value], prefix: str) -> ir.
     return ir.Graph([], [output], nodes=nodes, initializers=constants, name=prefix)
 
 
-def _switch(layer: str) -> str:
-    return f"{layer}/switch"
+def _switches(model: ir.Model, layers: Collection[str]) -> dict[str, str]:
+    """Layer -> its switch, a name that nothing in the model has."""
+    names = Names(model.graph)
+    return {layer: names.free(f"{layer}/switch") for layer in layers}

@@ -2,7 +2,7 @@
 
     tensorrt, tensorrt-rtx             model.plan on the GPU, by the library it was built with
     tensorrt-lean, tensorrt-dispatch   model.plan, built version-compatible, by TensorRT's small runtimes
-    openvino, onnxruntime              model.onnx on the CPU
+    openvino, onnxruntime              model.onnx on the CPU; INT8 that was built for a GPU by onnxruntime alone
     auto                               the bundle's own backend; without an NVIDIA GPU, model.onnx on the CPU
 
 A replacement is always logged as a warning. On a GPU machine "auto" never falls back to the CPU silently: it raises.
@@ -87,7 +87,17 @@ def choose(bundle: Bundle, backend: str = "auto") -> str:
     problem = _problem(backend)
     if problem:
         raise problem
+    if backend == "openvino" and _is_signed(bundle):
+        raise InputError(
+            f"{bundle.path} has INT8 as {bundle.manifest.backend} takes it, signed, which OpenVINO computes otherwise "
+            "than is written: use --backend onnxruntime, or build it for openvino"
+        )
     return backend
+
+
+def _is_signed(bundle: Bundle) -> bool:
+    """Whether activations are INT8, as TensorRT has them, not UINT8 as on the CPU (precision/placement.py)."""
+    return bundle.manifest.precision == "int8" and bundle.manifest.backend in MODULES
 
 
 def _preferred(bundle: Bundle) -> str:
@@ -96,7 +106,7 @@ def _preferred(bundle: Bundle) -> str:
     problem = _problem(own)
     if not problem:
         return own
-    replacements = list(ON_CPU)
+    replacements = ["onnxruntime"] if _is_signed(bundle) else list(ON_CPU)
     if own in MODULES and not gpu_problem():
         small = manifest.engine is not None and manifest.engine.version_compatible and own == "tensorrt"
         replacements = ["tensorrt-lean", "tensorrt-dispatch"] if small else []
@@ -105,7 +115,9 @@ def _preferred(bundle: Bundle) -> str:
             logger.warning("%s is for %s (%s): %s runs it instead", bundle.path, own, problem, backend)
             return backend
     if own in MODULES and gpu_problem():
-        raise MissingExtra(f"nothing here runs {bundle.path}: {problem}; to run it on the CPU: {INSTALL['openvino']}")
+        raise MissingExtra(
+            f"nothing here runs {bundle.path}: {problem}; to run it on the CPU: {INSTALL[replacements[0]]}"
+        )
     raise problem
 
 

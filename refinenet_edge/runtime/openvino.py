@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,17 @@ class OpenVinoSession(Session):
 
 
 def _reason(exc: Exception) -> str:
-    """The line of OpenVINO's that says what it is: below where it was raised, above where to read on."""
-    lines = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
-    said = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")] or lines[-1:]
-    # an operator that it does not know fails those after it, too
-    return next((line for line in said if line.startswith("No conversion rule")), said[0])
+    """What OpenVINO says that it is, of much that it says."""
+    text = str(exc)
+    if unknown := re.search(r"^-- (No conversion rule found .*)$", text, re.MULTILINE):
+        return unknown[1]
+    for operator, said in re.findall(r"^-- (\S+) with a message:\n(.*?)(?=\n\n|\Z)", text, re.MULTILINE | re.DOTALL):
+        reason = said.strip().splitlines()[-1]
+        if "rank has to be known" not in reason:  # which comes of another that failed
+            return f"{operator}: {reason}"
+    lines = [line for line in text.splitlines() if line.strip()] or [type(exc).__name__]
+    # below where it was raised, above where to read on
+    return next((line.removeprefix("-- ") for line in lines if line.startswith("-- ")), lines[-1])
 
 
 def _compiled(model: Model, config: dict[str, Any]) -> Any:

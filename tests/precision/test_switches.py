@@ -124,6 +124,19 @@ class TestSwitchboard:
         with pytest.raises(CalibrationError, match="nothing for r"):
             Switchboard(model, replace(ranges, tensors=tensors), OPENVINO)
 
+    def test_names_that_the_model_has_are_not_taken(self) -> None:
+        model, ranges = small()
+        renamed = {"r": "first/switch", "p": "second/rounded/b", "e": "second/float/v", "f": "second/rounded/second"}
+        for node in model.graph:
+            for value in node.outputs:
+                value.name = renamed.get(str(value.name), value.name)
+        tensors = {renamed.get(name, name): seen for name, seen in ranges.tensors.items()}
+        found = Switchboard(model, replace(ranges, tensors=tensors), OPENVINO)
+        expected = Switchboard(*small(), OPENVINO)
+        for keep in ([], ["second"], LAYERS):
+            one, other = (board.keeping(keep).run({"x": IMAGE})["y"] for board in (found, expected))
+            np.testing.assert_array_equal(one, other)
+
 
 class TestSwitched:
     def test_the_model_stays_as_it_was(self) -> None:

@@ -225,6 +225,32 @@ def test_errors_of_a_bundle_are_bundle_errors() -> None:
     assert issubclass(EngineMismatch, BundleError)
 
 
+class TestSigned:
+    """INT8 that was built for a GPU: OpenVINO computes signed Q/DQ otherwise than is written."""
+
+    def test_onnxruntime_runs_it_in_place_of_the_gpu(
+        self, make_bundle: MakeBundle, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bundle = make_bundle(precision="int8", backend="tensorrt")
+        assert backends.choose(bundle) == "onnxruntime"
+        assert "onnxruntime runs it instead" in caplog.text
+        assert backends.choose(make_bundle(precision="fp16", backend="tensorrt")) == "openvino"
+        assert backends.choose(make_bundle(precision="int8", backend="openvino")) == "openvino"
+
+    def test_openvino_is_refused(self, make_bundle: MakeBundle) -> None:
+        with pytest.raises(
+            InputError, match=r"INT8 as tensorrt takes it, signed.* use --backend onnxruntime, or build"
+        ):
+            open_session(make_bundle(precision="int8", backend="tensorrt"), "openvino")
+
+    def test_without_onnxruntime_it_says_how_to_install_it(
+        self, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(MissingExtra, match=r"to run it on the CPU: .*cpu"):
+            backends.choose(make_bundle(precision="int8", backend="tensorrt"))
+
+
 class TestWithoutVnni:
     """A bundle whose INT8 sums saturate on some processors."""
 

@@ -112,8 +112,15 @@ def build_plan(
 def add_plan(bundle: Bundle, flavour: Flavour, options: EngineOptions, progress: Progress | None = None) -> Manifest:
     """Build the plan of `bundle` on this machine, from its typed graph, and put it in. A device needs no torch for it.
 
-    The whole bundle is written again, or stays as it was.
+    The whole bundle is written again, or stays as it was. Raises as `build_plan`, and `InputError` for INT8 that was
+    placed for a CPU.
     """
+    built_for = bundle.manifest.backend
+    if bundle.manifest.precision == "int8" and built_for not in FLAVOURS:
+        raise InputError(
+            f"{bundle.path} has INT8 as {built_for} takes it, with zero points that {flavour} has not: build it with "
+            f"--backend {flavour}"
+        )
     model = bundle.read_graph()
     plan, info = build_plan(model, flavour, options, progress)
     recipe = _planned(bundle.manifest.recipe, flavour, options)

@@ -23,7 +23,7 @@ import pytest
 from refinenet_edge import precision
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle
-from refinenet_edge.errors import BuildError, MissingExtra
+from refinenet_edge.errors import BuildError, InputError, MissingExtra
 from refinenet_edge.fusion import parity
 from refinenet_edge.model import MODELS
 from refinenet_edge.precision import to_fp16
@@ -289,6 +289,13 @@ def test_a_plan_is_added_to_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="no target"):
         add_plan(bundle, "tensorrt-rtx", EngineOptions(("sm_1",)))
     assert open_bundle(built.path).read(PLAN) == before
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_int8_that_was_placed_for_a_cpu_gets_no_plan(make_bundle: Any, backend: str) -> None:
+    bundle = make_bundle(precision="int8", backend=backend)
+    with pytest.raises(InputError, match=f"INT8 as {backend} takes it.*build it with --backend tensorrt"):
+        add_plan(bundle, "tensorrt-rtx", EngineOptions())
 
 
 def test_what_a_plan_was_built_with_is_in_the_recipe_that_builds_it_again() -> None:
