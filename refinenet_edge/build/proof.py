@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from refinenet_edge import calibration
 from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
@@ -97,7 +98,7 @@ def prove(
         parities = _together(parities, samples)
         if runner != LESSER or not typed.needs_vnni:  # what it then loses is said where it runs
             for found in parities:
-                _judge(found, fused, how)
+                _judge(found, fused, how, lambda: _uneven(fused, frames))
         proof += parities
     return tuple(proof)
 
@@ -173,8 +174,17 @@ def _together(parities: tuple[Parity, ...], samples: parity.Inputs) -> tuple[Par
     return (*others, dataclasses.replace(worst, frame=CALIBRATED, label_agreement=mean))
 
 
-def _judge(found: Parity, fused: FusedModel, how: Proving) -> None:
-    """Raise `GraphError`, or warn, where `found` says that it is another network."""
+def _uneven(fused: FusedModel, frames: parity.Inputs) -> str:
+    """What no scale holds well, as a likely reason."""
+    makers = {str(value.name): node.op_type for node in fused.model.graph for value in node.outputs}
+    for name, ratio in calibration.uneven(fused.model, frames.values()).items():
+        what = "joins channels of which one" if makers.get(name) == "Concat" else "has a channel that"
+        return f"; {name}, which {what} reaches {ratio:.0f} times as far as others under one scale, may be why"
+    return ""
+
+
+def _judge(found: Parity, fused: FusedModel, how: Proving, why: Callable[[], str]) -> None:
+    """Raise `GraphError`, or warn, where `found` says that it is another network; `why` it may have lost labels."""
     if found.stage == "fp32":
         if not parity.exact_enough(found, fused.noise, BOUND):
             raise GraphError(
@@ -191,9 +201,13 @@ def _judge(found: Parity, fused: FusedModel, how: Proving) -> None:
     if found.stage != "fp16":
         advice += ", or say with --min-agreement 99 what has to be left, and layers go back to float until it holds"
     if found.label_agreement < REFUSED and not how.force:
-        raise GraphError(f"{kept}: {advice}; or build it with --force all the same")
+        raise GraphError(f"{kept}{_reason(found, why)}: {advice}; or build it with --force all the same")
     if found.label_agreement < WARNED[found.stage]:
-        logger.warning("%s: %s", kept, advice)
+        logger.warning("%s%s: %s", kept, _reason(found, why), advice)
+
+
+def _reason(found: Parity, why: Callable[[], str]) -> str:
+    return why() if found.stage in ("int8", "fp8") else ""
 
 
 def _elsewhere(backend: str) -> str:

@@ -6,10 +6,10 @@ ranges.py write, read, require
 
 from refinenet_edge.calibration.calibrate import COUNT, DEFAULT, calibrate, calibration_frames
 from refinenet_edge.calibration.methods import parse_method, parse_overrides
-from refinenet_edge.calibration.observe import peaks
+from refinenet_edge.calibration.observe import peaks, uneven
 from refinenet_edge.calibration.ranges import read_ranges, require, write_ranges
 
 __all__ = [
     "COUNT", "DEFAULT", "calibrate", "calibration_frames", "parse_method", "parse_overrides", "peaks", "read_ranges",
-    "require", "write_ranges",
+    "require", "uneven", "write_ranges",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ OPERATORS: dict[str, int | None] = {
     "Concat": None,
 }  # how many of its inputs, from the first, a placement may quantise; the others are biases, scales, bounds
 GROUP_BYTES = 1 << 30  # of one frame's activations at a time
+UNEVEN = 32  # of 127 steps one channel then leaves four to the others
 UNKNOWN = 64 << 20  # bytes that a tensor of free size is taken for
 
 Activation = npt.NDArray[np.float32]
@@ -85,6 +86,26 @@ def peaks(model: ir.Model, images: Iterable[Activation]) -> dict[str, float]:
         for name, values in counter.activations(image):
             found[name] = max(found.get(name, 0.0), float(np.abs(values).max(initial=0.0)))
     return found
+
+
+def uneven(model: ir.Model, images: Iterable[Activation]) -> dict[str, float]:
+    """Activation -> how many times further its widest channel reaches than most, where one scale cannot hold both.
+
+    Of a fused float32 graph, on prepared images (1x3xhxw), the most uneven first.
+    """
+    reach: dict[str, Activation] = {}
+    counter = activation_counter(model)
+    for image in images:
+        for name, values in counter.activations(image):
+            if values.ndim == 4:
+                found = np.abs(values).max(axis=(0, 2, 3))
+                reach[name] = np.maximum(reach.get(name, found), found)
+    ratios = {name: _ratio(channels[channels > 0]) for name, channels in reach.items()}
+    return {name: r for name, r in sorted(ratios.items(), key=lambda item: -item[1]) if r >= UNEVEN}
+
+
+def _ratio(reach: Activation) -> float:
+    return float(reach.max() / np.quantile(reach, 0.25)) if reach.size else 1.0
 
 
 def activation_counter(model: ir.Model, tensors: Sequence[str] | None = None) -> ActivationCounter:
