@@ -404,7 +404,7 @@ def _squashes(node: ir.Node, axis: int) -> bool:
     """Whether a Softmax keeps the order of what lies along `axis`."""
     opset = node.graph.opset_imports.get("", 20) if node.graph is not None else 20
     along = node.attributes.get_int("axis", -1 if opset >= 13 else 1) % 4
-    return along == axis or (opset < 13 and along < axis)  # which was over all axes from there on
+    return along == axis and (opset >= 13 or axis == 3)  # before, it was over all axes from there on
 
 
 def _labels(value: ir.Value) -> int | None:
