@@ -206,6 +206,8 @@ def _session(path: Path, backend: str) -> Iterator[Network]:
 
 
 def _usual(network: Network, spec: FrameSpec, size: Size) -> Runner:
+    if spec.fit == "crop":
+        raise InputError("nothing is timed beside a bundle that crops its frames: build it with --resize stretch")
     mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
     whole = Span(0, size[0], size[0]), Span(0, size[1], size[1])
 

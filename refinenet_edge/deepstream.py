@@ -149,6 +149,8 @@ def _require_suited(manifest: Manifest) -> None:
         raise InputError(f"nvinfer has no {manifest.precision} as it is in a bundle for {manifest.backend}: {again}")
     if manifest.frame.size is None:
         raise InputError(f"nvinfer takes networks of one size, this one takes any: {again}, without --dynamic")
+    if manifest.frame.fit == "crop":
+        raise InputError("nvinfer crops no frames: build it with --resize stretch, or crop before it")
     if manifest.frame.fit == "letterbox" and any(manifest.frame.mean):
         raise InputError(
             "nvinfer pads a frame with black before it subtracts the mean, this network is letterboxed with zeros "

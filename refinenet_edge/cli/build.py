@@ -56,7 +56,11 @@ def _build_options(command: Any) -> Any:
         option("--std", type=ChannelsType(), help="Of its channels, in their order, what the rest is divided by."),
         option("--scale", type=float, metavar="NUMBER", help="What a byte is divided by first: 255, or 1."),
         option("--order", type=click.Choice(["rgb", "bgr"]), help="Of its channels."),
-        option("--resize", type=click.Choice(["stretch", "letterbox"]), help="Of frames of another shape. [stretch]"),
+        option(
+            "--resize",
+            type=click.Choice(["stretch", "letterbox", "crop"]),
+            help="Of frames of another shape. [stretch]",
+        ),
         option("--upsample", type=click.Choice(["bilinear", "cubic"]), help="How logits reach the frame's size."),
         option("--align-corners/--no-align-corners", default=None, help="If the checkpoint cannot say. [as the ports]"),
         option("--crp", type=click.Choice(["pool_conv", "conv_pool"]), help="If the checkpoint cannot say."),

@@ -225,7 +225,9 @@ def evaluate(
             "mIoU ",
             (percent(result.miou), "bold"),
             f", pixel accuracy {percent(result.pixel_accuracy)}, {result.counted} of {result.samples} samples on "
-            f"{result.backend}, {upsampling(result.frame.upsample)}{passes(result.inference)}",
+            f"{result.backend}, {upsampling(result.frame.upsample)}{passes(result.inference)}"
+            + ", of the pixels that a cropped frame has left"
+            * (result.frame.fit == "crop"),
         ),
         soft_wrap=True,
     )

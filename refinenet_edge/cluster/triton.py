@@ -41,6 +41,7 @@ KINDS = {
     "float16": schema.TYPE_FP16,
     "uint8": schema.TYPE_UINT8,
     "int8": schema.TYPE_INT8,
+    "int32": schema.TYPE_INT32,
 }
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 

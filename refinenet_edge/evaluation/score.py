@@ -256,6 +256,9 @@ def compare(segmenter: Segmenter, sample: Sample) -> Confusion:
         mask = segmenter.segment(frame)
     except InputError as exc:
         raise Unusable("refused", str(exc)) from exc
+    if segmenter.frame_spec.fit == "crop":  # what it does not see counts for nothing
+        seen = mask.labels != segmenter.labels.ignore
+        mask, truth = replace(mask, labels=np.where(seen, mask.labels, 0)), np.where(seen, truth, IGNORE)
     found = Confusion.of(truth, mask.labels, classes)
     if turned is None:
         return found

@@ -47,7 +47,10 @@ Interpolation = Bilinear | Cubic | Nearest
 
 @dataclass(frozen=True)
 class Span:
-    """Where a frame lies along a side of the network's input: `length` of its `total` pixels, from `start` on."""
+    """Where a frame lies along a side of the network's input: `length` pixels from `start` on, of its `total`.
+
+    Where it is cropped it is longer, and `start` is not positive.
+    """
 
     start: int
     length: int
@@ -61,7 +64,7 @@ class FrameSpec:
     `size` is the (height, width) the network takes; None: every frame at its own size (a dynamic engine).
     `resize` brings the frame to `size`, `upsample` brings logits to the frame's size. `order` is that of the network's
     channels, which `mean` and `std` are in too. `fit`: a frame of another shape is stretched to `size`, or keeps its
-    own, in the middle of zeros. Raises `BundleError` for what no frame can have.
+    own: in the middle of zeros, or cropped to its middle. Raises `BundleError` for what no frame can have.
     """
 
     size: Size | None
@@ -71,7 +74,7 @@ class FrameSpec:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     scale: float = 255.0
     order: Literal["rgb", "bgr"] = "rgb"
-    fit: Literal["stretch", "letterbox"] = "stretch"
+    fit: Literal["stretch", "letterbox", "crop"] = "stretch"
 
     def __post_init__(self) -> None:
         require(self.resize, (Bilinear, Cubic), "frame.resize")
@@ -86,14 +89,26 @@ class FrameSpec:
             raise BundleError(f"frame: scale {self.scale} must be positive and finite")
         if self.order not in ("rgb", "bgr"):
             raise BundleError(f"frame: order {self.order!r} is neither rgb nor bgr")
-        if self.fit not in ("stretch", "letterbox"):
-            raise BundleError(f"frame: fit {self.fit!r} is neither stretch nor letterbox")
+        if self.fit not in ("stretch", "letterbox", "crop"):
+            raise BundleError(f"frame: fit {self.fit!r} is neither stretch, letterbox nor crop")
 
     def spans(self, frame: Size) -> tuple[Span, Span] | None:
-        """Where a letterboxed frame of that size lies in the network's input, down and across; None: it fills it."""
+        """Where a frame of that size that keeps its shape lies in the network's input, down and across.
+
+        None: it fills it. Raises `InputError` for one so long that it would be too large where it is cropped.
+        """
         if self.size is None or self.fit == "stretch":
             return None
         (height, width), (rows, columns) = frame, self.size
+        if self.fit == "crop":  # as torchvision's Resize of the shorter side and CenterCrop
+            lengths = max(rows, columns * height // width), max(columns, rows * width // height)
+            if max(lengths) > MAX_SIDE:
+                raise InputError(f"a frame of {width}x{height} pixels is too long to be cropped to {columns}x{rows}")
+            down, across = (
+                Span(-round((length - total) / 2), length, total)
+                for length, total in zip(lengths, self.size, strict=True)
+            )
+            return down, across
         if rows * width <= columns * height:
             columns = max(1, (2 * rows * width + height) // (2 * height))
         else:
@@ -101,6 +116,18 @@ class FrameSpec:
         sides = zip((rows, columns), self.size, strict=True)
         down, across = (Span((total - length) // 2, length, total) for length, total in sides)
         return down, across
+
+    def seen(self, frame: Size) -> tuple[slice, slice] | None:
+        """The rows and columns of a frame of that size that the network sees where it crops; None: it sees all."""
+        spans = self.spans(frame) if self.fit == "crop" else None
+        if spans is None:
+            return None
+        ends = []
+        for span, side in zip(spans, frame, strict=True):
+            place = 2 * side * span.start + (2 * np.arange(side) + 1) * span.length  # of centres
+            first, last = np.searchsorted(place, (0, 2 * side * span.total))
+            ends.append(slice(int(first), int(last)))
+        return ends[0], ends[1]
 
     @property
     def preprocessing(self) -> str:
@@ -114,7 +141,7 @@ class FrameSpec:
         return (
             "".join(f"{name}: " for name in names)
             + f"{self.order.upper()} {value}"
-            + (", letterboxed" * (self.fit == "letterbox"))
+            + {"stretch": "", "letterbox": ", letterboxed", "crop": ", cropped"}[self.fit]
         )
 
 
@@ -160,6 +187,7 @@ class Labels:
 class Mask:
     """A frame's segmentation: `labels` is HxW uint8 at the frame's size.
 
+    What a network that crops does not see has the label `classes.ignore`, which is no class's.
     `confidence` is HxW uint8: how sure each label is, its softmax in 255ths; None where it was not asked for.
     """
 

@@ -57,7 +57,7 @@ class Recipe:
     std: tuple[float, float, float] | None = None
     scale: float | None = None  # what a byte is divided by, before mean and std
     order: Literal["rgb", "bgr"] | None = None
-    resize: Literal["stretch", "letterbox"] = "stretch"  # of frames of another shape than the network's
+    resize: Literal["stretch", "letterbox", "crop"] = "stretch"  # of frames of another shape than the network's
     state_key: str | None = None  # of a checkpoint that holds several weights; None: the average, or the only ones
     collapse_ind: str | None = None  # of DenseTorch's checkpoints, JSON
     io: Literal["padded", "plain"] = "padded"  # of TensorRT in float16: channels last, in eights; or as in the ONNX
@@ -90,8 +90,8 @@ class Recipe:
             raise InputError(f"size {self.size[0]}x{self.size[1]} is outside 1..{MAX_SIDE} pixels a side")
         if self.gives != "logits" and self.dynamic:
             raise InputError(f"--gives {self.gives} is for networks of one size: leave --dynamic out")
-        if self.resize == "letterbox" and self.dynamic:
-            raise InputError("--resize letterbox is for networks of one size: with --dynamic no frame is resized")
+        if self.resize != "stretch" and self.dynamic:
+            raise InputError(f"--resize {self.resize} is for networks of one size: with --dynamic no frame is resized")
         if self.preprocess is not None and self.preprocess not in PREPROCESSINGS:
             raise InputError(f"no --preprocess {self.preprocess!r}; there are {', '.join(PREPROCESSINGS)}")
         if self.scale is not None and not self.scale >= 1:

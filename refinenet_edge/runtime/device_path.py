@@ -209,10 +209,12 @@ class _Job:
             self._steps.cuda.provider.wait_host(self._slot.downloaded)
             labels = (self._result or self._slot.result).host.reshape(self._steps.size)
             sure = self._slot.confidence
-            self._mask = Mask(
-                labels if self._result else labels.copy(),  # a slot's are the next frame's too
-                self._steps.classes,
-                None if sure is None else sure.host.reshape(self._steps.size).copy(),
+            self._mask = self._steps.network.without_unseen(
+                Mask(
+                    labels if self._result else labels.copy(),  # a slot's are the next frame's too
+                    self._steps.network.labels,
+                    None if sure is None else sure.host.reshape(self._steps.size).copy(),
+                )
             )
         except CudaError as exc:
             self._error = exc
@@ -235,7 +237,7 @@ class _Steps:
     """Everything on the device for frames of one size."""
 
     def __init__(self, session: TrtSession, network: Network, size: Size) -> None:
-        self.size, self.classes, self._confidence = size, network.labels, network.confidence
+        self.size, self.network, self._confidence = size, network, network.confidence
         self.cuda = session.cuda
         self._session = session
         self._scope = self.cuda.scope()
@@ -266,7 +268,7 @@ class _Steps:
         self._frame = DeviceFrame(scope, spec, self.size, image.dtype, channels)
         _, padded, height, width = shapes[logits.name]
         padding = padded if logits.name in self._session.channel_last else None
-        shape = (len(self.classes.names), height, width)
+        shape = (len(self.network.labels.names), height, width)
         spans = spec.spans(self.size)
         self._head = DeviceHead(scope, logits.dtype, shape, self.size, spec.upsample, padding, spans)
         self._logits = scope.memory(padded * height * width * np.dtype(logits.dtype).itemsize)

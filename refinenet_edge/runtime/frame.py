@@ -21,8 +21,8 @@ DEFAULT_STREAM = 1  # CUDA's handle of the legacy default stream
 def prepare(frame: Frame, spec: FrameSpec, dtype: str = "float32", channels: int = 3) -> npt.NDArray[Any]:
     """`frame` (HxWx3 BGR uint8, any size) as `spec` says: a new 1x`channels`xhxw array of `dtype`, C-contiguous.
 
-    It is resized as uint8 to `spec.size` (None: not at all), or into it where it is letterboxed, with zeros around it;
-    then every value is (x / scale - mean) / std rounded once.
+    It is resized as uint8 to `spec.size` (None: not at all), or into it where it is letterboxed, with zeros around it,
+    or over it where it is cropped, to its middle; then every value is (x / scale - mean) / std rounded once.
     Its first three channels are in `spec.order`, those that a network is padded with are zero. Raises `InputError` if
     `frame` is not such an image.
     """
@@ -38,6 +38,9 @@ def prepare(frame: Frame, spec: FrameSpec, dtype: str = "float32", channels: int
     if frame.shape[:2] != (rows, columns):
         how = cv2.INTER_CUBIC if isinstance(spec.resize, Cubic) else cv2.INTER_LINEAR
         frame = np.asarray(cv2.resize(frame, (columns, rows), interpolation=how), np.uint8)
+    if spans and spec.fit == "crop":
+        frame = frame[tuple(slice(-span.start, span.total - span.start) for span in spans)]
+        rows, columns, spans = *size, None
     batch = (np.zeros if spans else np.empty)((1, channels, *size), dtype)
     batch[:, 3:] = 0
     # a byte has 256 values: one table per channel. The tables and planes are looked up as unsigned integers of the same

@@ -58,6 +58,17 @@ class Network:
         """Whether the network's output is labels, at the size of its input, instead of logits."""
         return self.session.outputs[0].dtype == "int32"
 
+    def without_unseen(self, mask: Mask) -> Mask:
+        """`mask`, whose labels are written into: what a network that crops does not see gets the label of no class."""
+        height, width = mask.labels.shape
+        if (seen := self.frame_spec.seen((height, width))) is not None:
+            rows, columns = seen
+            for array, value in ((mask.labels, self.labels.ignore), (mask.confidence, 0)):
+                if array is not None:
+                    array[: rows.start], array[rows.stop :] = value, value
+                    array[:, : columns.start], array[:, columns.stop :] = value, value
+        return mask
+
     def check_range(self, size: Size) -> None:
         """Raise `InputError` for a frame of `size` that a dynamic engine does not take."""
         profile = self.profile

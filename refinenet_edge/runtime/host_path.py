@@ -107,7 +107,7 @@ class HostPath:
         if labels.shape != size or down is not None:
             rows, columns = nearest_axis(labels.shape[0], size[0], down), nearest_axis(labels.shape[1], size[1], across)
             labels = labels[rows[:, None], columns]
-        return Mask(labels, network.labels)
+        return network.without_unseen(Mask(labels, network.labels))
 
     def mask(self, logits: npt.NDArray[Any], size: Size) -> Mask:
         """The labels of `logits` at the frame's `size` (height, width)."""
@@ -119,7 +119,7 @@ class HostPath:
             how, spans = network.frame_spec.upsample, network.frame_spec.spans(size)
             if network.confidence:
                 labels, confidence = upsample_softmax(frame, size, how, spans)
-                return Mask(labels, network.labels, confidence)
-            return Mask(upsample_argmax(frame, size, how, spans), network.labels)
+                return network.without_unseen(Mask(labels, network.labels, confidence))
+            return network.without_unseen(Mask(upsample_argmax(frame, size, how, spans), network.labels))
         except BundleError as exc:
             raise BundleError(f"{network.origin}: {exc}") from exc

@@ -148,6 +148,8 @@ class Segmenter:
                     f"{network.origin} gives labels, no logits: how sure they are, scales and tiles need a bundle that "
                     "is built without --gives labels"
                 )
+            if network.frame_spec.fit == "crop" and (network.beside or network.inference != WHOLE):
+                raise InputError(f"{network.origin} crops frames: scales and tiles need one that is built without")
             self._host = HostPath(network)
             self._path: FramePath = _path(network, self._host)
         except BaseException:

@@ -31,7 +31,7 @@ from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import parity
 from refinenet_edge.recipe import read_recipe
-from refinenet_edge.records import PREPROCESSINGS, Bilinear, FrameSpec, Recipe, from_json, to_json
+from refinenet_edge.records import PREPROCESSINGS, Bilinear, FrameSpec, MultiScale, Recipe, from_json, to_json
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.trace import read_onnx
@@ -364,9 +364,87 @@ class TestLetterbox:
         with Segmenter(built.path) as segmenter:
             assert (found["head"][0] == segmenter.segment(frame).labels).mean() > 0.995
 
-    def test_of_a_network_of_any_size_there_is_none(self) -> None:
-        with pytest.raises(InputError, match="networks of one size"):
-            Recipe("b", "rf50", dynamic=True, resize="letterbox")
+    @pytest.mark.parametrize("resize", ["letterbox", "crop"])
+    def test_of_a_network_of_any_size_there_is_none(self, resize: Any) -> None:
+        with pytest.raises(InputError, match=f"--resize {resize} is for networks of one size"):
+            Recipe("b", "rf50", dynamic=True, resize=resize)
+
+
+def centre_crop(side: tuple[int, int], size: int) -> tuple[tuple[int, int], int, int]:
+    """torchvision's Resize(size) and CenterCrop(size) of an image of `side`: its new size, top and left."""
+    short, long = sorted(side)
+    new = int(size * long / short)
+    height, width = (size, new) if side[0] <= side[1] else (new, size)
+    return (height, width), round((height - size) / 2), round((width - size) / 2)
+
+
+class TestCrop:
+    """The middle of a frame that keeps its shape: what is not in it is no class's."""
+
+    @pytest.mark.parametrize("side", [(48, 48), (48, 65), (71, 48), (31, 90), (200, 97), (5, 7)])
+    def test_the_network_sees_what_torchvision_leaves(self, side: tuple[int, int]) -> None:
+        frame = np.random.default_rng(4).integers(0, 256, (*side, 3), np.uint8)
+        (height, width), top, left = centre_crop(side, 48)
+        resized = frame if side == (height, width) else cv2.resize(frame, (width, height))
+        expected = prepare(np.ascontiguousarray(resized[top : top + 48, left : left + 48]), FrameSpec(None))
+        assert np.array_equal(prepare(frame, FrameSpec((48, 48), fit="crop")), expected)
+
+    @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+    @pytest.mark.parametrize("side", [(32, 90), (80, 48), (41, 47)])
+    def test_its_labels_lie_where_it_saw_them(self, tmp_path: Path, side: tuple[int, int], backend: str) -> None:
+        exported(tmp_path / "net.onnx", "tf")
+        recipe = Recipe(str(tmp_path / "b"), onnx=str(tmp_path / "net.onnx"), size=SIZE, backend="onnxruntime")
+        built = build(dataclasses.replace(recipe, preprocess="tf", resize="crop"))
+        whole = build(dataclasses.replace(recipe, preprocess="tf", output=str(tmp_path / "whole")))
+        frame = np.random.default_rng(5).integers(0, 256, (*side, 3), np.uint8)
+        with Segmenter(built.path, backend, confidence=True) as segmenter, Segmenter(whole.path, backend) as usual:
+            mask = segmenter.segment(frame)
+            if side == (41, 47):  # it is enlarged: one side is seen whole
+                assert (mask.labels != 255).any(axis=0).all() and (mask.labels == 255).all(axis=1).any()
+                return
+            top, left = (side[0] - SIZE[0]) // 2, (side[1] - SIZE[1]) // 2
+            inside = slice(top, top + SIZE[0]), slice(left, left + SIZE[1])
+            assert np.array_equal(mask.labels[inside], usual.segment(np.ascontiguousarray(frame[inside])).labels)
+        outside = np.ones(side, bool)
+        outside[inside] = False
+        assert outside.any() and (mask.labels[outside] == 255).all() and (mask.labels[inside] != 255).all()
+        assert mask.confidence is not None and not mask.confidence[outside].any() and mask.confidence[inside].all()
+        assert sum(mask.shares().values()) == pytest.approx(1 - outside.mean())
+
+    def test_what_it_does_not_see_counts_for_nothing(self, tmp_path: Path) -> None:
+        exported(tmp_path / "net.onnx", "tf")
+        recipe = Recipe(str(tmp_path / "b"), onnx=str(tmp_path / "net.onnx"), size=SIZE, backend="onnxruntime")
+        built = build(dataclasses.replace(recipe, preprocess="tf", resize="crop"))
+        folder = tmp_path / "data"
+        frame = np.random.default_rng(5).integers(0, 256, (60, 48, 3), np.uint8)
+        with Segmenter(built.path) as segmenter:
+            truth = segmenter.segment(frame).labels.copy()
+            seen = truth != 255
+            truth[~seen] = 0
+            for kind, image in (("images", frame), ("masks", truth)):
+                (folder / kind).mkdir(parents=True)
+                cv2.imwrite(str(folder / kind / "a.png"), image)
+            result = evaluate(segmenter, open_dataset(f"plain:{folder}"))
+        assert result.miou == 1 and np.sum(result.confusion) == seen.sum()
+        said = CliRunner().invoke(cli.main, ["eval", str(built.path), f"plain:{folder}"])
+        assert "of the pixels that a cropped frame has left" in " ".join(said.output.split())
+
+    def test_it_is_said_from_the_command_to_the_screen(self, tmp_path: Path) -> None:
+        exported(tmp_path / "net.onnx", "tf")
+        bundle = str(tmp_path / "b")
+        command = ["build", "--onnx", str(tmp_path / "net.onnx"), "--output", bundle, "--size", "32x48"]
+        built = CliRunner().invoke(
+            cli.main, [*command, "--backend", "onnxruntime", "--preprocess", "tf", "--resize", "crop"]
+        )
+        assert built.exit_code == 0, built.output
+        for screen in (built.output, CliRunner().invoke(cli.main, ["inspect", bundle]).output):
+            assert "tf: RGB x / 127.5 - 1, cropped" in screen
+        with pytest.raises(InputError, match="crops frames: scales and tiles need one"):
+            Segmenter(bundle, inference=MultiScale((1.0,), True))
+
+    def test_a_frame_too_long_to_be_enlarged_is_refused(self) -> None:
+        with pytest.raises(InputError, match="a frame of 16384x4 pixels is too long to be cropped to 512x512"):
+            prepare(np.zeros((4, 16384, 3), np.uint8), FrameSpec((512, 512), fit="crop"))
 
 
 class TestRanges:
@@ -386,6 +464,7 @@ class TestRanges:
             FrameSpec(None, order="bgr"),
             FrameSpec(None, scale=1.0),
             FrameSpec(None, fit="letterbox"),
+            FrameSpec(None, fit="crop"),
         ]
         assert len({graph_digests(self.MODEL, spec)[2] for spec in specs}) == len(specs)
 

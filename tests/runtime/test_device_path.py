@@ -139,6 +139,24 @@ def test_a_letterboxed_frame_comes_back_as_on_the_cpu(running: Callable[..., Run
     device.close()
 
 
+@pytest.mark.parametrize("shape", [(32, 60), (50, 32)])
+def test_a_cropped_frame_comes_back_as_on_the_cpu(running: Callable[..., Running], shape: tuple[int, int]) -> None:
+    spec = FrameSpec((32, 32), fit="crop")  # these are cropped as they are: no byte is interpolated
+    run = running((32, 32))
+    frame = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+    device = device_path(run.session, spec)
+    known = network(prepare(frame, spec, "float16", 8), 8, CLASSES)[0, :CLASSES]
+    labels = upsample_argmax(known, shape, spec.upsample, spec.spans(shape))
+    top, left = (shape[0] - 32) // 2, (shape[1] - 32) // 2
+    seen = np.zeros(shape, bool)
+    seen[top : top + 32, left : left + 32] = True
+    into = device.new_labels(shape)
+    for _ in range(3):
+        for found in (device.segment(frame).labels, device.segment(frame, into).labels):
+            assert np.array_equal(found, np.where(seen, labels, 255))
+    device.close()
+
+
 def assert_labels(
     labels: np.ndarray, frame: np.ndarray, spec: FrameSpec, channel_last: bool = True, dtype: str = "float16"
 ) -> None:

@@ -416,11 +416,35 @@ class TestOnTheHost:
         assert np.array_equal(found, expected)
         assert ((found == 0) == (prepare(frame, spec, dtype) == 0)).mean() > 0.98  # at the same place as on the CPU
 
+    @pytest.mark.parametrize("channels", [None, 8])
+    @pytest.mark.parametrize("size", [(40, 50), (48, 50), (20, 90), (90, 20)])
+    def test_a_cropped_frame(self, work: Callable[[], Any], size: Size, channels: int | None) -> None:
+        frame = np.random.default_rng(2).integers(0, 256, (31, 47, 3), np.uint8)
+        spec = FrameSpec(size, fit="crop")
+        spans = spec.spans((31, 47))
+        assert spans is not None
+        with work() as (gpu, scope):
+            step = device.DeviceFrame(scope, spec, (31, 47), "float32", channels)
+            step.prepare(put(scope, frame), 141)
+            if channels is None:
+                found = read(gpu, scope, step.address, (1, 3, *size), "float32")
+            else:
+                padded = read(gpu, scope, step.address, (*size, channels), "float32")
+                found = padded[None, ..., :3].transpose(0, 3, 1, 2)
+        large = upsample(frame.transpose(2, 0, 1), (spans[0].length, spans[1].length), Bilinear())
+        inside = tuple(slice(-span.start, span.total - span.start) for span in spans)
+        bytes_of = np.rint(large).astype(np.uint8).transpose(1, 2, 0)[inside]
+        assert bytes_of.shape == (*size, 3)
+        assert np.array_equal(found, prepare(np.ascontiguousarray(bytes_of), FrameSpec(None)))
+
+    @pytest.mark.parametrize("fit", ["letterbox", "crop"])
     @pytest.mark.parametrize("how", [Bilinear(False), Bilinear(True)])
     @pytest.mark.parametrize("net", [(40, 50), (90, 20), (64, 64)])
-    def test_the_head_of_a_letterboxed_frame(self, work: Callable[[], Any], net: Size, how: Bilinear) -> None:
+    def test_the_head_of_a_frame_that_keeps_its_shape(
+        self, work: Callable[[], Any], net: Size, how: Bilinear, fit: Any
+    ) -> None:
         x = np.random.default_rng(5).standard_normal((6, net[0] // 2, net[1] // 2)).astype(np.float32)
-        spans = FrameSpec(net, fit="letterbox").spans((31, 47))
+        spans = FrameSpec(net, fit=fit).spans((31, 47))
         with work() as (gpu, scope):
             head = device.DeviceHead(scope, "float32", x.shape, (31, 47), how, None, spans)
             labels, confidence = scope.memory(31 * 47), scope.memory(31 * 47)

@@ -157,9 +157,14 @@ class DeviceFrame:
         rows, columns = spec.size or size
         whole = Span(0, rows, rows), Span(0, columns, columns)
         self._rows, self._columns = spec.spans(size) or whole
-        down = bilinear_axis(height, self._rows.length, Bilinear())
-        across = bilinear_axis(width, self._columns.length, Bilinear())
-        self._tables = [scope.put(array) for array in (down.first, down.t, across.first, across.t)]
+        axes = (
+            bilinear_axis(height, self._rows.length, Bilinear()),
+            bilinear_axis(width, self._columns.length, Bilinear()),
+        )
+        self._tables = []
+        for axis, span in zip(axes, (self._rows, self._columns), strict=True):
+            inside = slice(max(0, -span.start), max(0, -span.start) + min(span.length, span.total))
+            self._tables += [scope.put(np.ascontiguousarray(array[inside])) for array in (axis.first, axis.t)]
         ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
         self._tables.append(scope.put(prepare(ramp, replace(spec, size=None), dtype)))
         bytes_of_pixel = (channels or 1) * np.dtype(dtype).itemsize  # that lie together
@@ -167,12 +172,13 @@ class DeviceFrame:
             self.address = scope.memory((channels or 3) * rows * columns * np.dtype(dtype).itemsize)
         else:  # around the frame it stays zero
             self.address = scope.put(np.zeros((channels or 3) * rows * columns, dtype))
-        first = self._rows.start * columns + self._columns.start
+        first = max(0, self._rows.start) * columns + max(0, self._columns.start)
         self._first = self.address + first * bytes_of_pixel
 
     def prepare(self, frame: int, pitch: int) -> None:
         """Queue the frame (HxWx3 BGR bytes on the device, rows `pitch` bytes apart) -> the input at `address`."""
-        rows, columns, stride = self._rows.length, self._columns.length, self._columns.total
+        rows, columns = (min(span.length, span.total) for span in (self._rows, self._columns))
+        stride = self._columns.total
         tables = (ctypes.c_void_p(table) for table in self._tables)
         layout = (ctypes.c_int(number) for number in (columns, stride, stride * self._rows.total))
         result = *layout, ctypes.c_void_p(self._first)
