@@ -170,7 +170,8 @@ def average_softmax(passes: Sequence[Pass], size: Size) -> Iterator[tuple[slice,
     for blocks in zip(*(_upsampled(one.logits, size, one.how, one.spans) for one in passes), strict=True):
         total = np.zeros_like(blocks[0][1])
         for one, (_, block) in zip(passes, blocks, strict=True):
-            block -= block.max(axis=2, keepdims=True)
+            with np.errstate(over="ignore"):  # the difference of the largest numbers
+                block -= block.max(axis=2, keepdims=True)
             np.exp(block, out=block)
             block /= block.sum(axis=2, keepdims=True)
             total += block[:, ::-1] if one.mirrored else block

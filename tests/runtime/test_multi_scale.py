@@ -214,6 +214,20 @@ def test_logits_that_are_not_finite() -> None:
         segmenter.segment(FRAME)
 
 
+def test_the_largest_numbers_are_logits_too() -> None:
+    largest = float(np.finfo(np.float32).max)
+    session = colour_session()
+    row = np.array([largest, -largest, 0], np.float32)
+    session._handler = lambda feeds: {"logits": np.tile(row[None, :, None, None], (1, 1, 75, 101))}
+    with Segmenter.from_session(
+        session, plain(), numbered(3), confidence=True, inference=MultiScale(flip=True)
+    ) as segmenter:
+        mask = segmenter.segment(FRAME)
+    assert (mask.labels == 0).all()
+    assert mask.confidence is not None
+    assert (mask.confidence == 255).all()
+
+
 def test_another_number_of_classes() -> None:
     with (
         Segmenter.from_session(colour_session(), plain(), VOC, inference=MultiScale()) as segmenter,
