@@ -11,6 +11,7 @@ import numpy.typing as npt
 from refinenet_edge.errors import BundleError, InputError, require
 
 MAX_SIDE = 16_384  # pixels: larger frames are refused before anything is allocated for them
+BAND = 64  # rows of an overlay that are blended at once
 SMALLEST_SIDE = 32  # pixels: below, a network's coarsest tap has no pixel left to interpolate
 
 RGB = tuple[int, int, int]
@@ -206,11 +207,14 @@ class Mask:
         """
         if frame.shape != (*self.labels.shape, 3):
             raise ValueError(f"frame {frame.shape} is not the segmented frame {(*self.labels.shape, 3)}")
-        weight = round(opacity * 256)
-        blend = frame.astype(np.uint16) * (256 - weight) + self.colours().astype(np.uint16) * weight
-        picture = (blend >> 8).astype(np.uint8)
-        draw_outlines(picture, self.labels, opacity)
-        return picture
+        weight, palette = round(opacity * 256), self.classes.bgr().astype(np.uint16)
+        blended = np.empty_like(frame)
+        for top in range(0, len(frame), BAND):  # what lies between is twice as large as the frame
+            rows = slice(top, top + BAND)
+            blend = frame[rows].astype(np.uint16) * (256 - weight) + palette[self.labels[rows]] * weight
+            blended[rows] = blend >> 8
+        draw_outlines(blended, self.labels, opacity)
+        return blended
 
     def unknown_below(self, confidence: float) -> "Mask":
         """The mask with labels that are less sure than `confidence`, 0 to 1, as `Labels.ignore`.

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,23 @@ def test_a_mask_in_its_colours_is_bgr() -> None:
     assert colours[0, 1].tolist() == [0, 0, 255]  # cat is red
     assert colours[1, 0].tolist() == [255, 0, 0]  # dog is blue
     assert colours[1, 2].tolist() == [0, 0, 0]  # no class
+
+
+def test_an_overlay_of_many_rows_is_that_of_each() -> None:
+    rng = np.random.default_rng(0)
+    labels, frame = np.ones((150, 40), np.uint8), rng.integers(0, 256, (150, 40, 3), dtype=np.uint8)
+    whole = Mask(labels, LABELS)
+    known = (frame.astype(int) * (256 - 77) + whole.colours().astype(int) * 77) >> 8
+    assert np.array_equal(whole.overlay(frame, 0.3), known)
+
+
+def test_the_overlay_of_a_large_frame_takes_little_besides_it() -> None:
+    frame, labels = np.zeros((2048, 512, 3), np.uint8), np.zeros((2048, 512), np.uint8)
+    tracemalloc.start()
+    blended = Mask(labels, LABELS).overlay(frame)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * blended.nbytes
 
 
 def test_an_overlay_is_between_frame_and_colours() -> None:
