@@ -57,6 +57,8 @@ class InTurn:
 class Clock:
     """A `View` that notes when a picture was through, the web page included: it is the last to be shown it."""
 
+    written = False
+
     def __init__(self) -> None:
         self._times: queue.SimpleQueue[float] = queue.SimpleQueue()
         self.figures: Figures | None = None

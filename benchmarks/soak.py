@@ -72,6 +72,8 @@ class Camera:
 class Log:
     """A `View` that notes each second what there is to note."""
 
+    written = False
+
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
         self.signals: list[tuple[float, bool]] = []
@@ -168,6 +170,8 @@ def main(bundle: Path | None, minutes: float, frames: int, out: Path | None) -> 
 
 class Until:
     """A `View` that ends the show at a time."""
+
+    written = False
 
     def __init__(self, show: Show, end: float) -> None:
         self._show, self._end = show, end

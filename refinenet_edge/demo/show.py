@@ -53,7 +53,9 @@ class Model:
 
 
 class View(Protocol):
-    """A place where the show is seen: a window, a web page."""
+    """A place where the show is seen: a window, a web page. `written`: its pictures have figures and legend in them."""
+
+    written: bool
 
     def wanted(self) -> bool:
         """Whether anybody looks: otherwise nothing is drawn."""
@@ -208,16 +210,14 @@ class Show:
             self._figures_at = started
             state = "paused" if controls.paused else "live" if result.signal else "no signal"
             self._figures = self._take_figures(state)
-        figures, picture = self._figures, None
-        if self._recording or any(view.wanted() for view in self.views):
-            picture = draw(result.frame, result.mask, controls.style, figures.lines(), figures.legend())
-            if not result.signal:
-                picture = no_signal(picture)
+        figures = self._figures
+        kinds = {view.written for view in self.views if view.wanted()} | ({True} if self._recording else set())
+        pictures = {written: _picture(result, controls.style, figures, written) for written in kinds}
         drawn = time.monotonic()
-        if self._recording and picture is not None:
-            self._recording.write(picture)
+        if self._recording:
+            self._recording.write(pictures[True])
         for view in self.views:
-            view.show(picture, figures)
+            view.show(pictures.get(view.written), figures)
         done = time.monotonic()
         if result.signal and not controls.paused:
             took = {"draw": 1000 * (drawn - started), "encode": 1000 * (done - drawn)}
@@ -242,3 +242,10 @@ class Show:
             classes=statistics.classes(model.segmenter.labels),
             power_w=self._power(),
         )
+
+
+def _picture(result: SegmentedFrame, style: OverlayStyle, figures: Figures, written: bool) -> Frame:
+    """What is seen of `result`; `written`: with `figures` and the legend in it."""
+    writing = (figures.lines(), figures.legend()) if written else ((), ())
+    picture = draw(result.frame, result.mask, style, *writing)
+    return picture if result.signal else no_signal(picture)

@@ -57,7 +57,9 @@ BOUNDARY = b"--picture\r\n"
 
 
 class Web:
-    """A `View` that serves `show` at `address` until it is closed."""
+    """A `View` that serves `show` at `address` until it is closed. Figures and legend stand beside its pictures."""
+
+    written = False
 
     def __init__(
         self, show: Show, host: str = "127.0.0.1", port: int = 0, token: str | None = None, public: str | None = None

@@ -28,6 +28,8 @@ def has_windows() -> bool:
 class Window:
     """A `View` on the desktop; for the main thread. Closing it ends the show."""
 
+    written = True
+
     def __init__(self, show: Show) -> None:
         """Raises `InputError` where there is no desktop, or OpenCV was built without windows."""
         if not has_display():  # there OpenCV would end the whole process

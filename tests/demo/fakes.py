@@ -98,8 +98,8 @@ def read_video(path: Path) -> list[Frame]:
 class Audience:
     """A `View` that keeps what it is shown."""
 
-    def __init__(self, looks: bool = True) -> None:
-        self.looks, self.closed = looks, False
+    def __init__(self, looks: bool = True, written: bool = True) -> None:
+        self.looks, self.written, self.closed = looks, written, False
         self.pictures: list[Frame] = []
         self.figures: list[Figures] = []
         self._changed = threading.Condition()

@@ -142,14 +142,31 @@ def test_the_picture_moves_and_the_figures_change(page: Page) -> None:
     assert "street (fp32) on fake, camera" in text(driver, "running")
     assert float(text(driver, "p50")) >= 10
     until(lambda: float(text(driver, "miou")) > 0)
-    assert driver.execute_script("return document.querySelectorAll('#list label').length") == 3
+    assert driver.execute_script("return document.querySelectorAll('#classes label').length") == 3
     assert len(driver.find_elements("css selector", "#bar div")) == 5
     until(lambda: len(driver.find_element("id", "line").get_attribute("points").split()) > 3)
 
 
+def test_the_axis_of_the_age_chart_holds_what_is_drawn(page: Page) -> None:
+    driver = page.driver
+
+    def heights() -> list[str]:
+        return [item.text for item in driver.find_elements("css selector", "#heights li")]
+
+    until(lambda: all(heights()))
+    top, middle, bottom = (float(label.replace(",", "")) for label in heights())
+    assert str(top)[0] in "125" and set(str(int(top))[1:]) <= {"0"} and (middle, bottom) == (top / 2, 0)
+    assert [item.text for item in driver.find_elements("css selector", "#moments li")] == ["60 s ago", "30", "now"]
+    least, most = (float(age.replace(",", "")) for age in text(driver, "age-range").split(" to "))
+    assert 0 < least <= most <= top
+    assert (
+        driver.execute_script("return roundUp(0.7) + roundUp(20) + roundUp(201) + roundUp(1000)") == 1 + 20 + 500 + 1000
+    )
+
+
 @pytest.mark.parametrize("by_key", [False, True], ids=["mouse", "keyboard"])
 def test_buttons(page: Page, by_key: bool) -> None:
-    driver, show = page.driver, page.show
+    driver = page.driver
 
     def use(name: str, key: str) -> None:
         if by_key:
@@ -166,9 +183,6 @@ def test_buttons(page: Page, by_key: bool) -> None:
     use("paused", " ")
     until(lambda: text(driver, "state") == "live")
     assert moves(driver)
-    use("figures", "f")
-    until(lambda: not show.controls.style.figures)
-    until(lambda: driver.find_element("id", "figures").get_attribute("aria-pressed") == "false")
     use("side_by_side", "b")
     until(lambda: driver.execute_script(SIZE) == [320, 240])
 
@@ -187,15 +201,57 @@ def test_opacity(page: Page) -> None:
 
 def test_classes(page: Page) -> None:
     driver, show = page.driver, page.show
-    boxes = driver.find_elements("css selector", "#list input")
-    boxes[1].click()
+    driver.execute_script("rows[1].firstChild.click()")
     until(lambda: show.controls.style.hidden == {1})
     click(driver, "none")
-    until(lambda: show.controls.style.hidden == {0, 1, 2} and not any(box.is_selected() for box in boxes))
+    checked = "return rows.filter((row) => row.firstChild.checked).length"
+    until(lambda: show.controls.style.hidden == {0, 1, 2} and driver.execute_script(checked) == 0)
     click(driver, "all")
-    until(lambda: not show.controls.style.hidden and all(box.is_selected() for box in boxes))
+    until(lambda: not show.controls.style.hidden and driver.execute_script(checked) == 3)
+    third = ["dark", "grey", "light"].index(names(driver, "#classes")[2])  # they keep their places after a click
     press(driver, "3")
-    until(lambda: show.controls.style.hidden == {2} and not boxes[2].is_selected())
+    until(lambda: show.controls.style.hidden == {third} and driver.execute_script(checked) == 2)
+
+
+def names(driver: Any, where: str) -> list[str]:
+    script = "return [...document.querySelectorAll(arguments[0] + ' label span')].map((name) => name.textContent)"
+    return list(driver.execute_script(script, where))
+
+
+def test_classes_that_are_not_in_the_picture_are_folded(page: Page) -> None:
+    driver, show = page.driver, page.show
+    show.change({"model": 2})  # each frame is one class of its 21, after another
+    driver.execute_script("window.before = show; show = () => {}")
+    until(lambda: len(names(driver, "#classes")) in (3, 21))
+    # what the page is told here is made up: the last three classes of 21, then the first alone
+    tell = """
+    const figures = structuredClone(shown);
+    const shares = arguments[0];
+    figures.classes = Array.from({length: 21}, (_, i) => ({name: `c${i}`, colour: [i, 99, 0], share: shares[i] ?? 0}));
+    figures.controls.style.hidden = arguments[1];
+    before(figures);
+    """
+    driver.execute_script(tell, {"18": 0.5, "19": 0.25, "20": 0.25}, [19])
+    assert names(driver, "#present") == ["c18", "c19", "c20"] and names(driver, "#absent")[::17] == ["c0", "c17"]
+    assert text(driver, "absent-count") == "18"
+    assert not driver.find_element("id", "absent").is_displayed()
+    assert driver.find_element("id", "legend").text.split() == ["c18", "c20"]  # c19 is hidden
+    swatch = driver.find_element("css selector", "#legend i").value_of_css_property("background-color")
+    assert swatch.replace("rgba", "rgb").startswith("rgb(18, 99, 0")
+    height = driver.find_element("id", "classes").size["height"]
+    driver.execute_script(tell, {"0": 0.999, "18": 0.001}, [])
+    assert names(driver, "#present") == ["c0", "c18"]  # still a little of it
+    driver.execute_script(tell, {"0": 1.0}, [])
+    assert names(driver, "#present") == ["c0"] and text(driver, "absent-count") == "20"
+    assert driver.find_element("id", "classes").size["height"] < height < 300
+    press(driver, "1")
+    until(lambda: show.controls.style.hidden == {0})
+    driver.execute_script(tell, {"5": 1.0}, [0])
+    assert names(driver, "#present") == ["c0"]  # rows stay where they are while somebody is at them
+    click_summary = driver.find_element("css selector", "#others summary")
+    click_summary.click()
+    assert driver.find_element("id", "absent").is_displayed()
+    driver.execute_script("show = before")
 
 
 def test_models(page: Page) -> None:
@@ -205,7 +261,7 @@ def test_models(page: Page) -> None:
     driver.execute_script("document.activeElement.blur()")
     press(driver, "m")
     until(lambda: "objects (fp32)" in text(driver, "running"))
-    until(lambda: driver.execute_script("return document.querySelectorAll('#list label').length") == len(VOC.names))
+    until(lambda: driver.execute_script("return document.querySelectorAll('#classes label').length") == len(VOC.names))
     assert driver.execute_script("return document.getElementById('model').selectedIndex") == 2
     until(lambda: driver.find_element("id", "miou-tile").get_attribute("hidden"))  # the truth is of other classes
 
@@ -264,9 +320,15 @@ def test_a_server_that_ends_and_comes_back(opened: Any) -> None:
         opened.get(first.web.address)
         until(lambda: text(opened, "state") == "live")
     until(lambda: text(opened, "state") == "connection lost")
+    said = text(opened, "message")
+    assert f"127.0.0.1:{first.web.port} does not answer" in said and "refinenet-edge demo" in said
     with served(port=first.web.port):
         until(lambda: text(opened, "state") == "live")
         until(lambda: moves(opened))
+        assert text(opened, "message") == ""
+    with served(port=first.web.port, token="a-token-of-some-length"):
+        until(lambda: text(opened, "state") == "not let in")
+        assert "?token=" in text(opened, "message")
     opened.get("about:blank")
     complaints(opened)  # of the lost connection
 
@@ -274,6 +336,7 @@ def test_a_server_that_ends_and_comes_back(opened: Any) -> None:
 def test_a_token_is_asked_for_once(opened: Any) -> None:
     with served(token="a-token-of-some-length") as page:
         opened.get(page.web.address.partition("?")[0])
+        assert opened.find_element("css selector", "h1").text == "Not let in"
         assert "?token=" in opened.find_element("css selector", "body").text
         complaints(opened)
         opened.get(page.web.address)

@@ -13,8 +13,8 @@ from refinenet_edge.demo import Captured, LiveSource, Model, Recording, Show, st
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.labels import VOC
-from refinenet_edge.overlay import OverlayStyle
-from refinenet_edge.records import Labels
+from refinenet_edge.overlay import OverlayStyle, blend
+from refinenet_edge.records import Labels, Mask
 from tests.demo.fakes import THREE, Audience, given, grey, read_video, segmenter, source, ticking
 
 PLAIN = OverlayStyle()
@@ -55,6 +55,19 @@ def show_of(
     show, audience = Show(sources or (source(ticking()),), models or [model()], style or OverlayStyle()), Audience()
     show.views.append(audience)
     return show, audience
+
+
+def test_figures_and_legend_are_in_the_pictures_of_those_who_have_nothing_else(tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "out.mp4")
+    show = Show([source(given([grey(200, (128, 128))] * 3), live=False, lasting=False)], [model()], PLAIN, recording)
+    page, window = Audience(written=False), Audience()
+    show.views += [page, window]
+    show.run()
+    assert len(page.pictures) == len(window.pictures) == 3
+    plain = blend(grey(200, (128, 128)), Mask(np.full((128, 128), 2, np.uint8), THREE), PLAIN)
+    assert all(np.array_equal(picture, plain) for picture in page.pictures)
+    assert not any(np.array_equal(picture, plain) for picture in window.pictures)
+    assert np.abs(read_video(tmp_path / "out.mp4")[-1][:40, :60].astype(int) - plain[:40, :60]).mean() > 10
 
 
 def test_a_file_is_shown_to_its_end() -> None:

@@ -5,6 +5,9 @@ const by = (id) => document.getElementById(id);
 const MINUTE = 60000;
 const STAGES = ["read", "wait", "segment", "draw", "encode"];
 const history = []; // [time, age in ms]
+const SEEN = 0.002; // share of the picture from which on a class is in it,
+const GONE = 0.0005; // and below which it no longer is
+const STILL = 3000; // ms that the classes keep their places for, after somebody pointed at them
 const SETTLED = 700; // ms after which the figures say what was asked for
 const requested = {}; // name: [value, when], asked for a moment ago
 let shown = null; // the newest figures
@@ -28,7 +31,7 @@ async function change(asked) {
       const answer = await fetch("controls", { method: "POST", headers, body });
       if (!answer.ok) say(await answer.text());
     } catch {
-      state("connection lost");
+      lost();
     }
   }
   asking = false;
@@ -52,6 +55,14 @@ function state(text) {
   by("state").dataset.state = text;
 }
 
+function lost() {
+  state("connection lost");
+  say(
+    `${location.host} does not answer: the demo has ended, or the network to it is down. If it has ended, start it ` +
+      "again: refinenet-edge demo (as a service: systemctl status refinenet-edge-demo). This page tries again every second.",
+  );
+}
+
 // --- what comes from the demo
 
 let events = null;
@@ -68,12 +79,12 @@ function look() {
   events = new EventSource("figures");
   events.addEventListener("message", (event) => show(JSON.parse(event.data)));
   events.addEventListener("error", async (event) => {
-    state("connection lost");
     event.target.close();
     setTimeout(look, 1000);
     // after a restart with another token
     const answer = await fetch("icon.svg", { cache: "no-store" }).catch(() => null);
-    if (answer?.status === 401) {
+    if (!answer) lost();
+    else if (answer.status === 401) {
       state("not let in");
       say(await answer.text());
     }
@@ -117,13 +128,14 @@ function render() {
   const paused = now("paused");
   state(paused ? "paused" : shown.state === "paused" ? "live" : shown.state);
   by("paused").textContent = paused ? "Go on" : "Pause";
-  for (const name of ["paused", "side_by_side", "figures"]) by(name).setAttribute("aria-pressed", String(now(name)));
+  for (const name of ["paused", "side_by_side"]) by(name).setAttribute("aria-pressed", String(now(name)));
   by("opacity").value = now("opacity");
   by("opacity-value").textContent = `${Math.round(100 * now("opacity"))} %`;
   choose("model", shown.playing.models);
   choose("source", shown.playing.sources);
   const hidden = new Set(now("hidden"));
-  for (const [i, row] of [...by("list").children].entries()) row.firstChild.checked = !hidden.has(i);
+  rows.forEach((row, i) => (row.firstChild.checked = !hidden.has(i)));
+  showLegend(hidden);
 }
 
 function choose(name, names) {
@@ -144,12 +156,20 @@ function showAge(age, state) {
   history.push([now, age]);
   while (history[0][0] < now - MINUTE) history.shift();
   const ages = history.map(([, age]) => age);
-  const most = Math.max(...ages, 1);
+  const most = Math.max(...ages);
+  const top = roundUp(most);
   by("line").setAttribute(
     "points",
-    history.map(([at, age]) => `${240 - (240 * (now - at)) / MINUTE},${46 - (44 * age) / most}`).join(" "),
+    history.map(([at, age]) => `${240 - (240 * (now - at)) / MINUTE},${100 - (100 * age) / top}`).join(" "),
   );
-  by("age-range").textContent = `${number(Math.min(...ages))} to ${number(most)} ms`;
+  by("age-range").textContent = `${number(Math.min(...ages))} to ${number(most)}`;
+  [top, top / 2, 0].forEach((age, i) => (by("heights").children[i].textContent = age.toLocaleString("en")));
+}
+
+// the next of 1, 2, 5, 10, 20 ..., so that the axis stays where it is for a while
+function roundUp(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return power * [1, 2, 5, 10].find((digit) => digit * power >= value);
 }
 
 function showStages(stages) {
@@ -177,20 +197,52 @@ function made(tag, name) {
   return element;
 }
 
+let rows = []; // of the classes, in their order
+let seen = new Set(); // indices of those in the picture
+let touched = 0; // when somebody last pointed at them
+
 function showClasses(classes) {
-  const list = by("list");
   const names = classes.map((item) => item.name).join("\n");
-  if (list.dataset.names !== names) {
-    list.dataset.names = names;
+  if (by("classes").dataset.names !== names) {
+    by("classes").dataset.names = names;
     delete requested.hidden; // it was of other classes
-    list.replaceChildren(...classes.map(classRow));
+    rows = classes.map(classRow);
+    seen = new Set();
+    touched = 0;
   }
   classes.forEach((item, i) => {
-    const row = list.children[i];
-    row.classList.toggle("absent", item.share < 0.0005);
-    row.querySelector("u").style.width = `${100 * item.share}%`;
-    row.lastChild.textContent = `${number(100 * item.share, 1)} %`;
+    if (item.share >= SEEN) seen.add(i);
+    else if (item.share < GONE) seen.delete(i);
+    rows[i].querySelector("u").style.width = `${100 * item.share}%`;
+    rows[i].lastChild.textContent = `${number(100 * item.share, 1)} %`;
   });
+  if (Date.now() < touched + STILL) return;
+  place("present", (i) => seen.has(i));
+  place("absent", (i) => !seen.has(i));
+  by("absent-count").textContent = by("absent").children.length;
+  by("others").hidden = !by("absent").children.length;
+}
+
+function place(list, belongs) {
+  const placed = rows.filter((_, i) => belongs(i));
+  const there = by(list).children;
+  if (there.length !== placed.length || placed.some((row, i) => there[i] !== row)) by(list).replaceChildren(...placed);
+}
+
+function showLegend(hidden) {
+  const shownClasses = shown.classes.filter((_, i) => seen.has(i) && !hidden.has(i));
+  const key = shownClasses.map((item) => item.name + item.colour).join("\n");
+  if (by("legend").dataset.key === key) return;
+  by("legend").dataset.key = key;
+  by("legend").replaceChildren(
+    ...shownClasses.map((item) => {
+      const entry = document.createElement("li");
+      const swatch = document.createElement("i");
+      swatch.style.background = `rgb(${item.colour.join()})`;
+      entry.append(swatch, item.name);
+      return entry;
+    }),
+  );
 }
 
 function classRow(item, index) {
@@ -218,8 +270,18 @@ function toggle(index) {
   change({ hidden: [...hidden] });
 }
 
+// the class at a place of the list, which then keeps it
+function listed(place) {
+  const index = rows.indexOf([...document.querySelectorAll(".class")][place]);
+  touched = Date.now();
+  if (index >= 0) toggle(index);
+}
+
 const flip = (name) => shown && change({ [name]: !now(name) });
-for (const name of ["paused", "side_by_side", "figures"]) by(name).addEventListener("click", () => flip(name));
+for (const name of ["paused", "side_by_side"]) by(name).addEventListener("click", () => flip(name));
+for (const name of ["pointermove", "pointerdown", "keydown"]) {
+  by("classes").addEventListener(name, () => (touched = Date.now()));
+}
 by("all").addEventListener("click", () => change({ hidden: [] }));
 by("none").addEventListener("click", () => shown && change({ hidden: shown.classes.map((_, i) => i) }));
 for (const name of ["model", "source"]) {
@@ -232,7 +294,6 @@ const opacity = (step) => change({ opacity: Math.round(100 * Math.min(Math.max(n
 const KEYS = {
   " ": () => flip("paused"),
   b: () => flip("side_by_side"),
-  f: () => flip("figures"),
   s: () => by("snapshot").click(),
   m: () => next("model"),
   n: () => next("source"),
@@ -245,7 +306,7 @@ document.addEventListener("keydown", (event) => {
   const on = event.target;
   // what has the focus keeps its own keys
   if (on.matches("select, input[type=range]") || (event.key === " " && on.matches("button, a, input, summary"))) return;
-  const act = KEYS[event.key.toLowerCase()] ?? (/^[1-9]$/.test(event.key) ? () => toggle(event.key - 1) : null);
+  const act = KEYS[event.key.toLowerCase()] ?? (/^[1-9]$/.test(event.key) ? () => listed(event.key - 1) : null);
   if (act) {
     event.preventDefault();
     act();
