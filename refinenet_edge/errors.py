@@ -8,10 +8,12 @@
   - BundleError          a bundle that is missing, incomplete or damaged
     + EngineMismatch     a sound bundle made for another TensorRT, device or toolkit
   - InputError           an image, label file, recipe or option the user gave
+    + PartFailed         some of many images or frames could not be used; the rest is done
   - MissingExtra         an optional dependency is not installed; names the extra
   - CudaError            a CUDA call failed: the GPU is full, lost or refuses; carries CUDA's name for it
 
-Messages say what, where, and the next command. The commands print them as one line and exit with 2.
+Messages say what, where, and the next command. The commands print them as one line and exit with 2; with 3 where an
+extra is missing, with 4 where a part failed.
 
 `require` is for what no user can cause: a program that hands over something of another type gets a `TypeError`.
 """
@@ -62,6 +64,10 @@ class EngineMismatch(BundleError):
 
 class InputError(RefineNetEdgeError):
     """Something the user handed in cannot be used."""
+
+
+class PartFailed(InputError):
+    """Some of many inputs could not be used; what could is done."""
 
 
 class MissingExtra(RefineNetEdgeError):

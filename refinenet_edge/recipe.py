@@ -41,7 +41,7 @@ def read_recipe(path: Path) -> Recipe:
     """The recipe of a TOML file; its keys are the option names, `size` is "HEIGHTxWIDTH", `mean` "A,B,C" or a list."""
     if path.is_dir():
         raise InputError(
-            f"recipe {path} cannot be read: it is a folder; give --output and options, or such as engines/NAME.toml"
+            f"recipe {path} cannot be read: it is a folder; give --out and options, or such as engines/NAME.toml"
         )
     table = read_table(path, "recipe")
     # the name of the recipe is the name of its bundle

@@ -30,7 +30,7 @@ MANIFEST_RECORD = Manifest(
     recipe=Recipe("engines/pets", "rf_lw50"),
     toolkit="0.1.0",
 )
-AGAIN = "build it again: refinenet-edge build --output engines/pets --model rf_lw50"
+AGAIN = "build it again: refinenet-edge build --out engines/pets --model rf_lw50"
 OLD = {MODEL: b"old graph", PLAN: b"old plan" * 1000}
 NEW = {MODEL: b"new graph", PLAN: b"new plan" * 1000}
 LAST = {MODEL: b"last graph"}
@@ -369,7 +369,7 @@ def test_a_bundle_of_schema_1_opens_and_tells_its_command(tmp_path: Path) -> Non
     write(tmp_path / "pets", OLD)
     path = tmp_path / "pets" / MANIFEST
     value = {name: item for name, item in json.loads(path.read_text()).items() if name != "recipe"}
-    command = "refinenet-edge build --output 'my pets' --onnx pets.onnx"
+    command = "refinenet-edge build --out 'my pets' --onnx pets.onnx"
     path.write_text(json.dumps({**value, "schema": 1, "command": command}))
     bundle = open_bundle(tmp_path / "pets")
     assert bundle.manifest.recipe == Recipe("my pets", onnx="pets.onnx")

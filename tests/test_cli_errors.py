@@ -27,8 +27,8 @@ from tests.runtime.tinynet import tiny
 LATIN = os.fsdecode(b"stra\xdfe")  # as older systems write it
 
 
-def refused(result: Result) -> str:
-    assert result.exit_code == 2, result.output
+def refused(result: Result, code: int = 2) -> str:
+    assert result.exit_code == code, result.output
     assert isinstance(result.exception, SystemExit)
     return " ".join(result.stderr.split())
 
@@ -46,13 +46,13 @@ def process(*words: object, cwd: Path, **options: Any) -> subprocess.CompletedPr
 @pytest.mark.parametrize("recipe", [".", "", "/"])
 def test_a_folder_is_no_recipe(recipe: str) -> None:
     said = refused(CliRunner().invoke(build_engine, [recipe]))
-    assert "cannot be read: it is a folder; give --output and options" in said
+    assert "cannot be read: it is a folder; give --out and options" in said
 
 
 @pytest.mark.parametrize("output", [".", "", "/"])
 def test_a_folder_that_is_no_bundle_is_no_output(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "name another folder" in refused(run("build", "--output", output, "--model", "rf_lw_mbv2"))
+    assert "name another folder" in refused(run("build", "--out", output, "--model", "rf_lw_mbv2"))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_working_folder_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
 
 def test_labels_of_a_name_that_no_file_has(tmp_path: Path) -> None:
     onnx.save(tiny("float32", (32, 48)), tmp_path / "tiny.onnx")
-    said = refused(run("build", "--onnx", tmp_path / "tiny.onnx", "--output", tmp_path / "b", "--labels", 300 * "a"))
+    said = refused(run("build", "--onnx", tmp_path / "tiny.onnx", "--out", tmp_path / "b", "--labels", 300 * "a"))
     assert "File name too long" in said
 
 
@@ -165,7 +165,7 @@ def test_the_next_command_works_whatever_the_bundle_is_called(tmp_path: Path) ->
     onnx.save(tiny("float32", (32, 48)), tmp_path / "tiny.onnx")
     pictures(tmp_path / "in", 1)
     done = process(
-        *("build", "--onnx", "tiny.onnx", "--size", "32x48", "--backend", "onnxruntime", "--output", "a b; $(c)"),
+        *("build", "--onnx", "tiny.onnx", "--size", "32x48", "--backend", "onnxruntime", "--out", "a b; $(c)"),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
     )
@@ -192,5 +192,5 @@ def test_a_frame_that_the_network_fails_on_is_that_frames_problem(
 
     monkeypatch.setattr(Segmenter, "segment", failing)
     done = run("run", bundle, photos, "--out", tmp_path / "out")
-    assert "1 images could not be used: a pyramid of levels" in refused(done)
+    assert "1 images could not be used: a pyramid of levels" in refused(done, 4)
     assert "2 of 3 images segmented" in done.stdout

@@ -11,7 +11,7 @@ compare.py    ratios and verdicts, in one run and between two
 suite.py      TOML -> what to build and to measure
 """
 
-from refinenet_edge.bench.compare import compare, ratios
+from refinenet_edge.bench.compare import compare, measured_once, ratios
 from refinenet_edge.bench.entry import BundleEntry, Entry, bundle_entry
 from refinenet_edge.bench.measure import Contender, Estimate, Stages, Timing, take_turns, timed
 from refinenet_edge.bench.record import BenchmarkRun, Case, read_run, summary, write_run
@@ -20,6 +20,6 @@ from refinenet_edge.bench.suite import Scope, read_suite
 
 __all__ = [
     "BenchmarkRun", "BundleEntry", "Case", "Contender", "Entry", "Estimate", "Options", "Scope", "Stages", "Timing",
-    "bundle_entry", "compare", "ratios", "read_run", "read_suite", "run", "summary", "take_turns", "timed",
-    "write_run",
+    "bundle_entry", "compare", "measured_once", "ratios", "read_run", "read_suite", "run", "summary", "take_turns",
+    "timed", "write_run",
 ]  # fmt: skip

@@ -93,6 +93,14 @@ def compare(before: BenchmarkRun, after: BenchmarkRun, force: bool = False) -> t
     return tuple(changes)
 
 
+def measured_once(before: BenchmarkRun, after: BenchmarkRun) -> list[str]:
+    """What only one of the runs has, as "SUBJECT, CASE: before" or "... after"."""
+    sides = [{f"{m.subject}, {m.case}" for m in run.measurements} for run in (before, after)]
+    return sorted(
+        [f"{name}: before" for name in sides[0] - sides[1]] + [f"{name}: after" for name in sides[1] - sides[0]]
+    )
+
+
 def _unpaired(samples: tuple[float, ...], to: tuple[float, ...]) -> Estimate:
     dice = np.random.default_rng(0)
     medians = [

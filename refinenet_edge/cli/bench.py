@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,8 +12,19 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from refinenet_edge.cli.command import EXPORT, Group, SizeType, allow_host_code, heavy, main, make_folder
-from refinenet_edge.cli.screen import err, folding, out, percent, print_next, progress_bar, styled
+from refinenet_edge.cli.command import (
+    EXPORT,
+    Group,
+    SizeType,
+    allow_host_code,
+    heavy,
+    main,
+    make_folder,
+    option,
+    with_backend,
+    with_json,
+)
+from refinenet_edge.cli.screen import err, folding, numbers, out, percent, print_json, print_next, progress_bar, styled
 from refinenet_edge.errors import InputError
 from refinenet_edge.records import Recipe
 
@@ -37,18 +49,46 @@ def bench_group() -> None:
 
 @bench_group.command("run")
 @click.argument("what", nargs=-1, required=True, metavar="BUNDLE...|SUITE.toml")
-@click.option("-o", "--out", "result", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="JSON")
-@click.option("--backend", default="auto", show_default=True)
-@click.option("--against", default="", metavar="NAMES", help="torch,compile,onnxruntime,openvino,FILE.onnx")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Of torch and its exports. [as the first bundle]")
-@click.option("--size", "sizes", type=SizeType(), multiple=True, help="Of the frames. Repeatable. [the bundle's]")
-@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Frames at once. Repeatable. [1]")
-@click.option("--streams", type=click.IntRange(1), multiple=True, help="Threads, each its own. Repeatable. [1]")
-@click.option("--frames", default="scenes", metavar="DIR|VIDEO|scenes", show_default=True)
-@click.option("--judge", metavar="DATASET", help="Measure the bundles' mIoU too, as eval does.")
-@click.option("--source", metavar="SOURCE", help="Measure camera to screen too, on a source of the demo.")
-@click.option("--rounds", type=click.IntRange(2), help="Instead of the rule that ends a measurement.")
-@click.option("--brief", is_flag=True, help="Nothing about start, memory, power and layers.")
+@option(
+    "--out",
+    "-o",
+    "result",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="JSON",
+    help="File for the result.",
+)
+@with_backend
+@option(
+    "--against",
+    default="",
+    metavar="NAMES",
+    help="Compare with these: torch, compile, onnxruntime, openvino, FILE.onnx, commas between them.",
+)
+@option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    show_default="as the first bundle",
+    help="Weights of torch and its exports.",
+)
+@option(
+    "--size", "sizes", type=SizeType(), multiple=True, show_default="the bundle's", help="Size of frames. Repeatable."
+)
+@option(
+    "--batch", "batches", type=click.IntRange(1), multiple=True, show_default="1", help="Frames at once. Repeatable."
+)
+@option(
+    "--streams",
+    type=click.IntRange(1),
+    multiple=True,
+    show_default="1",
+    help="Threads at once, each with a session of its own. Repeatable.",
+)
+@option("--frames", default="scenes", metavar="DIR|VIDEO|scenes", show_default=True, help="Frames to run on.")
+@option("--judge", metavar="DATASET", help="Measure the bundles' mIoU, too, as eval does.")
+@option("--source", metavar="SOURCE", help="Measure camera to screen, too, on a source of the demo.")
+@option("--rounds", type=click.IntRange(2), show_default="until it is certain", help="Rounds of a measurement.")
+@option("--brief", is_flag=True, help="Measure no start, memory, power and layers.")
 @allow_host_code
 def bench_run(
     what: tuple[str, ...],
@@ -106,29 +146,57 @@ def bench_run(
 @bench_group.command("compare")
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@click.option("--threshold", type=click.FloatRange(0), default=5.0, show_default=True, metavar="PERCENT")
-@click.option("--force", is_flag=True, help="Compare different devices or power modes.")
-def bench_compare(before: Path, after: Path, threshold: float, force: bool) -> None:
+@option(
+    "--threshold",
+    type=click.FloatRange(0),
+    default=5.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="How much slower ends the command with 1.",
+)
+@option("--strict", is_flag=True, help="End with 1, too, where something was measured in one of the files only.")
+@option("--force", is_flag=True, help="Compare different devices or power modes.")
+@with_json
+def bench_compare(before: Path, after: Path, threshold: float, strict: bool, force: bool, as_json: bool) -> None:
     """Say what became faster or slower from BEFORE to AFTER; exit 1 when anything is certainly slower by PERCENT."""
     from refinenet_edge import bench
 
-    changes = bench.compare(bench.read_run(before), bench.read_run(after), force)
-    table = Table(*folding("", "case", "before ms", "after ms", "times as long", "verdict", "mIoU, points"))
+    runs = bench.read_run(before), bench.read_run(after)
+    changes = bench.compare(*runs, force)
+    alone = bench.measured_once(*runs)
+    if as_json:
+        print_json({"changes": [dataclasses.asdict(change) for change in changes], "in_one_file_only": alone})
+    columns = [*folding("", "case"), *numbers("before ms", "after ms", "times as long")]
+    table = Table(*columns, "verdict", *numbers("mIoU, points"))
     for change in changes:
         miou = "-" if change.miou is None else f"{change.miou:+.2f}"
         medians = f"{change.before_ms:.2f}", f"{change.after_ms:.2f}"
         table.add_row(change.subject, str(change.case), *medians, str(change.verdict.times), change.verdict.word, miou)
-    out.print(table)
+    if not as_json:
+        out.print(table)
+    for what in alone:
+        err.print(styled("in one file only:", "yellow", f" {what}"), soft_wrap=True)
     worse = [change for change in changes if change.regressed(threshold / 100)]
     if worse:
         err.print(f"{len(worse)} of {len(changes)} take more than {threshold:g} % longer")
+    if worse or (strict and alone):
         sys.exit(1)
 
 
 @main.command("report")
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--out", "page", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="HTML")
-@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Tables for a README, too.")
+@option(
+    "--out",
+    "-o",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="HTML",
+    help="File for the page.",
+)
+@option(
+    "--markdown", type=click.Path(dir_okay=False, path_type=Path), help="File for tables to put into a README, too."
+)
 def report(results: tuple[Path, ...], page: Path, markdown: Path | None) -> None:
     """Write the RESULTS of bench as one page that needs nothing else."""
     from refinenet_edge.report import write_report
@@ -139,11 +207,19 @@ def report(results: tuple[Path, ...], page: Path, markdown: Path | None) -> None
 
 @main.command("estimate")
 @click.argument("model", metavar="MODEL|BUNDLE")
-@click.option("--device", required=True, metavar="NAME|FILE", help="orin-nano, orin-nx, agx-orin, thor, rtx4090, ...")
-@click.option("--size", type=SizeType(), help="Of the network's input. [512x512, a bundle's own]")
-@click.option("--classes", type=click.IntRange(1, 255), help="[21, a bundle's own]")
-@click.option("--out", "result", type=click.Path(dir_okay=False, path_type=Path), help="The same as JSON.")
-def estimate(model: str, device: str, size: tuple[int, int] | None, classes: int | None, result: Path | None) -> None:
+@option(
+    "--device",
+    required=True,
+    metavar="NAME|FILE",
+    help="A board (orin-nano, orin-nx, agx-orin, thor, rtx4090 ...), or a file.",
+)
+@option("--size", type=SizeType(), show_default="512x512, or the bundle's", help="Size of the network's input.")
+@option("--classes", type=click.IntRange(1, 255), show_default="21, or the bundle's", help="Number of classes.")
+@option("--out", "-o", "result", type=click.Path(dir_okay=False, path_type=Path), help="File for the result (JSON).")
+@with_json
+def estimate(
+    model: str, device: str, size: tuple[int, int] | None, classes: int | None, result: Path | None, as_json: bool
+) -> None:
     """Say how fast MODEL can be at best on a board, by its published peak rates, and what binds each block.
 
     A floor, for choosing a board before owning it; and what to expect, from published measurements of other networks.
@@ -152,9 +228,17 @@ def estimate(model: str, device: str, size: tuple[int, int] | None, classes: int
         from refinenet_edge import estimate as estimates
 
         bounds = estimates.estimate(model, device, size, classes)
+    if result is not None:
+        from refinenet_edge.files import write_atomically
+        from refinenet_edge.records import to_json
+
+        write_atomically(result, to_json(bounds).encode(), InputError)
+    if as_json:
+        print_json(bounds)
+        return
     height, width = bounds.size
     title = f"{model} at {height}x{width} on {bounds.device.title}, {bounds.device.mode}"
-    table = Table("", "at best, ms", "frames/s", "expect, ms", title=title)
+    table = Table("", *numbers("at best, ms", "frames/s", "expect, ms"), title=title)
     for bound in bounds.bounds:
         low, middle, high = (f"{ms:.2f}" for ms in bound.expected_ms)
         table.add_row(
@@ -167,11 +251,6 @@ def estimate(model: str, device: str, size: tuple[int, int] | None, classes: int
     out.print(blocks)
     for source in bounds.device.source:
         out.print(f"from: {source}", soft_wrap=True)
-    if result is not None:
-        from refinenet_edge.files import write_atomically
-        from refinenet_edge.records import to_json
-
-        write_atomically(result, to_json(bounds).encode(), InputError)
 
 
 def _built_again(recipe: Recipe, step: Callable[[str], None]) -> str:
@@ -184,8 +263,8 @@ def _built_again(recipe: Recipe, step: Callable[[str], None]) -> str:
 def _timings(run: BenchmarkRun, case: Case) -> Table:
     from refinenet_edge.bench import ratios, summary
 
-    headings = folding("", "p50 ms", "p90", "p99", "frames/s", "times as long", "", "mIoU")
-    table = Table(*headings, title=f"frame to labels, {case}")
+    columns = [*folding(""), *numbers("p50 ms", "p90", "p99", "frames/s", "times as long")]
+    table = Table(*columns, "", *numbers("mIoU"), title=f"frame to labels, {case}")
     verdicts = ratios(run, case)
     for name, measurement in run.of(case).items():
         figures = summary(measurement.ms)

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from refinenet_edge.cli.command import EXPORT, ChannelsType, Command, SizeType, heavy, main, make_folder, with_ray
+from refinenet_edge import __version__
+from refinenet_edge.cli.command import (
+    EXPORT,
+    ChannelsType,
+    Command,
+    SizeType,
+    heavy,
+    main,
+    make_folder,
+    option,
+    with_ray,
+)
 from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, print_next, progress_bar
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.recipe import read_recipe
@@ -21,62 +32,161 @@ if TYPE_CHECKING:
     from refinenet_edge.fusion import Firing
     from refinenet_edge.records import Range, Ranges
 
-BACKENDS = ("auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime")
+BUILDERS = ("auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime")
 
 
 def _build_options(command: Any) -> Any:
     """The options of `build-engine`: the fields of `Recipe`."""
-    option = click.option
     options = [
         click.argument("recipe", required=False, type=click.Path(path_type=Path)),
-        option("--output", "-o", metavar="FOLDER", help="The bundle to write, such as engines/NAME."),
-        option("--model", help="rf50, rf101, rf152, rf_lw50, rf_lw101, rf_lw152, rf_lw_mbv2 or rf_lw_effnet_lite0."),
-        option("--checkpoint", metavar="FILE", help='Weights: a file, "people" or "scenes". None: random.'),
         option(
-            "--onnx",
+            "--out", "--output", "-o", "output", metavar="FOLDER", help="The bundle to write, such as engines/NAME."
+        ),
+        option(
+            "--model",
+            metavar="NAME",
+            show_default="the checkpoint's",
+            help="The network: rf50, rf101, rf152, rf_lw50, rf_lw101, rf_lw152, rf_lw_mbv2 or rf_lw_effnet_lite0.",
+        ),
+        option(
+            "--checkpoint",
             metavar="FILE",
-            help="Anybody's segmentation model: an image in, scores or labels out.",
+            show_default="random weights",
+            help='The weights: a file, or "people" or "scenes", which ship.',
         ),
-        option("--output-name", metavar="NAME", help="Of the ONNX file's outputs, where there are several."),
-        option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Of its input, if the file cannot say."),
-        option("--size", type=SizeType(), help="What the network takes; frames are resized. [the file's, or 512x512]"),
-        option("--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."),
-        option("--precision", type=click.Choice(["fp32", "fp16", "int8", "fp8"]), help="[fp32]"),
         option(
-            "--calib", metavar="RANGES|DIR|VIDEO|scenes", help="Of int8, fp8: a ranges file, or frames to calibrate on."
+            "--onnx", metavar="FILE", help="Anybody's segmentation model, instead: an image in, scores or labels out."
         ),
-        option("--max-miou-drop", type=float, metavar="POINTS", help="That int8 may cost on --judge (labelled)."),
-        option("--min-agreement", type=float, metavar="PERCENT", help="Pixels of --judge that keep their label."),
-        option("--judge", metavar="DATASET|FRAMES", help="Of a budget: a data set as of eval, or frames. [as --calib]"),
-        option("--cpu", type=click.Choice(["this", "any"]), help="Of int8: right on which CPUs. any: 7-bit weights."),
-        option("--backend", type=click.Choice(BACKENDS), help="[auto]"),
-        option("--labels", metavar="NAME|FILE", help="voc, nyu40, sun37, person, context, ade150, cityscapes ..."),
-        option("--preprocess", type=click.Choice(list(PREPROCESSINGS)), help="What it was trained on. [imagenet]"),
-        option("--mean", type=ChannelsType(), help="Of its channels, in their order, taken from x / scale."),
-        option("--std", type=ChannelsType(), help="Of its channels, in their order, what the rest is divided by."),
+        option("--output-name", metavar="NAME", help="Which of the ONNX file's outputs, where there are several."),
+        option(
+            "--layout", type=click.Choice(["nchw", "nhwc"]), help="How the ONNX file's input lies, where it cannot say."
+        ),
+        option(
+            "--size",
+            type=SizeType(),
+            show_default="the file's, or 512x512",
+            help="What the network takes; frames are resized to it.",
+        ),
+        option("--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."),
+        option(
+            "--precision",
+            type=click.Choice(["fp32", "fp16", "int8", "fp8"]),
+            show_default="fp32",
+            help="What the network computes in.",
+        ),
+        option(
+            "--calib",
+            metavar="RANGES|DIR|VIDEO|scenes",
+            help="For int8 and fp8: a file of ranges, or frames to calibrate on.",
+        ),
+        option(
+            "--max-miou-drop",
+            type=float,
+            metavar="POINTS",
+            help="Points of mIoU that int8 may cost on --judge; layers go back to float until it holds.",
+        ),
+        option(
+            "--min-agreement",
+            type=float,
+            metavar="PERCENT",
+            help="Share of pixels of --judge whose label int8 must keep; likewise.",
+        ),
+        option(
+            "--judge",
+            metavar="DATASET|FRAMES",
+            show_default="the frames of --calib",
+            help="What a budget is judged on: a data set as of eval, or frames.",
+        ),
+        option(
+            "--cpu",
+            type=click.Choice(["this", "any"]),
+            show_default="this",
+            help="Processors that int8 is right on; any: with 7-bit weights.",
+        ),
+        option("--backend", type=click.Choice(BUILDERS), show_default="auto", help="What the bundle is built for."),
+        option(
+            "--labels", metavar="NAME|FILE", help="Classes: voc, nyu40, sun37, person, context, ade150, cityscapes ..."
+        ),
+        option(
+            "--preprocess",
+            type=click.Choice(list(PREPROCESSINGS)),
+            show_default="imagenet",
+            help="How the frames were prepared that it was trained on.",
+        ),
+        option(
+            "--mean", type=ChannelsType(), help="Mean of each channel, in the channels' order, taken from x / scale."
+        ),
+        option("--std", type=ChannelsType(), help="Deviation of each channel, which the rest is divided by."),
         option("--scale", type=float, metavar="NUMBER", help="What a byte is divided by first: 255, or 1."),
-        option("--order", type=click.Choice(["rgb", "bgr"]), help="Of its channels."),
+        option("--order", type=click.Choice(["rgb", "bgr"]), help="Order of the channels."),
         option(
             "--resize",
             type=click.Choice(["stretch", "letterbox", "crop"]),
-            help="Of frames of another shape. [stretch]",
+            show_default="stretch",
+            help="What is done to frames of another shape.",
         ),
-        option("--upsample", type=click.Choice(["bilinear", "cubic"]), help="How logits reach the frame's size."),
-        option("--align-corners/--no-align-corners", default=None, help="If the checkpoint cannot say. [as the ports]"),
-        option("--crp", type=click.Choice(["pool_conv", "conv_pool"]), help="If the checkpoint cannot say."),
-        option("--state-key", metavar="KEY", help="Of a checkpoint of several weights: model, ema ... [the average]"),
-        option("--collapse-ind", metavar="LISTS", help="Of a DenseTorch checkpoint: its decoder's collapse_ind."),
-        option("--io", type=click.Choice(["padded", "plain"]), help="Of TensorRT in float16: as in the ONNX. [padded]"),
         option(
-            "--gives", type=click.Choice(["logits", "labels", "full-logits"]), help="What the graph ends with. [logits]"
+            "--upsample",
+            type=click.Choice(["bilinear", "cubic"]),
+            show_default="bilinear",
+            help="How logits reach the frame's size.",
         ),
-        option("--plan/--no-plan", default=None, help="Build TensorRT's plan now, or on the board, with plan."),
+        option(
+            "--align-corners/--no-align-corners",
+            default=None,
+            show_default="as the ports",
+            help="How the network interpolates, where the checkpoint cannot say.",
+        ),
+        option(
+            "--crp",
+            type=click.Choice(["pool_conv", "conv_pool"]),
+            show_default="as the ports",
+            help="Order in chained residual pooling, where the checkpoint cannot say.",
+        ),
+        option(
+            "--state-key",
+            metavar="KEY",
+            show_default="the average",
+            help="Which of a checkpoint's several weights: model, ema ...",
+        ),
+        option("--collapse-ind", metavar="LISTS", help="The decoder's collapse_ind, of a DenseTorch checkpoint."),
+        option(
+            "--io",
+            type=click.Choice(["padded", "plain"]),
+            show_default="padded",
+            help="Ends of a TensorRT plan in float16: as fast as can be, or as in the ONNX.",
+        ),
+        option(
+            "--gives",
+            type=click.Choice(["logits", "labels", "full-logits"]),
+            show_default="logits",
+            help="What the graph ends with.",
+        ),
+        option(
+            "--plan/--no-plan",
+            default=None,
+            show_default="plan",
+            help="Build TensorRT's plan now, or leave it to `refinenet-edge plan` on the board.",
+        ),
         option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
-        option("--target", multiple=True, metavar="SM", help="sm_75 .. sm_121 (TensorRT-RTX). Repeatable."),
-        option("--workspace-mib", type=click.IntRange(16), help="The builder's scratch memory. [1024]"),
-        option("--timing-cache", metavar="FILE", help="Read and keep TensorRT's timings here."),
-        option("--version-compatible/--no-version-compatible", default=None, help="Runs on later TensorRTs."),
-        option("--hardware-compatible/--no-hardware-compatible", default=None, help="Runs on Ampere and newer."),
+        option(
+            "--target",
+            multiple=True,
+            metavar="SM",
+            help="GPUs to build for, sm_75 to sm_121 (TensorRT-RTX). Repeatable.",
+        ),
+        option("--workspace-mib", type=click.IntRange(16), show_default="1024", help="The builder's scratch memory."),
+        option("--timing-cache", metavar="FILE", help="Read TensorRT's timings from here, and keep them."),
+        option(
+            "--version-compatible/--no-version-compatible",
+            default=None,
+            help="Build a plan that later TensorRTs run, too.",
+        ),
+        option(
+            "--hardware-compatible/--no-hardware-compatible",
+            default=None,
+            help="Build a plan for Ampere and every newer GPU.",
+        ),
         option("--force/--no-force", default=None, help="Build what is slower, or loses most labels."),
         option("--explain", is_flag=True, help="Say how often each rewrite fired, and why not elsewhere."),
     ]
@@ -92,7 +202,7 @@ def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
         with heavy(EXPORT):
             wanted = dataclasses.replace(read_recipe(recipe), **chosen)
     elif "output" not in chosen:
-        raise InputError("where to? Give --output engines/NAME, or a recipe: build-engine engines/NAME.toml")
+        raise InputError("where to? Give --out engines/NAME, or a recipe: build-engine engines/NAME.toml")
     else:
         wanted = Recipe(**chosen)
     with heavy(EXPORT):
@@ -115,16 +225,24 @@ def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
 main.command("build")(_build_options(_build))
 
 
-build_engine = click.command("build-engine", cls=Command)(_build_options(_build))
+build_engine = click.version_option(__version__)(click.command("build-engine", cls=Command)(_build_options(_build)))
 
 
 @main.command("plan")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx"]), default="tensorrt", show_default=True)
-@click.option("--target", multiple=True, metavar="SM", help="sm_75 .. sm_121 (TensorRT-RTX). Repeatable.")
-@click.option("--workspace-mib", type=click.IntRange(16), default=1024, show_default=True)
-@click.option("--timing-cache", type=click.Path(path_type=Path))
-@click.option("--size", type=SizeType(), help="The usual size, for a bundle that takes any.")
+@option(
+    "--backend",
+    type=click.Choice(["tensorrt", "tensorrt-rtx"]),
+    default="tensorrt",
+    show_default=True,
+    help="Whose plan it is to be.",
+)
+@option("--target", multiple=True, metavar="SM", help="GPUs to build for, sm_75 to sm_121 (TensorRT-RTX). Repeatable.")
+@option(
+    "--workspace-mib", type=click.IntRange(16), default=1024, show_default=True, help="The builder's scratch memory."
+)
+@option("--timing-cache", type=click.Path(path_type=Path), help="Read TensorRT's timings from here, and keep them.")
+@option("--size", type=SizeType(), help="The usual size, for a bundle that takes any.")
 def plan(
     bundle: Path,
     backend: Any,
@@ -152,12 +270,21 @@ def plan(
 
 @main.command("calibrate")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--frames", "source", required=True, metavar="DIR|VIDEO|scenes[:SEED:COUNT]", help="What to look at.")
-@click.option(
-    "--out", "-o", "path", type=click.Path(dir_okay=False, path_type=Path), required=True, help="calib/NAME.ranges.json"
+@option("--frames", "source", required=True, metavar="DIR|VIDEO|scenes[:SEED:COUNT]", help="Frames to look at.")
+@option(
+    "--out",
+    "-o",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="File for the ranges, such as calib/NAME.ranges.json.",
 )
-@click.option("--method", help="minmax, percentile:99.99, entropy or mse. [percentile:99.99]")
-@click.option("--method-for", "special", multiple=True, metavar="GLOB=METHOD", help="For some tensors. Repeatable.")
+@option(
+    "--method",
+    show_default="percentile:99.99",
+    help="How a range is chosen: minmax, percentile:99.99, entropy or mse.",
+)
+@option("--method-for", "special", multiple=True, metavar="GLOB=METHOD", help="How for some tensors. Repeatable.")
 @with_ray
 def calibrate(bundle: Path, source: str, path: Path, method: str | None, special: tuple[str, ...], ray: str) -> None:
     """Observe the activations of a fp32 BUNDLE on frames: the ranges that INT8 needs.
@@ -219,7 +346,7 @@ def _rebuilt(recipe: str | Recipe, precision: str, output: str, calib: str | Non
     """The command that builds the network of `recipe` in another precision."""
     if isinstance(recipe, Recipe):
         return recipe.in_precision(precision, output, calib).command
-    options = {"--precision": precision, "--output": output} | ({"--calib": calib} if calib else {})
+    options = {"--precision": precision, "--out": output} | ({"--calib": calib} if calib else {})
     changed = shlex.join(word for option in options.items() for word in option)
     return f"as refinenet-edge inspect says it was built, with {changed}"
 

@@ -5,21 +5,37 @@ from typing import Any
 
 import click
 
-from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, unknown_below, with_inference, with_ray
-from refinenet_edge.cli.screen import err, out, progress_bar, styled
+from refinenet_edge.cli.command import (
+    EXPORT,
+    allow_host_code,
+    heavy,
+    main,
+    option,
+    unknown_below,
+    with_backend,
+    with_inference,
+    with_ray,
+)
+from refinenet_edge.cli.screen import err, out, progress_bar
+from refinenet_edge.errors import PartFailed
 from refinenet_edge.records import Inference
 
 
 @main.command("batch")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("source", metavar="INPUT")
-@click.option(
-    "--out", "folder", required=True, metavar="DIR", help="Where the labels go: a folder, or a URL such as s3://..."
+@option("--out", "-o", "folder", required=True, metavar="DIR", help="Folder for the labels, or a URL such as s3://...")
+@option(
+    "--format",
+    "form",
+    type=click.Choice(["png", "geojson", "parquet"]),
+    default="png",
+    show_default=True,
+    help="How they are kept.",
 )
-@click.option("--format", "form", type=click.Choice(["png", "geojson", "parquet"]), default="png", show_default=True)
-@click.option("--confidence", is_flag=True, help="Also how sure each label is: its softmax in 255ths.")
+@option("--confidence", is_flag=True, help="Keep how sure each label is, too: its softmax in 255ths.")
 @unknown_below
-@click.option("--backend", default="auto", show_default=True)
+@with_backend
 @with_inference
 @with_ray
 @allow_host_code
@@ -68,15 +84,24 @@ def batch(
     said = f"{done.labelled} of {done.frames} frames labelled on {done.backend}{rate}{before}"
     out.print(f"{said}: {folder}", soft_wrap=True)
     if done.problems:
-        err.print(styled(f"{len(done.problems)} not labelled, see {PROBLEMS}:", "yellow", ""), soft_wrap=True)
         for problem in done.problems[:5]:
             err.print(f"  {problem.id}: {problem.reason}", soft_wrap=True)
+        raise PartFailed(f"{len(done.problems)} not labelled: see {PROBLEMS} in {folder}")
 
 
 @main.command("export-triton")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--repository", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="DIR")
-@click.option("--name", help="Of the model that takes frames. [the bundle's]")
+@option(
+    "--out",
+    "-o",
+    "--repository",
+    "repository",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="The model repository.",
+)
+@option("--name", show_default="the bundle's", help="Name of the model that takes frames.")
 def export_triton(bundle: Path, repository: Path, name: str | None) -> None:
     """Put BUNDLE into a model repository of Triton Inference Server: NAME, frames to labels, and NAME_network.
 

@@ -15,30 +15,49 @@ from typing import Any
 import click
 
 from refinenet_edge import __version__
+from refinenet_edge.cli import help as helps
+from refinenet_edge.cli import screen
 from refinenet_edge.cli.screen import err, styled
-from refinenet_edge.errors import InputError, RefineNetEdgeError
+from refinenet_edge.errors import InputError, MissingExtra, PartFailed, RefineNetEdgeError
 from refinenet_edge.recipe import parse_channels, parse_size
 from refinenet_edge.records import WHOLE, Inference, MultiScale, Tiles
 
 EXPORT = "'refinenet-edge[export]'"
 
+# docs/commands.md has the table; click ends wrong usage with 2, too
 EXIT_EXPECTED = 2
+EXIT_CODES = {MissingExtra: 3, PartFailed: 4}
 EXIT_INTERRUPTED = 130
 
 
+option = functools.partial(click.option, cls=helps.Option)
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
 class Command(click.Command):
-    """A command that turns our errors into one line, and has `--debug`."""
+    """A command that turns our errors into one line, and says as much or as little as it is asked to."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the log and the trace of an error."))
+        super().__init__(*args, **{"context_settings": CONTEXT, **kwargs})
+        flags = (
+            (["-q", "--quiet"], "Say nothing but results and errors."),
+            (["-v", "--verbose"], "Say what is done, too."),
+            (["--debug"], "Show the whole log, and the trace of an error."),
+        )
+        self.params += [click.Option(names, is_flag=True, help=text) for names, text in flags]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        helps.write_options(self, ctx, formatter)
+        helps.write_examples(ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
-        debug = ctx.params.pop("debug")
+        debug, verbose, quiet = (ctx.params.pop(name) for name in ("debug", "verbose", "quiet"))
         for printed in (sys.stdout, sys.stderr):
             if isinstance(printed, io.TextIOWrapper):
                 printed.reconfigure(errors="backslashreplace")  # a terminal of ASCII has no "±"
-        _log_to_stderr(logging.DEBUG if debug else logging.WARNING)
+        level = logging.DEBUG if debug else logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
+        _log_to_stderr(level)
+        screen.quiet = quiet
         code = 1
         try:
             _require_utf8(ctx.params)
@@ -47,7 +66,7 @@ class Command(click.Command):
             code = 0
             return result
         except RefineNetEdgeError as exc:
-            code = EXIT_EXPECTED
+            code = EXIT_CODES.get(type(exc), EXIT_EXPECTED)
             if debug:
                 err.print(traceback.format_exc().rstrip(), soft_wrap=True)
             else:  # one line, whatever the library below said
@@ -96,15 +115,26 @@ class Group(click.Group):
 
     command_class = Command
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"context_settings": CONTEXT, **kwargs})
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        helps.write_commands(self, ctx, formatter)
+
+
+@click.group(cls=Group)
 @click.version_option(__version__)
 def main() -> None:
     """RefineNet segmentation on Jetson and desktop NVIDIA GPUs: checkpoint, engine, mask."""
 
 
-allow_host_code = click.option(
+allow_host_code = option(
     "--allow-host-code", is_flag=True, help="Run the runtime in a version-compatible plan: for bundles you trust."
+)
+with_json = option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/commands.md has its keys).")
+BACKENDS = ("auto", "tensorrt", "tensorrt-lean", "tensorrt-dispatch", "tensorrt-rtx", "openvino", "onnxruntime")
+with_backend = option(
+    "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs the network."
 )
 
 
@@ -135,19 +165,19 @@ class ChannelsType(click.ParamType[Any]):
 def with_inference(command: Callable[..., None]) -> Callable[..., None]:
     """`command` gets `inference`, how a frame goes through the network, and `beside`, bundles at other sizes."""
 
-    @click.option("--scales", metavar="A,B,...", help="Average class scores over these scales, such as 0.8,1,1.2.")
-    @click.option("--short-side", metavar="LEAST,MOST", help="Pixels of a frame's shorter side at scale 1: 450,800.")
-    @click.option("--flip", is_flag=True, help="Also average those of the mirrored frame.")
-    @click.option(
+    @option("--scales", metavar="A,B,...", help="Average class scores over these scales, such as 0.8,1,1.2.")
+    @option("--short-side", metavar="LEAST,MOST", help="Pixels of a frame's shorter side at scale 1, such as 450,800.")
+    @option("--flip", is_flag=True, help="Average the class scores of the mirrored frame, too.")
+    @option(
         "--with",
         "beside",
         multiple=True,
         metavar="BUNDLE",
         type=click.Path(path_type=Path),
-        help="Of the network at another fixed size: average its class scores, too. Repeatable.",
+        help="A bundle of the network at another fixed size: its class scores are averaged, too. Repeatable.",
     )
-    @click.option("--tiles", type=SizeType(), help="Frames as they are, in tiles of this size: for large ones.")
-    @click.option("--overlap", type=int, metavar="PIXELS", help="Of tiles, at least. [64]")
+    @option("--tiles", type=SizeType(), help="Segment frames at their own size, in tiles of this size: for large ones.")
+    @option("--overlap", type=int, metavar="PIXELS", show_default="64", help="How far tiles overlap, at least.")
     @functools.wraps(command)
     def asked(
         *args: Any,
@@ -187,29 +217,27 @@ def _short_side(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-unknown_below = click.option(
+unknown_below = option(
     "--unknown-below",
     "least",
     type=click.FloatRange(0, 1),
     metavar="CONFIDENCE",
-    help="Labels that are less sure are unknown: 255.",
+    help="Make labels that are less sure than this unknown: 255.",
 )
 
 
-with_ray = click.option(
+with_ray = option(
     "--ray",
     default="off",
     show_default=True,
     metavar="off|auto|ADDRESS",
-    help="On a Ray cluster; auto: the one that runs, else one on this machine. The result is the same.",
+    help="Use a Ray cluster; auto: the one that runs, else one on this machine. The result is the same.",
 )
 
 
 @contextlib.contextmanager
 def heavy(install: str) -> Iterator[None]:
     """Imports of a stage that a device does not have; `install`: what pip is to install for it."""
-    from refinenet_edge.errors import MissingExtra
-
     try:
         yield
     except ModuleNotFoundError as exc:

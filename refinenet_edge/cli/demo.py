@@ -13,7 +13,7 @@ import click
 from rich.text import Text
 
 from refinenet_edge import __version__
-from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, make_folder
+from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, make_folder, option, with_backend
 from refinenet_edge.cli.screen import err, out, progress_bar
 from refinenet_edge.errors import InputError
 from refinenet_edge.records import DEFAULT_SIZE, Recipe, Size
@@ -27,21 +27,46 @@ CAMERA = Path("/dev/video0")
 
 @main.command("demo")
 @click.argument("bundles", nargs=-1, metavar="[BUNDLE]...", type=click.Path(path_type=Path))
-@click.option(
-    "--source", "sources", multiple=True, metavar="0|csi|URL|FILE|DIR|scenes", help="What to look at. Repeatable."
+@option("--source", "sources", multiple=True, metavar="0|csi|URL|FILE|DIR|scenes", help="What to look at. Repeatable.")
+@option(
+    "--view",
+    type=click.Choice(["web", "window", "none"]),
+    show_default="window where there is one, otherwise web",
+    help="Where it is shown.",
 )
-@click.option("--view", type=click.Choice(["web", "window", "none"]), help="[window where there is one, otherwise web]")
-@click.option(
-    "--record", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT.webm", help="Or .mp4: what is shown."
+@option(
+    "--out",
+    "-o",
+    "--record",
+    "record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="OUT.webm",
+    help="File to record into what is shown: .webm or .mp4.",
 )
-@click.option("--rate", type=click.Choice(["own", "full"]), default="own", help="full: a file's every frame, at once.")
-@click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
-@click.option("--frames", type=click.IntRange(1), help="Stop after so many.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="Of the web page.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0: others may look, with a token.")
-@click.option("--token", envvar="REFINENET_EDGE_TOKEN", help="What others need to look. [made for another --host]")
-@click.option("--public-url", metavar="URL", help="Where others see the page: behind a proxy, or by a name.")
-@click.option("--backend", default="auto", show_default=True)
+@option(
+    "--rate",
+    type=click.Choice(["own", "full"]),
+    default="own",
+    show_default=True,
+    help="How fast a file is played; full: its every frame, at once.",
+)
+@option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of the classes on the frame.")
+@option("--frames", type=click.IntRange(1), help="Stop after so many.")
+@option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="Port of the web page.")
+@option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address of the web page; 0.0.0.0: others may look, with a token.",
+)
+@option(
+    "--token",
+    envvar="REFINENET_EDGE_TOKEN",
+    show_default="made for another --host",
+    help="What others need to look.",
+)
+@option("--public-url", metavar="URL", help="Where others see the page: behind a proxy, or by a name.")
+@with_backend
 @allow_host_code
 def demo(
     bundles: tuple[Path, ...],

@@ -1,5 +1,6 @@
 """What there is, and what works: inspect, models, doctor, dla-check. Nothing is built or run."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -7,48 +8,64 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from refinenet_edge.cli.command import EXPORT, SizeType, heavy, main
-from refinenet_edge.cli.screen import folding, harms_table, manifest_table, out, percent
+from refinenet_edge.cli.command import EXPORT, SizeType, heavy, main, option, with_json
+from refinenet_edge.cli.screen import folding, harms_table, manifest_table, numbers, out, percent, print_json
 
 NAMES = 8  # of nodes in a row
 
 
 @main.command("inspect")
 @click.argument("path", type=click.Path(path_type=Path))
-def inspect(path: Path) -> None:
+@with_json
+def inspect(path: Path, as_json: bool) -> None:
     """Show what is in a bundle, or in a .plan file; needs no GPU."""
     from refinenet_edge.bundle import PLAN, open_bundle
     from refinenet_edge.runtime.tensorrt.engine import read_header
 
     if path.is_dir():
         manifest = open_bundle(path).manifest
+        if as_json:
+            print_json(manifest)
+            return
         out.print(manifest_table(manifest, str(path)))
         if manifest.budget and manifest.budget.harms:
             out.print(harms_table(manifest.budget))
         if PLAN not in manifest.files:
             return
         path = path / PLAN
-    header, size = read_header(path), f"{path.stat().st_size / 1e6:.1f} MB"
+    header = read_header(path)
+    if as_json:
+        print_json({"flavour": header.flavour, "version": header.version, "bytes": path.stat().st_size})
+        return
+    size = f"{path.stat().st_size / 1e6:.1f} MB"
     out.print(f"{path}: a plan of {size}, written by {header.flavour} {header.version}")
 
 
 @main.command("models")
-@click.option("--size", type=SizeType(), default="512x512", show_default=True)
-@click.option("--classes", type=click.IntRange(1, 255), default=21, show_default=True)
-def models(size: tuple[int, int], classes: int) -> None:
+@option("--size", type=SizeType(), default="512x512", show_default=True, help="Size of the network's input.")
+@option("--classes", type=click.IntRange(1, 255), default=21, show_default=True, help="Number of classes.")
+@with_json
+def models(size: tuple[int, int], classes: int, as_json: bool) -> None:
     """List the networks with their parameters and multiplications."""
     with heavy(EXPORT):
         from refinenet_edge.model import MODELS
         from refinenet_edge.model.cost import cost
-    table = Table("model", "parameters", f"GMAC at {size[0]}x{size[1]}", title=f"{classes} classes")
-    for name in MODELS:
-        spent = cost(name, classes, size)
+    costs = {name: cost(name, classes, size) for name in MODELS}
+    if as_json:
+        print_json(
+            [{"model": name, "parameters": spent.parameters, "macs": spent.macs} for name, spent in costs.items()]
+        )
+        return
+    columns = numbers("parameters", f"GMAC at {size[0]}x{size[1]}")
+    table = Table("model", *columns, title=f"{classes} classes")
+    for name, spent in costs.items():
         table.add_row(name, f"{spent.parameters / 1e6:.2f} M", f"{spent.macs / 1e9:.1f}")
     out.print(table)
 
 
 @main.command("doctor")
-def doctor() -> None:
+@with_json
+def doctor(as_json: bool) -> None:
     """Say which backends work here, what does not fit together, and the fix for each.
 
     On a Jetson also: JetPack, TensorRT and CUDA, the GPU in TensorRT's wheel, power mode, clocks, memory, DLA.
@@ -60,14 +77,18 @@ def doctor() -> None:
     findings = list(examine())
     for finding in findings:
         table.add_row(Text(finding.state, colours[finding.state]), finding.subject, finding.detail, finding.fix)
-    out.print(table)
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        out.print(table)
     if any(finding.state == "wrong" for finding in findings):
         sys.exit(1)
 
 
 @main.command("dla-check")
 @click.argument("bundle", type=click.Path(path_type=Path))
-def dla_check(bundle: Path) -> None:
+@with_json
+def dla_check(bundle: Path, as_json: bool) -> None:
     """Say which nodes of BUNDLE would not run on DLA and why, by NVIDIA's documents; nothing is built."""
     from refinenet_edge.bundle import open_bundle
 
@@ -75,6 +96,9 @@ def dla_check(bundle: Path) -> None:
     with heavy("onnx-ir"):
         from refinenet_edge import dla
     report = dla.check(dla.read_graph(opened))
+    if as_json:
+        print_json(report)
+        return
     reasons = Table(*folding("falls back", "nodes", "which", "on", "says"), title=str(bundle))
     for reason in report.reasons:
         why = reason.reason if reason.certain else f"perhaps: {reason.reason}"

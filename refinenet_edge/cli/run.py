@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from refinenet_edge.cli.command import allow_host_code, main, make_folder, unknown_below, with_inference, with_ray
-from refinenet_edge.cli.screen import err, out, passes, percent, progress_bar, styled, upsampling
-from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.cli.command import (
+    BACKENDS,
+    allow_host_code,
+    main,
+    make_folder,
+    option,
+    unknown_below,
+    with_backend,
+    with_inference,
+    with_json,
+    with_ray,
+)
+from refinenet_edge.cli.screen import err, numbers, out, passes, percent, print_json, progress_bar, styled, upsampling
+from refinenet_edge.errors import BundleError, InputError, PartFailed
 from refinenet_edge.records import Bilinear, Cubic, Inference, Interpolation
 
 if TYPE_CHECKING:
@@ -32,22 +44,23 @@ UPSAMPLINGS: dict[str, Interpolation] = {
 @main.command("run")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("images")
-@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Where overlays and labels go.")
-@click.option("--backend", default="auto", show_default=True)
-@click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True)
-@click.option("--legend", is_flag=True, help="The classes' names and colours, in the overlay.")
-@click.option("--side-by-side", is_flag=True, help="The frame as it came, left of its overlay.")
-@click.option("--confidence", is_flag=True, help="Also NAME_confidence.png: how sure each label is, 255 is certain.")
+@option("--out", "-o", "folder", type=click.Path(path_type=Path), required=True, help="Folder for overlays and labels.")
+@with_backend
+@option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of the classes on the overlay.")
+@option("--legend", is_flag=True, help="Write the classes' names and colours into the overlay.")
+@option("--side-by-side", is_flag=True, help="Put the frame as it came left of its overlay.")
+@option("--confidence", is_flag=True, help="Write NAME_confidence.png, too: how sure each label is, 255 is certain.")
 @unknown_below
-@click.option(
+@option(
     "--format",
     "formats",
     type=click.Choice(["png", "geojson", "coco", "coco-polygons", "csv"]),
     multiple=True,
     default=["png"],
     show_default=True,
-    help="Of the masks: label PNGs, polygons, run lengths or polygons as COCO has them, shares. Repeatable.",
+    help="How masks are written: label PNGs, polygons, run lengths or polygons as COCO has them, shares. Repeatable.",
 )
+@with_json
 @with_inference
 @allow_host_code
 def run(
@@ -61,6 +74,7 @@ def run(
     confidence: bool,
     least: float | None,
     formats: tuple[str, ...],
+    as_json: bool,
     inference: Inference,
     beside: tuple[Path, ...],
     allow_host_code: bool,
@@ -82,7 +96,8 @@ def run(
     stems = [Path(name).stem for name in frames.names]
     if twice := next((stem for stem, count in Counter(stems).items() if count > 1), None):
         raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
-    table = Table("image", "size", "ms", "classes", title=str(bundle))
+    table = Table("image", *numbers("size", "ms"), "classes", title=str(bundle))
+    done: list[dict[str, Any]] = []
     failures: list[str] = []
     bar = progress_bar()
     task = bar.add_task("tiles", visible=False)
@@ -117,23 +132,31 @@ def run(
                 writer.add(name, frames.names[index], mask)
             if confidence and mask.confidence is not None:
                 write_png(folder / f"{name}_confidence.png", mask.confidence)
+            size = {"height": frame.shape[0], "width": frame.shape[1]}
+            done.append({"image": name, **size, "ms": taken, "shares": mask.shares()})
             table.add_row(name, f"{frame.shape[1]}x{frame.shape[0]}", f"{taken:.0f}", _shares(mask))
         for writer in writers:
             writer.finish()
-    out.print(table)
-    out.print(f"{len(frames) - len(failures)} of {len(frames)} images segmented into {folder}")
+    if as_json:
+        print_json({"images": done, "failed": failures})
+    else:
+        out.print(table)
+        out.print(f"{len(frames) - len(failures)} of {len(frames)} images segmented into {folder}")
     if failures:
-        raise InputError(f"{len(failures)} images could not be used: {'; '.join(failures[:3])}")
+        raise PartFailed(f"{len(failures)} images could not be used: {'; '.join(failures[:3])}")
 
 
 @main.command("compare")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
 @click.argument("images")
-@click.option("--backend", default="auto", show_default=True, help="What runs FIRST.")
-@click.option("--second-backend", default="auto", show_default=True, help="What runs SECOND.")
+@option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs FIRST.")
+@option("--second-backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs SECOND.")
+@with_json
 @allow_host_code
-def compare(first: Path, second: Path, images: str, backend: str, second_backend: str, allow_host_code: bool) -> None:
+def compare(
+    first: Path, second: Path, images: str, backend: str, second_backend: str, as_json: bool, allow_host_code: bool
+) -> None:
     """Compare two bundles, or one bundle on two backends: logit error and label agreement on IMAGES."""
     from refinenet_edge.bundle_comparison import compare_bundles
     from refinenet_edge.frames import open_frames, parse
@@ -144,23 +167,34 @@ def compare(first: Path, second: Path, images: str, backend: str, second_backend
     with opened(first, backend) as a, opened(second, second_backend) as b, progress_bar() as bar:
         differences = list(bar.track(compare_bundles(a, b, frames), total=len(frames), description="compare"))
         title = f"{first} on {a.session.name} and {second} on {b.session.name}"
-    table = Table("image", "logit error", "label agreement", title=title)
+    mean = sum(d.label_agreement for d in differences) / len(differences)
+    if as_json:
+        print_json({"label_agreement": mean, "images": [dataclasses.asdict(d) for d in differences]})
+        return
+    table = Table("image", *numbers("logit error", "label agreement"), title=title)
     for d in differences:
         error = "other size" if d.relative_error is None else f"{d.relative_error:.2e}"
         table.add_row(d.image, error, f"{100 * d.label_agreement:.3f} %")
     out.print(table)
-    mean = sum(d.label_agreement for d in differences) / len(differences)
     out.print(f"mean label agreement {100 * mean:.3f} % over {len(differences)} images")
 
 
 @main.command("eval")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("dataset")
-@click.option("--out", "result_path", type=click.Path(dir_okay=False, path_type=Path), help="The result as JSON.")
-@click.option("--backend", default="auto", show_default=True)
-@click.option("--upsample", type=click.Choice(list(UPSAMPLINGS)), help="How logits reach the frame's size. [as built]")
-@click.option("--masks-as-stored", is_flag=True, help="Masks lie as their images do before EXIF turns these.")
-@click.option("--strict", is_flag=True, help="Stop at the first sample that cannot be used.")
+@option(
+    "--out", "-o", "result_path", type=click.Path(dir_okay=False, path_type=Path), help="File for the result (JSON)."
+)
+@with_backend
+@option(
+    "--upsample",
+    type=click.Choice(list(UPSAMPLINGS)),
+    show_default="as built",
+    help="How logits reach the frame's size.",
+)
+@option("--masks-as-stored", is_flag=True, help="Take masks as lying like their images before EXIF turns these.")
+@option("--strict", is_flag=True, help="Stop at the first sample that cannot be used.")
+@with_json
 @with_inference
 @with_ray
 @allow_host_code
@@ -172,6 +206,7 @@ def evaluate(
     upsample: str | None,
     masks_as_stored: bool,
     strict: bool,
+    as_json: bool,
     inference: Inference,
     beside: tuple[Path, ...],
     ray: str,
@@ -219,6 +254,9 @@ def evaluate(
             strict=strict,
             progress=lambda done, samples: bar.update(task, completed=done, total=samples),
         )
+    if as_json:
+        print_json(result)
+        return
     out.print(_scores(result, f"{bundle} on {data.name}"))
     out.print(
         Text.assemble(
@@ -244,7 +282,7 @@ def _shares(mask: Mask) -> str:
 
 
 def _scores(result: EvaluationResult, title: str) -> Table:
-    table = Table("class", "IoU", "share of truth", "most often taken for", title=title)
+    table = Table("class", *numbers("IoU", "share of truth"), "most often taken for", title=title)
     pixels = max(sum(map(sum, result.confusion)), 1)
     for label, row in enumerate(result.confusion):
         others = [0 if other == label else count for other, count in enumerate(row)]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shlex
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
@@ -35,10 +38,59 @@ out = Screen()
 err = Screen(stderr=True)
 
 
-def progress_bar() -> Progress:
-    """A progress bar on stderr: what a command prints stays clean."""
+quiet = False  # whether only results and errors are to be seen
+FIRST, EVERY = 10, 30  # seconds until a line tells of progress, and between two such lines
+
+
+class Progressing(Progress):
+    """A bar on a terminal; elsewhere a line for each step of long work, and one now and then within it."""
+
+    def __init__(self, *columns: Any, lines: bool, **options: Any) -> None:
+        super().__init__(*columns, **options)
+        self._lines, self._began, self._said = lines, time.monotonic(), 0.0
+        self._step, self._step_began = "", 0.0
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        super().update(task_id, **fields)
+        self._tell(self._tasks[task_id])
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._tell(self._tasks[task_id])
+
+    def _tell(self, task: Task) -> None:
+        now = time.monotonic()
+        new = task.description != self._step
+        if new:
+            self._step, self._step_began = task.description, now
+        if not self._lines or now - self._began < FIRST or not (new or now - self._said >= EVERY):
+            return
+        self._said = now
+        line = f"{now - self._began:.0f} s: {task.description}"
+        if task.total:
+            line += f", {task.completed:.0f} of {task.total:.0f}"
+            if task.completed and not new:
+                left = (now - self._step_began) * (task.total - task.completed) / task.completed
+                line += f", about {left:.0f} s more"
+        err.print(line, soft_wrap=True)
+
+
+def progress_bar() -> Progressing:
+    """Progress on stderr: what a command prints stays clean."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    bar = err.is_terminal and not quiet
+    return Progressing(*columns, lines=not bar and not quiet, console=err, transient=True, disable=not bar)
+
+
+def print_json(value: Any) -> None:
+    """A record, or plain values, on stdout; docs/commands.md has the keys."""
+    plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    out.file.write(json.dumps(plain, indent=1, default=str) + "\n")
+
+
+def numbers(*headings: str) -> list[Column]:
+    """Columns of numbers, which are never broken."""
+    return [Column(heading, no_wrap=True) for heading in headings]
 
 
 def spelt_out(text: str) -> str:

@@ -16,6 +16,8 @@ Backend = Literal["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]  # what
 DEFAULT_SIZE: Size = (512, 512)  # (height, width) of networks that take any
 Gives = Literal["logits", "labels", "full-logits"]  # what a graph ends with
 MAX_COMMAND = 64 * 1024  # characters
+OPTIONS = {"output": "out"}  # of fields that are called otherwise
+FIELDS = {option: field for field, option in OPTIONS.items()}
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
 
@@ -138,7 +140,7 @@ class Recipe:
         """The command line that builds this again: every option that is not at its default."""
         words = ["refinenet-edge", "build"]
         for field in dataclasses.fields(self):
-            value, option = getattr(self, field.name), f"--{field.name.replace('_', '-')}"
+            value, option = getattr(self, field.name), f"--{OPTIONS.get(field.name, field.name).replace('_', '-')}"
             if value == field.default:
                 continue
             if isinstance(value, bool):
@@ -163,6 +165,7 @@ def recipe_of_command(command: str) -> Recipe | None:
         for word in words:
             negated = word.startswith("--no-")
             name = word.removeprefix("--no-" if negated else "--").replace("-", "_")
+            name = FIELDS.get(name, name)
             accepted = {kinds[name], *typing.get_args(kinds[name])}
             if bool in accepted:
                 values[name] = not negated

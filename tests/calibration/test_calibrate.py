@@ -388,8 +388,7 @@ class TestTheCommand:
         assert f"{len(ranges.tensors)} tensors over 2 frames" in done.output
         assert "cut most" in done.output
         assert (
-            f"--output {bundle('fp32')}_int8 --model rf_lw_mbv2 --size 64x96 --precision int8 --calib {out}"
-            in done.output
+            f"--out {bundle('fp32')}_int8 --model rf_lw_mbv2 --size 64x96 --precision int8 --calib {out}" in done.output
         )
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -406,15 +405,13 @@ class TestTheCommand:
         assert "expected GLOB=METHOD" in done.output
 
     def test_the_help_names_the_default(self) -> None:
-        assert f"[{calibration_stage.DEFAULT}]" in CliRunner().invoke(main, ["calibrate", "--help"]).output
+        assert f"[default: {calibration_stage.DEFAULT}]" in CliRunner().invoke(main, ["calibrate", "--help"]).output
 
     def test_another_precision_is_refused(self, bundle: Callable[[str], Path], tmp_path: Path) -> None:
         out = tmp_path / "x.json"
         done = CliRunner().invoke(main, ["calibrate", str(bundle("fp16")), "--frames", "scenes", "--out", str(out)])
         assert done.exit_code == 2
-        words = (
-            f"refinenet-edge build --output {bundle('fp16')}_fp32 --model rf_lw_mbv2 --size 64x96 --backend openvino"
-        )
+        words = f"refinenet-edge build --out {bundle('fp16')}_fp32 --model rf_lw_mbv2 --size 64x96 --backend openvino"
         assert f"ranges are measured on a fp32 bundle of the same network; build it: {words}\n" in done.output
         assert not out.exists()
 
@@ -436,7 +433,7 @@ class TestTheCommand:
             assert program == "refinenet-edge"
             done = CliRunner().invoke(main, words)
             assert done.exit_code == 0, done.output
-            return open_bundle(Path(words[words.index("--output") + 1])).manifest
+            return open_bundle(Path(words[words.index("--out") + 1])).manifest
 
         said = calibrated(quantised).output
         exact = run(said.rpartition("build it: ")[2])
@@ -452,7 +449,7 @@ class TestTheCommand:
         done = CliRunner().invoke(
             main, ["calibrate", str(copied), "--frames", "scenes", "-o", str(tmp_path / "x.json")]
         )
-        advice = f"as refinenet-edge inspect says it was built, with --precision fp32 --output {copied}_fp32\n"
+        advice = f"as refinenet-edge inspect says it was built, with --precision fp32 --out {copied}_fp32\n"
         assert done.output.endswith(f"build it: {advice}")
         shown = CliRunner().invoke(main, ["inspect", str(copied)]).output
         assert "make \\x1b[2J" in shown and "\x1b[2J" not in shown

@@ -202,9 +202,9 @@ def test_a_bad_frame_is_written_down_and_labelled_when_it_is_mended(bundle: Path
     out, good = tmp_path / "out", (source / "2.png").read_bytes()
     (source / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     done = run(bundle, source, "--out", out)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 4, done.output
     assert f"{COUNT - 1} of {COUNT} frames" in done.output
-    assert "1 not labelled, see problems.json" in done.stderr
+    assert "1 not labelled: see problems.json" in done.stderr
     (problem,) = json.loads((out / PROBLEMS).read_text())
     assert problem["id"] == "2.png"
     assert "not a whole PNG" in problem["reason"]
@@ -441,7 +441,7 @@ def test_what_is_missing_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     done = run(bundle, source, "--out", tmp_path / "out", *options)
-    assert done.exit_code == 2
+    assert done.exit_code == 3
     assert "pip install 'refinenet-edge[cluster]'" in done.stderr
     assert not (tmp_path / "out").exists()
 

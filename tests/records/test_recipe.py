@@ -21,7 +21,7 @@ from refinenet_edge.records.recipe import recipe_of_command
 def test_the_command_names_only_what_is_not_at_its_default() -> None:
     recipe = Recipe("bundles/my pets", "rf50", size=(480, 640), without=("a", "b"), align_corners=False, dynamic=True)
     assert recipe.command == (
-        "refinenet-edge build --output 'bundles/my pets' --model rf50 --size 480x640 --dynamic --no-align-corners "
+        "refinenet-edge build --out 'bundles/my pets' --model rf50 --size 480x640 --dynamic --no-align-corners "
         "--without a --without b"
     )
 
@@ -112,20 +112,20 @@ def test_the_recipe_of_its_command_is_itself(recipe: Recipe) -> None:
         "",
         "refinenet-edge build",
         "refinenet-edge build 'engines/x",
-        "refinenet-edge build --output b",
-        "refinenet-edge build --output b --model",
+        "refinenet-edge build --out b",
+        "refinenet-edge build --out b --model",
         "refinenet-edge build rf_lw50 --random",
-        "refinenet-edge build --output b --model rf50 --trees 3",
-        "refinenet-edge build --output b --model rf50 --size 64",
-        "refinenet-edge build --output b --model rf50 --size 64xx",
-        "refinenet-edge build --output b --model rf50 --size 0x64",
-        "refinenet-edge build --output b --model rf50 --no-crp",
-        "refinenet-edge build --output b --model rf50 --workspace-mib lots",
-        f"refinenet-edge build --output b --model rf50 --workspace-mib {'9' * 5000}",
-        "refinenet-edge build --output b --model rf50 --backend cuda",
-        "refinenet-edge build --output b --model rf50 --onnx pets.onnx",
-        "refinenet-edge run --output b --model rf50",
-        "rm -rf --output b --model rf50",
+        "refinenet-edge build --out b --model rf50 --trees 3",
+        "refinenet-edge build --out b --model rf50 --size 64",
+        "refinenet-edge build --out b --model rf50 --size 64xx",
+        "refinenet-edge build --out b --model rf50 --size 0x64",
+        "refinenet-edge build --out b --model rf50 --no-crp",
+        "refinenet-edge build --out b --model rf50 --workspace-mib lots",
+        f"refinenet-edge build --out b --model rf50 --workspace-mib {'9' * 5000}",
+        "refinenet-edge build --out b --model rf50 --backend cuda",
+        "refinenet-edge build --out b --model rf50 --onnx pets.onnx",
+        "refinenet-edge run --out b --model rf50",
+        "rm -rf --out b --model rf50",
     ],
 )
 def test_what_is_no_recipes_command_has_none(command: str) -> None:

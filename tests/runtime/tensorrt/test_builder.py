@@ -223,7 +223,7 @@ def test_ctrl_c_on_the_command_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "deep.onnx").write_bytes(deep(250))
     command = ["build", "--debug", "--onnx", "deep.onnx", "--size", "8x8", "--backend", "tensorrt-rtx"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "refinenet_edge.cli", *command, "--output", "made/bundle"],
+        [sys.executable, "-m", "refinenet_edge.cli", *command, "--out", "made/bundle"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
