@@ -76,7 +76,7 @@ def built(theirs: Path, **options: Any) -> Path:
 def exported(theirs: Path, **options: Any) -> tuple[dict[str, str], Path, Path]:
     """The [property] group, its folder and the bundle."""
     bundle = built(theirs, **options)
-    said = CliRunner().invoke(cli.main, ["export-deepstream", str(bundle), str(theirs.parent / "ds")])
+    said = CliRunner().invoke(cli.main, ["export-deepstream", str(bundle), "-o", str(theirs.parent / "ds")])
     assert said.exit_code == 0, said.output
     parser = configparser.ConfigParser()
     parser.read(theirs.parent / "ds" / "config_infer.txt")

@@ -118,9 +118,11 @@ def export_triton(bundle: Path, repository: Path, name: str | None) -> None:
 
 @main.command("export-deepstream")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path))
+@option(
+    "--out", "-o", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to be written."
+)
 def export_deepstream(bundle: Path, folder: Path) -> None:
-    """Write FOLDER for DeepStream: nvinfer's configuration of BUNDLE, its graph, class names and colours."""
+    """Write a folder for DeepStream: nvinfer's configuration of BUNDLE, its graph, class names and colours."""
     from refinenet_edge.bundle import open_bundle
 
     with heavy(EXPORT):

@@ -42,6 +42,7 @@ EXAMPLES = {
     "report": ("refinenet-edge report result.json -o result.html",),
     "estimate": ("refinenet-edge estimate rf_lw50 --device orin-nano",),
     "batch": ("refinenet-edge batch engines/people videos -o labels",),
+    "export-deepstream": ("refinenet-edge export-deepstream engines/plain -o deepstream",),
     "export-triton": ("refinenet-edge export-triton engines/people -o repository",),
 }  # fmt: skip
 
