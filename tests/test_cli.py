@@ -428,7 +428,7 @@ class TestRun:
         data[len(data) // 2] ^= 1
         (bundle / MODEL).write_bytes(data)
         said = refused(run("run", bundle, photos, "--out", bundle.parent / "out"))
-        assert re.search(r"model\.onnx is damaged .*; build it again: refinenet-edge build --output", said)
+        assert re.search(r"model\.onnx is damaged .*; build it again: refinenet-edge build --out ", said)
 
 
 class TestInspect:

@@ -115,8 +115,8 @@ class RayPool:
 def open_pool(ray: str, *, gpus: int = 0, size: int | None = None) -> Iterator[Pool]:
     """The pool that `--ray` means: "off", "auto", or the address of a cluster.
 
-    "auto": the cluster that runs here or that RAY_ADDRESS names, else a new one on this machine; this process where ray
-    is not installed. Workers take a CPU and `gpus` GPUs each. Raises `MissingExtra`, `InputError`.
+    "auto": the cluster that runs here or that RAY_ADDRESS names, else a new one on this machine. Workers take a CPU and
+    `gpus` GPUs each. Raises `MissingExtra` without ray, `InputError` without such a cluster, or without the GPUs.
     """
     if ray == "off":
         yield LocalPool()
@@ -125,11 +125,7 @@ def open_pool(ray: str, *, gpus: int = 0, size: int | None = None) -> Iterator[P
         library = importlib.import_module("ray")
         importlib.import_module("ray.data")  # it needs more than ray does
     except ModuleNotFoundError as exc:
-        if ray != "auto":
-            raise MissingExtra(f"--ray {ray}: {exc.name} is not installed: {CLUSTER}") from exc
-        logger.warning("%s is not installed, all is done in this process: %s", exc.name, CLUSTER)
-        yield LocalPool()
-        return
+        raise MissingExtra(f"--ray {ray}: {exc.name} is not installed: {CLUSTER}, or leave --ray out") from exc
     for name in ("ray", "ray.data"):  # it tells of every step
         logging.getLogger(name).setLevel(logging.ERROR)
     ours = not library.is_initialized()

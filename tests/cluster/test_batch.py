@@ -421,14 +421,11 @@ def test_labels_do_not_go_among_the_images(bundle: Path, source: Path) -> None:
     assert not (source / "labels").exists()
 
 
-def test_without_ray_it_is_done_here_or_ray_is_named(
-    bundle: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_ray_it_is_named(bundle: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    label(open_bundle(bundle), str(source), str(tmp_path / "off"))
-    label(open_bundle(bundle), str(source), str(tmp_path / "auto"), ray="auto")
-    assert contents(tmp_path / "auto") == contents(tmp_path / "off")
-    assert "all is done in this process" in caplog.text
+    with pytest.raises(MissingExtra, match=r"--ray auto: ray is not installed: pip install"):
+        label(open_bundle(bundle), str(source), str(tmp_path / "auto"), ray="auto")
+    assert not (tmp_path / "auto").exists()
     with pytest.raises(MissingExtra, match=r"--ray 1\.2\.3\.4:6379: ray is not installed: pip install"):
         label(open_bundle(bundle), str(source), str(tmp_path / "x"), ray="1.2.3.4:6379")
 
