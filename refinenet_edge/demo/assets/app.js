@@ -85,8 +85,9 @@ function look() {
     const answer = await fetch("icon.svg", { cache: "no-store" }).catch(() => null);
     if (!answer) lost();
     else if (answer.status === 401) {
+      const why = await answer.text();
       state("not let in");
-      say(await answer.text());
+      say(why);
     }
   });
 }
