@@ -232,12 +232,15 @@ class Segmenter:
         return self._host.image(self._usable(frame))
 
     def logits(self, frame: Frame) -> npt.NDArray[Any]:
-        """The first half of `segment` of a whole frame: 1xCxhxw in the network's dtype, memory that the next frame may overwrite."""
+        """The first half of `segment`, of a whole frame: 1xCxhxw in the network's dtype.
+
+        The next frame may overwrite it.
+        """
         with self._turn():
             return self._host.logits(self.image(frame))
 
     def mask(self, logits: npt.NDArray[Any], size: Size) -> Mask:
-        """The second half of `segment` of a whole frame: the labels of `logits` (1xCxhxw) at the frame's `size` (height, width).
+        """The second half of `segment`, of a whole frame: the labels of `logits` (1xCxhxw) at its `size` (height, width).
 
         Raises `BundleError` when they are not logits of this bundle's classes.
         """
