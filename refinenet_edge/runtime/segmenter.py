@@ -240,7 +240,7 @@ class Segmenter:
             return self._host.logits(self.image(frame))
 
     def mask(self, logits: npt.NDArray[Any], size: Size) -> Mask:
-        """The second half of `segment`, of a whole frame: the labels of `logits` (1xCxhxw) at its `size` (height, width).
+        """The second half of `segment`, of a whole frame: the labels of `logits` (1xCxhxw) at its `size` (h, w).
 
         Raises `BundleError` when they are not logits of this bundle's classes.
         """
