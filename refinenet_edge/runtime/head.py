@@ -160,7 +160,7 @@ class Pass:
 
 
 def average_softmax(passes: Sequence[Pass], size: Size) -> Iterator[tuple[slice, Logits]]:
-    """Rows of a frame of `size` and their class scores, rows x width x C: the softmax of each pass, averaged.
+    """Rows of a frame of `size` and their class scores, C x rows x width: the softmax of each pass, averaged.
 
     Never more than a block of rows at the frame's size. Raises `BundleError` for NaN or infinite logits.
     """
@@ -168,14 +168,15 @@ def average_softmax(passes: Sequence[Pass], size: Size) -> Iterator[tuple[slice,
         if not np.isfinite(one.logits).all():
             raise _not_finite(one.logits)
     for blocks in zip(*(_upsampled(one.logits, size, one.how, one.spans) for one in passes), strict=True):
-        total = np.zeros_like(blocks[0][1])
+        total = np.zeros(np.moveaxis(blocks[0][1], 2, 0).shape, np.float32)
         for one, (_, block) in zip(passes, blocks, strict=True):
+            planes = np.ascontiguousarray(block.transpose(2, 0, 1))  # numpy reduces planes fastest
             with np.errstate(over="ignore"):  # the difference of the largest numbers
-                block -= block.max(axis=2, keepdims=True)
-            np.exp(block, out=block)
-            block /= block.sum(axis=2, keepdims=True)
-            total += block[:, ::-1] if one.mirrored else block
-        total /= len(passes)
+                planes -= planes.max(axis=0)
+            np.exp(planes, out=planes)
+            planes /= planes.sum(axis=0)
+            total += planes[:, :, ::-1] if one.mirrored else planes
+        total /= np.float32(len(passes))
         yield blocks[0][0], total
 
 

@@ -51,7 +51,7 @@ class MultiScalePath(HostPath):
         return mask, {"passes": 1000 * (times[1] - times[0]), "head": 1000 * (times[2] - times[1])}
 
     def scores(self, frame: Frame | DeviceImage) -> Iterator[tuple[slice, Logits]]:
-        """Rows of `frame` and their averaged class scores, rows x width x C float32."""
+        """Rows of `frame` and their averaged class scores, C x rows x width float32."""
         return average_softmax(self._passes(frame), (frame.shape[0], frame.shape[1]))
 
     def _passes(self, frame: Frame | DeviceImage) -> list[Pass]:
@@ -78,9 +78,9 @@ class MultiScalePath(HostPath):
         confidence = np.empty(size, np.uint8) if network.confidence else None
         try:
             for rows, scores in average_softmax(passes, size):
-                labels[rows] = scores.argmax(axis=2)
+                labels[rows] = scores.argmax(axis=0)
                 if confidence is not None:
-                    confidence[rows] = np.rint(255 * np.minimum(scores.max(axis=2), 1))
+                    confidence[rows] = np.rint(255 * np.minimum(scores.max(axis=0), 1))
         except BundleError as exc:
             raise BundleError(f"{network.origin}: {exc}") from exc
         return Mask(labels, network.labels, confidence)

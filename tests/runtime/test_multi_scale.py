@@ -59,7 +59,7 @@ def reference(sizes: list[tuple[int, int]], flip: bool, how: Interpolation) -> n
 def scores_of(segmenter: Segmenter, frame: npt.NDArray[np.uint8] = FRAME) -> npt.NDArray[np.float32]:
     path = segmenter._path
     assert isinstance(path, MultiScalePath)
-    return np.concatenate([scores for _, scores in path.scores(frame)])
+    return np.concatenate([np.moveaxis(scores, 0, 2) for _, scores in path.scores(frame)])
 
 
 def require_reference(segmenter: Segmenter, expected: npt.NDArray[np.float64]) -> None:
