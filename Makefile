@@ -42,7 +42,7 @@ test: setup bindings build/opencv4/cv2  ## everything that needs no GPU
 	$(BIN)/python -m pytest -n auto --dist worksteal $(HANGS) -m "not authors and not chaos and not gpu and not arm and not cluster and not triton and not wheel"
 
 zoo: setup  ## ten thousand graphs that are drawn, or ZOO of them, other ones each time: each bundle computes what its file does
-	ZOO=$(or $(ZOO),10000) ZOO_SEED=$(or $(ZOO_SEED),$(shell date +%s)) $(BIN)/python -m pytest -n auto tests/build/test_zoo.py
+	ZOO=$(or $(ZOO),10000) ZOO_SEED=$(or $(ZOO_SEED),$(shell date +%s)) $(BIN)/python -m pytest -n auto tests/build/test_zoo.py tests/build/test_drawn_ends.py
 
 authors: setup  ## the authors' fourteen models as fixtures: logits, and a TensorRT-RTX plan of each
 	$(BIN)/python -m pytest -m authors tests/model/test_seven_data_sets.py

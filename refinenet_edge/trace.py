@@ -115,7 +115,7 @@ def read_onnx(
 ) -> ir.Model:
     """An ONNX segmentation model brought to our opset and ends: float32 1x3xHxW in, logits 1xCxhxw out.
 
-    What it took and gave is in its `meta`, as `ENDS`; see onnx_ends.py for what is taken, and `said`.
+    What it took and gave is in its `meta`, as `ENDS`; see onnx_ends/ for what is taken, and `said`.
     `size` fixes free H and W, `otherwise` those that the file leaves free; `data` is what is in the file, where it was
     read already. Raises `GraphError` for what is no such model.
     """

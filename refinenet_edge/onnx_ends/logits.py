@@ -1,0 +1,68 @@
+"""Logits made in a graph, of what it gives: new nodes at its end, in the opset that it is of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from refinenet_edge.onnx_ends.ends import FLOAT, PLANES_FIRST, Array, Kind, Layout
+
+
+def logits_of(model: ir.Model, value: ir.Value, kind: Kind, layout: Layout, classes: int) -> ir.Value:
+    """The logits, 1xCxhxw float32, of `value`, which is of a `kind` and lies in a `layout`: computed from now on."""
+    make = _Maker(model)
+    rank = len(value.shape or ())
+    if kind == "scores":
+        return make("Transpose", [value], {"perm": PLANES_FIRST}) if layout == "nhwc" else value
+    if kind == "labels":
+        value = make("Cast", [value], {"to": int(ir.DataType.INT32)}, ir.DataType.INT32)
+    if rank < 4:
+        value = make.unsqueezed(value, [1] if rank == 3 else [0, 1])
+    elif layout == "nhwc":
+        value = make("Transpose", [value], {"perm": PLANES_FIRST}, value.dtype or FLOAT)
+    if kind == "labels":
+        numbers = np.arange(classes, dtype=np.int32).reshape(1, -1, 1, 1)
+        same = make("Equal", [value, make.constant(numbers)], {}, ir.DataType.BOOL)
+        return make("Cast", [same], {"to": int(FLOAT)})
+    # (0, score): the second class where the score is above the border, and their softmax is the score's sigmoid. By a
+    # convolution, which the rewrites merge with the one before
+    border = 0.5 if kind == "probability" else 0.0
+    weights = np.array([0, 1], np.float32).reshape(2, 1, 1, 1)
+    return make("Conv", [value, make.constant(weights), make.constant(np.array([0, -border], np.float32))], {})
+
+
+class _Maker:
+    """New nodes at the end of a graph, with names that are free."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._graph, self._opset = model.graph, model.opset_imports.get("", 20)
+        made = (str(value.name) for node in model.graph for value in node.outputs)
+        self._taken = {*made, *map(str, model.graph.initializers), *(str(value.name) for value in model.graph.inputs)}
+
+    def __call__(
+        self, operator: str, inputs: list[ir.Value], attributes: dict[str, Any], dtype: ir.DataType = FLOAT
+    ) -> ir.Value:
+        node = ir.node(operator, inputs, attributes, name=self._name(f"ends/{operator}"))
+        self._graph.append(node)
+        made = node.outputs[0]
+        made.name, made.dtype = self._name(f"{node.name}:0"), dtype
+        return made
+
+    def constant(self, array: Array) -> ir.Value:
+        name = self._name("ends/constant")
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+        value.dtype, value.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
+        self._graph.register_initializer(value)
+        return value
+
+    def unsqueezed(self, value: ir.Value, axes: list[int]) -> ir.Value:
+        if self._opset < 13:
+            return self("Unsqueeze", [value], {"axes": axes}, value.dtype or FLOAT)
+        return self("Unsqueeze", [value, self.constant(np.array(axes, np.int64))], {}, value.dtype or FLOAT)
+
+    def _name(self, wanted: str) -> str:
+        free = next(name for n in range(len(self._taken) + 1) if (name := f"{wanted}{n or ''}") not in self._taken)
+        self._taken.add(free)
+        return free
