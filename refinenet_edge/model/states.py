@@ -8,6 +8,7 @@ thop, and arguments beside the weights.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ PLAIN = ("segmenter", "model", "state_dict", "model_state_dict", "net", "network
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "segmenter.")
 COUNTERS = ("n_averaged", "total_ops", "total_params")
 PLAIN_OBJECTS = ("argparse.", "numpy.")  # what trainers keep beside weights
+_TENSORS = "{key: value for key, value in model.items() if torch.is_tensor(value)}"
 MAX_WRAPPERS = 8  # one inside the other
 SHOWN_KEYS, MAX_SHOWN = 4, 160  # keys in an error, and characters of each
 
@@ -42,7 +44,7 @@ def find_state(raw: object, path: Path, known: str, state_key: str | None = None
     if strange := [kind for kind in objects if not kind.startswith(PLAIN_OBJECTS)]:
         raise CheckpointError(
             f"{path} holds more than weights ({strange[0][:80]}), and code in model files is never run here; "
-            + _save(path, f"[{name!r}]" if name else "")
+            + _save(path, "".join(f"[{key!r}]" for key in name.split(".") if key), _TENSORS)
         )
     if odd := [str(key) for key in beside if "." in str(key)]:
         raise CheckpointError(f"{path}: {listed(odd)} are no tensors; {known}")
@@ -54,9 +56,9 @@ def _states(raw: object) -> dict[str, Mapping[Any, Any]]:
     """Where in `raw` there are weights -> the mapping: keys in one another, joined by dots."""
     found: dict[str, Mapping[Any, Any]] = {}
     seen: set[int] = set()
-    pending: list[tuple[str, object, int]] = [("", raw, 0)]
+    pending: deque[tuple[str, object, int]] = deque([("", raw, 0)])
     while pending:
-        name, inner, depth = pending.pop(0)
+        name, inner, depth = pending.popleft()
         if not isinstance(inner, Mapping) or id(inner) in seen or depth > MAX_WRAPPERS:
             continue
         seen.add(id(inner))  # a wrapper may hold itself
@@ -67,7 +69,7 @@ def _states(raw: object) -> dict[str, Mapping[Any, Any]]:
         pending += [
             (f"{name}.{key}" if name else key, value, depth + 1)
             for key, value in inner.items()
-            if isinstance(key, str) and not key.startswith("optim")
+            if isinstance(key, str) and len(key) <= MAX_SHOWN and not key.startswith("optim")
         ]
     return found
 
@@ -121,11 +123,12 @@ def _nothing(raw: object, path: Path, known: str) -> str:
     return f"{path} holds no weights by name but {type(raw).__name__}; {known}"
 
 
-def _save(path: Path, where: str) -> str:
+def _save(path: Path, where: str, state: str = "model.state_dict()") -> str:
+    """The Python that saves the `state` of what is at `where` in a file."""
     return (
         "where you trust it, run this in Python and build from weights.pth: import torch; "
         f"model = torch.load({str(path)!r}, map_location='cpu', weights_only=False){where}; "
-        "torch.save(model.state_dict(), 'weights.pth')"
+        f"torch.save({state}, 'weights.pth')"
     )
 
 

@@ -1,6 +1,6 @@
 """Graphs that hypothesis draws: ONNX files of operators that exporters write, in all their modes, of opset 9 to 23.
 
-A graph is a first convolution, steps that keep a map of 1x8x32x40, and a classifier of five. Each step is a function of
+A graph is a first convolution, steps that keep a map of 1x8xHxW, and a classifier of five. Each step is a function of
 `STEPS`, which says since which opset there is one; an operator is written as its own opset has it.
 """
 
@@ -16,10 +16,8 @@ import onnx
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-SIZE = (32, 40)
+SIZES = ((32, 40), (48, 32), (36, 44), (64, 32))
 WIDTH, CLASSES = 8, 5
-H, W = SIZE
-MAP = (1, WIDTH, H, W)
 FLOAT, HALF, DOUBLE, INT64 = (
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
@@ -36,10 +34,16 @@ class Graph:
     draw: st.DrawFn
     opset: int
     as_nodes: bool  # constants are nodes, as some exporters write them
+    h: int
+    w: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     rough: bool = False
     seed: int = 0
+
+    @property
+    def map(self) -> tuple[int, int, int, int]:
+        return 1, WIDTH, self.h, self.w
 
     def op(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
         """The output of a new node, or all of them where there are several."""
@@ -175,7 +179,7 @@ def arithmetic(g: Graph, x: str, before: str) -> str:
     if kind == "Div":
         return str(g.op("Div", x, g.positive(before)))
     if kind in ("scale", "shift"):
-        shape = g.any((), (1,), (WIDTH, 1, 1), (1, WIDTH, 1, 1), (1, 1, H, W), (W,))
+        shape = g.any((), (1,), (WIDTH, 1, 1), (1, WIDTH, 1, 1), (1, 1, g.h, g.w), (g.w,))
         values = [x, g.const(g.numbers(*shape))]
         return str(g.op("Mul" if kind == "scale" else "Add", *(values if g.any(True, False) else values[::-1])))
     if kind == "silu":
@@ -231,14 +235,14 @@ def pool_up_to_the_edge(g: Graph, x: str, _: str) -> str:
 def resize_to(g: Graph, small: str) -> str:
     """`small`, a map of any size, at ours."""
     if g.opset >= 11:
-        sides = g.const([1, WIDTH, H, W], np.int64)
+        sides = g.const([1, WIDTH, g.h, g.w], np.int64)
         empty = "" if g.opset >= 13 else g.const([], np.float32)
         none = "" if g.opset >= 13 else g.const([], np.float32)
         ways = ("half_pixel", "align_corners", "pytorch_half_pixel")
         way = g.any(*ways)
         return str(g.op("Resize", small, empty, none, sides, mode="linear", coordinate_transformation_mode=way))
     known = g.op("GlobalAveragePool", small)
-    return str(g.op("Expand", known, g.const([1, WIDTH, H, W], np.int64)))
+    return str(g.op("Expand", known, g.const([1, WIDTH, g.h, g.w], np.int64)))
 
 
 @step()
@@ -264,7 +268,7 @@ def resize(g: Graph, x: str, _: str) -> str:
     if g.any(True, False):
         resized = g.op("Resize", x, roi, g.const([1, 1, height, width], np.float32), **more)
     else:
-        sides = g.const([1, WIDTH, int(H * height), int(W * width)], np.int64)
+        sides = g.const([1, WIDTH, int(g.h * height), int(g.w * width)], np.int64)
         resized = g.op("Resize", x, roi, "" if g.opset >= 13 else g.const([], np.float32), sides, **more)
     return resize_to(g, resized)
 
@@ -303,7 +307,7 @@ def normalised(g: Graph, x: str, _: str) -> str:
     if kind == "group by hand":
         two = g.const(np.ones(2, np.float32)), g.const(np.zeros(2, np.float32))
         groups = g.op("InstanceNormalization", g.reshape(x, 1, 2, -1), *two, epsilon=1e-5)
-        scaled = g.op("Mul", g.reshape(groups, *MAP), g.const(scale.reshape(-1, 1, 1)))
+        scaled = g.op("Mul", g.reshape(groups, *g.map), g.const(scale.reshape(-1, 1, 1)))
         return str(g.op("Add", scaled, g.const(shift.reshape(-1, 1, 1))))
     if kind == "lrn":
         return str(g.op("LRN", x, size=g.any(3, 5), alpha=0.01, beta=0.75, bias=1.0))
@@ -343,7 +347,7 @@ def attention(g: Graph, x: str, _: str) -> str:
         scores = g.op("MatMul", heads[0], g.op("Transpose", heads[1], perm=[0, 1, 3, 2]))
         scores = g.op("Softmax", g.op("Mul", scores, g.const(np.float32(0.5))), axis=3)
         done = g.reshape(g.op("Transpose", g.op("MatMul", scores, heads[2]), perm=[0, 2, 1, 3]), 1, -1, WIDTH)
-    back = g.reshape(g.op("Transpose", done, perm=[0, 2, 1]), 1, WIDTH, H // 4, W // 4)
+    back = g.reshape(g.op("Transpose", done, perm=[0, 2, 1]), 1, WIDTH, g.h // 4, g.w // 4)
     return str(g.op("Add", x, resize_to(g, back)))
 
 
@@ -354,7 +358,7 @@ def linear(g: Graph, x: str, _: str) -> str:
     kernel = g.const(g.numbers(WIDTH, WIDTH) / 3)
     if kind == "Gemm":
         rows = g.op("Gemm", g.reshape(last, -1, WIDTH), kernel, g.const(g.numbers(WIDTH)), transB=g.any(0, 1))
-        done = g.reshape(rows, 1, H, W, WIDTH)
+        done = g.reshape(rows, 1, g.h, g.w, WIDTH)
     elif kind == "Einsum":
         return str(g.op("Einsum", x, kernel, equation="nchw,cd->ndhw"))
     else:
@@ -371,15 +375,15 @@ def shuffled(g: Graph, x: str, _: str) -> str:
         return str(g.op("DepthToSpace", wide, blocksize=2, mode=mode))
     if kind == "pixels by hand":
         wide = g.conv(g.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]), WIDTH, 4 * WIDTH)
-        six = g.reshape(wide, 1, WIDTH, 2, 2, H // 2, W // 2)
-        return g.reshape(g.op("Transpose", six, perm=[0, 1, 4, 2, 5, 3]), *MAP)
+        six = g.reshape(wide, 1, WIDTH, 2, 2, g.h // 2, g.w // 2)
+        return g.reshape(g.op("Transpose", six, perm=[0, 1, 4, 2, 5, 3]), *g.map)
     if kind == "space":
         deep = g.conv(g.op("SpaceToDepth", x, blocksize=2), 4 * WIDTH, 4 * WIDTH, group=4)
         return str(g.op("DepthToSpace", deep, blocksize=2))
     if kind == "channels":
-        five = g.op("Transpose", g.reshape(x, 1, 2, WIDTH // 2, H, W), perm=[0, 2, 1, 3, 4])
-        return g.reshape(five, *MAP)
-    quarters = [sliced(g, x, [row, column], [H, W], [2, 3], [2, 2]) for row in (0, 1) for column in (0, 1)]
+        five = g.op("Transpose", g.reshape(x, 1, 2, WIDTH // 2, g.h, g.w), perm=[0, 2, 1, 3, 4])
+        return g.reshape(five, *g.map)
+    quarters = [sliced(g, x, [row, column], [g.h, g.w], [2, 3], [2, 2]) for row in (0, 1) for column in (0, 1)]
     return resize_to(g, g.conv(g.op("Concat", *quarters, axis=1), 4 * WIDTH, WIDTH))
 
 
@@ -422,14 +426,14 @@ def padded(g: Graph, x: str, _: str) -> str:
 def unpooled(g: Graph, x: str, _: str) -> str:
     g.rough = True  # which of two that are as large
     small, places = g.op("MaxPool", x, outputs=2, kernel_shape=[2, 2], strides=[2, 2])
-    given = [g.const([*MAP], np.int64)] if g.any(True, False) else []
+    given = [g.const([*g.map], np.int64)] if g.any(True, False) else []
     return str(g.op("MaxUnpool", g.op("Relu", small), places, *given, kernel_shape=[2, 2], strides=[2, 2]))
 
 
 @step(16)
 def sampled(g: Graph, x: str, _: str) -> str:
     """Along a flow that is computed, as aligning decoders do."""
-    ys, xs = np.meshgrid(np.linspace(-1, 1, H), np.linspace(-1, 1, W), indexing="ij")
+    ys, xs = np.meshgrid(np.linspace(-1, 1, g.h), np.linspace(-1, 1, g.w), indexing="ij")
     grid = g.const(np.stack([xs, ys], -1)[None].astype(np.float32))
     flow = g.op("Transpose", g.bounded(g.conv(x, WIDTH, 2)), perm=[0, 2, 3, 1])
     at = g.op("Add", grid, g.op("Mul", flow, g.const(np.float32(0.1))))
@@ -459,7 +463,7 @@ def shapes(g: Graph, x: str, _: str) -> str:
     if kind == "expand":
         return str(g.op("Add", x, g.op("Expand", g.op("GlobalAveragePool", x), shape)))
     if kind == "tile":
-        return str(g.op("Add", x, g.op("Tile", g.op("GlobalMaxPool", x), g.const([1, 1, H, W], np.int64))))
+        return str(g.op("Add", x, g.op("Tile", g.op("GlobalMaxPool", x), g.const([1, 1, g.h, g.w], np.int64))))
     if kind == "constant of shape":
         ones = g.op("ConstantOfShape", shape, value=numpy_helper.from_array(np.array([0.5], np.float32)))
         return str(g.op("Add", x, ones))
@@ -508,7 +512,7 @@ def branch(g: Graph, x: str, before: str) -> str:
     for name, operator in (("then", "Relu"), ("else", "Neg")):
         output = f"{name}_{len(g.nodes)}"
         node = helper.make_node(operator, [x], [output])
-        bodies.append(helper.make_graph([node], name, [], [helper.make_tensor_value_info(output, FLOAT, list(MAP))]))
+        bodies.append(helper.make_graph([node], name, [], [helper.make_tensor_value_info(output, FLOAT, list(g.map))]))
     if g.any(True, False):
         way = g.const(np.array(g.any(True, False)))
     else:
@@ -525,20 +529,21 @@ class Drawn:
     rough: bool
     steps: tuple[str, ...]
     opset: int
+    size: tuple[int, int]
 
 
 @st.composite
 def files(draw: st.DrawFn) -> Drawn:
     """An ONNX file of this page's steps."""
     opset = draw(st.integers(9, 23))
-    g = Graph(draw, opset, draw(st.booleans()))
+    g = Graph(draw, opset, draw(st.booleans()), *draw(st.sampled_from(SIZES)))
     names = draw(st.lists(st.sampled_from([n for n, (since, _) in STEPS.items() if since <= opset]), max_size=5))
     stride = g.any(1, 1, 2)
     value = before = g.conv("x", 3, WIDTH, (3, 3), pads=[1] * 4)
     for name in names:
         value, before = STEPS[name][1](g, value, before), value
     g.conv(value, WIDTH, CLASSES, (3, 3), pads=[1] * 4, strides=[stride] * 2)
-    batch, height, width = g.any((1, H, W), ("N", H, W), ("N", "H", "W"))
+    batch, height, width = g.any((1, g.h, g.w), ("N", g.h, g.w), ("N", "H", "W"))
     graph = helper.make_graph(
         g.nodes,
         "drawn",
@@ -547,4 +552,4 @@ def files(draw: st.DrawFn) -> Drawn:
         g.constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset < 20 else 10)
-    return Drawn(model.SerializeToString(), g.rough, tuple(names), opset)
+    return Drawn(model.SerializeToString(), g.rough, tuple(names), opset, (g.h, g.w))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.build.attempt import Attempts, Job, Outcome
-from tests.build.drawn import SIZE, Drawn, files
+from tests.build.drawn import Drawn, files
 from tests.build.foreign import NAMES
 from tests.build.foreign import SIZE as FOREIGN_SIZE
 
@@ -22,7 +22,13 @@ DRAWS = int(os.environ.get("ZOO", "1000"))
 PARTS = 8
 FIRST = int(os.environ.get("ZOO_SEED", "0"))
 FEW = 0.2  # of the drawn may be refused: OpenVINO has no unpooling, among others
-PRESETS = (None, "imagenet", "caffe", "tf", "0-1", "none")
+OPTIONS = st.fixed_dictionaries(
+    {"backend": st.sampled_from(("openvino", "onnxruntime"))},
+    optional={
+        "preprocess": st.sampled_from(("imagenet", "caffe", "tf", "0-1", "none")),
+        "order": st.sampled_from(("rgb", "bgr")),
+    },
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +69,9 @@ def test_a_bundle_computes_what_the_drawn_file_does_or_is_refused(part: int, att
 
     @seed(PARTS * FIRST + part)
     @settings(max_examples=DRAWS // PARTS, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(drawn=files(), backend=st.sampled_from(("openvino", "onnxruntime")), preset=st.sampled_from(PRESETS))
-    def check(drawn: Drawn, backend: str, preset: str | None) -> None:
-        options = {"backend": backend, "size": SIZE, **({"preprocess": preset} if preset else {})}
-        outcome = attempts(Job(drawn.data, SIZE, options))
+    @given(drawn=files(), options=OPTIONS)
+    def check(drawn: Drawn, options: dict[str, str]) -> None:
+        outcome = attempts(Job(drawn.data, drawn.size, {"size": drawn.size, **options}))
         seen[bool(outcome.refused)] += 1
         assert_sensible(outcome, drawn.rough)
 

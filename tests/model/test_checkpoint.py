@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -438,6 +439,24 @@ def test_a_whole_module_is_refused_with_the_lines_that_save_its_state(content: s
         return
     run_advice(message, tmp_path)
     assert list(torch.load(tmp_path / "weights.pth")) == ["0.weight", "0.bias"]
+
+
+def test_objects_among_weights_are_refused_with_the_lines_that_leave_them_out(mbv2: State, tmp_path: Path) -> None:
+    path = saved(tmp_path, {"deep": {"net": {**mbv2, "settings": torch.nn.ReLU()}}})
+    message = refusal(path)
+    assert "holds more than weights (torch.nn.modules.activation.ReLU)" in message
+    run_advice(message, tmp_path)
+    assert_is(tmp_path / "weights.pth", "lw_mbv2", mbv2)
+
+
+def test_many_keys_and_long_ones_cost_little(tmp_path: Path) -> None:
+    long = "k" * 1_000_000
+    path = saved(
+        tmp_path, {**{f"key{i}": {} for i in range(100_000)}, **{str(i): {long: {long: {}}} for i in range(300)}}
+    )
+    started = time.process_time()
+    refusal(path)
+    assert time.process_time() - started < 20
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
