@@ -31,7 +31,7 @@ def given_logits(path: Path, ends: Ends, inputs: parity.Inputs) -> dict[str, Arr
         with OrtSession(_tapped(path, ends), optimised=False) as session:
             found = {name: _run(session, ends, image) for name, image in inputs.items()}
     except RefineNetEdgeError as exc:
-        raise GraphError(f"ONNX Runtime cannot run {path}: {first_line(exc)}") from exc
+        raise GraphError(f"ONNX Runtime cannot run {path}: {first_line(exc)}; export it again") from exc
     logits = {name: ends.logits(source) for name, (_, source) in found.items()}
     if ends.threshold == 0 and all(given.min() >= 0 and given.max() <= 1 for given, _ in found.values()):
         raise GraphError(

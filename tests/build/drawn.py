@@ -368,7 +368,7 @@ def linear(g: Graph, x: str, _: str) -> str:
 
 @step()
 def shuffled(g: Graph, x: str, _: str) -> str:
-    kind = g.any("pixels", "pixels by hand", "space", "channels", "focus")
+    kind = g.any("pixels", "pixels by hand", "space", "channels", *(["focus"] if g.opset >= 10 else []))
     if kind == "pixels":
         wide = g.conv(g.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]), WIDTH, 4 * WIDTH)
         mode = g.any("DCR", "CRD") if g.opset >= 11 else None
@@ -525,11 +525,14 @@ def branch(g: Graph, x: str, before: str) -> str:
 class Drawn:
     """A file; whether it has jumps; the steps in it."""
 
-    data: bytes = field(repr=False)
+    data: bytes
     rough: bool
     steps: tuple[str, ...]
     opset: int
     size: tuple[int, int]
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(f"Drawn(opset {self.opset}, {self.size}: {', '.join(self.steps)})")
 
 
 @st.composite
