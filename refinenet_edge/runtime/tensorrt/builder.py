@@ -184,7 +184,8 @@ def _build(trt: type[TensorRt], onnx: bytes, options: EngineOptions, monitor: An
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
         raise BuildError(
-            f"{trt.__name__} {trt.__version__} cannot read the graph: {_parser_errors(parser) or report.said()}"
+            f"{trt.__name__} {trt.__version__} cannot read the graph: {_parser_errors(parser) or report.said()}; "
+            "export it without such operators, or build it for openvino or onnxruntime"
         )
     _channel_last(trt, network)
     config = builder.create_builder_config()
