@@ -433,7 +433,8 @@ class TestTensorRt:
     def test_what_the_parser_says_is_told_with_its_nodes(self, fake: Install) -> None:
         fake("parse")
         said = "refine4.crp/Unheard: no importer registered for op: Unheard"
-        with pytest.raises(BuildError, match=rf"^tensorrt 10\.3\.0\.30 cannot read the graph: {said}; {said}; {said}; export it"):
+        all_of_it = rf"^tensorrt 10\.3\.0\.30 cannot read the graph: {said}; {said}; {said}; export it"
+        with pytest.raises(BuildError, match=all_of_it):
             build_plan(b"model", "tensorrt", EngineOptions())
 
     def test_a_failing_build_tells_its_last_errors(self, fake: Install) -> None:
