@@ -52,13 +52,13 @@ def labelled(folder: Path) -> None:
 
 BUILD = "build --onnx net.onnx --size 32x48 --backend onnxruntime --output net"
 BENCH = "bench net --brief --rounds 2 --frames scenes:1:1 --out r.json"
-RECORD = "demo net --source scenes:1:9 --rate full --view none --record r.mp4"
+RECORD = "demo net --source scenes:1:9 --rate full --view none --record r.webm"
 COMMANDS = {
     "build": Command(BUILD, "net", open_bundle),
     "calibrate": Command("calibrate net --frames scenes:1:3 --out r.ranges.json", "r.ranges.json", read_ranges),
     "bench": Command(BENCH, "r.json", read_run),
     "batch": Command("batch net scenes:1:6 --out labels", "labels", labelled),
-    "record": Command(RECORD, "r.mp4", plays),
+    "record": Command(RECORD, "r.webm", plays),
 }
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from refinenet_edge import files
 from refinenet_edge.cli import build_engine, main
+from refinenet_edge.cli.command import Command
 from refinenet_edge.errors import BundleError
 from refinenet_edge.frames.images import write_png
 from refinenet_edge.records import Range
@@ -194,3 +198,33 @@ def test_a_frame_that_the_network_fails_on_is_that_frames_problem(
     done = run("run", bundle, photos, "--out", tmp_path / "out")
     assert "1 images could not be used: a pyramid of levels" in refused(done, 4)
     assert "2 of 3 images segmented" in done.stdout
+
+
+MEMORY: dict[str, Callable[[], object]] = {
+    "numpy": lambda: np.empty(1 << 60, np.uint8),
+    "torch": lambda: torch.empty(1 << 60, dtype=torch.uint8),
+    "Python": lambda: bytes(1 << 62),
+}
+
+
+@pytest.mark.parametrize("library", MEMORY)
+def test_without_memory_it_is_one_line_whichever_library_says_so(library: str) -> None:
+    command = Command("take", callback=MEMORY[library])
+    assert "error: there is not enough memory (" in refused(CliRunner().invoke(command))
+    assert not isinstance(CliRunner().invoke(command, ["--debug"]).exception, SystemExit)  # that one has its trace
+
+
+@pytest.mark.parametrize("megabytes", [300, 500, 700])
+def test_an_address_space_that_is_too_small_is_one_line(
+    megabytes: int, mobile_bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+
+    env = {"OPENBLAS_NUM_THREADS": "1"}  # its threads take what they like, and end the process where they get nothing
+    done = process("run", mobile_bundle, photos, "--out", tmp_path / "out", cwd=tmp_path, env=env, preexec_fn=limit)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0 or (
+        done.returncode == 2 and done.stderr.startswith("error: there is not enough memory (")
+    ), done.stderr
+    assert done.returncode == 2 or megabytes > 300

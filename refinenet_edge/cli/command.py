@@ -18,7 +18,7 @@ from refinenet_edge import __version__
 from refinenet_edge.cli import help as helps
 from refinenet_edge.cli import screen
 from refinenet_edge.cli.screen import err, styled
-from refinenet_edge.errors import InputError, MissingExtra, PartFailed, RefineNetEdgeError
+from refinenet_edge.errors import InputError, MissingExtra, PartFailed, RefineNetEdgeError, first_line
 from refinenet_edge.recipe import parse_channels, parse_size
 from refinenet_edge.records import WHOLE, Inference, MultiScale, Tiles
 
@@ -27,6 +27,11 @@ EXPORT = "'refinenet-edge[export]'"
 # docs/commands.md has the table; click ends wrong usage with 2, too
 EXIT_EXPECTED = 2
 EXIT_CODES = {MissingExtra: 3, PartFailed: 4}
+# C++, torch, OpenCV, the system, OpenVINO, Python's threads, a library that is loaded
+OUT_OF_MEMORY = (
+    *("bad_alloc", "can't alloc", "insufficient memory", "cannot allocate memory", "failed to allocate"),
+    *("can't start new thread", "failed to map segment"),
+)
 EXIT_INTERRUPTED = 130
 
 
@@ -66,21 +71,27 @@ class Command(click.Command):
             code = 0
             return result
         except RefineNetEdgeError as exc:
-            code = EXIT_CODES.get(type(exc), EXIT_EXPECTED)
+            said = _of_memory(exc)
+            code = EXIT_EXPECTED if said else EXIT_CODES.get(type(exc), EXIT_EXPECTED)
             if debug:
                 err.print(traceback.format_exc().rstrip(), soft_wrap=True)
-            else:  # one line, whatever the library below said
-                err.print(styled("error:", "red", f" {' '.join(str(exc).split())}"), soft_wrap=True)
+            else:
+                _print_error(said or str(exc))
         except BrokenPipeError:
             raise
         except (OSError, UnicodeEncodeError) as exc:
             if debug:
                 raise
             code = EXIT_EXPECTED
-            err.print(styled("error:", "red", f" {_said_by_system(exc)}"), soft_wrap=True)
+            _print_error(_of_memory(exc) or _said_by_system(exc))
         except KeyboardInterrupt:
             code = EXIT_INTERRUPTED
             err.print("interrupted; nothing was left half-written")
+        except Exception as exc:  # of whatever library: each has its own way to say that there is no memory
+            if debug or not (said := _of_memory(exc)):
+                raise
+            code = EXIT_EXPECTED
+            _print_error(said)
         finally:
             if stream := sys.modules.get("refinenet_edge.demo.stream"):
                 stream.exit_with(code)
@@ -96,6 +107,22 @@ def _require_utf8(given: dict[str, Any]) -> None:
                     str(text).encode()
                 except UnicodeEncodeError as exc:
                     raise InputError(f"{str(text)!r} is not UTF-8, as results are: rename it, or link to it") from exc
+
+
+def _print_error(said: str) -> None:
+    """One line, whatever the library below said."""
+    err.print(styled("error:", "red", f" {' '.join(said.split())}"), soft_wrap=True)
+
+
+def _of_memory(exc: BaseException) -> str:
+    """What is to be said where memory ran out, whichever library noticed it; "" where that is not what happened."""
+    if not isinstance(exc, MemoryError) and not any(words in str(exc).lower() for words in OUT_OF_MEMORY):
+        return ""
+    said = first_line(exc).split("; ")[0][:200]
+    return (
+        f"there is not enough memory ({said}): close what else takes it, or take a smaller network, frame or number of "
+        "threads"
+    )
 
 
 def _said_by_system(exc: OSError | UnicodeEncodeError) -> str:

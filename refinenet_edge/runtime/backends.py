@@ -9,6 +9,7 @@ A replacement is always logged as a warning. On a GPU machine "auto" never falls
 """
 
 import logging
+import shlex
 
 from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra, RefineNetEdgeError, require
@@ -58,8 +59,8 @@ def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool
         return OrtSession(bundle.read_graph, threads=threads, name=name)
     if bundle.manifest.engine is None:
         raise BundleError(
-            f"{bundle.path} has no plan yet: on the machine that runs it, refinenet-edge plan {bundle.path} "
-            f"--backend {bundle.manifest.backend}"
+            f"{bundle.path} has no plan yet: on the machine that runs it, refinenet-edge plan "
+            f"{shlex.quote(str(bundle.path))} --backend {bundle.manifest.backend}"
         )
     return TrtSession.open(bundle, backend, allow_host_code=allow_host_code)
 
