@@ -114,7 +114,7 @@ def _print_error(said: str) -> None:
     err.print(styled("error:", "red", f" {' '.join(said.split())}"), soft_wrap=True)
 
 
-def _of_memory(exc: BaseException) -> str:
+def _of_memory(exc: Exception) -> str:
     """What is to be said where memory ran out, whichever library noticed it; "" where that is not what happened."""
     if not isinstance(exc, MemoryError) and not any(words in str(exc).lower() for words in OUT_OF_MEMORY):
         return ""
