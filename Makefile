@@ -7,7 +7,7 @@ BIN := .venv/bin
 # what the lean runtime runs, too
 LEAN := $(addprefix refinenet_edge/runtime/tensorrt/,library.py engine.py session.py)
 
-.PHONY: authors chaos fuzz demo setup bindings test test-avx2 zoo bench check format docs wheel gpu arm cluster triton
+.PHONY: authors chaos fuzz demo newcomer setup bindings test test-avx2 zoo bench check format docs wheel gpu arm cluster triton
 
 demo: .venv/demo  ## build the shipped models and segment photos of people and drawn streets: look into demo-out/
 	$(BIN)/build-engine engines/people.toml --explain
@@ -39,7 +39,7 @@ build/opencv4/cv2: .venv/ready  # a Jetson's: tests/frames/test_opencv_4.py
 HANGS := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 test: setup bindings build/opencv4/cv2  ## everything that needs no GPU
-	$(BIN)/python -m pytest -n auto --dist worksteal $(HANGS) -m "not authors and not chaos and not gpu and not arm and not cluster and not triton and not wheel"
+	$(BIN)/python -m pytest -n auto --dist worksteal $(HANGS) -m "not authors and not chaos and not gpu and not arm and not cluster and not triton and not wheel and not newcomer"
 
 zoo: setup  ## ten thousand graphs that are drawn, or ZOO of them, other ones each time: each bundle computes what its file does
 	ZOO=$(or $(ZOO),10000) ZOO_SEED=$(or $(ZOO_SEED),$(shell date +%s)) $(BIN)/python -m pytest -n auto tests/build/test_zoo.py tests/build/test_drawn_ends.py
@@ -101,6 +101,9 @@ gpu: setup  ## the same contracts on real hardware, then benchmarks/results/<dev
 
 arm: setup  ## README's Jetson lines and the device side on ARM64, in qemu's user mode: build/arm
 	$(BIN)/python -m pytest -m arm tests/arm
+
+newcomer: setup  ## README's first lines in a bare Debian, to an overlay of one's own photo and model: build/newcomer
+	$(BIN)/python -m pytest -m newcomer tests/newcomer
 
 CLUSTER := build/cluster/bin
 

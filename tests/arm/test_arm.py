@@ -18,7 +18,8 @@ from refinenet_edge.frames.images import read_image, write_png
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import VALIDATION, scene
-from tests.arm import debian, exact
+from tests.arm import exact
+from tests.debian import BUILD, NEEDS, QEMU, Debian
 
 pytestmark = pytest.mark.arm
 
@@ -27,7 +28,9 @@ README = (CHECKOUT / "README.md").read_text("utf-8")
 LINES = re.search(r"## On a Jetson\n.*?```bash\n(.*?)```", README, re.DOTALL)[1].splitlines()  # type: ignore[index]
 JETPACK = ("bash", "coreutils", "python3", "python3-opencv")  # what is there before the first line
 SIZE = (64, 96)
-WORK = debian.ROOT / "work"
+ARM = Debian(BUILD / "arm", "arm64")
+WORK = ARM.work
+WHEELS = {"PIP_FIND_LINKS": "/work/dist"}
 
 # the exit code of each line, and what it says: JetPack is Debian here, so there is no TensorRT
 EXPECTED = {
@@ -35,21 +38,21 @@ EXPECTED = {
     "/usr/bin/python3 -m venv": (0, ""),
     "pip install": (0, "Successfully installed .*refinenet-edge"),
     "refinenet-edge doctor": (1, r"ok .*Linux aarch64, Python 3\.11(?s:.*)ok .*cv2 4\.6(?s:.*)ok .*by C\+\+"),
-    "refinenet-edge plan": (2, "tensorrt .*JetPack"),
-    "refinenet-edge run": (2, r"onnxruntime is not installed: pip install 'refinenet-edge\[cpu\]'"),
+    "refinenet-edge plan": (3, "tensorrt .*JetPack"),
+    "refinenet-edge run": (3, r"onnxruntime is not installed: pip install 'refinenet-edge\[cpu\]'"),
 }
 
 
 @pytest.fixture(scope="module")
 def said() -> list[tuple[str, int, str]]:
     """README's lines, each with its exit code and what it said, in a Debian where nothing of ours was before."""
-    assert Path(debian.QEMU).exists(), debian.NEEDS
+    assert Path(QEMU).exists(), NEEDS
     wanted = [word for line in LINES if line.startswith("sudo apt") for word in shlex.split(line, comments=True)[3:]]
-    debian.install([*JETPACK, *(word for word in wanted if not word.startswith("-"))])
-    if reason := debian.missing():
+    ARM.install([*JETPACK, *(word for word in wanted if not word.startswith("-"))])
+    if reason := ARM.missing():
         pytest.fail(reason)
     shutil.rmtree(WORK)
-    shutil.rmtree(debian.ROOT / "root/.cache/pip/wheels", ignore_errors=True)  # an earlier one of ours
+    shutil.rmtree(ARM.root / "root/.cache/pip/wheels", ignore_errors=True)  # an earlier one of ours
     (WORK / "dist").mkdir(parents=True)
     source = copy_source(WORK / "source")
     with tarfile.open(WORK / f"dist/refinenet_edge-{__version__}.tar.gz", "w:gz") as sdist:
@@ -61,7 +64,7 @@ def said() -> list[tuple[str, int, str]]:
     script = ["sudo() { :; }"]  # apt's packages are unpacked
     script += [f"echo '>>>'; {line}\ncode=$?; echo; echo \"<<< $code\"" for line in LINES]
     (WORK / "lines.sh").write_text("\n".join(script) + "\n")
-    output = debian.run("lines.sh").stdout
+    output = ARM.run("lines.sh", **WHEELS).stdout
     print(output)
     parts = re.findall(r">>>\n(.*?)\n<<< (\d+)\n", output, re.DOTALL)
     return [(line, int(code), text) for line, (text, code) in zip(LINES, parts, strict=True)]
@@ -78,7 +81,7 @@ def test_a_line_of_the_readme(said: list[tuple[str, int, str]], number: int) -> 
 
 def arm(command: str) -> str:
     """What `command` says in the environment that README's lines made; it must succeed."""
-    done = debian.run("-c", f"set -e; . .venv/bin/activate; {command}")
+    done = ARM.run("-c", f"set -e; . .venv/bin/activate; {command}", **WHEELS)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
