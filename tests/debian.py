@@ -30,7 +30,7 @@ mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
 printf %s {shlex.quote(f"{MAGIC}{MASK}:{QEMU}:F")} > /proc/sys/fs/binfmt_misc/register
 """
 ENTER = """
-for shared in dev proc etc/ssl; do mkdir -p {root}/$shared; mount --rbind /$shared {root}/$shared; done
+for shared in dev proc etc/ssl {shared}; do mkdir -p {root}/$shared; mount --rbind /$shared {root}/$shared; done
 touch {root}/etc/resolv.conf
 mount --bind /etc/resolv.conf {root}/etc/resolv.conf
 exec chroot {root} /bin/bash -c 'cd /work && exec /bin/bash "$@"' bash "$@"
@@ -53,7 +53,7 @@ class Debian:
         return self.root / "work"
 
     def _options(self) -> Iterator[str]:
-        """Of apt-get: what a process that is not root may not do, or what asks for a lock or a user that is not there."""
+        """Of apt-get: not what only root may do, or what asks for a lock or a user that is not there."""
         options = {
             "APT::Architecture": self.architecture,
             "APT::Architectures": self.architecture,
@@ -86,6 +86,8 @@ class Debian:
                 subprocess.run(["bash", "-o", "pipefail", "-c", unpack, archive, self.root], check=True)
                 done.parent.mkdir(exist_ok=True)
                 done.touch()
+        if not (shell := self.root / "usr/bin/sh").exists():
+            shell.symlink_to("bash")
         for name, target in ALTERNATIVES.items():
             link = self.root / "usr/lib" / f"{MACHINES[self.architecture]}-linux-gnu" / name
             if link.with_name(target.split("/")[0]).is_dir() and not link.exists():
@@ -94,10 +96,13 @@ class Debian:
     def run(self, *words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """`bash WORDS` in /work; what it says on both streams is in `stdout`. `variables` are of its environment."""
         env = {name: value for name, value in clean().items() if name.startswith("PIP_")}
+        settings = [word for value in env.values() for word in value.split()]
         env |= {"PATH": "/usr/bin:/usr/sbin", "HOME": "/root", "PYTHONUTF8": "1", "COLUMNS": "300"}
         env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", **variables}
+        # where pip takes its wheels from
+        places = " ".join(shlex.quote(word.strip("/")) for word in settings if Path(word).is_dir())
         foreign = MACHINES[self.architecture] != platform.machine()
-        enter = "set -e\n" + (TO_QEMU if foreign else "") + ENTER.format(root=self.root)
+        enter = "set -e\n" + (TO_QEMU if foreign else "") + ENTER.format(root=self.root, shared=places)
         command = [
             "unshare",
             "--user",
