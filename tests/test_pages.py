@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from pathlib import Path
@@ -75,6 +76,13 @@ def test_the_results_are_those_of_the_files() -> None:
     text = TEXT["docs/results.md"]
     assert results_page.filled(text) == text
     assert results_page.BLOCK.search(text)
+
+
+def test_the_sizes_of_the_extras_are_those_that_were_measured() -> None:
+    sizes = json.loads((ROOT / "benchmarks/results/amd-epyc-2/extra_sizes.json").read_text("utf-8"))
+    told = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", TEXT["README.md"], re.M))
+    assert {name: str(size["megabytes"]) for name, size in sizes.items() if name != "dev"} == told
+    assert f"is {sizes['dev']['megabytes']}." in TEXT["README.md"]
 
 
 def test_the_readme_is_read_in_a_minute() -> None:
