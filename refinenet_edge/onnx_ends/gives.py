@@ -71,12 +71,12 @@ def _find_source(output: ir.Value, name: str, classes: int | None, sides: Size |
     node = _behind(output, MOVES).producer()
     if node is not None and node.op_type == "ArgMax" and (found := _before_argmax(node)):
         return found
-    if (labels := _labels(output)) is not None:
-        return _given_labels(output, name, labels or classes, sides)
-    shape, one = output.shape, _as_one(output, sides)
-    if output.dtype == FLOAT and one is not None:
+    shape, one, labels = output.shape, _as_one(output, sides), _labels(output)
+    if one is not None and labels is not None:
+        return _given_labels(output, one, name, labels or classes)
+    if one is not None and output.dtype == FLOAT:
         return _one_channel(output, one, sides)
-    if output.dtype != FLOAT or shape is None or len(shape) != 4:
+    if output.dtype == ir.DataType.DOUBLE or shape is None or len(shape) != 4:
         raise GraphError(f"{name} gives {output.name} ({output.dtype} {shown(shape)}); {EXPECTED}")
     axis = _channel_axis(output, name, classes, sides)
     count = shape[axis]
@@ -161,11 +161,9 @@ def _data(node: ir.Node) -> ir.Value | None:
     return next((value for value in inputs if value is not None and constant(value) is None), None)
 
 
-def _given_labels(output: ir.Value, name: str, classes: int | None, sides: Size | None) -> _Source:
-    said, one = f"{name} gives labels, {output.name} ({output.dtype} {shown(output.shape)})", _as_one(output, sides)
-    if one is None:
-        raise GraphError(f"{said}; {EXPECTED}")
+def _given_labels(output: ir.Value, one: Layout, name: str, classes: int | None) -> _Source:
     if classes is None:
+        said = f"{name} gives labels, {output.name} ({output.dtype} {shown(output.shape)})"
         raise GraphError(f"{said}, but not of how many classes: say them with --labels")
     return _Source(output, "labels", one, classes)
 

@@ -15,6 +15,7 @@ def logits_of(model: ir.Model, value: ir.Value, kind: Kind, layout: Layout, clas
     make = _Maker(model)
     rank = len(value.shape or ())
     if kind == "scores":
+        value = value if value.dtype == FLOAT else make("Cast", [value], {"to": int(FLOAT)})
         return make("Transpose", [value], {"perm": PLANES_FIRST}) if layout == "nhwc" else value
     if kind == "labels":
         value = make("Cast", [value], {"to": int(ir.DataType.INT32)}, ir.DataType.INT32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from click.testing import CliRunner
 
+from refinenet_edge import cli
 from refinenet_edge.build import build
 from refinenet_edge.errors import GraphError, InputError
 from refinenet_edge.records import Bilinear, Nearest, Recipe
@@ -31,6 +34,8 @@ KNOWN: dict[str, Any] = {
     "twice": np.array([1, 1, 2, 2], np.float32),
     "nought": np.float32(0),
     "three": np.int64(3),
+    "five": np.int64(5),
+    "ends": np.array([0, 1], np.int64),
     "two": np.array([2], np.int64),
     "minus": np.int64(-1),
     "scale": weights(3, seed=1),
@@ -224,6 +229,11 @@ class TestScores:
     ) -> None:
         recipe = made(f"{SCORES} {body}", outputs, opset=opset, backend=backend, scale=99.0)
         assert_same(recipe, theirs(recipe, FRAME / np.float32(99)).argmax(axis))
+
+    def test_ones_for_the_class_are_scores(self, made: Made, backend: str, opset: int) -> None:
+        body = f"{SCORES} a = ArgMax <axis = 1, keepdims = 0> (s) y = OneHot <axis = 1> (a, five, ends)"
+        recipe = made(body, "int64[1,5,32,48] y", opset=opset, backend=backend)
+        assert_same(recipe, theirs(recipe).argmax(1))
 
     def test_a_softmax_costs_nothing(self, made: Made, backend: str, opset: int) -> None:
         body = f"{SCORES} t = Transpose <perm = [0,2,3,1]> (s) p = Softmax <axis = 3> (t)"
@@ -482,6 +492,19 @@ class TestFurther:
         expected = theirs(recipe, frame)
         expected = expected > 0.5 if "Sigmoid" in body else expected.argmax(3) if "Transpose" in body else expected
         assert (labels_of(recipe, frame) == expected.reshape(frame.shape[:2])).mean() > 0.999
+
+    @pytest.mark.parametrize("end", ["y = ArgMax <axis = 1> (s)", "a = ArgMax <axis = 1> (s) y = Gather(table, a)"])
+    def test_it_is_calibrated_by_itself(self, made: Made, end: str, tmp_path: Path) -> None:
+        body = (
+            f"c = Conv <pads = [1,1,1,1]> (x, wide) r = Relu(c) d = Conv(r, deep) e = Relu(d) s = Conv(e, narrow) {end}"
+        )
+        recipe = made(body, "int64[1,1,32,48] y", preprocess="0-1", labels=self.five(made), backend="openvino")
+        ranges = str(tmp_path / "r.json")
+        command = ["calibrate", str(build(recipe).path), "--frames", "scenes:0:2", "--out", ranges]
+        said = CliRunner().invoke(cli.main, command)
+        assert said.exit_code == 0, said.output
+        quantised = dataclasses.replace(recipe, precision="int8", calib=ranges, output=str(tmp_path / "q"), force=True)
+        assert (labels_of(quantised) == theirs(recipe, FRAME / np.float32(255))[0, 0]).mean() > 0.9
 
     def five(self, made: Made) -> str:
         folder = Path(str(made("y = Relu(x)", "float[1,3,32,48] y").onnx)).parent
