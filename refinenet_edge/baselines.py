@@ -9,6 +9,8 @@ The usual code: cv2.resize to the network's size, normalise and transpose in num
 frame's size, numpy.argmax. With several frames they are one batch for the network.
 """
 
+from __future__ import annotations
+
 import importlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +22,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from refinenet_edge.bench.entry import BundleEntry, Entry, Runner
+from refinenet_edge.bench.entry import BundleEntry, Entry
 from refinenet_edge.bench.measure import Stages, timed
 from refinenet_edge.bench.record import Case, Subject
 from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.files import sha256
 from refinenet_edge.opencv import cv2
-from refinenet_edge.records import Frame, FrameSpec, Identity, Recipe, Size, Span
+from refinenet_edge.records import Frame, FrameSpec, Identity, LabelMap, Recipe, Size, Span
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 
@@ -58,7 +60,12 @@ class Baseline:
         return self.device == "cuda"
 
     @contextmanager
-    def open(self, case: Case) -> Iterator[Runner]:
+    def segmenting(self) -> Iterator[Callable[[Frame], LabelMap]]:
+        with self.open(Case(_size_of(open_bundle(self.bundle).manifest.frame))) as usual:
+            yield usual.segment
+
+    @contextmanager
+    def open(self, case: Case) -> Iterator[_Usual]:
         from refinenet_edge.model import open_network
 
         manifest, recipe = open_bundle(self.bundle).manifest, self.recipe
@@ -73,10 +80,10 @@ class Baseline:
             collapse_ind=recipe.collapse_ind,
         )
         if self.kind in ("torch", "compile"):
-            yield _usual(_torch(module, self.kind == "compile", self.device), manifest.frame, size)
+            yield _Usual(_torch(module, self.kind == "compile", self.device), manifest.frame, size)
         else:
             with _exported(module, size, case.batch) as path, _session(path, self.kind) as network:
-                yield _usual(network, manifest.frame, size)
+                yield _Usual(network, manifest.frame, size)
 
 
 @dataclass(frozen=True)
@@ -89,13 +96,18 @@ class OnnxBaseline:
     on_gpu = False
 
     @contextmanager
-    def open(self, case: Case) -> Iterator[Runner]:
+    def segmenting(self) -> Iterator[Callable[[Frame], LabelMap]]:
+        with self.open(Case(_size_of(self.frame))) as usual:
+            yield usual.segment
+
+    @contextmanager
+    def open(self, case: Case) -> Iterator[_Usual]:
         with _session(self.path, self.subject.backend) as network:
 
             def one_by_one(images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
                 return np.concatenate([network(image[None]).copy() for image in images])
 
-            yield _usual(one_by_one, self.frame, self.frame.size or case.size)
+            yield _Usual(one_by_one, self.frame, self.frame.size or case.size)
 
 
 def baselines_for(against: Sequence[str], entry: BundleEntry, checkpoint: Path | None = None) -> list[Entry]:
@@ -205,13 +217,38 @@ def _session(path: Path, backend: str) -> Iterator[Network]:
         yield lambda images: session.run({source: images})[target]
 
 
-def _usual(network: Network, spec: FrameSpec, size: Size) -> Runner:
-    if spec.fit == "crop":
-        raise InputError("nothing is timed beside a bundle that crops its frames: build it with --resize stretch")
-    mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
-    whole = Span(0, size[0], size[0]), Span(0, size[1], size[1])
+def _size_of(frame: FrameSpec) -> Size:
+    """The network's size, at which a baseline sees what the bundle sees. Raises `InputError` where it is any."""
+    if frame.size is None:
+        raise InputError(
+            "the bundle takes frames as large as they come, this one size: build it with --size to compare"
+        )
+    return frame.size
 
-    def prepare(frames: Sequence[Frame]) -> npt.NDArray[np.float32]:
+
+class _Usual:
+    """The usual code around a network of `size`."""
+
+    def __init__(self, network: Network, spec: FrameSpec, size: Size) -> None:
+        if spec.fit == "crop":
+            raise InputError("nothing is timed beside a bundle that crops its frames: build it with --resize stretch")
+        self._network, self._spec, self._size = network, spec, size
+        self._mean, self._std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+
+    def __call__(self, frames: Sequence[Frame]) -> Stages:
+        """The ms of each stage."""
+        stages: Stages = {}
+        images = timed(stages, "prepare", self._prepare, frames)
+        logits = timed(stages, "engine", self._network, images)
+        timed(stages, "head", self._labels, logits, frames)
+        return stages
+
+    def segment(self, frame: Frame) -> LabelMap:
+        return self._labels(self._network(self._prepare([frame])), [frame])[0]
+
+    def _prepare(self, frames: Sequence[Frame]) -> npt.NDArray[np.float32]:
+        spec, size = self._spec, self._size
+        whole = Span(0, size[0], size[0]), Span(0, size[1], size[1])
         images = []
         for frame in frames:
             down, across = spec.spans(frame.shape[:2]) or whole
@@ -219,27 +256,18 @@ def _usual(network: Network, spec: FrameSpec, size: Size) -> Runner:
                 inside = across.length, down.length
                 frame = np.asarray(cv2.resize(frame, inside, interpolation=cv2.INTER_LINEAR), np.uint8)
             ordered = frame if spec.order == "bgr" else frame[:, :, ::-1]
-            image = (ordered.astype(np.float32) / np.float32(spec.scale) - mean) / std
+            image = (ordered.astype(np.float32) / np.float32(spec.scale) - self._mean) / self._std
             around = [(span.start, span.total - span.start - span.length) for span in (down, across)]
             images.append(np.pad(image, [*around, (0, 0)]).transpose(2, 0, 1))
         return np.ascontiguousarray(images)
 
-    def labels(logits: npt.NDArray[Any], frames: Sequence[Frame]) -> list[npt.NDArray[np.uint8]]:
+    def _labels(self, logits: npt.NDArray[Any], frames: Sequence[Frame]) -> list[LabelMap]:
         maps = []
         for scores, frame in zip(logits, frames, strict=True):
             large = scores.transpose(1, 2, 0)
-            if spans := spec.spans(frame.shape[:2]):
-                large = cv2.resize(large, size[::-1], interpolation=cv2.INTER_LINEAR)
+            if spans := self._spec.spans(frame.shape[:2]):
+                large = cv2.resize(large, self._size[::-1], interpolation=cv2.INTER_LINEAR)
                 large = large[tuple(slice(span.start, span.start + span.length) for span in spans)]
             large = cv2.resize(large, frame.shape[1::-1], interpolation=cv2.INTER_LINEAR)
             maps.append(large.argmax(2).astype(np.uint8))
         return maps
-
-    def run(frames: Sequence[Frame]) -> Stages:
-        stages: Stages = {}
-        images = timed(stages, "prepare", prepare, frames)
-        logits = timed(stages, "engine", network, images)
-        timed(stages, "head", labels, logits, frames)
-        return stages
-
-    return run

@@ -2,6 +2,7 @@
 
 measure.py    contenders in turn -> Timing: medians, intervals, the rule that ended it
 entry.py      a bundle as something to time; baselines.py, beside this package, has the others
+judge.py      entries + data set -> mIoU, examples
 run.py        entries + options -> BenchmarkRun
 alone.py      one entry by itself: its start in a new process, its power, camera to screen in the demo's loop
 machine.py    where it ran

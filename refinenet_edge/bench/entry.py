@@ -12,7 +12,7 @@ from typing import Protocol
 from refinenet_edge.bench.measure import Stages, timed
 from refinenet_edge.bench.record import Case, Subject
 from refinenet_edge.bundle import open_bundle
-from refinenet_edge.records import Frame, Size
+from refinenet_edge.records import Frame, LabelMap, Size
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.backends import choose
 from refinenet_edge.runtime.libraries import MODULES
@@ -35,6 +35,9 @@ class Entry(Protocol):
 
     def open(self, case: Case) -> AbstractContextManager[Runner]:
         """Load what `case` needs. Raises `RefineNetEdgeError` for what cannot be had here."""
+
+    def segmenting(self) -> AbstractContextManager[Callable[[Frame], LabelMap]]:
+        """Load what it takes for a frame of any size -> its labels, of that size; raises as `open` does."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class BundleEntry:
                 return stages
 
             yield run
+
+    @contextmanager
+    def segmenting(self) -> Iterator[Callable[[Frame], LabelMap]]:
+        with self.segmenter() as segmenter:
+            yield lambda frame: segmenter.segment(frame).labels
 
     def segmenter(self) -> Segmenter:
         """The bundle's segmenter, to be closed by the caller."""

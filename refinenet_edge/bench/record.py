@@ -8,6 +8,7 @@ BenchmarkRun            one `refinenet-edge bench`: where, what, how, and everyt
   Screen       a subject on a live source: how old what is shown is
   Power        a subject running alone: watts, joules a frame, temperatures, clocks
   Layer        one layer of a subject's profile, and the block of the model that it belongs to
+  Example      a frame, its truth, and what each subject made of it
 
 Measurements of the same case were made in turn, round by round: run i of one belongs to run i of the other. What a
 machine cannot say is None, never a guess.
@@ -23,7 +24,7 @@ import numpy as np
 
 from refinenet_edge.errors import BundleError, InputError, RefineNetEdgeError
 from refinenet_edge.files import read_utf8, write_atomically
-from refinenet_edge.records import Identity, Size, from_json, to_json
+from refinenet_edge.records import Identity, Labels, Size, from_json, to_json
 
 MAX_RUN = 64 << 20  # bytes of a file
 
@@ -49,7 +50,7 @@ class Machine:
 class Subject:
     """What was timed, by `backend`. `name` is unique in a run.
 
-    `miou` in [0, 1] on `judge`, None: not asked.
+    `miou` in [0, 1] on `judge`, None: not asked. `iou` is of each of the run's classes, None: nowhere to be seen.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Subject:
     backend: str
     miou: float | None = None
     judge: str | None = None
+    iou: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,15 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A frame that mIoU is judged on, made smaller, in base64: a JPEG, and PNGs of class numbers of its size."""
+
+    frame: str
+    truth: str
+    labels: Mapping[str, str]  # subject -> PNG
+
+
+@dataclass(frozen=True)
 class BenchmarkRun:
     """One benchmark. The first subject is what the others are compared with. Raises `BundleError`."""
 
@@ -159,6 +170,8 @@ class BenchmarkRun:
     power: tuple[Power, ...] = ()
     layers: tuple[Layer, ...] = ()
     notes: tuple[str, ...] = ()  # what was asked and could not be had, and why
+    classes: Labels | None = None  # of the judge
+    examples: tuple[Example, ...] = ()
     schema: int = 2
 
     def __post_init__(self) -> None:
@@ -169,6 +182,11 @@ class BenchmarkRun:
         for part in (part for kind in parts for part in kind):
             if part.subject not in names:
                 raise BundleError(f"{type(part).__name__} of {part.subject!r}, which is no subject")
+        classes = len(self.classes.names) if self.classes else 0
+        if any(len(subject.iou) not in (0, classes) for subject in self.subjects):
+            raise BundleError(f"a subject's IoU is not of the run's {classes} classes")
+        if (self.examples and not classes) or any(example.labels.keys() - {*names} for example in self.examples):
+            raise BundleError("examples need classes, and are of what is no subject")
         for measurement in self.measurements:
             if not measurement.ms or not all(0 < ms < float("inf") for ms in measurement.ms):
                 raise BundleError(f"{measurement.subject} at {measurement.case}: times must be positive and finite")

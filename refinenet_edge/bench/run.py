@@ -6,6 +6,7 @@
 Frames are `FRAMES` different ones, drawn scenes or the first of a folder, at the case's size.
 """
 
+import contextlib
 import datetime
 import logging
 import statistics
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -22,14 +23,27 @@ import numpy as np
 from refinenet_edge.bench.alone import measure_power, measure_screen, measure_start
 from refinenet_edge.bench.blocks import block_of
 from refinenet_edge.bench.entry import WHOLE, BundleEntry, Entry, Runner
+from refinenet_edge.bench.judge import Judge, examples
 from refinenet_edge.bench.machine import commit, describe
 from refinenet_edge.bench.measure import RULE, WARM_UPS, Contender, Stages, take_turns
-from refinenet_edge.bench.record import STAGES, BenchmarkRun, Case, Layer, Measurement, Power, Screen, Start, Subject
+from refinenet_edge.bench.record import (
+    STAGES,
+    BenchmarkRun,
+    Case,
+    Example,
+    Layer,
+    Measurement,
+    Power,
+    Screen,
+    Start,
+    Subject,
+)
+from refinenet_edge.bundle import open_bundle
 from refinenet_edge.errors import InputError, RefineNetEdgeError
-from refinenet_edge.evaluation import DataSet, evaluate
+from refinenet_edge.evaluation import DataSet
 from refinenet_edge.frames import Scenes, open_frames, parse
 from refinenet_edge.opencv import cv2
-from refinenet_edge.records import Frame, Size
+from refinenet_edge.records import Frame, LabelMap, Labels, Size
 from refinenet_edge.runtime.cuda import gpu_bus_id, gpu_name
 from refinenet_edge.scenes import scene
 
@@ -69,7 +83,7 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
         raise InputError(f"two subjects are named {twice}: rename a bundle's folder, or leave one out")
     started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     notes: list[str] = []
-    subjects = tuple(_judged(entry, options.judge, step) for entry in entries)  # first: it may not fit the classes
+    subjects, classes, shown = _judged(entries, options.judge, notes, step)  # first: it may not fit the classes
     measurements: list[Measurement] = []
     for case in options.cases:
         measurements += _measure(entries, case, options, notes, step)
@@ -108,6 +122,8 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
         power=tuple(filter(None, power)),
         layers=tuple(layers),
         notes=tuple(dict.fromkeys(notes)),
+        classes=classes,
+        examples=shown,
     )
 
 
@@ -202,13 +218,28 @@ def _frames(source: str, size: Size) -> list[Frame]:
     return [np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), np.uint8) for frame in read]
 
 
-def _judged(entry: Entry, judge: DataSet | None, step: Step) -> Subject:
-    """The subject of `entry`; of a bundle with its mIoU on `judge`."""
-    if judge is None or not isinstance(entry, BundleEntry):
-        return entry.subject
-    step(f"segment {judge.name} with {entry.subject.name}")
-    with entry.segmenter() as segmenter:
-        return replace(entry.subject, miou=evaluate(segmenter, judge).miou, judge=judge.name)
+def _judged(
+    entries: Sequence[Entry], data: DataSet | None, notes: list[str], step: Step
+) -> tuple[tuple[Subject, ...], Labels | None, tuple[Example, ...]]:
+    """The subjects with their mIoU on `data`, the classes and examples; of baselines where they can be judged."""
+    first = entries[0]
+    if data is None or not isinstance(first, BundleEntry):
+        return tuple(entry.subject for entry in entries), None, ()
+    manifest = open_bundle(first.path).manifest
+    judge = Judge(data, manifest.labels, manifest.frame)
+    subjects: list[Subject] = []
+    labels: dict[str, list[LabelMap]] = {}
+    for entry in entries:
+        name = entry.subject.name
+        if isinstance(entry, BundleEntry) and len(open_bundle(entry.path).manifest.labels.names) != len(
+            judge.labels.names
+        ):
+            raise InputError(f"{name} has other classes than {first.subject.name}: judge them in runs of their own")
+        step(f"segment {data.name} with {name}")
+        subjects.append(entry.subject)
+        with contextlib.nullcontext() if isinstance(entry, BundleEntry) else _noted(f"mIoU of {name}", notes):
+            subjects[-1], labels[name] = judge.judge(entry)
+    return tuple(subjects), judge.labels, examples(judge, labels)
 
 
 def _layers(entry: BundleEntry, frame: Frame) -> list[Layer]:

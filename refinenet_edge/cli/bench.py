@@ -85,7 +85,7 @@ def bench_group() -> None:
     help="Threads at once, each with a session of its own. Repeatable.",
 )
 @option("--frames", default="scenes", metavar="DIR|VIDEO|scenes", show_default=True, help="Frames to run on.")
-@option("--judge", metavar="DATASET", help="Measure the bundles' mIoU, too, as eval does.")
+@option("--judge", metavar="DATASET", help="Measure mIoU, too, as eval does, and show a few frames.")
 @option("--source", metavar="SOURCE", help="Measure camera to screen, too, on a source of the demo.")
 @option("--rounds", type=click.IntRange(2), show_default="until it is certain", help="Rounds of a measurement.")
 @option("--brief", is_flag=True, help="Measure no start, memory, power and layers.")

@@ -29,7 +29,7 @@ from refinenet_edge.evaluation.datasets import DataSet
 from refinenet_edge.evaluation.doubts import doubts, numbering_doubt
 from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
 from refinenet_edge.files import read_utf8, write_atomically
-from refinenet_edge.records import WHOLE, FrameSpec, Identity, Inference, Labels, from_json, to_json
+from refinenet_edge.records import WHOLE, Frame, FrameSpec, Identity, Inference, Labels, Mask, from_json, to_json
 from refinenet_edge.runtime import Segmenter
 
 SAVE_SECONDS = 15.0
@@ -95,6 +95,18 @@ class _Partial:
 Compared = tuple[Sample, str, Confusion | SampleProblem]  # the stamp is from before the sample was read
 
 
+class Segments(Protocol):
+    """As much of a `Segmenter` as judging needs."""
+
+    @property
+    def labels(self) -> Labels: ...
+
+    @property
+    def frame_spec(self) -> FrameSpec: ...
+
+    def segment(self, frame: Frame) -> Mask: ...
+
+
 class Evaluator(Protocol):
     """What segments samples and compares: `LocalEvaluator`, or many machines (cluster/evaluate.py)."""
 
@@ -116,6 +128,8 @@ class Evaluator(Protocol):
 
 class LocalEvaluator:
     """A segmenter in this process."""
+
+    segmenter: Segments
 
     def __init__(self, segmenter: Segmenter) -> None:
         self.segmenter = segmenter
@@ -238,7 +252,7 @@ def evaluate(
     return result
 
 
-def compare(segmenter: Segmenter, sample: Sample) -> Confusion:
+def compare(segmenter: Segments, sample: Sample) -> Confusion:
     """One sample's matrix. Raises `Unusable`."""
     frame, truth = sample.read()
     classes = len(segmenter.labels.names)

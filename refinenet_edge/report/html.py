@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
-from refinenet_edge.bench.record import STAGES, BenchmarkRun, Case, summary
-from refinenet_edge.report import charts
+from refinenet_edge.bench.record import STAGES, BenchmarkRun, Case, Subject, summary
+from refinenet_edge.report import charts, examples
+from refinenet_edge.report.examples import ExampleView
 from refinenet_edge.report.view import Block, Row, blocks, judges, rows, stages, undominated
 from refinenet_edge.report.words import faster, frames, interval, moment, number, percent, sentence, size
 
@@ -48,12 +49,18 @@ class RunView:
     judges: tuple[str, ...]
     pareto: Markup | None  # None: fewer than two have a mIoU, or they were judged on different images
     profiles: dict[int, tuple[Block, ...]]  # key -> blocks
+    examples: tuple[ExampleView, ...]
 
     @property
     def title(self) -> str:
         """The device, and the network where it is one."""
         models = {subject.identity.model for subject in self.run.subjects}
         return f"{min(models)} on {self.run.machine.device}" if len(models) == 1 else self.run.machine.device
+
+    @property
+    def judged(self) -> list[tuple[int, Subject]]:
+        """The subjects whose IoU is known, each with its number."""
+        return [(key, subject) for key, subject in enumerate(self.run.subjects, 1) if subject.iou]
 
     def key(self, name: str) -> int:
         """The number of the subject of that name."""
@@ -65,6 +72,8 @@ class RunView:
         run, cases = self.run, self.cases
         every = [
             ("ladder", "Accuracy and speed", cases),
+            ("iou", "IoU of each class", any(subject.iou for subject in run.subjects)),
+            ("examples", "Examples", self.examples),
             ("times", "Time of a frame", cases),
             ("sweep", "All cases", cases[1:]),
             ("stages", "Stages of a frame", cases and any(row.measurement.stages for row in cases[0].rows)),
@@ -116,6 +125,7 @@ def _view(anchor: str, name: str, run: BenchmarkRun) -> RunView:
         judges=judged,
         pareto=pareto,
         profiles={key: layers for key, layers in profiles.items() if layers},
+        examples=examples.views(run),
     )
 
 

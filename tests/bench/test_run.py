@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from refinenet_edge import bench
+from refinenet_edge.baselines import baselines_for
 from refinenet_edge.bench.alone import measure_start
 from refinenet_edge.bench.entry import Runner
 from refinenet_edge.bench.record import Start, Subject
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
+from refinenet_edge.evaluation import open_dataset
+from refinenet_edge.frames.images import decode_image, write_png
 from refinenet_edge.records import Frame, Identity
 from refinenet_edge.runtime import Segmenter
+from refinenet_edge.scenes import scene
 
 SMALL = bench.Case((64, 96))
 run_module = importlib.import_module("refinenet_edge.bench.run")  # bench.run is its function
@@ -99,6 +105,75 @@ def test_frames_are_images_of_a_folder(tmp_path: Path, photos: Path) -> None:
 
     bench.run([Sees("ours")], bench.Options((SMALL,), frames=str(photos), rounds=6, brief=True), "")
     assert len(seen) == 2 + 6 and len(set(seen)) == len(list(photos.iterdir()))
+
+
+@pytest.fixture
+def own_labels(mobile_bundle: Path, tmp_path: Path) -> str:
+    """A data set whose masks are what the bundle makes of its images: two readable ones, and one without a mask."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    with Segmenter(mobile_bundle) as segmenter:
+        for index in range(3):
+            frame = scene(5, index, (64, 96))[0]
+            write_png(tmp_path / f"images/{index}.png", frame)
+            write_png(tmp_path / f"masks/{index}.png", segmenter.segment(frame).labels)
+    (tmp_path / "masks/0.png").write_bytes(b"damaged")
+    return f"plain:{tmp_path}"
+
+
+class TestJudged:
+    def test_baselines_too(self, mobile_bundle: Path, own_labels: str) -> None:
+        entry = bench.bundle_entry(mobile_bundle, "openvino")
+        entries = [entry, *baselines_for(["torch", str(mobile_bundle / "model.onnx")], entry)]
+        options = bench.Options((SMALL,), rounds=2, brief=True, judge=open_dataset(own_labels))
+        found = bench.run(entries, options, "")
+
+        def read_mask(index: int) -> Any:
+            return decode_image((Path(own_labels.partition(":")[2]) / f"masks/{index}.png").read_bytes(), "")[..., 0]
+
+        assert found.notes == () and found.classes == open_bundle(mobile_bundle).manifest.labels
+        ours, *peers = found.subjects
+        assert ours.miou == 1.0 and {1.0, None} >= set(ours.iou) and len(ours.iou) == 21
+        for baseline, subject in zip(entries[1:], peers, strict=True):
+            with baseline.segmenting() as segment:
+                pairs = [(read_mask(sample), segment(scene(5, sample, (64, 96))[0])) for sample in (1, 2)]
+            truth, labels = (np.concatenate(side) for side in zip(*pairs, strict=True))
+            either = [((truth == k) | (labels == k)).sum() for k in range(21)]
+            both = [((truth == k) & (labels == k)).sum() for k in range(21)]
+            expected = [int(b) / int(e) if e else None for b, e in zip(both, either, strict=True)]
+            assert subject.iou == tuple(map(pytest.approx, expected))
+            assert subject.miou == pytest.approx(np.mean([iou for iou in expected if iou is not None]))
+            assert (truth == labels).mean() > 0.8  # the same network, enlarged otherwise
+        assert {subject.judge for subject in found.subjects} == {open_dataset(own_labels).name}
+        assert len(found.examples) == 2
+        for index, example in enumerate(found.examples, 1):
+            pictures = {name: decode_image(base64.b64decode(png), name) for name, png in example.labels.items()}
+            assert list(pictures) == [subject.name for subject in found.subjects]
+            truth = decode_image(base64.b64decode(example.truth), "truth")
+            np.testing.assert_array_equal(pictures["mobile"], truth)
+            frame = decode_image(base64.b64decode(example.frame), "frame").astype(int)
+            assert np.abs(frame - scene(5, index, (64, 96))[0]).mean() < 12  # JPEG
+
+    def test_what_cannot_be_judged_is_noted(self, mobile_bundle: Path, own_labels: str) -> None:
+        entry = bench.bundle_entry(mobile_bundle, "openvino")
+        options = bench.Options((SMALL,), rounds=2, brief=True, judge=open_dataset(own_labels))
+        found = bench.run([entry, Unjudged("theirs")], options, "")
+        assert found.subjects[1].miou is None and found.subjects[1].iou == ()
+        assert found.notes == ("mIoU of theirs: it has no labels",)
+        assert list(found.examples[0].labels) == ["mobile"]
+
+    def test_a_bundle_of_other_classes_is_refused(self, mobile_bundle: Path, own_labels: str) -> None:
+        entry = bench.bundle_entry(mobile_bundle, "openvino")
+        with pytest.raises(InputError, match="has 21 classes"):
+            bench.run([entry], bench.Options((SMALL,), judge=open_dataset("scenes:1:1"), brief=True), "")
+
+
+@dataclass(frozen=True)
+class Unjudged(Made):
+    @contextmanager
+    def segmenting(self) -> Iterator[Any]:
+        raise InputError("it has no labels")
+        yield
 
 
 class TestOfABundle:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from typing import Any
 
-from refinenet_edge.bench.record import BenchmarkRun, Case, Layer, Machine, Measurement, Power, Screen, Start, Subject
-from refinenet_edge.records import Identity
+import numpy as np
 
+from refinenet_edge.bench.record import (
+    BenchmarkRun,
+    Case,
+    Example,
+    Layer,
+    Machine,
+    Measurement,
+    Power,
+    Screen,
+    Start,
+    Subject,
+)
+from refinenet_edge.frames.images import encode_image
+from refinenet_edge.records import Identity, Labels
+
+CLASSES = Labels("pets", ("nothing", "cat", "dog"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 SMALL, LARGE = Case((512, 512)), Case((1024, 2048), batch=4)
 HASH = "5f" * 32
 MS = tuple(20.0 + run % 5 for run in range(20))  # min 20, p50 22, p90, p99 and max 24
@@ -49,6 +65,32 @@ def run(**changes: Any) -> BenchmarkRun:
         measurements=(measured("fp32", 1.0), measured("int8", 0.5)),
     )
     return replace(given, **changes)
+
+
+def picture(image: Any, suffix: str = ".png") -> str:
+    return base64.b64encode(encode_image(np.asarray(image, np.uint8), "made up", suffix)).decode()
+
+
+def example(**changes: Any) -> Example:
+    """A frame of 40x50; fp32 is wrong in 5 of its columns, 20 are void, and int8 differs from it in 10."""
+    truth, fp32 = np.zeros((40, 50)), np.zeros((40, 50))
+    truth[:, :20], truth[:, 20:30] = 255, 1
+    fp32[:, 25:30] = 1
+    int8 = fp32.copy()
+    int8[:, :10] = 2
+    frame = np.full((40, 50, 3), 150)
+    labels = {"fp32": picture(fp32), "int8": picture(int8)}
+    return replace(Example(picture(frame, ".jpg"), picture(truth), labels), **changes)
+
+
+def judged_run(**changes: Any) -> BenchmarkRun:
+    """IoU of three classes, of which one is nowhere to be seen, and an example; a baseline that nobody judged."""
+    subjects = (
+        subject("fp32", "fp32", 0.615, iou=(0.73, 0.5, None)),
+        subject("int8", "int8", 0.612, iou=(0.724, 0.5, None)),
+        subject("peer", "fp32"),
+    )
+    return replace(run(subjects=subjects, classes=CLASSES, examples=(example(),)), **changes)
 
 
 def full_run(**changes: Any) -> BenchmarkRun:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from refinenet_edge.report import page
 from tests.browser import DESKTOP, PHONE, browser, complaints, resize
-from tests.report.made_up import MACHINE, full_run, run
+from tests.report.made_up import MACHINE, full_run, judged_run, run
 
 TARGETS = """
 return [...document.querySelectorAll('a[href]')].filter(a => !document.querySelector(a.getAttribute('href'))).length
@@ -63,6 +64,22 @@ def test_the_plots_are_drawn(driver: Any) -> None:
     )
     assert len(sizes) == 6  # two a case and one of mIoU, in two runs; those of the folded case wait
     assert all(width > 300 and height > 100 for width, height in sizes)
+
+
+def test_the_examples_are_seen(driver: Any, tmp_path: Path) -> None:
+    path = tmp_path / "examples.html"
+    path.write_text(page([("result.json", judged_run())]), "utf-8")
+    complaints(driver)
+    driver.get(path.as_uri())
+    try:
+        for screen in (PHONE, DESKTOP):
+            resize(driver, *screen)
+            widths = driver.execute_script("return [...document.images].map(i => [i.naturalWidth, i.clientWidth])")
+            assert len(widths) == 6 and all(natural == 50 and seen > 150 for natural, seen in widths)
+            assert driver.execute_script(WIDE) == []
+        assert complaints(driver) == []
+    finally:
+        driver.back()
 
 
 def test_every_link_leads_somewhere(driver: Any) -> None:
