@@ -41,11 +41,11 @@ def fuse_and_prove(
     rewrites: Sequence[Rewrite],
     spec: FrameSpec,
     step: Callable[[str], None],
-    last_bit: float = parity.LAST_BIT,
+    last_bit: float | None = parity.LAST_BIT,
 ) -> FusedModel:
     """`model`, which is changed in place, fused and held to `reference` on frames as `spec` says, which has a size.
 
-    `last_bit` is that of the numbers that `reference` computes in.
+    `last_bit` is that of the numbers that `reference` computes in; None: its logits are labels, 0 or 1.
     Raises `GraphError` naming the rewrite that is not exact, or saying that the import is not.
     """
     step("fuse the graph")
@@ -57,7 +57,7 @@ def fuse_and_prove(
     given, classes = next(iter(logits.values())).shape, num_classes(model)
     if len(given) != 4 or given[1] != classes:
         raise GraphError(f"the model gives {'x'.join(map(str, given))}, it says that it gives {classes} classes")
-    noise = cache(lambda: parity.rounding(traced, frames, last_bit))
+    noise = cache(lambda: 1.0 if last_bit is None else parity.rounding(traced, frames, last_bit))
     proof = parity.prove(traced, logits, model, rewrites, frames, noise)
     return FusedModel(model, tuple(firings), frames, logits, proof, noise)
 

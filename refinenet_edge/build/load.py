@@ -58,7 +58,8 @@ class LoadedModel:
     """A traced float32 graph and where it came from, how frames go in and logits come out, and its classes.
 
     `reference` is what was handed in, as it is: torch's module, or the ONNX file before anything was done to it.
-    `size` is the usual one, where the sides are free; `last_bit` is that of the numbers it computes in.
+    `size` is the usual one, where the sides are free; `last_bit` is that of the numbers it computes in, None where the
+    logits are labels, of which rounding moves one wholly.
     """
 
     name: str
@@ -69,7 +70,7 @@ class LoadedModel:
     labels: Labels
     reference: parity.Reference
     size: Size
-    last_bit: float = parity.LAST_BIT
+    last_bit: float | None = parity.LAST_BIT
 
 
 def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
@@ -112,7 +113,7 @@ class _Given(NamedTuple):
     reference: parity.Reference
     preprocessing: FrameSpec
     upsample: Nearest | None = None
-    last_bit: float = parity.LAST_BIT
+    last_bit: float | None = parity.LAST_BIT
 
 
 def _from_module(network: Network) -> _Given:
@@ -159,6 +160,7 @@ def _from_onnx(network: Network, path: Path) -> _Given:
     if not network.preprocessing_said:
         logger.warning("%s", _assumed(path, model, spec))
     ends: Ends = model.meta[ENDS]
+    last_bit = parity.LAST_BIT_OF_HALF if ends.half else parity.LAST_BIT
     return _Given(
         path.stem,
         model,
@@ -166,7 +168,7 @@ def _from_onnx(network: Network, path: Path) -> _Given:
         partial(given_logits, path, ends),
         spec,
         Nearest() if ends.kind == "labels" else None,
-        parity.LAST_BIT_OF_HALF if ends.half else parity.LAST_BIT,
+        None if ends.kind == "labels" else last_bit,
     )
 
 

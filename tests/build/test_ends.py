@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,25 @@ class TestLabels:
         body = f"{SCORES} a = ArgMax <axis = 1> (s) y = Mul(a, {factor})"
         with pytest.raises(GraphError, match=r"gives labels that are not those of 'y', .* of 5 classes: \d"):
             build(made(body, "int64[1,1,32,48] y", labels=str(tmp_path / "few.txt")))
+
+    def test_a_pixel_that_rounding_moves_moves_wholly(
+        self, made: Made, backend: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One of a thousand labels is another: the build holds them by their share, not by their size."""
+        given_module = importlib.import_module("refinenet_edge.build.given")
+        run = given_module._run
+
+        def moved(*args: Any) -> tuple[np.ndarray, np.ndarray]:
+            given, source = (np.array(array) for array in run(*args))
+            for array in (given, source):
+                array.flat[:1] = (array.flat[:1] + 1) % 5
+            return given, source
+
+        monkeypatch.setattr(given_module, "_run", moved)
+        body = f"{SCORES} a = ArgMax <axis = 1> (s) y = Gather(table, a)"
+        built = build(made(body, "int64[1,1,32,48] y", backend=backend, labels="cityscapes"))
+        assert {parity.relative_error for parity in built.manifest.parity} == {1.0}
+        assert min(parity.label_agreement for parity in built.manifest.parity) == 1 - 1 / (32 * 48)
 
     def test_it_has_to_be_said_how_many_there_are(self, made: Made, backend: str) -> None:
         with pytest.raises(GraphError, match=r"gives labels, y \(INT64 1x1x32x48\), but not of how many .*--labels"):
