@@ -82,6 +82,19 @@ def test_the_examples_are_seen(driver: Any, tmp_path: Path) -> None:
         driver.back()
 
 
+def test_a_phone_shows_verdict_and_ratio_without_scrolling(driver: Any) -> None:
+    resize(driver, *PHONE)
+    rows = driver.execute_script(
+        "const table = document.querySelector('#run-1-times').closest('section').querySelector('table');"
+        "return [...table.rows].map(row => [...row.cells].slice(0, 4).map(cell => ["
+        "cell.getBoundingClientRect().right, cell.scrollWidth > cell.clientWidth]))"
+    )
+    assert len(rows) == 3 and all(right <= PHONE[0] and not cut for row in rows for right, cut in row)
+    heights = driver.execute_script("return [...document.querySelectorAll('td.long')].map(cell => cell.clientHeight)")
+    assert max(heights) < 60  # what is to be scrolled to makes no row tall
+    resize(driver, *DESKTOP)
+
+
 def test_every_link_leads_somewhere(driver: Any) -> None:
     assert driver.execute_script(TARGETS) == 0
     driver.find_element("css selector", "a[href='#run-2-reproduce']").click()
