@@ -96,9 +96,10 @@ def test_labels_of_a_name_that_no_file_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_what_cannot_be_printed_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("word", ["models", "--help", "--version"])
+def test_what_cannot_be_printed_is_an_error(tmp_path: Path, word: str) -> None:
     with Path("/dev/full").open("w") as full:
-        done = process("models", cwd=tmp_path, stdout=full)
+        done = process(word, cwd=tmp_path, stdout=full)
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["error: what is printed cannot be written: No space left on device"]
 

@@ -81,9 +81,9 @@ def require(ranges: Ranges, model: ir.Model, spec: FrameSpec) -> None:
     held = (ranges.key.graph, ranges.key.weights, ranges.key.frame)
     if other := [name for name, a, b in zip(names, held, ours, strict=True) if a != b]:
         raise CalibrationError(
-            f"these ranges are not of this network (not the same: {', '.join(other)}); calibrate again: "
-            f"refinenet-edge calibrate BUNDLE --frames {shlex.quote(ranges.source)} {_options(ranges.key.method)} "
-            "--out FILE"
+            f"these ranges are not of this network (not the same: {', '.join(other)}); calibrate a fp32 bundle of it, "
+            "built with the same options: refinenet-edge calibrate BUNDLE "
+            f"--frames {shlex.quote(ranges.source)} {_options(ranges.key.method)} --out FILE"
         )
 
 

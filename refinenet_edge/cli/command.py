@@ -39,7 +39,18 @@ option = functools.partial(click.option, cls=helps.Option)
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
-class Command(click.Command):
+class _Printing(click.Command):
+    """A command whose help may not be printed, either."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as exc:
+            _print_error(_said_by_system(exc))
+            raise SystemExit(EXIT_EXPECTED) from None
+
+
+class Command(_Printing):
     """A command that turns our errors into one line, and says as much or as little as it is asked to."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -137,7 +148,7 @@ def _said_by_system(exc: OSError | UnicodeEncodeError) -> str:
     return f"{exc.filename}: {exc.strerror}" if exc.filename and exc.strerror else str(exc)
 
 
-class Group(click.Group):
+class Group(_Printing, click.Group):
     """A group whose commands are ours."""
 
     command_class = Command

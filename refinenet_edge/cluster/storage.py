@@ -6,6 +6,7 @@ A name is a path below the folder, "/" between its parts. What is written appear
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import shutil
 import tempfile
@@ -108,6 +109,15 @@ class Local:
         yield self.folder / name
 
 
+def _without_secret(said: str, url: str) -> str:
+    """What a library says of `url`, unless it quotes what nobody else may read."""
+    rest, kept = (text.partition("://")[2] for text in (url, shown(url)))
+    secret = rest[: rest.find(kept)]
+    if any(len(part) > 3 and part in said for part in re.split("[:/@]", secret)):
+        return "it is no URL that can be read; a secret has / as %2F in it, and + as %2B"
+    return said
+
+
 class Remote:
     """A folder behind a URL: pyarrow's own filesystems first, then fsspec's."""
 
@@ -123,7 +133,7 @@ class Remote:
         except ImportError as exc:  # fsspec names the package that a scheme needs
             raise MissingExtra(f"{self.url}: {exc}") from exc
         except (OSError, ValueError) as exc:
-            raise InputError(f"{self.url} cannot be opened: {exc}") from exc
+            raise InputError(f"{self.url} cannot be opened: {_without_secret(str(exc), url)}") from None
 
     def enter_parent(self) -> str:
         """Where the URL is a file's, become its folder; the file's name, or ""."""

@@ -115,12 +115,13 @@ def _voc(folder: str, lists: str, coding: Coding) -> Callable[[Path, str | None]
         images, masks = root / "JPEGImages", root / folder
         by_stem = [_stems(each) if each.is_dir() else {} for each in (images, masks)]
         for line in _lines(root / lists.format(split or SPLIT)):
-            names = line.split()
-            if len(names) == 2 and names[1] not in ("-1", "0", "1"):  # as in many forks: paths from the root on
-                image, mask = (_inside(name.removeprefix("/"), root) for name in names)
+            name, *last = line.rsplit(maxsplit=1)
+            there = any(line in known for known in by_stem)
+            if not there and last and last[0] not in ("-1", "0", "1"):  # as in many forks: paths from the root on
+                image, mask = (_inside(one.strip().removeprefix("/"), root) for one in _pair(line, root))
                 yield FileSample(str(image.with_suffix("")), root / image, root / mask, coding)
                 continue
-            stem = str(_inside(line if len(names) > 2 else names[0], root))
+            stem = str(_inside(line if there else name, root))
             image_file, mask_file = (known.get(stem) for known in by_stem)
             yield FileSample(stem, image_file or images / f"{stem}.jpg", mask_file or masks / f"{stem}.png", coding)
 
@@ -189,11 +190,23 @@ def _stems(folder: Path) -> dict[str, Path]:
 
 def _listed(root: Path, path: Path, coding: Coding) -> Iterable[FileSample]:
     for line in _lines(path):
-        names = line.split("\t") if "\t" in line else line.split()
+        names = _pair(line, root)
         if len(names) < 2:
             raise InputError(f"list {path}: {line[:60]!r} is not an image, a tab and a mask")
         image, mask = (_inside(name, root) for name in names[:2])
         yield FileSample(str(image.with_suffix("")), root / image, root / mask, coding)
+
+
+def _pair(line: str, root: Path) -> list[str]:
+    """The image and the mask of a line, parted by a tab or a space; a space in a name is none between names."""
+    if "\t" in line:
+        return line.split("\t")
+    words = line.split(" ")
+    for place in range(1, len(words)):
+        image, mask = " ".join(words[:place]), " ".join(words[place:])
+        if len(words) > 2 and all((root / name.strip().removeprefix("/")).is_file() for name in (image, mask)):
+            return [image, mask]
+    return line.split()
 
 
 def _lines(path: Path) -> list[str]:

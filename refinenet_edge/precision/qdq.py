@@ -99,7 +99,7 @@ class _Pairs:
             return self._ranges.tensors[str(value.name)]
         except KeyError:
             raise CalibrationError(
-                f"the ranges have nothing for {value.name}: they are of another network; calibrate again"
+                f"the ranges have nothing for {value.name}: they were changed, or another version's; calibrate again"
             ) from None
 
 

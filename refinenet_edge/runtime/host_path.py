@@ -26,7 +26,7 @@ class HostPath:
         mask = self._segment(frame)
         if into is None:
             return mask
-        if into.shape != mask.labels.shape or into.dtype != np.uint8:
+        if into.shape != mask.labels.shape or into.dtype != np.uint8 or not into.flags.writeable:
             raise InputError("labels are written into memory of new_labels(height, width), of the frame's size")
         np.copyto(into, mask.labels)
         return replace(mask, labels=into)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refinenet_edge.cluster import storage
 from refinenet_edge.cluster.work import PIECE, Counter, InputFile, Piece, Reader, everywhere, find, is_video, pieces_of
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames.images import read_image
@@ -127,3 +128,17 @@ def test_folders_that_are_not(tmp_path: Path, name: str, said: str) -> None:
         find(str(tmp_path))
     with pytest.raises(InputError, match="there is no file or folder"):
         find(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Cannot parse URI: 's3://AKIA:wJalr/K7MD@bucket/a'", "it is no URL that can be read; a secret has / as %2F"),
+        ("no host in K7MD@bucket", "it is no URL that can be read"),
+        ("no region is set", "no region is set"),
+    ],
+)
+def test_a_secret_is_not_in_what_a_library_says(said: str, shown: str) -> None:
+    found = storage._without_secret(said, "s3://AKIA:wJalr/K7MD@bucket/a?region=eu")
+    assert found.startswith(shown)
+    assert "K7MD" not in found

@@ -245,6 +245,20 @@ def test_voc_lists_of_two_columns(tmp_path: Path, line: str) -> None:
     assert [(s.image, s.mask) for s in found] == [(s.image, s.mask) for s in plain.samples]
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["a photo {}", "a photo {} -1", "a photo {}  1", "JPEGImages/a photo {}.jpg SegmentationClass/a photo {}.png"],
+)
+def test_voc_names_with_spaces(tmp_path: Path, line: str) -> None:
+    plain = [sample.read() for sample in open_dataset(str(data.voc(tmp_path))).samples]
+    for path in [*(tmp_path / "JPEGImages").iterdir(), *(tmp_path / "SegmentationClass").iterdir()]:
+        path.rename(path.with_name(path.name.replace("2007_00", "a photo ")))
+    lines = [line.format(*2 * [number]) for number in range(COUNT)]
+    write(tmp_path / "ImageSets" / "Segmentation" / "val.txt", "\n".join(lines).encode())
+    for found, expected in zip(open_dataset(str(tmp_path)).samples, plain, strict=True):
+        assert all(np.array_equal(one, other) for one, other in zip(found.read(), expected, strict=True))
+
+
 @pytest.mark.parametrize("ending", [".JPG", ".jpeg", ".png"])
 def test_voc_images_of_another_ending(tmp_path: Path, ending: str) -> None:
     data.voc(tmp_path)

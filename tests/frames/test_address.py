@@ -116,6 +116,12 @@ def test_a_pipe_is_not_read_to_see_what_it_is(tmp_path: Path) -> None:
         ("rtsp://admin:hunter2@10.0.0.9:554/stream1?key=abc", "rtsp://10.0.0.9:554/stream1"),
         ("rtsp://admin:hunt@er2@10.0.0.9/a", "rtsp://10.0.0.9/a"),
         ("s3://key:secret@bucket/a@2x?region=eu#x", "s3://bucket/a@2x"),
+        ("s3://AKIA:wJalr/K7MD+ENG@bucket/a@2x?region=eu", "s3://bucket/a@2x"),
+        ("s3://AKIA:123/K7MD@bucket/a", "s3://bucket/a"),
+        ("rtsp://admin:hunt?er#2@10.0.0.9/a", "rtsp://10.0.0.9/a"),
+        ("http://user:12345@cam/a", "http://cam/a"),
+        ("http://cam:8080/a@2x?mail=a@b", "http://cam:8080/a@2x"),
+        ("http://cam/a@2x", "http://cam/a@2x"),
         ("http://[", "http://["),
     ],
 )

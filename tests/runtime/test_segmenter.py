@@ -102,6 +102,9 @@ def test_labels_are_written_into_the_memory_that_is_given(make_bundle: MakeBundl
         assert np.array_equal(labels, segmenter.segment(FRAME).labels)
         with pytest.raises(InputError, match="of the frame's size"):
             segmenter.segment(FRAME, segmenter.new_labels(47, 61))
+        labels.flags.writeable = False
+        with pytest.raises(InputError, match="memory of new_labels"):
+            segmenter.segment(FRAME, labels)
 
 
 @pytest.mark.parametrize("upsample", [Bilinear(True), Cubic()], ids=["bilinear", "cubic"])
