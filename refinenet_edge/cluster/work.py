@@ -20,7 +20,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.files import stamp_of
 from refinenet_edge.frames import Camera, Scenes, parse, parse_scenes
 from refinenet_edge.frames.address import shown
-from refinenet_edge.frames.images import SUFFIXES, decode_image, is_named_like
+from refinenet_edge.frames.images import BY_PILLOW, SUFFIXES, decode_image, is_named_like
 from refinenet_edge.frames.video import VIDEOS, VideoFile
 from refinenet_edge.records import Frame
 from refinenet_edge.scenes import scene
@@ -72,7 +72,9 @@ def find(source: str) -> dict[str, InputFile]:
     for name in stamps:
         if not name.isprintable():  # a lone surrogate, which no other filesystem or table takes, is not
             raise InputError(f"{shown(source)} has a file named {name!r}: rename it")
-    files = {name: InputFile(stamp) for name, stamp in stamps.items() if is_named_like(name, SUFFIXES + VIDEOS)}
+    files = {
+        name: InputFile(stamp) for name, stamp in stamps.items() if is_named_like(name, SUFFIXES + BY_PILLOW + VIDEOS)
+    }
     if not files:
         raise InputError(f"no image or video in {shown(source)}: expected {', '.join(SUFFIXES + VIDEOS)} files")
     return files

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.frames.images import SUFFIXES, is_image_file
+from refinenet_edge.frames.images import BY_PILLOW, SUFFIXES, is_image_file
 from refinenet_edge.frames.video import VIDEOS
 from refinenet_edge.scenes import VALIDATION, VALIDATION_COUNT
 
@@ -145,7 +145,7 @@ def _at(path: Path) -> Images | Video | Camera:
         if stat.S_ISCHR(os.stat(path).st_mode):
             return Camera(str(path))
     suffix = path.suffix.lower()
-    if os.path.isdir(path) or suffix in SUFFIXES:
+    if os.path.isdir(path) or suffix in SUFFIXES + BY_PILLOW:
         return Images(path)
     is_video = suffix in VIDEOS or (os.path.isfile(path) and not is_image_file(path))
     return Video(path) if is_video else Images(path)

@@ -1,7 +1,8 @@
 """Read and write image files: PNG, JPEG, BMP and WebP; a file or a folder -> frames.
 
-The size is read from the file's first bytes before anything is decoded, so that a small file cannot claim gigabytes;
-other formats are refused, which keeps OpenCV's less used decoders away from files that strangers made.
+The size is read from the file's first bytes before anything is decoded, so that a small file cannot claim gigabytes.
+TIFF, AVIF and HEIF are read by Pillow, where the extra `images` is installed; other formats are refused, which keeps
+OpenCV's less used decoders away from files that strangers made.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import logging
 import os
 import re
@@ -16,6 +18,8 @@ import struct
 import tempfile
 import threading
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refinenet_edge.errors import InputError
+from refinenet_edge.errors import InputError, first_line
 from refinenet_edge.files import list_files, open_regular, read_bytes, write_atomically
 from refinenet_edge.frames.headers import require_plausible
 from refinenet_edge.frames.readers import Captured, CapturedFrames, Clock, Frames, LiveSource, repeated
@@ -32,6 +36,9 @@ from refinenet_edge.records import MAX_SIDE, Frame, Size
 
 SECONDS = 0.5  # that each image is shown for, live
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+BY_PILLOW = (".tif", ".tiff", ".avif", ".heic", ".heif")
+# what a folder may hold besides, and is not read from it
+LEFT_OUT = (".gif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 MAX_BYTES = 256 * 1024 * 1024
 MAX_PIXELS = 1 << 27
 PNG, JPEG, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"BM"  # what they begin with
@@ -53,6 +60,8 @@ def read_image(path: str | Path) -> Frame:
 def decode_image(data: bytes, name: str) -> Frame:
     """`read_image` of the bytes of an image file; errors call it `name`."""
     claimed = image_size(data)
+    if claimed is None and (kind := _kind_for_pillow(data)):
+        return _by_pillow(data, name, kind)
     if claimed is None:
         raise InputError(f"image {name} is not a whole PNG, JPEG, BMP or WebP file: convert it to PNG")
     require_readable(claimed, f"image {name}")
@@ -70,6 +79,46 @@ def decode_image(data: bytes, name: str) -> Frame:
     if said := complaints():
         raise InputError(f"image {name} is damaged: its decoder says {said!r}: save it again from a copy that is whole")
     return np.asarray(image, np.uint8)
+
+
+def _kind_for_pillow(data: bytes) -> str:
+    """Pillow's name of the format that a file begins like, "" for one that it is not asked to read."""
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return "TIFF"
+    brand = data[8:12] if data[4:8] == b"ftyp" else b""
+    if brand in (b"avif", b"avis"):
+        return "AVIF"
+    return "HEIF" if brand in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1") else ""
+
+
+def _by_pillow(data: bytes, name: str, kind: str) -> Frame:
+    """`decode_image` of the formats that OpenCV's own builds differ in."""
+    try:
+        from PIL import Image, ImageOps
+
+        if kind == "HEIF":
+            from pillow_heif import register_heif_opener
+
+            register_heif_opener()
+    except ImportError as exc:
+        install = "pip install 'refinenet-edge[images]'"
+        raise InputError(f"image {name} is {kind}, which {exc.name} reads: {install}, or convert it to PNG") from exc
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes, which are looked at here, and of tags, which are not
+            with Image.open(io.BytesIO(data), formats=[kind]) as picture:
+                require_readable((picture.height, picture.width), f"image {name}")
+                turned = ImageOps.exif_transpose(picture)
+                if turned.mode.startswith("I;16"):
+                    grey = (np.asarray(turned).astype(np.uint16) >> 8).astype(np.uint8)
+                    return np.repeat(grey[:, :, None], 3, axis=2)
+                if turned.mode in ("I", "F"):
+                    raise InputError(f"image {name} has numbers of 32 bits: convert it to PNG")
+                return np.ascontiguousarray(np.asarray(turned.convert("RGB"), np.uint8)[:, :, ::-1])
+    except InputError:
+        raise
+    except Exception as exc:  # its plugins raise anything
+        raise InputError(f"image {name} cannot be decoded: {first_line(exc)}") from exc
 
 
 def turn_of(path: Path) -> Turn | None:
@@ -216,14 +265,20 @@ def write_png(path: str | Path, image: npt.NDArray[Any]) -> None:
 def list_images(path: str | Path) -> list[Path]:
     """`path` itself if it is a file, otherwise the image files in the folder `path`, by name, not in its sub-folders.
 
-    Which files are images is said by their ending (`SUFFIXES`). Raises `InputError` if there is none.
+    Which files are images is said by their ending (`SUFFIXES`, `BY_PILLOW`); of other pictures and of videos a warning
+    says how many are left out. Raises `InputError` if there is no image.
     """
     path = Path(path)
     if os.path.isfile(path):
         return [path]
     if not os.path.isdir(path):
         raise InputError(f"no image or folder at {path}")
-    images = [path / name for name in list_files(path, InputError) if is_named_like(name, SUFFIXES)]
+    names = list_files(path, InputError)
+    images = [path / name for name in names if is_named_like(name, SUFFIXES + BY_PILLOW)]
+    others = Counter(Path(name).suffix.lower() for name in names if is_named_like(name, LEFT_OUT))
+    if images and others:
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        logger.warning("left out of %s, which is read for images: %s", path, counts)
     for image in images:
         if any("\ud800" <= letter <= "\udfff" for letter in image.name):
             raise InputError(f"{path} has an image named {image.name!r}, which is not UTF-8, as results are: rename it")
@@ -244,7 +299,8 @@ def is_image_file(path: Path) -> bool:
             head = file.read(12)
     except (OSError, ValueError):
         return False
-    return head.startswith((PNG, JPEG, BMP)) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+    webp = head[:4] == b"RIFF" and head[8:] == b"WEBP"
+    return webp or head.startswith((PNG, JPEG, BMP)) or bool(_kind_for_pillow(head))
 
 
 def frames_of(path: Path) -> Frames:

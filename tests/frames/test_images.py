@@ -1,5 +1,6 @@
 import os
 import struct
+import sys
 from pathlib import Path
 
 import cv2
@@ -264,3 +265,66 @@ def test_what_others_write_to_stderr_meanwhile_is_not_lost(
     with pytest.raises(InputError, match="its decoder says 'Corrupt JPEG data: of a thread'"):
         images.decode_image(encoded(".jpg"), "a.jpg")
     assert capfd.readouterr().err == "and this\n"
+
+
+class TestByPillow:
+    def test_a_tiff_comes_as_it_is(self, tmp_path: Path) -> None:
+        path = saved(tmp_path / "a.tif", encoded(".tiff"))
+        assert np.array_equal(read_image(path), PICTURE)
+        assert np.array_equal(open_frames(parse(str(path))).read(0), PICTURE)
+
+    def test_its_pixels_become_bgr_bytes(self, tmp_path: Path) -> None:
+        for image, pixel in (
+            (np.full((4, 5), 40_000, np.uint16), [156] * 3),
+            (np.full((4, 5), 7, np.uint8), [7] * 3),
+            (np.full((4, 5, 4), (1, 2, 3, 0), np.uint8), [1, 2, 3]),
+        ):
+            assert read_image(saved(tmp_path / "a.tif", encoded(".tiff", image)))[0, 0].tolist() == pixel
+        with pytest.raises(InputError, match="numbers of 32 bits"):
+            read_image(saved(tmp_path / "a.tif", encoded(".tiff", np.zeros((4, 5), np.float32))))
+
+    def test_it_is_turned_as_its_exif_says(self, tmp_path: Path) -> None:
+        pillow = pytest.importorskip("PIL.Image")
+        exif = pillow.Exif()
+        exif[0x0112] = 6
+        pillow.fromarray(PICTURE[:, :, ::-1]).save(tmp_path / "a.tif", exif=exif)
+        assert np.array_equal(read_image(tmp_path / "a.tif"), np.rot90(PICTURE, 3))
+
+    def test_an_avif_is_nearly_what_it_was(self, tmp_path: Path) -> None:
+        pillow = pytest.importorskip("PIL.Image")
+        smooth = cv2.GaussianBlur(cv2.resize(PICTURE, (64, 48)), (0, 0), 4)
+        pillow.fromarray(smooth[:, :, ::-1]).save(tmp_path / "a.avif", quality=95)
+        found = read_image(tmp_path / "a.avif")
+        assert np.abs(found.astype(int) - smooth).mean() < 2
+
+    @pytest.mark.parametrize("head", [b"heic", b"mif1"])
+    def test_what_reads_a_heif_is_named(self, tmp_path: Path, head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+        path = saved(tmp_path / "a.heic", b"\0\0\0\x18ftyp" + head + bytes(40))
+        with pytest.raises(
+            InputError, match=r"is HEIF, which pillow_heif reads: pip install 'refinenet-edge\[images\]'"
+        ):
+            read_image(path)
+
+    def test_what_claims_too_much_or_is_damaged(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = encoded(".tiff")
+        with pytest.raises(InputError, match="cannot be decoded"):
+            read_image(saved(tmp_path / "a.tif", data[: len(data) // 2]))
+        monkeypatch.setattr(images, "MAX_PIXELS", 100)
+        with pytest.raises(InputError, match="21x13 pixels, the limit is 100 in all"):
+            read_image(saved(tmp_path / "a.tif", data))
+
+    def test_a_video_is_no_image(self, tmp_path: Path) -> None:
+        path = saved(tmp_path / "a.mp4", b"\0\0\0\x18ftypisom" + bytes(40))
+        with pytest.raises(InputError, match="is not a whole PNG"):
+            read_image(path)
+
+
+def test_what_is_left_out_of_a_folder_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_png(tmp_path / "a.png", PICTURE)
+    assert list_images(tmp_path) == [tmp_path / "a.png"]
+    assert not caplog.records
+    for name in ("b.gif", "c.GIF", "d.mp4", "e.txt", "f.tif"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_images(tmp_path)] == ["a.png", "f.tif"]
+    assert caplog.messages == [f"left out of {tmp_path}, which is read for images: 2 .gif, 1 .mp4"]
