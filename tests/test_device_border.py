@@ -20,7 +20,8 @@ ROOT = Path(refinenet_edge.__file__).parent
 HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "rich", "click")
 BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda")
 FOR_MYPY = {"typing_extensions", "tensorrt_stubs", "tensorrt_rtx_stubs"}
-ALLOWED = {"numpy", "cv2", *FOR_MYPY, *sys.stdlib_module_names} - {"tomllib"}
+FOR_MORE_IMAGES = {"PIL", "pillow_heif"}  # imported where such an image is read
+ALLOWED = {"numpy", "cv2", *FOR_MORE_IMAGES, *FOR_MYPY, *sys.stdlib_module_names} - {"tomllib"}
 ON_DEVICE = (
     "errors",
     "files",

@@ -28,6 +28,7 @@ COMMANDS = {
     "doctor": (),
     "estimate": ("rf_lw50", "--device", "orin-nano"),
     "eval": ("{bundle}", "scenes:1:1"),
+    "export-deepstream": ("{bundle}", "-o", "deepstream"),
     "export-triton": ("{bundle}", "--repository", "models"),
     "inspect": ("{bundle}",),
     "models": (),
@@ -36,7 +37,12 @@ COMMANDS = {
     "run": ("{bundle}", "{photos}", "--out", "overlays"),
 }
 WITHOUT_FRAMES = {"dla-check", "estimate", "inspect", "models"}
-MAY_STOP_BEFORE = {"export-triton", "plan", "report"}  # for want of Triton's client, TensorRT, a result
+MAY_STOP_BEFORE = {
+    "export-deepstream",
+    "export-triton",
+    "plan",
+    "report",
+}  # for want of Triton's client, TensorRT, a result
 CALL_ALL = """
 import json, sys
 from click.testing import CliRunner
@@ -105,7 +111,7 @@ def test_the_fix_is_said(mobile_bundle: Path, photos: Path, tmp_path: Path, cv2:
     words = {"doctor": [], "run": [str(mobile_bundle), str(photos), "--out", "overlays"]}
     said = called(tmp_path, cv2, words)
     run, doctor = said["run"], said["doctor"]
-    assert run[0] == 2
+    assert run[0] == 3
     assert run[1].startswith("error: OpenCV ")
     assert run[1].count("\n") == 1
     assert run[1].endswith(f": {fix}\n")
