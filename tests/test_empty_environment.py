@@ -152,7 +152,7 @@ def test_a_bundle_runs_after_what_the_message_asks_for(
 ) -> None:
     there = copied(request.getfixturevalue(name), tmp_path / "env")
     run = ("run", mobile_bundle, photos, "--out", tmp_path / "out")
-    asked = re.search("pip (install .+)", there.edge(*run, code=2))
+    asked = re.search("pip (install .+)", there.edge(*run, code=3))
     assert asked
     assert "no backend works" in there.edge("doctor", code=1)
     assert "rf_lw_mbv2" in there.edge("inspect", mobile_bundle)
@@ -175,7 +175,7 @@ def test_an_opencv_of_numpy_1_under_numpy_2_says_which_fix(
     newer = tmp_path / "newer"
     jetpack_6.call("-m", "pip", "install", "--quiet", "--target", newer, "numpy==2.2.*")
     run = ("run", mobile_bundle, photos, "--out", tmp_path)
-    (line,) = jetpack_6.edge(*run, code=2, path=newer).splitlines()
+    (line,) = jetpack_6.edge(*run, code=3, path=newer).splitlines()
     assert line.startswith("error: OpenCV does not import (ImportError: numpy.core.multiarray failed to import): ")
     assert line.endswith(": pip install 'numpy<2'")
     (finding,) = (line for line in jetpack_6.edge("doctor", code=1, path=newer).splitlines() if "OpenCV" in line)

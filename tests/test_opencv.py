@@ -36,7 +36,7 @@ COMMANDS = {
     "report": ("bench.json", "-o", "page.html"),
     "run": ("{bundle}", "{photos}", "--out", "overlays"),
 }
-WITHOUT_FRAMES = {"dla-check", "estimate", "inspect", "models"}
+WITHOUT_FRAMES = {"dla-check", "export-deepstream", "estimate", "inspect", "models"}
 MAY_STOP_BEFORE = {
     "export-deepstream",
     "export-triton",
