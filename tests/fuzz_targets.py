@@ -196,8 +196,9 @@ class Reader:
         assert process.stdin and process.stdout
         process.stdin.write(json.dumps([target, str(path), seconds]) + "\n")
         process.stdin.flush()
-        answer = process.stdout.readline() if select.select([process.stdout], [], [], PATIENCE)[0] else ""
-        if not answer:
+        if not select.select([process.stdout], [], [], PATIENCE)[0]:
+            raise AssertionError(f"nothing was heard of its process for {PATIENCE} s: {self.close()}")
+        if not (answer := process.stdout.readline()):
             said = self.close()
             raise AssertionError(f"its process ended with {process.returncode}: {said}")
         if said := json.loads(answer):
@@ -224,6 +225,8 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=self._errors,
         )
+        assert self._process.stdout
+        assert self._process.stdout.readline() == f"{json.dumps('')}\n", self.close()  # its libraries are loaded
         return self._process
 
 
@@ -263,6 +266,7 @@ def main() -> None:
     most = 1024 * (status("VmData") + MOST)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     warnings.simplefilter("error")
+    answers.write(json.dumps("") + "\n")
     for line in sys.stdin:
         target, path, seconds = json.loads(line)
         try:

@@ -27,6 +27,7 @@ from tests.conftest import onnx_model, weights
 pytestmark = pytest.mark.chaos
 
 KILLS = int(os.environ.get("KILLS", "40"))
+LONGEST = 300  # seconds that a command may take
 MAIN = (sys.executable, "-m", "refinenet_edge.cli")
 
 
@@ -52,7 +53,7 @@ def labelled(folder: Path) -> None:
 
 BUILD = "build --onnx net.onnx --size 32x48 --backend onnxruntime --output net"
 BENCH = "bench net --brief --rounds 2 --frames scenes:1:1 --out r.json"
-RECORD = "demo net --source scenes:1:9 --rate full --view none --record r.webm"
+RECORD = "demo net --source scenes:1:9 --frames 9 --rate full --view none --record r.webm"
 COMMANDS = {
     "build": Command(BUILD, "net", open_bundle),
     "calibrate": Command("calibrate net --frames scenes:1:3 --out r.ranges.json", "r.ranges.json", read_ranges),
@@ -94,7 +95,7 @@ def run(
         preexec_fn=limit,
     )
     try:
-        out, err = started.communicate(timeout=seconds)
+        out, err = started.communicate(timeout=LONGEST if seconds is None else seconds)
     except subprocess.TimeoutExpired:
         started.kill()
         out, err = started.communicate()
