@@ -1,14 +1,17 @@
 """A loaded network says how its frames are prepared."""
 
 import importlib
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from refinenet_edge.build import build
+from refinenet_edge.errors import InputError
 from refinenet_edge.model.refinenet import ModelSpec
 from refinenet_edge.onnx_ends import Said
-from refinenet_edge.records import Bilinear, FrameSpec
+from refinenet_edge.records import Bilinear, FrameSpec, Recipe
 
 stage = importlib.import_module("refinenet_edge.build.load")  # its function has its name
 
@@ -46,3 +49,21 @@ def test_the_authors_pixels_are_rgb_minus_128(monkeypatch: pytest.MonkeyPatch) -
     )
     spec = stage.load(network, lambda _: None).spec
     assert spec == FrameSpec((32, 64), upsample=Bilinear(False), mean=(128.0,) * 3, std=(1.0,) * 3, scale=1.0)
+
+
+def test_which_weights_of_a_checkpoint_and_its_wiring_are_as_the_recipe_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Asked(Exception):
+        """Carries what the loader was asked for."""
+
+    def ask(*_: object, **how: object) -> None:
+        raise Asked(how["state_key"], how["collapse_ind"])
+
+    monkeypatch.setattr(stage, "open_network", ask)
+    recipe = Recipe(str(tmp_path / "b"), checkpoint="w.pth", backend="onnxruntime", state_key="ema", collapse_ind="[0]")
+    with pytest.raises(Asked) as asked:
+        build(recipe)
+    assert asked.value.args == ("ema", "[0]")
+    with pytest.raises(InputError, match="--state-key and --collapse-ind are for --checkpoint"):
+        Recipe("b", "rf50", state_key="ema")
