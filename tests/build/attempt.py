@@ -53,7 +53,8 @@ class Outcome:
 
     @property
     def exact(self) -> bool:
-        return not self.refused and not self.broken and self.relative_error < 1e-3 and self.labels >= 0.999
+        # a build allows 1e-3 on its own frames; what is computed otherwise is off by percents
+        return not self.refused and not self.broken and self.relative_error < 3e-3 and self.labels >= 0.999
 
 
 class Attempts:
