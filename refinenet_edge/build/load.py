@@ -161,14 +161,15 @@ def _from_onnx(network: Network, path: Path) -> _Given:
         logger.warning("%s", _assumed(path, model, spec))
     ends: Ends = model.meta[ENDS]
     last_bit = parity.LAST_BIT_OF_HALF if ends.half else parity.LAST_BIT
+    labels = ends.kind in ("labels", "ones")
     return _Given(
         path.stem,
         model,
         network.align_corners is True,
         partial(given_logits, path, ends),
         spec,
-        Nearest() if ends.kind == "labels" else None,
-        None if ends.kind == "labels" else last_bit,
+        Nearest() if labels else None,
+        None if labels else last_bit,
     )
 
 

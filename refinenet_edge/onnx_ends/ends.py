@@ -20,7 +20,7 @@ EXPECTED = (
 
 Array = npt.NDArray[Any]
 Layout = Literal["nchw", "nhwc"]
-Kind = Literal["scores", "score", "probability", "labels"]
+Kind = Literal["scores", "score", "probability", "labels", "ones"]  # ones: for its class each, of labels
 AXES: dict[Layout, int] = {"nchw": 1, "nhwc": 3}  # of the channels
 
 
@@ -64,7 +64,7 @@ class Ends:
 
     def logits(self, source: Array) -> Array:
         """The logits, 1xCxhxw float32, of what the file computes as `source`."""
-        if self.kind == "scores":
+        if self.kind in ("scores", "ones"):
             planes = source.transpose(PLANES_FIRST) if self.source_layout == "nhwc" else source
             return np.ascontiguousarray(planes, np.float32)
         one = source.reshape(1, 1, *sides_of(source.shape, self.source_layout))

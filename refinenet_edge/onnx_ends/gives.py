@@ -88,7 +88,10 @@ def _find_source(output: ir.Value, name: str, classes: int | None, sides: Size |
             "labels are bytes"
         )
     value, inner = _before_softmax(output, axis)
-    return _Source(value, "scores", "nchw" if inner == 1 else "nhwc", count, given_axis=axis)
+    node = _behind(output, MOVES).producer()
+    ones = output.dtype != FLOAT or (node is not None and node.op_type in ("OneHot", "Equal"))
+    kind: Kind = "ones" if ones else "scores"
+    return _Source(value, kind, "nchw" if inner == 1 else "nhwc", count, given_axis=axis)
 
 
 def _before_argmax(node: ir.Node) -> _Source | None:

@@ -14,7 +14,7 @@ def logits_of(model: ir.Model, value: ir.Value, kind: Kind, layout: Layout, clas
     """The logits, 1xCxhxw float32, of `value`, which is of a `kind` and lies in a `layout`: computed from now on."""
     make = _Maker(model)
     rank = len(value.shape or ())
-    if kind == "scores":
+    if kind in ("scores", "ones"):
         value = value if value.dtype == FLOAT else make("Cast", [value], {"to": int(FLOAT)})
         return make("Transpose", [value], {"perm": PLANES_FIRST}) if layout == "nhwc" else value
     if kind == "labels":

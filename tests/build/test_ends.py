@@ -250,10 +250,11 @@ class TestScores:
         recipe = made(f"{SCORES} {body}", outputs, opset=opset, backend=backend, scale=99.0)
         assert_same(recipe, theirs(recipe, FRAME / np.float32(99)).argmax(axis))
 
-    def test_ones_for_the_class_are_scores(self, made: Made, backend: str, opset: int) -> None:
+    def test_ones_for_the_class_are_labels(self, made: Made, backend: str, opset: int) -> None:
         body = f"{SCORES} a = ArgMax <axis = 1, keepdims = 0> (s) y = OneHot <axis = 1> (a, five, ends)"
         recipe = made(body, "int64[1,5,32,48] y", opset=opset, backend=backend)
         assert_same(recipe, theirs(recipe).argmax(1))
+        assert build(recipe).manifest.frame.upsample == Nearest()
 
     def test_a_softmax_costs_nothing(self, made: Made, backend: str, opset: int) -> None:
         body = f"{SCORES} t = Transpose <perm = [0,2,3,1]> (s) p = Softmax <axis = 3> (t)"
