@@ -208,7 +208,7 @@ class Mask:
         if frame.shape != (*self.labels.shape, 3):
             raise ValueError(f"frame {frame.shape} is not the segmented frame {(*self.labels.shape, 3)}")
         weight, palette = round(opacity * 256), self.classes.bgr().astype(np.uint16)
-        blended = np.empty_like(frame)
+        blended = np.empty(frame.shape, np.uint8)
         for top in range(0, len(frame), BAND):  # what lies between is twice as large as the frame
             rows = slice(top, top + BAND)
             blend = frame[rows].astype(np.uint16) * (256 - weight) + palette[self.labels[rows]] * weight
@@ -236,13 +236,16 @@ class Mask:
 
 
 def draw_outlines(picture: Frame, labels: LabelMap, opacity: float) -> None:
-    """Draw white lines into `picture` (HxWx3) where `labels` (HxW) change, twice as opaque as the classes are.
+    """Draw white lines into `picture` (HxWx3, contiguous) where `labels` (HxW) change, twice as opaque as classes are.
 
     They are a pixel wide, in large pictures more, so that they are still seen when those are shown smaller.
     """
     wide = max(1, round(min(labels.shape) / 600))
+    if not picture.flags.c_contiguous:
+        raise ValueError("lines are drawn into a contiguous picture")
     edges = np.zeros(labels.shape, np.bool_)
     edges[:, :-wide] = labels[:, wide:] != labels[:, :-wide]
     edges[:-wide] |= labels[wide:] != labels[:-wide]
     weight = min(2 * opacity, 1.0)
-    picture[edges] = 255 if weight == 1 else picture[edges] * (1 - weight) + 255 * weight
+    lines, pixels = np.flatnonzero(edges), picture.reshape(-1, 3)  # few pixels: faster than a mask
+    pixels[lines] = 255 if weight == 1 else pixels[lines] * (1 - weight) + 255 * weight

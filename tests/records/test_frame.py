@@ -46,6 +46,8 @@ def test_an_overlay_is_between_frame_and_colours() -> None:
     assert np.array_equal(one.overlay(frame, 1.0), one.colours())
     assert one.overlay(frame, 0.5)[0, 1].tolist() == [100, 100, 227]
     assert mask().overlay(frame)[0, 0].tolist() == [255, 255, 255]  # a line between nothing and cat
+    turned = np.ascontiguousarray(frame.transpose(2, 1, 0)).transpose(2, 1, 0)  # the same, in memory otherwise
+    assert np.array_equal(mask().overlay(turned), mask().overlay(frame))
 
 
 def test_an_overlay_needs_the_segmented_frame() -> None:
