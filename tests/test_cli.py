@@ -385,7 +385,7 @@ class TestRun:
         for name, size in (("fits", (40, 50)), ("large", (40, 400))):
             write_png(tmp_path / f"{name}.png", np.zeros((*size, 3), np.uint8))
         result = run("run", dynamic_bundle, tmp_path, "--out", tmp_path / "out", "--backend", "openvino")
-        assert "this engine takes 32x32 to 192x128" in refused(result, 4)
+        assert "this engine takes 32x32 to 128x192" in refused(result, 4)
         assert (tmp_path / "out" / "fits_labels.png").is_file()
 
     @pytest.mark.parametrize(

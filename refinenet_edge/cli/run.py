@@ -96,7 +96,7 @@ def run(
     stems = [Path(name).stem for name in frames.names]
     if twice := next((stem for stem, count in Counter(stems).items() if count > 1), None):
         raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
-    table = Table("image", *numbers("size", "ms"), "classes", title=str(bundle))
+    table = Table("image", *numbers("height x width", "ms"), "classes", title=str(bundle))
     done: list[dict[str, Any]] = []
     failures: list[str] = []
     bar = progress_bar()
@@ -134,7 +134,7 @@ def run(
                 write_png(folder / f"{name}_confidence.png", mask.confidence)
             size = {"height": frame.shape[0], "width": frame.shape[1]}
             done.append({"image": name, **size, "ms": taken, "shares": mask.shares()})
-            table.add_row(name, f"{frame.shape[1]}x{frame.shape[0]}", f"{taken:.0f}", _shares(mask))
+            table.add_row(name, f"{frame.shape[0]}x{frame.shape[1]}", f"{taken:.0f}", _shares(mask))
         for writer in writers:
             writer.finish()
     if as_json:

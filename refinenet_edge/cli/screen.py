@@ -130,7 +130,7 @@ def passes(inference: Inference) -> str:
         first = ", short side {} to {}".format(*inference.short_side) if inference.short_side else ""
         return f"{first}, scales {scales}" + (" and mirrored" if inference.flip else "")
     if isinstance(inference, Tiles):
-        return f", tiles of {inference.size[1]}x{inference.size[0]} that overlap by {inference.overlap}"
+        return f", tiles of {inference.size[0]}x{inference.size[1]} that overlap by {inference.overlap}"
     return ""
 
 

@@ -117,7 +117,7 @@ class Recording:
             return self._writer_of(code, self._rate)
         width, height = self._size
         raise InputError(
-            f"{self.path}: no codec of this OpenCV ({cv2.__version__}) writes {width}x{height} pixels at "
+            f"{self.path}: no codec of this OpenCV ({cv2.__version__}) writes {height}x{width} pixels at "
             f"{self._rate:g} a second, or the disk is full"
         )
 

@@ -259,7 +259,7 @@ def compare(segmenter: Segments, sample: Sample) -> Confusion:
     turn = sample.turn()
     turned = turn(truth) if turn and turn(truth).shape == frame.shape[:2] else None
     if truth.shape != frame.shape[:2]:
-        sizes = (f"{array.shape[1]}x{array.shape[0]}" for array in (frame, truth))
+        sizes = (f"{array.shape[0]}x{array.shape[1]}" for array in (frame, truth))
         hint = "" if turned is None else ", as the image is before EXIF turns it: --masks-as-stored"
         raise Unusable("size", f"the image is {next(sizes)} pixels, its mask {next(sizes)}{hint}")
     wrong = truth[(truth >= classes) & (truth != IGNORE)]

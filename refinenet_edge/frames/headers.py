@@ -38,7 +38,7 @@ def _problem_of_png(data: bytes) -> str:
         at += 12 + length
     row = (width * depth * {2: 3, 4: 2, 6: 4}.get(colour, 1) + 7) // 8
     if row * height > PNG_RATIO * packed:
-        return f"claims {width}x{height} pixels in {packed} bytes"
+        return f"claims {height}x{width} pixels in {packed} bytes"
     return ""
 
 

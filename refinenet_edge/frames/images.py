@@ -145,9 +145,9 @@ _TURNS: tuple[Turn, ...] = (
 def require_readable(size: Size, what: str) -> None:
     """Raise `InputError` for an image that claims to be empty or too large to be decoded."""
     if not all(1 <= side <= MAX_SIDE for side in size):
-        raise InputError(f"{what} is {size[1]}x{size[0]} pixels, the limit is {MAX_SIDE} a side: scale it down")
+        raise InputError(f"{what} is {size[0]}x{size[1]} pixels, the limit is {MAX_SIDE} a side: scale it down")
     if size[0] * size[1] > MAX_PIXELS:
-        raise InputError(f"{what} is {size[1]}x{size[0]} pixels, the limit is {MAX_PIXELS} in all: scale it down")
+        raise InputError(f"{what} is {size[0]}x{size[1]} pixels, the limit is {MAX_PIXELS} in all: scale it down")
 
 
 def digest_of(frame: Frame) -> str:

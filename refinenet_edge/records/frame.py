@@ -104,7 +104,7 @@ class FrameSpec:
         if self.fit == "crop":  # as torchvision's Resize of the shorter side and CenterCrop
             lengths = max(rows, columns * height // width), max(columns, rows * width // height)
             if max(lengths) > MAX_SIDE:
-                raise InputError(f"a frame of {width}x{height} pixels is too long to be cropped to {columns}x{rows}")
+                raise InputError(f"a frame of {height}x{width} pixels is too long to be cropped to {rows}x{columns}")
             down, across = (
                 Span(-round((length - total) / 2), length, total)
                 for length, total in zip(lengths, self.size, strict=True)

@@ -63,10 +63,10 @@ class Tiles:
     def __post_init__(self) -> None:
         require(self.overlap, int, "overlap")
         if not all(ALIGNED <= side <= MAX_SIDE for side in self.size):
-            raise InputError(f"tiles of {self.size[1]}x{self.size[0]} pixels: {ALIGNED} to {MAX_SIDE} a side")
+            raise InputError(f"tiles of {self.size[0]}x{self.size[1]} pixels: {ALIGNED} to {MAX_SIDE} a side")
         if not 0 <= self.overlap <= min(self.size) - ALIGNED:
             raise InputError(
-                f"tiles of {self.size[1]}x{self.size[0]} pixels overlap by 0 to {min(self.size) - ALIGNED} pixels, "
+                f"tiles of {self.size[0]}x{self.size[1]} pixels overlap by 0 to {min(self.size) - ALIGNED} pixels, "
                 f"not {self.overlap}"
             )
 

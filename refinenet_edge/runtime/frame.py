@@ -115,7 +115,7 @@ def check_size(height: int, width: int) -> None:
 
 def _check_sides(shape: tuple[int, ...]) -> None:
     if not all(1 <= side <= MAX_SIDE for side in shape[:2]):
-        raise InputError(f"a frame has 1 to {MAX_SIDE} pixels a side, this one is {shape[1]}x{shape[0]}")
+        raise InputError(f"a frame has 1 to {MAX_SIDE} pixels a side, this one is {shape[0]}x{shape[1]}")
 
 
 @lru_cache(maxsize=8)

@@ -77,8 +77,8 @@ class Network:
         sides = zip(profile.min, size, profile.max, strict=True)
         if not all(low <= side <= high for low, side, high in sides):
             raise InputError(
-                f"the frame is {size[1]}x{size[0]} pixels (width x height), this engine takes "
-                f"{profile.min[1]}x{profile.min[0]} to {profile.max[1]}x{profile.max[0]}: "
+                f"the frame is {size[0]}x{size[1]} pixels (height x width), this engine takes "
+                f"{profile.min[0]}x{profile.min[1]} to {profile.max[0]}x{profile.max[1]}: "
                 "resize the frame, or build again with a wider range"
             )
 

@@ -34,7 +34,7 @@ class MultiScalePath(HostPath):
         size = network.frame_spec.size
         if size is not None and not network.beside and inference != MultiScale(flip=inference.flip):
             raise InputError(
-                f"{network.origin} takes {size[1]}x{size[0]} pixels only, whatever the scale: build it with --dynamic, "
+                f"{network.origin} takes {size[0]}x{size[1]} pixels only, whatever the scale: build it with --dynamic, "
                 "or at other sizes, too, and name those --with it; --flip alone needs neither"
             )
 
@@ -112,6 +112,6 @@ def at_sizes(inference: Inference, bundle: Bundle, beside: Sequence[Bundle]) -> 
 def _require_large_enough(size: Size, scale: float) -> None:
     if min(size) < SMALLEST_SIDE:
         raise InputError(
-            f"the frame is {size[1]}x{size[0]} pixels at scale {scale:g}, a network needs {SMALLEST_SIDE} a side: "
+            f"the frame is {size[0]}x{size[1]} pixels at scale {scale:g}, a network needs {SMALLEST_SIDE} a side: "
             "leave that scale out"
         )

@@ -135,7 +135,7 @@ def _stride(sides: tuple[int, int], logits: Logits) -> int:
         if all(-(-side // stride) == n for side, n in zip(sides, logits.shape[1:], strict=True)):
             return stride
     raise BundleError(
-        f"logits of {logits.shape[2]}x{logits.shape[1]} for a tile of {sides[1]}x{sides[0]} pixels: only those of one "
+        f"logits of {logits.shape[1]}x{logits.shape[2]} for a tile of {sides[0]}x{sides[1]} pixels: only those of one "
         "for every 1, 2, 4 ... 32 pixels can be put together"
     )
 

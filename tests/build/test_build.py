@@ -192,7 +192,7 @@ class TestFreeSides:
     @pytest.mark.parametrize("size", [(31, 64), (64, 193)])
     def test_a_frame_outside_the_range_is_refused(self, dynamic_bundle: Path, size: tuple[int, int]) -> None:
         frame = np.zeros((*size, 3), np.uint8)
-        with pytest.raises(InputError, match="this engine takes 32x32 to 192x128"):
+        with pytest.raises(InputError, match="this engine takes 32x32 to 128x192"):
             logits_of(dynamic_bundle, frame)
 
     def test_somebodys_fixed_model_is_refused(self, theirs: Theirs) -> None:

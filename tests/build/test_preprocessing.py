@@ -443,7 +443,7 @@ class TestCrop:
             Segmenter(bundle, inference=MultiScale((1.0,), True))
 
     def test_a_frame_too_long_to_be_enlarged_is_refused(self) -> None:
-        with pytest.raises(InputError, match="a frame of 16384x4 pixels is too long to be cropped to 512x512"):
+        with pytest.raises(InputError, match="a frame of 4x16384 pixels is too long to be cropped to 512x512"):
             prepare(np.zeros((4, 16384, 3), np.uint8), FrameSpec((512, 512), fit="crop"))
 
 

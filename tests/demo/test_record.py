@@ -212,7 +212,7 @@ def test_a_codec_that_writes_nothing_that_reads_is_not_taken(tmp_path: Path, mon
     monkeypatch.setattr(cv2, "VideoWriter", Failing)
     (tmp_path / "out.mp4").write_bytes(b"old")
     recording = Recording(tmp_path / "out.mp4")
-    with pytest.raises(InputError, match=r"no codec of this OpenCV .* writes 64x48 pixels at 25 a second, or the disk"):
+    with pytest.raises(InputError, match=r"no codec of this OpenCV .* writes 48x64 pixels at 25 a second, or the disk"):
         recording.write(grey(1))
     recording.close()
     assert (tmp_path / "out.mp4").read_bytes() == b"old"

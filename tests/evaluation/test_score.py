@@ -199,7 +199,7 @@ def spoil(root: Path) -> dict[str, tuple[str, str]]:
         "no_image": ("missing", "no image for"),
         "no_mask": ("missing", "no mask for"),
         "other_class": ("label", "has label 9, the classes are 0..6"),
-        "other_size": ("size", "the image is 60x40 pixels, its mask 50x40"),
+        "other_size": ("size", "the image is 40x60 pixels, its mask 40x50"),
     }
 
 
@@ -224,7 +224,7 @@ def test_strict_stops_at_the_first(plain7: DataSet, tmp_path: Path) -> None:
     write(tmp_path / "data" / "masks" / "s2.png", png(np.zeros((3, 3))))
     segmenter, out = seer(PERSON), tmp_path / "r.json"
     runs = runs_of(segmenter)
-    with pytest.raises(InputError, match="s2: the image is 60x40 pixels, its mask 3x3"):
+    with pytest.raises(InputError, match="s2: the image is 40x60 pixels, its mask 3x3"):
         evaluate(segmenter, plain7, strict=True, out=out)
     assert len(runs) == 2
     assert not out.exists()

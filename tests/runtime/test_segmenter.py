@@ -156,7 +156,7 @@ def test_logits_that_are_not_finite_name_the_bundle() -> None:
 @pytest.mark.parametrize("shape", [(31, 64, 3), (64, 129, 3), (65, 64, 3)])
 def test_a_frame_outside_the_engines_range(make_bundle: MakeBundle, shape: tuple[int, int, int]) -> None:
     bundle = make_bundle(size=None, engine=RANGE)
-    said = rf"the frame is {shape[1]}x{shape[0]} pixels \(width x height\), this engine takes 32x32 to 128x64"
+    said = rf"the frame is {shape[0]}x{shape[1]} pixels \(height x width\), this engine takes 32x32 to 64x128"
     with Segmenter(bundle) as segmenter, pytest.raises(InputError, match=said):
         segmenter.segment(np.zeros(shape, np.uint8))
 

@@ -222,7 +222,7 @@ def test_a_tile_is_in_the_engines_range(tmp_path: Path) -> None:
     bundle = toy_bundle(tmp_path / "toy", None, engine=RANGE)
     with (
         Segmenter(bundle, "openvino", inference=Tiles((96, 96), 0)) as segmenter,
-        pytest.raises(InputError, match="this engine takes 32x32 to 128x64"),
+        pytest.raises(InputError, match="this engine takes 32x32 to 64x128"),
     ):
         segmenter.segment(picture(200, 200))
     with Segmenter(bundle, "openvino", inference=Tiles((64, 96), 0)) as segmenter:
