@@ -95,7 +95,7 @@ def test_tiles(tmp_path: Path) -> None:
     root, out = data.plain(tmp_path / "d", CLASSES), tmp_path / "r.json"
     done = run(bundle(tmp_path / "b", (32, 64)), root, "--tiles", "32x64", "--overlap", "0", "--out", out)
     assert done.exit_code == 0, done.output
-    assert "align_corners=True, tiles of 64x32 that overlap by 0" in done.output
+    assert "align_corners=True, tiles of 32x64 that overlap by 0" in done.output
     result = json.loads(out.read_text())
     assert result["inference"] == {"size": [32, 64], "overlap": 0, "kind": "tiles"}
     found = Confusion.zero(CLASSES)
