@@ -263,7 +263,7 @@ class TestRun:
         ]
         for name in "ab":
             height, width = cv2.imread(str(photos / f"{name}.png")).shape[:2]
-            assert re.search(rf"│ {name} +│ {width}x{height} ", said)
+            assert re.search(rf"│ {name} +│ {height}x{width} ", said)
             labels = read_mask(out / f"{name}_labels.png")
             assert (labels.shape, labels.dtype) == ((height, width), np.uint8)
             assert labels.max() < 21
