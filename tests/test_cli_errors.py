@@ -221,6 +221,7 @@ def test_an_address_space_that_is_too_small_is_one_line(
 ) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # one thread each: their stacks are address space, too
 
     env = {"OPENBLAS_NUM_THREADS": "1"}  # its threads take what they like, and end the process where they get nothing
     done = process("run", mobile_bundle, photos, "--out", tmp_path / "out", cwd=tmp_path, env=env, preexec_fn=limit)

@@ -35,6 +35,7 @@ except ImportError:  # not a Unix: nothing is limited but the time
 ON_CPU = {"openvino": OpenVinoSession, "onnxruntime": OrtSession}
 SECONDS, MEMORY = 6, 1 << 30  # of computing, and bytes: what the smallest graph may take
 PER_BYTE = 16  # bytes of memory for each of the graph: it is read, converted and packed
+PER_CORE = 32 << 20  # the stacks of threads that libraries start, one for each, whatever they are told
 PER_INPUT_BYTE = 256  # the activations that are there at once, for each byte of the frame
 SPEED = 1e9  # multiply-accumulates a second, of a slow core
 STRIDE = 16  # a weight is used once for so many pixels, at most
@@ -106,35 +107,43 @@ def _seconds(graph: int, pixels: int) -> int:
     return math.ceil(SECONDS + graph / (1 << 20) + graph / 4 * pixels / STRIDE / SPEED)
 
 
-def _limit(graph: int, pixels: int, frame: int) -> None:
-    """Bound the time and the memory of this process; `frame`: the bytes of its input."""
+def _limit(graph: int, pixels: int, frame: int, before: int) -> None:
+    """Bound the time and the memory of this process; `frame`: the bytes of its input, `before`: what it had taken."""
     if resource is None:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (_seconds(graph, pixels), hard))
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = MEMORY + PER_BYTE * graph + PER_INPUT_BYTE * frame
+    most = before + MEMORY + PER_BYTE * graph + PER_INPUT_BYTE * frame + PER_CORE * (os.cpu_count() or 1)
     resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _run(session: Session, graph: int) -> None:
+def _taken() -> int:
+    """The bytes of data that this process has, with the stacks of its threads; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmData:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return 1024 * int(found[1]) if found else 0
+
+
+def _run(session: Session, graph: int, before: int) -> None:
     feeds = {
         spec.name: np.zeros([side if isinstance(side, int) else FREE for side in spec.shape], spec.dtype)
         for spec in session.inputs
     }
     pixels = max((math.prod(feed.shape[2:]) for feed in feeds.values()), default=0)
-    _limit(graph, pixels, sum(feed.nbytes for feed in feeds.values()))
+    _limit(graph, pixels, sum(feed.nbytes for feed in feeds.values()), before)
     session.run(feeds)
 
 
 def _main(backend: str, size: int, path: str) -> int:
     model = sys.stdin.buffer.read() if path == "-" else Path(path)
     load_library(backend)
-    _limit(size, 0, 0)
+    before = _taken()
+    _limit(size, 0, 0, before)
     try:
         with ON_CPU[backend](model, threads=1) as session:
-            _run(session, size)
+            _run(session, size, before)
     except Exception as exc:
         said = f"{type(exc).__name__}: {exc}".lower()
         return OUT_OF_MEMORY if "alloc" in said or "memory" in said else 1
