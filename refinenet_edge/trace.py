@@ -206,6 +206,8 @@ def _in_our_opset(model: ir.Model, opset: int, path: Path) -> ir.Model:
             names = [("", name) for name in sorted(newer)]
             proto = ir.to_proto(AddDefaultAttributesPass()(model).model)  # the inliner does not know them
             proto = onnx.inliner.inline_selected_functions(proto, names, inline_schema_functions=True)
+        if opset > OPSET:
+            _reduce_for_global_max_pool(proto)
         proto = onnx.version_converter.convert_version(proto, OPSET)
     except Exception as exc:  # the converter's errors have no base of their own
         why = re.sub(r"^.*Assertion `.*?` failed: ", "", first_line(exc))
@@ -232,6 +234,16 @@ def _flatten_hardmax(graph: ir.Graph) -> None:
             back.outputs[0].name, node.outputs[0].name = node.outputs[0].name, None
             node.outputs[0].shape = None
     NameFixPass()(ir.Model(graph, ir_version=IR_VERSION))
+
+
+def _reduce_for_global_max_pool(proto: onnx.ModelProto) -> None:
+    """GlobalMaxPool, which the converter has no way back for, as the ReduceMax that it is."""
+    for node in proto.graph.node:
+        if node.op_type == "GlobalMaxPool":
+            axes = numpy_helper.from_array(np.array([2, 3], np.int64), f"{node.output[0]} (axes)")
+            proto.graph.initializer.append(axes)
+            node.op_type = "ReduceMax"
+            node.input.append(axes.name)
 
 
 def _is_newer(node: onnx.NodeProto, opset: int) -> bool:

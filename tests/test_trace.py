@@ -198,6 +198,7 @@ class TestReadOnnx:
             (23, "scores = RMSNormalization <axis = 1> (a, all)"),
             (23, "scores = Attention(a, a, a)"),
             (24, "scores = Swish(a)"),
+            (23, "m = GlobalMaxPool(a) scores = Add(a, m)"),
         ],
     )
     def test_functions_of_newer_opsets_are_those_of_older_operators(

@@ -58,7 +58,9 @@ def compare(stage: str, reference: Inputs, actual: Inputs, backend: str = "onnxr
     parities = []
     for name, expected in reference.items():
         if not np.isfinite(expected).all():
-            raise GraphError(f"the model's own logits are not finite on the {name} frame: its weights cannot be used")
+            raise GraphError(
+                f"the model's own logits are not finite on the {name} frame: its weights cannot be used: build others"
+            )
         same_shape = actual[name].shape == expected.shape
         agreement = float((actual[name].argmax(1) == expected.argmax(1)).mean()) if same_shape else 0.0
         parities.append(Parity(stage, name, relative_error(expected, actual[name]), agreement, backend))
