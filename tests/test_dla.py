@@ -312,7 +312,7 @@ class TestCommand:
 
     def test_it_needs_onnx_ir_and_no_torch(self, mobile_bundle: Path) -> None:
         root = Path(cli.__file__).parents[2]
-        for missing, code in (("torch', 'onnxscript', 'onnxruntime", 0), ("onnx_ir", 2)):
+        for missing, code in (("torch', 'onnxscript', 'onnxruntime", 0), ("onnx_ir", 3)):
             block = f"import sys; sys.modules.update(dict.fromkeys(['{missing}'])); "
             command = [sys.executable, "-c", block + "from refinenet_edge.cli import main; main()", "dla-check"]
             environment = {**os.environ, "PYTHONPATH": str(root)}

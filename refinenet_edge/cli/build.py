@@ -35,162 +35,157 @@ if TYPE_CHECKING:
 BUILDERS = ("auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime")
 
 
+# the fields of `Recipe`, and what is said while it is built
+BUILD_OPTIONS = (
+    click.argument("recipe", required=False, type=click.Path(path_type=Path)),
+    option("--out", "--output", "-o", "output", metavar="FOLDER", help="The bundle to write, such as engines/NAME."),
+    option(
+        "--model",
+        metavar="NAME",
+        show_default="the checkpoint's",
+        help="The network: rf50, rf101, rf152, rf_lw50, rf_lw101, rf_lw152, rf_lw_mbv2 or rf_lw_effnet_lite0.",
+    ),
+    option(
+        "--checkpoint",
+        metavar="FILE",
+        show_default="random weights",
+        help='The weights: a file, or "people" or "scenes", which ship.',
+    ),
+    option("--onnx", metavar="FILE", help="Anybody's segmentation model, instead: an image in, scores or labels out."),
+    option("--output-name", metavar="NAME", help="Which of the ONNX file's outputs, where there are several."),
+    option(
+        "--layout", type=click.Choice(["nchw", "nhwc"]), help="How the ONNX file's input lies, where it cannot say."
+    ),
+    option(
+        "--size",
+        type=SizeType(),
+        show_default="the file's, or 512x512",
+        help="What the network takes; frames are resized to it.",
+    ),
+    option("--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."),
+    option(
+        "--precision",
+        type=click.Choice(["fp32", "fp16", "int8", "fp8"]),
+        show_default="fp32",
+        help="What the network computes in.",
+    ),
+    option(
+        "--calib",
+        metavar="RANGES|DIR|VIDEO|scenes",
+        help="For int8 and fp8: a file of ranges, or frames to calibrate on.",
+    ),
+    option(
+        "--max-miou-drop",
+        type=float,
+        metavar="POINTS",
+        help="Points of mIoU that int8 may cost on --judge; layers go back to float until it holds.",
+    ),
+    option(
+        "--min-agreement",
+        type=float,
+        metavar="PERCENT",
+        help="Share of pixels of --judge whose label int8 must keep; likewise.",
+    ),
+    option(
+        "--judge",
+        metavar="DATASET|FRAMES",
+        show_default="the frames of --calib",
+        help="What a budget is judged on: a data set as of eval, or frames.",
+    ),
+    option(
+        "--cpu",
+        type=click.Choice(["this", "any"]),
+        show_default="this",
+        help="Processors that int8 is right on; any: with 7-bit weights.",
+    ),
+    option("--backend", type=click.Choice(BUILDERS), show_default="auto", help="What the bundle is built for."),
+    option("--labels", metavar="NAME|FILE", help="Classes: voc, nyu40, sun37, person, context, ade150, cityscapes ..."),
+    option(
+        "--preprocess",
+        type=click.Choice(list(PREPROCESSINGS)),
+        show_default="imagenet",
+        help="How the frames were prepared that it was trained on.",
+    ),
+    option("--mean", type=ChannelsType(), help="Mean of each channel, in the channels' order, taken from x / scale."),
+    option("--std", type=ChannelsType(), help="Deviation of each channel, which the rest is divided by."),
+    option("--scale", type=float, metavar="NUMBER", help="What a byte is divided by first: 255, or 1."),
+    option("--order", type=click.Choice(["rgb", "bgr"]), help="Order of the channels."),
+    option(
+        "--resize",
+        type=click.Choice(["stretch", "letterbox", "crop"]),
+        show_default="stretch",
+        help="What is done to frames of another shape.",
+    ),
+    option(
+        "--upsample",
+        type=click.Choice(["bilinear", "cubic"]),
+        show_default="bilinear",
+        help="How logits reach the frame's size.",
+    ),
+    option(
+        "--align-corners/--no-align-corners",
+        default=None,
+        show_default="as the ports",
+        help="How the network interpolates, where the checkpoint cannot say.",
+    ),
+    option(
+        "--crp",
+        type=click.Choice(["pool_conv", "conv_pool"]),
+        show_default="as the ports",
+        help="Order in chained residual pooling, where the checkpoint cannot say.",
+    ),
+    option(
+        "--state-key",
+        metavar="KEY",
+        show_default="the average",
+        help="Which of a checkpoint's several weights: model, ema ...",
+    ),
+    option("--collapse-ind", metavar="LISTS", help="The decoder's collapse_ind, of a DenseTorch checkpoint."),
+    option(
+        "--io",
+        type=click.Choice(["padded", "plain"]),
+        show_default="padded",
+        help="Ends of a TensorRT plan in float16: as fast as can be, or as in the ONNX.",
+    ),
+    option(
+        "--gives",
+        type=click.Choice(["logits", "labels", "full-logits"]),
+        show_default="logits",
+        help="What the graph ends with.",
+    ),
+    option(
+        "--plan/--no-plan",
+        default=None,
+        show_default="plan",
+        help="Build TensorRT's plan now, or leave it to `refinenet-edge plan` on the board.",
+    ),
+    option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
+    option(
+        "--target",
+        multiple=True,
+        metavar="SM",
+        help="GPUs to build for, sm_75 to sm_121 (TensorRT-RTX). Repeatable.",
+    ),
+    option("--workspace-mib", type=click.IntRange(16), show_default="1024", help="The builder's scratch memory."),
+    option("--timing-cache", metavar="FILE", help="Read TensorRT's timings from here, and keep them."),
+    option(
+        "--version-compatible/--no-version-compatible",
+        default=None,
+        help="Build a plan that later TensorRTs run, too.",
+    ),
+    option(
+        "--hardware-compatible/--no-hardware-compatible",
+        default=None,
+        help="Build a plan for Ampere and every newer GPU.",
+    ),
+    option("--force/--no-force", default=None, help="Build what is slower, or loses most labels."),
+    option("--explain", is_flag=True, help="Say how often each rewrite fired, and why not elsewhere."),
+)
+
+
 def _build_options(command: Any) -> Any:
-    """The options of `build-engine`: the fields of `Recipe`."""
-    options = [
-        click.argument("recipe", required=False, type=click.Path(path_type=Path)),
-        option(
-            "--out", "--output", "-o", "output", metavar="FOLDER", help="The bundle to write, such as engines/NAME."
-        ),
-        option(
-            "--model",
-            metavar="NAME",
-            show_default="the checkpoint's",
-            help="The network: rf50, rf101, rf152, rf_lw50, rf_lw101, rf_lw152, rf_lw_mbv2 or rf_lw_effnet_lite0.",
-        ),
-        option(
-            "--checkpoint",
-            metavar="FILE",
-            show_default="random weights",
-            help='The weights: a file, or "people" or "scenes", which ship.',
-        ),
-        option(
-            "--onnx", metavar="FILE", help="Anybody's segmentation model, instead: an image in, scores or labels out."
-        ),
-        option("--output-name", metavar="NAME", help="Which of the ONNX file's outputs, where there are several."),
-        option(
-            "--layout", type=click.Choice(["nchw", "nhwc"]), help="How the ONNX file's input lies, where it cannot say."
-        ),
-        option(
-            "--size",
-            type=SizeType(),
-            show_default="the file's, or 512x512",
-            help="What the network takes; frames are resized to it.",
-        ),
-        option("--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."),
-        option(
-            "--precision",
-            type=click.Choice(["fp32", "fp16", "int8", "fp8"]),
-            show_default="fp32",
-            help="What the network computes in.",
-        ),
-        option(
-            "--calib",
-            metavar="RANGES|DIR|VIDEO|scenes",
-            help="For int8 and fp8: a file of ranges, or frames to calibrate on.",
-        ),
-        option(
-            "--max-miou-drop",
-            type=float,
-            metavar="POINTS",
-            help="Points of mIoU that int8 may cost on --judge; layers go back to float until it holds.",
-        ),
-        option(
-            "--min-agreement",
-            type=float,
-            metavar="PERCENT",
-            help="Share of pixels of --judge whose label int8 must keep; likewise.",
-        ),
-        option(
-            "--judge",
-            metavar="DATASET|FRAMES",
-            show_default="the frames of --calib",
-            help="What a budget is judged on: a data set as of eval, or frames.",
-        ),
-        option(
-            "--cpu",
-            type=click.Choice(["this", "any"]),
-            show_default="this",
-            help="Processors that int8 is right on; any: with 7-bit weights.",
-        ),
-        option("--backend", type=click.Choice(BUILDERS), show_default="auto", help="What the bundle is built for."),
-        option(
-            "--labels", metavar="NAME|FILE", help="Classes: voc, nyu40, sun37, person, context, ade150, cityscapes ..."
-        ),
-        option(
-            "--preprocess",
-            type=click.Choice(list(PREPROCESSINGS)),
-            show_default="imagenet",
-            help="How the frames were prepared that it was trained on.",
-        ),
-        option(
-            "--mean", type=ChannelsType(), help="Mean of each channel, in the channels' order, taken from x / scale."
-        ),
-        option("--std", type=ChannelsType(), help="Deviation of each channel, which the rest is divided by."),
-        option("--scale", type=float, metavar="NUMBER", help="What a byte is divided by first: 255, or 1."),
-        option("--order", type=click.Choice(["rgb", "bgr"]), help="Order of the channels."),
-        option(
-            "--resize",
-            type=click.Choice(["stretch", "letterbox", "crop"]),
-            show_default="stretch",
-            help="What is done to frames of another shape.",
-        ),
-        option(
-            "--upsample",
-            type=click.Choice(["bilinear", "cubic"]),
-            show_default="bilinear",
-            help="How logits reach the frame's size.",
-        ),
-        option(
-            "--align-corners/--no-align-corners",
-            default=None,
-            show_default="as the ports",
-            help="How the network interpolates, where the checkpoint cannot say.",
-        ),
-        option(
-            "--crp",
-            type=click.Choice(["pool_conv", "conv_pool"]),
-            show_default="as the ports",
-            help="Order in chained residual pooling, where the checkpoint cannot say.",
-        ),
-        option(
-            "--state-key",
-            metavar="KEY",
-            show_default="the average",
-            help="Which of a checkpoint's several weights: model, ema ...",
-        ),
-        option("--collapse-ind", metavar="LISTS", help="The decoder's collapse_ind, of a DenseTorch checkpoint."),
-        option(
-            "--io",
-            type=click.Choice(["padded", "plain"]),
-            show_default="padded",
-            help="Ends of a TensorRT plan in float16: as fast as can be, or as in the ONNX.",
-        ),
-        option(
-            "--gives",
-            type=click.Choice(["logits", "labels", "full-logits"]),
-            show_default="logits",
-            help="What the graph ends with.",
-        ),
-        option(
-            "--plan/--no-plan",
-            default=None,
-            show_default="plan",
-            help="Build TensorRT's plan now, or leave it to `refinenet-edge plan` on the board.",
-        ),
-        option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
-        option(
-            "--target",
-            multiple=True,
-            metavar="SM",
-            help="GPUs to build for, sm_75 to sm_121 (TensorRT-RTX). Repeatable.",
-        ),
-        option("--workspace-mib", type=click.IntRange(16), show_default="1024", help="The builder's scratch memory."),
-        option("--timing-cache", metavar="FILE", help="Read TensorRT's timings from here, and keep them."),
-        option(
-            "--version-compatible/--no-version-compatible",
-            default=None,
-            help="Build a plan that later TensorRTs run, too.",
-        ),
-        option(
-            "--hardware-compatible/--no-hardware-compatible",
-            default=None,
-            help="Build a plan for Ampere and every newer GPU.",
-        ),
-        option("--force/--no-force", default=None, help="Build what is slower, or loses most labels."),
-        option("--explain", is_flag=True, help="Say how often each rewrite fired, and why not elsewhere."),
-    ]
-    for decorate in reversed(options):
+    """`command` with the options of `build-engine`."""
+    for decorate in reversed(BUILD_OPTIONS):
         command = decorate(command)
     return command
 

@@ -31,8 +31,12 @@ from refinenet_edge.errors import BundleError, InputError, PartFailed
 from refinenet_edge.records import Bilinear, Cubic, Inference, Interpolation
 
 if TYPE_CHECKING:
+    from refinenet_edge.bundle import Bundle
     from refinenet_edge.evaluation import EvaluationResult
-    from refinenet_edge.records import Mask
+    from refinenet_edge.evaluation.score import Evaluator
+    from refinenet_edge.frames import Frames
+    from refinenet_edge.records import Frame, Mask
+    from refinenet_edge.runtime import Segmenter
 
 UPSAMPLINGS: dict[str, Interpolation] = {
     "bilinear": Bilinear(align_corners=False),
@@ -80,25 +84,14 @@ def run(
     allow_host_code: bool,
 ) -> None:
     """Segment IMAGES, an image or video file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
-    from refinenet_edge.frames import Images, open_frames, parse
     from refinenet_edge.frames.images import write_image, write_png
     from refinenet_edge.mask_files import open_writers
     from refinenet_edge.overlay import OverlayStyle, draw, legend_of
     from refinenet_edge.runtime import Segmenter
 
+    frames, stems = _named_frames(images, folder)
     style = OverlayStyle(opacity, side_by_side=side_by_side)
-    address = parse(images)
-    frames = open_frames(address)
-    if isinstance(address, Images) and folder.resolve() == address.path.resolve():
-        raise InputError(
-            f"{folder} is where the images are: what goes there would be an image, too; name another --out"
-        )
-    stems = [Path(name).stem for name in frames.names]
-    if twice := next((stem for stem, count in Counter(stems).items() if count > 1), None):
-        raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
-    table = Table("image", *numbers("height x width", "ms"), "classes", title=str(bundle))
-    done: list[dict[str, Any]] = []
-    failures: list[str] = []
+    done = _Segmented([], [])
     bar = progress_bar()
     task = bar.add_task("tiles", visible=False)
     opened = Segmenter(
@@ -114,16 +107,10 @@ def run(
         make_folder(folder)
         writers = open_writers(folder, formats)
         for index, name in enumerate(bar.track(stems, description="segment")):
-            try:
-                frame = frames.read(index)
-                started = time.perf_counter()
-                mask = segmenter.segment(frame)
-                taken = 1000 * (time.perf_counter() - started)
-            except (InputError, BundleError) as exc:
-                if len(frames) == 1:
-                    raise
-                failures.append(str(exc))
+            segmented = done.segment(segmenter, frames, index)
+            if segmented is None:
                 continue
+            frame, mask = segmented
             if least is not None:
                 mask = mask.unknown_below(least)
             picture = draw(frame, mask, style, legend=legend_of(mask) if legend else ())
@@ -132,18 +119,63 @@ def run(
                 writer.add(name, frames.names[index], mask)
             if confidence and mask.confidence is not None:
                 write_png(folder / f"{name}_confidence.png", mask.confidence)
-            size = {"height": frame.shape[0], "width": frame.shape[1]}
-            done.append({"image": name, **size, "ms": taken, "shares": mask.shares()})
-            table.add_row(name, f"{frame.shape[0]}x{frame.shape[1]}", f"{taken:.0f}", _shares(mask))
+            done.images[-1] |= {"shares": mask.shares()}
         for writer in writers:
             writer.finish()
     if as_json:
-        print_json({"images": done, "failed": failures})
+        print_json(dataclasses.asdict(done))
     else:
-        out.print(table)
-        out.print(f"{len(frames) - len(failures)} of {len(frames)} images segmented into {folder}")
-    if failures:
-        raise PartFailed(f"{len(failures)} images could not be used: {'; '.join(failures[:3])}")
+        out.print(done.table(str(bundle)))
+        out.print(f"{len(done.images)} of {len(frames)} images segmented into {folder}")
+    if done.failed:
+        raise PartFailed(f"{len(done.failed)} images could not be used: {'; '.join(done.failed[:3])}")
+
+
+def _named_frames(images: str, folder: Path) -> tuple[Frames, list[str]]:
+    """The frames of `run`, and the name of each in `folder`. Raises `InputError` where results would overwrite."""
+    from refinenet_edge.frames import Images, open_frames, parse
+
+    address = parse(images)
+    frames = open_frames(address)
+    if isinstance(address, Images) and folder.resolve() == address.path.resolve():
+        raise InputError(
+            f"{folder} is where the images are: what goes there would be an image, too; name another --out"
+        )
+    stems = [Path(name).stem for name in frames.names]
+    if twice := next((stem for stem, count in Counter(stems).items() if count > 1), None):
+        raise InputError(f"two images are named {twice}: their results would overwrite each other, rename one")
+    return frames, stems
+
+
+@dataclasses.dataclass
+class _Segmented:
+    """What became of the frames of `run`, as its JSON has it."""
+
+    images: list[dict[str, Any]]
+    failed: list[str]
+
+    def segment(self, segmenter: Segmenter, frames: Frames, index: int) -> tuple[Frame, Mask] | None:
+        """Frame `index` and its mask; None where it cannot be used and there are others."""
+        try:
+            frame = frames.read(index)
+            started = time.perf_counter()
+            mask = segmenter.segment(frame)
+        except (InputError, BundleError) as exc:
+            if len(frames) == 1:
+                raise
+            self.failed.append(str(exc))
+            return None
+        size = {"height": frame.shape[0], "width": frame.shape[1]}
+        ms = 1000 * (time.perf_counter() - started)
+        self.images.append({"image": Path(frames.names[index]).stem, **size, "ms": ms})
+        return frame, mask
+
+    def table(self, title: str) -> Table:
+        table = Table("image", *numbers("height x width", "ms"), "classes", title=title)
+        for each in self.images:
+            size = f"{each['height']}x{each['width']}"
+            table.add_row(each["image"], size, f"{each['ms']:.0f}", _largest(each["shares"]))
+        return table
 
 
 @main.command("compare")
@@ -223,28 +255,12 @@ def evaluate(
     """
     from refinenet_edge import evaluation
     from refinenet_edge.bundle import open_bundle
-    from refinenet_edge.evaluation.score import Evaluator, LocalEvaluator
-    from refinenet_edge.runtime import Segmenter
 
-    opened = open_bundle(bundle)
+    opened, others = open_bundle(bundle), tuple(map(open_bundle, beside))
     data = evaluation.open_dataset(dataset, masks_as_stored=masks_as_stored)
     way = UPSAMPLINGS[upsample] if upsample else None
-    others = tuple(map(open_bundle, beside))
     with contextlib.ExitStack() as stack, progress_bar() as bar:
-        by: Evaluator
-        if ray == "off":
-            segmenter = stack.enter_context(
-                Segmenter(opened, backend, allow_host_code=allow_host_code, inference=inference, beside=others)
-            )
-            by = LocalEvaluator(stack.enter_context(segmenter.with_upsample(way)) if way else segmenter)
-        else:
-            from refinenet_edge.cluster.bundles import common_backend, gpus_of
-            from refinenet_edge.cluster.evaluate import DistributedEvaluator
-            from refinenet_edge.cluster.pool import open_pool
-
-            wanted = common_backend(opened, backend, ray)
-            pool = stack.enter_context(open_pool(ray, gpus=gpus_of(wanted)))
-            by = DistributedEvaluator(opened, wanted, pool, way, allow_host_code, inference, others)
+        by = _evaluator(stack, opened, backend, ray, way, allow_host_code, inference, others)
         task = bar.add_task("evaluate", total=len(data.samples))
         result = evaluation.evaluate(
             by,
@@ -257,7 +273,40 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    out.print(_scores(result, f"{bundle} on {data.name}"))
+    _show(result, f"{bundle} on {data.name}")
+
+
+def _evaluator(
+    stack: contextlib.ExitStack,
+    opened: Bundle,
+    backend: str,
+    ray: str,
+    way: Interpolation | None,
+    allow_host_code: bool,
+    inference: Inference,
+    others: tuple[Bundle, ...],
+) -> Evaluator:
+    """What evaluates: this process, or a Ray cluster; closed with `stack`."""
+    from refinenet_edge.evaluation.score import LocalEvaluator
+    from refinenet_edge.runtime import Segmenter
+
+    if ray == "off":
+        segmenter = stack.enter_context(
+            Segmenter(opened, backend, allow_host_code=allow_host_code, inference=inference, beside=others)
+        )
+        return LocalEvaluator(stack.enter_context(segmenter.with_upsample(way)) if way else segmenter)
+    from refinenet_edge.cluster.bundles import common_backend, gpus_of
+    from refinenet_edge.cluster.evaluate import DistributedEvaluator
+    from refinenet_edge.cluster.pool import open_pool
+
+    wanted = common_backend(opened, backend, ray)
+    pool = stack.enter_context(open_pool(ray, gpus=gpus_of(wanted)))
+    return DistributedEvaluator(opened, wanted, pool, way, allow_host_code, inference, others)
+
+
+def _show(result: EvaluationResult, title: str) -> None:
+    """The table, the mean, and what was not used."""
+    out.print(_scores(result, title))
     out.print(
         Text.assemble(
             "mIoU ",
@@ -277,8 +326,8 @@ def evaluate(
             err.print(f"  {problem.sample}: {problem.detail}", soft_wrap=True)
 
 
-def _shares(mask: Mask) -> str:
-    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in list(mask.shares().items())[:4] if share >= 0.005)
+def _largest(shares: dict[str, float]) -> str:
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in list(shares.items())[:4] if share >= 0.005)
 
 
 def _scores(result: EvaluationResult, title: str) -> Table:

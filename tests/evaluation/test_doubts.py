@@ -147,7 +147,7 @@ def turned(root: Path, orientation: int, upright_masks: bool) -> Path:
 def test_masks_that_lie_as_the_image_is_stored(tmp_path: Path, orientation: int) -> None:
     root = turned(tmp_path / "data", orientation, upright_masks=False)
     if orientation >= 5:
-        with pytest.raises(InputError, match="its mask 60x40, as the image is before EXIF turns it: --masks-as-stored"):
+        with pytest.raises(InputError, match="its mask 40x60, as the image is before EXIF turns it: --masks-as-stored"):
             evaluated(str(root), 7)
     else:
         (doubt,) = evaluated(str(root), 7).doubts

@@ -87,8 +87,8 @@ def test_each_batch_is_new() -> None:
         (FRAME.astype(np.float32), "float32"),
         (FRAME[:, :, 0], r"\(31, 45\)"),
         (np.zeros((4, 4, 4), np.uint8), r"\(4, 4, 4\)"),
-        (FRAME[:0], "45x0"),
-        (np.zeros((1, MAX_SIDE + 1, 3), np.uint8), "16385x1"),
+        (FRAME[:0], "0x45"),
+        (np.zeros((1, MAX_SIDE + 1, 3), np.uint8), "1x16385"),
     ],
 )
 def test_what_is_not_a_frame(frame: np.ndarray, named: str) -> None:

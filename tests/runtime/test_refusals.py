@@ -89,7 +89,16 @@ def test_every_argument_of_another_type_is_refused(calls: dict[str, Any]) -> Non
 
 
 def test_every_public_function_is_tried(calls: dict[str, Any]) -> None:
-    untried = {"available", "close", "session", "frame_spec", "labels", "FakeSession", "Session"}  # or take nothing
+    untried = {
+        "available",
+        "close",
+        "session",
+        "frame_spec",
+        "inference",
+        "labels",
+        "FakeSession",
+        "Session",
+    }  # or take nothing
     methods = {name for name, value in vars(Segmenter).items() if name[0] != "_" and value is not None}
     assert set(runtime.__all__) | methods <= set(calls) | untried
     assert inspect.signature(runtime.available).parameters == {}
@@ -98,7 +107,7 @@ def test_every_public_function_is_tried(calls: dict[str, Any]) -> None:
 def test_a_bool_is_no_interpolation() -> None:
     """It was taken for the cubic one."""
     for wrong in (True, False, "cubic"):
-        with pytest.raises(TypeError, match="the interpolation: expected Bilinear or Cubic, got"):
+        with pytest.raises(TypeError, match="the interpolation: expected Bilinear or Cubic or Nearest, got"):
             upsample_argmax(LOGITS, (8, 9), wrong)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"frame\.upsample: expected Bilinear or Cubic"):
             FrameSpec((8, 8), upsample=wrong)  # type: ignore[arg-type]
