@@ -66,7 +66,7 @@ def test_the_seeds_are_read(name: str, tmp_path: Path) -> None:
         path = tmp_path / f"file{target.suffix}"
         path.write_bytes(seed)
         if name == "checkpoint":  # of no network that is known
-            with pytest.raises(RefineNetEdgeError, match="no RefineNet|no weights by name"):
+            with pytest.raises(RefineNetEdgeError, match=r"no RefineNet|no weights by name"):
                 target.read(path)
         else:
             target.read(path)
