@@ -51,8 +51,14 @@ def run(folder: Path, frame: np.ndarray = FRAME) -> np.ndarray:
     return found
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line of a table is broken."""
+    monkeypatch.setattr("refinenet_edge.cli.screen.out.width", 400)
+
+
 def inspected(folder: Path) -> str:
-    return " ".join(CliRunner().invoke(cli.main, ["inspect", str(folder)], env={"COLUMNS": "200"}).output.split())
+    return " ".join(CliRunner().invoke(cli.main, ["inspect", str(folder)]).output.split())
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -154,9 +160,7 @@ class TestPlainEnds:
         said = {}
         for io in ("padded", "plain"):
             built = build(recipe(theirs, backend="tensorrt-rtx", precision=precision, plan=False, io=io, **options))
-            said[io] = " ".join(
-                CliRunner().invoke(cli.main, ["inspect", str(built.path)], env={"COLUMNS": "200"}).output.split()
-            )
+            said[io] = inspected(built.path)
         assert "image float16 1x8x48x64, channels last and padded with zeros (--io plain" in said["padded"]
         assert "image float32 1x3x48x64 " in said["plain"] and "channels last" not in said["plain"]
 
@@ -168,10 +172,7 @@ class TestNoPlan:
         manifest = open_bundle(built.path).manifest
         assert (manifest.backend, manifest.engine, manifest.precision) == ("tensorrt", None, "fp16")
         assert manifest.command.endswith("--no-plan")
-        shown = " ".join(
-            CliRunner().invoke(cli.main, ["inspect", str(built.path)], env={"COLUMNS": "200"}).output.split()
-        )
-        assert f"none yet: refinenet-edge plan {built.path} --backend tensorrt" in shown
+        assert f"none yet: refinenet-edge plan {built.path} --backend tensorrt" in inspected(built.path)
 
     def test_the_board_makes_it(self, theirs: Path) -> None:
         built = build(recipe(theirs, backend="tensorrt-rtx", precision="fp16", plan=False))
