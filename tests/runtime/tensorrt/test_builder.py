@@ -53,6 +53,33 @@ def rtx(model: bytes, progress: builder.Progress | None = None, **options: Any) 
     return build_plan(model, "tensorrt-rtx", EngineOptions(**options), progress)
 
 
+@pytest.fixture
+def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Presses Ctrl-C on the main thread as it waits for a build, and returns when the build was told to stop.
+
+    Both are waited for, not slept for: a busy machine may take its time.
+    """
+    waits, told = threading.Event(), []
+    monitor, wait = builder._monitor, builder.wait
+
+    def watched_monitor(trt: Any, cancelled: threading.Event, progress: builder.Progress | None) -> Any:
+        told.append(cancelled)
+        return monitor(trt, cancelled, progress)
+
+    def watched_wait(*given: Any) -> Any:
+        waits.set()
+        return wait(*given)
+
+    def press() -> None:
+        assert waits.wait(60), "the main thread does not wait"
+        _thread.interrupt_main()
+        assert told[0].wait(60), "the main thread did not see Ctrl-C"
+
+    monkeypatch.setattr(builder, "_monitor", watched_monitor)
+    monkeypatch.setattr(builder, "wait", watched_wait)
+    return press
+
+
 class TestRtx:
     @pytest.mark.parametrize("dtype", ["float", "float16"])
     def test_a_plan_comes_with_what_the_builder_says(self, tmp_path: Path, dtype: str) -> None:
@@ -186,15 +213,13 @@ class TestRtx:
         assert "profile" not in str(caught.value)
         assert rtx(small())[1].layers == rtx(small())[1].layers
 
-    def test_ctrl_c_cancels_the_build(self) -> None:
+    def test_ctrl_c_cancels_the_build(self, ctrl_c: Callable[[], None]) -> None:
         phases: Phases = []
 
         def interrupt(*step: Any) -> None:
             phases.append(step)
             if len(phases) == 1:
-                time.sleep(builder.POLL)  # the main thread waits
-                _thread.interrupt_main()
-                time.sleep(10 * builder.POLL)  # the main thread looks, also on a busy machine
+                ctrl_c()
 
         threads = threading.active_count()
         with pytest.raises(KeyboardInterrupt):
@@ -448,7 +473,9 @@ class TestTensorRt:
         with pytest.raises(BuildError, match="it gave no reason"):
             build_plan(b"model", "tensorrt", EngineOptions())
 
-    def test_ctrl_c_cancels_the_build(self, fake: Install, caplog: pytest.LogCaptureFixture) -> None:
+    def test_ctrl_c_cancels_the_build(
+        self, fake: Install, caplog: pytest.LogCaptureFixture, ctrl_c: Callable[[], None]
+    ) -> None:
         caplog.set_level("INFO")
         fake()
         steps: Phases = []
@@ -456,9 +483,7 @@ class TestTensorRt:
         def interrupt(*step: Any) -> None:
             steps.append(step)
             if len(steps) == 2:
-                time.sleep(builder.POLL)  # the main thread waits
-                _thread.interrupt_main()
-                time.sleep(10 * builder.POLL)  # the main thread looks, also on a busy machine
+                ctrl_c()
 
         with pytest.raises(KeyboardInterrupt):
             build_plan(b"model", "tensorrt", EngineOptions(), interrupt)
