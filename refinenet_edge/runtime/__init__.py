@@ -1,6 +1,6 @@
 """The device side: bundle + frame -> Mask, with numpy, OpenCV and one of the backends.
 
-    Segmenter      bundle or session -> segment(frame) -> Mask, segment_stream(frames)
+    Segmenter      bundle or session -> segment(frame) -> Mask, segment_batch, segment_stream
     frame.py       frame -> network input
     Session        network input -> logits: tensorrt/session.py, openvino.py, ort.py; backends.py chooses, of those
                    whose library libraries.py can load

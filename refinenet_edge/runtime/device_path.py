@@ -24,7 +24,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,7 @@ from refinenet_edge.errors import CudaError, InputError, RefineNetEdgeError
 from refinenet_edge.records import Bilinear, Frame, FrameSpec, LabelMap, Mask, Size
 from refinenet_edge.runtime.cuda import Buffer, Cuda, Scope
 from refinenet_edge.runtime.frame import DeviceImage
-from refinenet_edge.runtime.frame_path import Network
+from refinenet_edge.runtime.frame_path import Answer, Network, or_error
 from refinenet_edge.runtime.kernels.device import DeviceFrame, DeviceHead
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 
@@ -104,6 +104,10 @@ class DevicePath:
             mask = job.mask()
             clock.done("download")
         return mask, clock.ms
+
+    def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
+        """`FramePath.batch`: one frame after the other."""
+        return [or_error(self.segment, frame) for frame in frames]
 
     def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[Mask]:
         """`FramePath.stream`: copies and computation of several frames overlap."""

@@ -1,11 +1,11 @@
 """From a frame to its mask: what a `Segmenter` asks of its path, on the host or on the device, and what both know."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.errors import BundleError, CudaError, InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.records import WHOLE, Frame, FrameSpec, Inference, LabelMap, Labels, Mask, Profile, Size
 from refinenet_edge.runtime.frame import DeviceImage
 from refinenet_edge.runtime.session import Session
@@ -92,6 +92,20 @@ class Network:
             )
 
 
+T = TypeVar("T")
+Answer = Mask | RefineNetEdgeError  # of one frame among many
+
+
+def or_error(work: Callable[..., T], frame: object) -> T | RefineNetEdgeError:
+    """`work(frame)`, or the error of this frame; what concerns all is raised: a failing GPU, a missing library."""
+    try:
+        return work(frame)
+    except (CudaError, MissingExtra):
+        raise
+    except RefineNetEdgeError as exc:
+        return exc
+
+
 class FramePath(Protocol):
     """One way from frames to masks. Frames are HxWx3 BGR uint8 arrays, checked, or `DeviceImage`s."""
 
@@ -100,6 +114,9 @@ class FramePath(Protocol):
 
     def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
         """`segment`, and the ms of each stage, in order."""
+
+    def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
+        """The mask of each of `frames`, in order, or the error that it would raise alone; they may differ in size."""
 
     def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[Mask]:
         """The masks of `frames`, in order; up to `depth` frames are on their way at once."""

@@ -1,7 +1,7 @@
 """Frame -> mask with arrays on the host: OpenCV prepares, any session runs, the head in C++ or numpy makes labels."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import Frame, LabelMap, Mask, Size
 from refinenet_edge.runtime.frame import DeviceImage, prepare
-from refinenet_edge.runtime.frame_path import Network
+from refinenet_edge.runtime.frame_path import Answer, Network, or_error
 from refinenet_edge.runtime.head import nearest_axis, one_frame, upsample_argmax, upsample_softmax
 
 
@@ -45,6 +45,10 @@ class HostPath:
         times.append(time.perf_counter())
         stages = zip(("prepare", "engine", "head"), times, times[1:], strict=False)
         return mask, {stage: 1000 * (end - start) for stage, start, end in stages}
+
+    def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
+        """`FramePath.batch`."""
+        return [or_error(self.segment, frame) for frame in frames]
 
     def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[Mask]:
         """`FramePath.stream`: one frame after the other, in turn with whoever shares the session."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.bundle import Bundle, open_bundle
-from refinenet_edge.errors import BundleError, InputError, MissingExtra, require
+from refinenet_edge.errors import BundleError, InputError, MissingExtra, RefineNetEdgeError, require
 from refinenet_edge.records import (
     WHOLE,
     Bilinear,
@@ -35,7 +35,7 @@ from refinenet_edge.records import (
 from refinenet_edge.runtime.backends import open_session
 from refinenet_edge.runtime.device_path import DevicePath, fits_device
 from refinenet_edge.runtime.frame import DeviceImage, check_frame, check_size, on_device
-from refinenet_edge.runtime.frame_path import FramePath, Network, SharedSession
+from refinenet_edge.runtime.frame_path import FramePath, Network, SharedSession, or_error
 from refinenet_edge.runtime.host_path import HostPath
 from refinenet_edge.runtime.multi_scale import MultiScalePath, at_sizes
 from refinenet_edge.runtime.session import Session
@@ -197,6 +197,18 @@ class Segmenter:
         """
         with self._turn():
             return self._path.staged(self._usable(frame))
+
+    def segment_batch(self, frames: Sequence[Frame | Any]) -> list[Mask | RefineNetEdgeError]:
+        """One answer for each of `frames`, in their order: its mask, or the error that `segment` would raise for it.
+
+        The frames may differ in size; none is affected by another, and the labels are those of `segment`. Raises
+        `InputError` after close(), `CudaError` when the GPU fails.
+        """
+        require(frames, Sequence, "frames")
+        with self._turn():
+            taken = [or_error(self._usable, frame) for frame in frames]
+            answers = iter(self._path.batch([frame for frame in taken if not isinstance(frame, RefineNetEdgeError)]))
+            return [frame if isinstance(frame, RefineNetEdgeError) else next(answers) for frame in taken]
 
     def segment_stream(self, frames: Iterable[Frame | Any], depth: int = 2) -> Iterator[Mask]:
         """`segment` for each of `frames`, in their order, with up to `depth` of them on their way at once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import threading
 from collections import deque
@@ -19,7 +20,7 @@ from refinenet_edge.bundle import PLAN, Bundle
 from refinenet_edge.cluster.bundles import Opening
 from refinenet_edge.errors import CudaError, InputError
 from refinenet_edge.evaluation import evaluate, open_dataset
-from refinenet_edge.records import Bilinear, Cubic, EngineInfo, FrameSpec
+from refinenet_edge.records import Bilinear, Cubic, EngineInfo, FrameSpec, Mask
 from refinenet_edge.runtime import FakeSession, Segmenter, backends
 from refinenet_edge.runtime.cuda_bindings import Nvrtc
 from refinenet_edge.runtime.frame import on_device
@@ -109,6 +110,30 @@ class TestEveryBackend:
                 for mask, known in zip(segmenter.segment_stream(shot, depth), single, strict=True):
                     assert np.array_equal(mask.labels, known.labels)
         assert len({mask.labels.tobytes() for mask in single}) == 6
+
+    def test_a_batch_of_frames_of_several_sizes_gives_what_single_frames_give(self, bundle: Bundle) -> None:
+        shot = [*frames(3, 40), *frames(2, 33), FRAME]
+        with Segmenter(bundle) as segmenter:
+            single = [segmenter.segment(frame).labels for frame in shot]
+            for count in (1, 2, len(shot)):
+                for answer, known in zip(segmenter.segment_batch(shot[:count]), single[:count], strict=True):
+                    assert isinstance(answer, Mask)
+                    assert np.array_equal(answer.labels, known)
+            assert segmenter.segment_batch([]) == []
+        with pytest.raises(InputError, match="closed"):
+            segmenter.segment_batch([])
+
+    def test_a_bad_frame_of_a_batch_is_an_error_for_itself_only(self, bundle: Bundle) -> None:
+        shot = frames(4, 40)
+        with Segmenter(bundle) as segmenter:
+            known = [segmenter.segment(frame).labels for frame in shot]
+            answers = segmenter.segment_batch([shot[0], shot[1][0], shot[2], None, shot[3]])
+        good = [answer.labels if isinstance(answer, Mask) else None for answer in answers]
+        for labels, number in zip(good, (0, None, 2, None, 3), strict=True):
+            assert labels is None if number is None else np.array_equal(labels, known[number])
+        for answer, given in ((answers[1], r"uint8 \(47, 3\)"), (answers[3], "NoneType")):
+            assert isinstance(answer, InputError)
+            assert re.search(f"HxWx3 BGR uint8 array.*{given}", str(answer))
 
     def test_an_empty_stream(self, bundle: Bundle) -> None:
         with Segmenter(bundle) as segmenter:
@@ -372,6 +397,8 @@ class TestWhatGoesWrong:
                 segmenter.segment(FRAME[:33])
             with pytest.raises(CudaError, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
                 segmenter.segment(FRAME)
+            with pytest.raises(CudaError, match="CUDA_ERROR_ILLEGAL_ADDRESS"):  # no error of one frame
+                segmenter.segment_batch([FRAME, FRAME])
         with pytest.raises(CudaError, match=r"CUDA_ERROR_ILLEGAL_ADDRESS\. To continue .* must be terminated"):
             Segmenter(bundle)
         gpu.restart()

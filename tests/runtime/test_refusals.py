@@ -59,6 +59,7 @@ def calls(make_bundle: Callable[..., Bundle]) -> dict[str, tuple[Callable[..., A
         "with_upsample": (segmenter().with_upsample, {"upsample": Bilinear()}),
         "segment": (segmenter().segment, {"frame": FRAME, "labels": np.zeros((8, 9), np.uint8)}),
         "staged": (segmenter().staged, {"frame": FRAME}),
+        "segment_batch": (segmenter().segment_batch, {"frames": [FRAME]}),
         "segment_stream": (stream, {"frames": [FRAME], "depth": 2}),
         "new_frame": (segmenter().new_frame, {"height": 8, "width": 9}),
         "new_labels": (segmenter().new_labels, {"height": 8, "width": 9}),

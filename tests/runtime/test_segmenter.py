@@ -9,7 +9,7 @@ import pytest
 from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.labels import numbered
-from refinenet_edge.records import Bilinear, Cubic, EngineInfo, FrameSpec, Profile, TensorSpec
+from refinenet_edge.records import Bilinear, Cubic, EngineInfo, FrameSpec, Mask, Profile, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.head import one_frame, upsample_argmax, upsample_softmax
@@ -165,6 +165,15 @@ def test_a_frame_outside_the_engines_range(make_bundle: MakeBundle, shape: tuple
 def test_a_frame_at_the_end_of_the_range(make_bundle: MakeBundle, shape: tuple[int, int, int]) -> None:
     with Segmenter(make_bundle(size=None, engine=RANGE)) as segmenter:
         assert segmenter.segment(np.zeros(shape, np.uint8)).labels.shape == shape[:2]
+
+
+def test_a_frame_of_a_batch_outside_the_range_is_an_error_for_itself_only(make_bundle: MakeBundle) -> None:
+    shot = [np.zeros((40, 47, 3), np.uint8), np.zeros((65, 47, 3), np.uint8), np.zeros((64, 128, 3), np.uint8)]
+    with Segmenter(make_bundle(size=None, engine=RANGE), "openvino") as segmenter:
+        first, second, third = segmenter.segment_batch(shot)
+    assert isinstance(first, Mask) and first.labels.shape == (40, 47)
+    assert isinstance(second, InputError) and "65x47 pixels (height x width), this engine takes" in str(second)
+    assert isinstance(third, Mask) and third.labels.shape == (64, 128)
 
 
 def test_a_static_engine_takes_any_frame(make_bundle: MakeBundle) -> None:
