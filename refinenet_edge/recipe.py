@@ -1,5 +1,6 @@
 """Recipes in TOML files, and the sizes and tables in them."""
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.files import read_utf8
-from refinenet_edge.records import Recipe, Size, from_plain
+from refinenet_edge.records import Batch, Recipe, Size, from_plain
 
 MAX_RECIPE = 64 * 1024  # bytes
 MAX_DEPTH = 8  # of tables and lists in one another
@@ -38,7 +39,10 @@ def parse_channels(text: str) -> tuple[float, float, float]:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe of a TOML file; its keys are the option names, `size` is "HEIGHTxWIDTH", `mean` "A,B,C" or a list."""
+    """The recipe of a TOML file; its keys are the option names, written as on the command line.
+
+    `mean` and `std` may be lists, `batch` a number.
+    """
     if path.is_dir():
         raise InputError(
             f"recipe {path} cannot be read: it is a folder; give --out and options, or such as engines/NAME.toml"
@@ -53,6 +57,9 @@ def recipe_of(table: dict[str, Any], origin: str) -> Recipe:
     for name, parse in (("size", parse_size), ("mean", parse_channels), ("std", parse_channels)):
         if isinstance(table.get(name), str):
             table = {**table, name: parse(table[name])}
+    batch = table.get("batch")
+    if isinstance(batch, (int, str)) and not isinstance(batch, bool):
+        table = {**table, "batch": dataclasses.asdict(Batch.parse(str(batch)))}
     try:
         return from_plain(Recipe, table)
     except BundleError as exc:

@@ -9,7 +9,7 @@ import pytest
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.recipe import MAX_RECIPE, parse_size, read_recipe
-from refinenet_edge.records import Recipe
+from refinenet_edge.records import Batch, Recipe
 
 
 def written(folder: Path, text: str) -> Path:
@@ -89,6 +89,13 @@ def test_a_square_size_is_one_number_and_a_pair_is_taken_too(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("said", "expected"), [("4", Batch(4, 4, 4)), ('"4"', Batch(4, 4, 4)), ('"1:4:8"', Batch(1, 4, 8))]
+)
+def test_a_batch_is_a_number_or_a_range(tmp_path: Path, said: str, expected: Batch) -> None:
+    assert read_recipe(written(tmp_path, f'model = "rf50"\nbatch = {said}')).batch == expected
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ('modell = "rf50"', r"modell: unknown field"),
@@ -97,6 +104,10 @@ def test_a_square_size_is_one_number_and_a_pair_is_taken_too(tmp_path: Path) -> 
         ('model = "rf50"\nsize = "0x512"', r"size 0x512 is outside 1\.\.16384"),
         ('model = "rf50"\nsize = "512x20000"', r"size 512x20000 is outside"),
         ('model = "rf50"\nsize = "large"', r"size 'large': expected HEIGHTxWIDTH in pixels"),
+        ('model = "rf50"\nbatch = "8:1"', r"a batch of 8:1: expected numbers from 1 to 256 in order"),
+        ('model = "rf50"\nbatch = "many"', r"batch 'many': expected N, LEAST:MOST or LEAST:BEST:MOST"),
+        ('model = "rf50"\nbatch = true', r"batch: .* expected"),
+        ('model = "rf50"\nbatch = 1.5', r"batch: .* expected"),
         ('model = "rf50"\ndynamic = 1', r"dynamic: .*bool.* expected, found '1'"),
         ('model = "rf50"\nworkspace_mib = "1 GB"', r"workspace_mib: .*int.* expected"),
         ('model = "rf50"\nworkspace_mib = true', r"workspace_mib: .*int.* expected"),

@@ -14,6 +14,7 @@ from rich.table import Table
 from refinenet_edge import __version__
 from refinenet_edge.cli.command import (
     EXPORT,
+    BatchType,
     ChannelsType,
     Command,
     SizeType,
@@ -63,6 +64,12 @@ BUILD_OPTIONS = (
         help="What the network takes; frames are resized to it.",
     ),
     option("--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."),
+    option(
+        "--batch",
+        type=BatchType(),
+        show_default="the file's, or 1",
+        help="Frames that go in at once: a number, or a range with the one that it is tuned for.",
+    ),
     option(
         "--precision",
         type=click.Choice(["fp32", "fp16", "int8", "fp8"]),

@@ -20,7 +20,7 @@ from refinenet_edge.cli import screen
 from refinenet_edge.cli.screen import err, styled
 from refinenet_edge.errors import InputError, MissingExtra, PartFailed, RefineNetEdgeError, first_line
 from refinenet_edge.recipe import parse_channels, parse_size
-from refinenet_edge.records import WHOLE, Inference, MultiScale, Tiles
+from refinenet_edge.records import WHOLE, Batch, Inference, MultiScale, Tiles
 
 EXPORT = "'refinenet-edge[export]'"
 
@@ -184,6 +184,18 @@ class SizeType(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             return parse_size(value) if isinstance(value, str) else value
+        except InputError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+class BatchType(click.ParamType[Any]):
+    """Frames at once: N, LEAST:MOST or LEAST:BEST:MOST."""
+
+    name = "N|LEAST:MOST|LEAST:BEST:MOST"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return Batch.parse(value) if isinstance(value, str) else value
         except InputError as exc:
             self.fail(str(exc), param, ctx)
 

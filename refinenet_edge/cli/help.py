@@ -10,9 +10,9 @@ import click
 HEADINGS = {
     "Model": ("model", "checkpoint", "state_key", "collapse_ind", "crp", "align_corners", "onnx", "output_name",
               "labels", "classes", "gives"),
-    "Frames and labels": ("size", "sizes", "dynamic", "layout", "preprocess", "mean", "std", "scale", "order", "resize",
-                          "upsample", "masks_as_stored", "scales", "short_side", "flip", "beside", "tiles", "overlap",
-                          "confidence", "sources", "source", "frames", "rate"),
+    "Frames and labels": ("size", "sizes", "dynamic", "batch", "layout", "preprocess", "mean", "std", "scale", "order",
+                          "resize", "upsample", "masks_as_stored", "scales", "short_side", "flip", "beside", "tiles",
+                          "overlap", "confidence", "sources", "source", "frames", "rate"),
     "Precision and accuracy": ("precision", "calib", "judge", "max_miou_drop", "min_agreement", "cpu", "method",
                                "special", "without", "force", "strict"),
     "Engine": ("backend", "second_backend", "target", "workspace_mib", "timing_cache", "version_compatible",

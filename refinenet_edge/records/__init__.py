@@ -4,6 +4,7 @@ FrameSpec   how a frame becomes the network's input and logits become a label ma
 Labels      class names and palette
 TensorSpec  name, dtype and shape of a network input or output
 Profile     the range of frame sizes an engine accepts
+Batch       how many frames a network takes at once
 EngineInfo  what built the plan, for which device, and what it reported
 Ranges      what calibration saw of every tensor that may be quantised
 Parity      how far one graph's logits are from another's on one frame
@@ -16,6 +17,7 @@ Inference   how a frame goes through the network: Whole, MultiScale or Tiles
 numpy only: records are on the device.
 """
 
+from refinenet_edge.records.batch import MAX_BATCH, ONE, Batch
 from refinenet_edge.records.frame import (
     MAX_SIDE,
     PREPROCESSINGS,
@@ -58,8 +60,9 @@ from refinenet_edge.records.quantised import INT8_LEVELS, Budget, Harm, Range, R
 from refinenet_edge.records.recipe import DEFAULT_SIZE, PRECISIONS, Backend, Gives, Recipe
 
 __all__ = [
-    "ALIGNED", "CHANNEL_MULTIPLE", "DEFAULT_SIZE", "INPUT", "INT8_LEVELS", "LABELS", "LESSER", "MAX_SIDE", "NOISE",
-    "OUTPUT", "PRECISIONS", "PREPROCESSINGS", "RGB", "SMALLEST_SIDE", "WHOLE", "Backend", "Bilinear", "Budget",
+    "ALIGNED", "CHANNEL_MULTIPLE", "DEFAULT_SIZE", "INPUT", "INT8_LEVELS", "LABELS", "LESSER", "MAX_BATCH", "MAX_SIDE",
+    "NOISE", "ONE", "OUTPUT", "PRECISIONS", "PREPROCESSINGS", "RGB", "SMALLEST_SIDE", "WHOLE", "Backend", "Batch",
+    "Bilinear", "Budget",
     "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "Gives", "GraphCost", "Harm", "Identity",
     "Inference", "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "MultiScale", "Nearest", "Parity",
     "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Span", "Speed", "TensorSpec", "Tiles", "Whole",

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import BundleError
+from refinenet_edge.records.batch import ONE, Batch
 from refinenet_edge.records.frame import FrameSpec, Labels, Size
 from refinenet_edge.records.quantised import Budget, RangesKey, Speed
 from refinenet_edge.records.recipe import Backend, Recipe, recipe_of_command
@@ -136,6 +137,7 @@ class Manifest:
     budget: Budget | None = None
     needs_vnni: bool = False  # on a CPU: without, INT8 sums saturate at 16 bits
     speed: Speed | None = None  # None: it was not asked, or cannot run where it was built
+    batch: Batch = ONE  # frames that the graph takes at once
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     schema: int = 2
 

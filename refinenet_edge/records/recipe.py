@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.records.batch import Batch
 from refinenet_edge.records.frame import MAX_SIDE, PREPROCESSINGS, FrameSpec, Size
 from refinenet_edge.records.json import from_plain
 
@@ -67,6 +68,7 @@ class Recipe:
     plan: bool = True  # False: of TensorRT, the board makes it
     output_name: str | None = None  # of the ONNX file's, where it has several
     layout: Literal["nchw", "nhwc"] | None = None  # of its input, where the file does not say
+    batch: Batch | None = None  # frames at once; None: as the ONNX file is fixed, else one
 
     def __post_init__(self) -> None:
         if self.onnx is not None and (self.model or self.checkpoint):
@@ -173,11 +175,13 @@ def recipe_of_command(command: str) -> Recipe | None:
                 values[name] = [int(side) for side in next(words).split("x")]
             elif name in ("mean", "std"):
                 values[name] = [float(channel) for channel in next(words).split(",")]
+            elif name == "batch":
+                values[name] = dataclasses.asdict(Batch.parse(next(words)))
             elif typing.get_origin(kinds[name]) is tuple:
                 values[name] = [*values.get(name, []), next(words)]
             else:
                 convert = next((kind for kind in (int, float) if kind in accepted), str)
                 values[name] = convert(next(words))
         return from_plain(Recipe, values) if (program, verb) == ("refinenet-edge", "build") else None
-    except (BundleError, KeyError, StopIteration, ValueError):
+    except (BundleError, InputError, KeyError, StopIteration, ValueError):
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from refinenet_edge.errors import BundleError
-from refinenet_edge.records import Manifest, Recipe, from_json, to_json
+from refinenet_edge.records import Batch, Manifest, Recipe, from_json, to_json
 
 # written by refinenet-edge 0.1.0 of 2026-11-25, from the command in it
 SCHEMA_1 = Path(__file__).with_name("manifest_schema_1.json").read_text("utf-8")
@@ -68,3 +68,12 @@ def test_a_manifest_of_today_has_no_command() -> None:
     today = dataclasses.asdict(from_json(Manifest, SCHEMA_1))
     with pytest.raises(BundleError, match=r"Manifest\.command: unknown field"):
         from_json(Manifest, json.dumps({**today, "command": "refinenet-edge build --model rf50"}))
+
+
+def test_a_manifest_without_a_batch_takes_one_frame() -> None:
+    value = json.loads(to_json(from_json(Manifest, SCHEMA_1)))
+    del value["batch"], value["recipe"]["batch"]
+    manifest = from_json(Manifest, json.dumps(value))
+    assert isinstance(manifest.recipe, Recipe)
+    assert (manifest.batch, manifest.recipe.batch) == (Batch(1, 1, 1), None)
+    assert from_json(Manifest, to_json(dataclasses.replace(manifest, batch=Batch(1, 4, 8)))).batch == Batch(1, 4, 8)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from refinenet_edge import cli
 from refinenet_edge.fusion import REWRITES
-from refinenet_edge.records import PREPROCESSINGS, Recipe
+from refinenet_edge.records import PREPROCESSINGS, Batch, Recipe
 from refinenet_edge.records.recipe import recipe_of_command
 
 
@@ -88,6 +88,7 @@ RECIPES = st.builds(
             "std": st.none() | st.tuples(*3 * [st.floats(1e-3, 1e3)]),
             "scale": st.none() | st.floats(1, 1e3),
             "order": st.sampled_from([None, "rgb", "bgr"]),
+            "batch": st.none() | st.lists(st.integers(1, 256), min_size=3, max_size=3).map(lambda n: Batch(*sorted(n))),
         }
     ),
     st.booleans(),
@@ -120,6 +121,7 @@ def test_the_recipe_of_its_command_is_itself(recipe: Recipe) -> None:
         "refinenet-edge build --out b --model rf50 --size 64xx",
         "refinenet-edge build --out b --model rf50 --size 0x64",
         "refinenet-edge build --out b --model rf50 --no-crp",
+        "refinenet-edge build --out b --model rf50 --batch 8:1",
         "refinenet-edge build --out b --model rf50 --workspace-mib lots",
         f"refinenet-edge build --out b --model rf50 --workspace-mib {'9' * 5000}",
         "refinenet-edge build --out b --model rf50 --backend cuda",
