@@ -13,6 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from refinenet_edge.errors import InputError, RefineNetEdgeError
@@ -29,14 +30,16 @@ NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
 
-def write_atomically(path: Path, data: bytes, error: type[RefineNetEdgeError]) -> None:
-    """Put `data` under `path`: written beside, synced, renamed. Raises `error`; then what was there is still there."""
+def write_atomically(path: Path, data: bytes | Iterable[bytes], error: type[RefineNetEdgeError]) -> None:
+    """Put `data`, in one piece or piece after piece, under `path`: written beside, synced, renamed. Raises `error`;
+    then what was there is still there.
+    """
     try:
         beside = beside_of(path)
         descriptor = claim(beside)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(beside, path)  # before it is closed, which ends the lock

@@ -6,6 +6,8 @@
     coco-polygons   coco_polygons.json: all frames; each region as a polygon, in run lengths where it has holes
     csv             shares.csv: a row for each frame, the share of its pixels that each class has
 
+Files of all frames are joined from one of the same kind for each frame, which `batch` keeps.
+
 Polygons follow the sides of pixels: x to the right, y downwards, the upper left corner of the frame is 0, 0; the area
 of a polygon is the number of its pixels. What is neither a class nor counted (`Labels.ignore`) is in no polygon.
 """
@@ -13,14 +15,15 @@ of a polygon is the number of its pixels. What is neither a class nor counted (`
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,16 +37,6 @@ from refinenet_edge.records import LabelMap, Labels, Mask
 PALETTE = b"\x03"  # PNG's colour type
 
 Ring = list[list[int]]  # corners [x, y], the first once more at the end
-
-
-class MaskWriter(Protocol):
-    """Writes masks into a folder, each file whole or not at all. Raises `InputError` when the disk refuses."""
-
-    def add(self, name: str, file_name: str, mask: Mask) -> None:
-        """The mask of the frame `file_name`; its own file is called after `name`."""
-
-    def finish(self) -> None:
-        """After the last mask."""
 
 
 def encode_labels(labels: LabelMap, classes: Labels, name: str) -> bytes:
@@ -106,48 +99,75 @@ def run_lengths(inside: npt.NDArray[np.bool_]) -> dict[str, Any]:
     return {"size": list(inside.shape), "counts": [0, *counts] if flat[0] else counts}
 
 
-def open_writers(folder: Path, formats: tuple[str, ...]) -> list[MaskWriter]:
-    """A writer into `folder` for each of `FORMATS` that is named."""
-    return [FORMATS[form](folder) for form in dict.fromkeys(formats)]
+Parts = Iterable[tuple[str, bytes]]  # what errors call a file of one frame, and the file
 
 
 @dataclass(frozen=True)
-class _Files:
-    """One file for each mask."""
+class MaskFormat:
+    """`encode`: a frame's name and its mask -> a file of that frame alone, which ends in `ending`. Where one file has
+    all frames it is called `whole`, and `join` makes it from those of each; that raises `InputError` for other files.
+    """
 
-    folder: Path
     ending: str
-    encode: Callable[[Mask, str], bytes]
+    encode: Callable[[str, Mask], bytes]
+    whole: str | None = None
+    join: Callable[[Parts], Iterator[bytes]] | None = None
+
+
+class MaskWriter:
+    """Writes masks into a folder in one format, each file whole or not at all. Raises `InputError` when the disk
+    refuses.
+    """
+
+    def __init__(self, folder: Path, form: MaskFormat) -> None:
+        self._folder, self._form = folder, form
+        self._parts: list[tuple[str, bytes]] = []
 
     def add(self, name: str, file_name: str, mask: Mask) -> None:
-        path = self.folder / f"{name}{self.ending}"
-        write_atomically(path, self.encode(mask, str(path)), InputError)
+        """The mask of the frame `file_name`; its own file is called after `name`."""
+        data = self._form.encode(file_name, mask)
+        if self._form.join:
+            self._parts.append((name, data))
+        else:
+            write_atomically(self._folder / f"{name}{self._form.ending}", data, InputError)
 
     def finish(self) -> None:
-        """Each is there."""
+        """After the last mask."""
+        if self._form.join and self._form.whole:
+            write_atomically(self._folder / self._form.whole, self._form.join(self._parts), InputError)
 
 
-class _Coco:
-    """One file for all masks."""
+def open_writers(folder: Path, formats: tuple[str, ...]) -> list[MaskWriter]:
+    """A writer into `folder` for each of `FORMATS` that is named."""
+    return [MaskWriter(folder, FORMATS[form]) for form in dict.fromkeys(formats)]
 
-    def __init__(self, path: Path, annotations: Callable[[Mask], Iterator[dict[str, Any]]]) -> None:
-        self._path, self._annotations_of = path, annotations
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
-        self._categories: list[dict[str, Any]] = []
 
-    def add(self, name: str, file_name: str, mask: Mask) -> None:
-        height, width = mask.labels.shape
-        image = len(self._images) + 1
-        self._images.append({"id": image, "file_name": file_name, "height": height, "width": width})
-        self._categories = [{"id": label, "name": name} for label, name in enumerate(mask.classes.names)]
-        for annotation in self._annotations_of(mask):
-            own = {"id": len(self._annotations) + 1, "image_id": image, "iscrowd": 0}
-            self._annotations.append(own | annotation)
+def _coco(annotations: Callable[[Mask], Iterator[dict[str, Any]]], file_name: str, mask: Mask) -> bytes:
+    """A COCO file of one image."""
+    height, width = mask.labels.shape
+    image = {"id": 1, "file_name": file_name, "height": height, "width": width}
+    own = [{"id": id_, "image_id": 1, "iscrowd": 0} | each for id_, each in enumerate(annotations(mask), 1)]
+    categories = [{"id": label, "name": name} for label, name in enumerate(mask.classes.names)]
+    return _json({"annotations": own, "images": [image], "categories": categories})
 
-    def finish(self) -> None:
-        whole = {"images": self._images, "annotations": self._annotations, "categories": self._categories}
-        write_atomically(self._path, _json(whole), InputError)
+
+def _join_coco(parts: Parts) -> Iterator[bytes]:
+    images: list[dict[str, Any]] = []
+    categories: list[Any] = []
+    count = 0
+    yield b'{"annotations":['
+    for name, data in parts:
+        try:
+            part = json.loads(data)
+            (image,), categories = part["images"], part["categories"]
+            own = [each | {"image_id": len(images) + 1} for each in part["annotations"]]
+            images.append(image | {"id": len(images) + 1})
+        except (ValueError, TypeError, KeyError) as exc:
+            raise InputError(f"{name} is no COCO file of one frame: remove it, and it is made again") from exc
+        for each in own:
+            count += 1
+            yield b"," * (count > 1) + _json(each | {"id": count}).rstrip()
+    yield b'],"images":' + _json(images).rstrip() + b',"categories":' + _json(categories).rstrip() + b"}\n"
 
 
 def _by_class(mask: Mask) -> Iterator[dict[str, Any]]:
@@ -171,34 +191,36 @@ def _by_region(mask: Mask) -> Iterator[dict[str, Any]]:
         yield own | {"area": region.pixels, "bbox": list(region.box)}
 
 
-class _Shares:
-    """A table of all masks."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._rows = path, list[list[Any]]()
-
-    def add(self, name: str, file_name: str, mask: Mask) -> None:
-        classes = len(mask.classes.names)
-        if not self._rows:
-            self._rows.append(["frame", "height", "width", *mask.classes.names, "unknown"])
-        counts = np.bincount(mask.labels.ravel(), minlength=classes)
-        shares = [*counts[:classes], counts[classes:].sum()]
-        self._rows.append([file_name, *mask.labels.shape, *(f"{n / mask.labels.size:.6f}" for n in shares)])
-
-    def finish(self) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(self._rows)
-        write_atomically(self._path, text.getvalue().encode(), InputError)
+def _shares(file_name: str, mask: Mask) -> bytes:
+    """A table of one frame."""
+    classes = len(mask.classes.names)
+    counts = np.bincount(mask.labels.ravel(), minlength=classes)
+    shares = [*counts[:classes], counts[classes:].sum()]
+    row = [file_name, *mask.labels.shape, *(f"{n / mask.labels.size:.6f}" for n in shares)]
+    return _table([["frame", "height", "width", *mask.classes.names, "unknown"], row])
 
 
-FORMATS: Mapping[str, Callable[[Path], MaskWriter]] = {
-    "png": lambda folder: _Files(
-        folder, "_labels.png", lambda mask, path: encode_labels(mask.labels, mask.classes, path)
-    ),
-    "geojson": lambda folder: _Files(folder, ".geojson", lambda mask, path: geojson(mask)),
-    "coco": lambda folder: _Coco(folder / "coco.json", _by_class),
-    "coco-polygons": lambda folder: _Coco(folder / "coco_polygons.json", _by_region),
-    "csv": lambda folder: _Shares(folder / "shares.csv"),
+def _join_shares(parts: Parts) -> Iterator[bytes]:
+    for index, (name, data) in enumerate(parts):
+        try:
+            header, row = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
+        except (ValueError, csv.Error) as exc:
+            raise InputError(f"{name} is no table of one frame: remove it, and it is made again") from exc
+        yield _table([header, row][index > 0 :])
+
+
+def _table(rows: list[list[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+FORMATS: Mapping[str, MaskFormat] = {
+    "png": MaskFormat("_labels.png", lambda name, mask: encode_labels(mask.labels, mask.classes, name)),
+    "geojson": MaskFormat(".geojson", lambda name, mask: geojson(mask)),
+    "coco": MaskFormat(".coco.json", functools.partial(_coco, _by_class), "coco.json", _join_coco),
+    "coco-polygons": MaskFormat(".coco.json", functools.partial(_coco, _by_region), "coco_polygons.json", _join_coco),
+    "csv": MaskFormat(".shares.csv", _shares, "shares.csv", _join_shares),
 }
 
 

@@ -3,6 +3,7 @@
 `make chaos` makes `KILLS` of them for each command, and lets every write fail where a file may not grow.
 """
 
+import json
 import os
 import random
 import resource
@@ -51,6 +52,13 @@ def labelled(folder: Path) -> None:
         read_image(path)
 
 
+def counted(folder: Path) -> None:
+    if (whole := folder / "coco.json").exists():
+        assert len(json.loads(whole.read_bytes())["images"]) == 6
+    for path in folder.rglob("*.coco.json"):
+        assert len(json.loads(path.read_bytes())["images"]) == 1
+
+
 BUILD = "build --onnx net.onnx --size 32x48 --backend onnxruntime --output net"
 BENCH = "bench net --brief --rounds 2 --frames scenes:1:1 --out r.json"
 RECORD = "demo net --source scenes:1:9 --frames 9 --rate full --view none --record r.webm"
@@ -59,6 +67,7 @@ COMMANDS = {
     "calibrate": Command("calibrate net --frames scenes:1:3 --out r.ranges.json", "r.ranges.json", read_ranges),
     "bench": Command(BENCH, "r.json", read_run),
     "batch": Command("batch net scenes:1:6 --out labels", "labels", labelled),
+    "batch coco": Command("batch net scenes:1:6 --out labels --format coco", "labels", counted),
     "record": Command(RECORD, "r.webm", plays),
 }
 
@@ -116,13 +125,13 @@ def test_a_kill_leaves_the_old_or_the_new(name: str, place: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     duration, clean = time.monotonic() - started, names(folder)
     for _ in range(KILLS):
-        if name == "batch":  # it goes on where it was: from the beginning, too
+        if name.startswith("batch"):  # it goes on where it was: from the beginning, too
             shutil.rmtree(folder / command.out)
         killed = run(folder, command, seconds=draw.uniform(0, duration))
         if (folder / command.out).exists():
             command.check(folder / command.out)
         else:
-            assert name == "batch", f"{command.out} is gone; {killed.stderr}"
+            assert name.startswith("batch"), f"{command.out} is gone; {killed.stderr}"
         again = run(folder, command)
         assert again.returncode == 0, again.stderr
         command.check(folder / command.out)

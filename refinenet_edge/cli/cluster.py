@@ -7,6 +7,7 @@ import click
 
 from refinenet_edge.cli.command import (
     EXPORT,
+    MASK_FORMATS,
     allow_host_code,
     heavy,
     main,
@@ -28,10 +29,10 @@ from refinenet_edge.records import Inference
 @option(
     "--format",
     "form",
-    type=click.Choice(["png", "geojson", "parquet"]),
+    type=click.Choice([*MASK_FORMATS, "parquet"]),
     default="png",
     show_default=True,
-    help="How they are kept.",
+    help="How they are kept: label PNGs, polygons, run lengths or polygons as COCO has them, shares, or tables.",
 )
 @option("--confidence", is_flag=True, help="Keep how sure each label is, too: its softmax in 255ths.")
 @unknown_below

@@ -171,6 +171,7 @@ allow_host_code = option(
 )
 with_json = option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/commands.md has its keys).")
 BACKENDS = ("auto", "tensorrt", "tensorrt-lean", "tensorrt-dispatch", "tensorrt-rtx", "openvino", "onnxruntime")
+MASK_FORMATS = ("png", "geojson", "coco", "coco-polygons", "csv")
 with_backend = option(
     "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs the network."
 )

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from refinenet_edge.cli.command import (
     BACKENDS,
+    MASK_FORMATS,
     allow_host_code,
     main,
     make_folder,
@@ -58,7 +59,7 @@ UPSAMPLINGS: dict[str, Interpolation] = {
 @option(
     "--format",
     "formats",
-    type=click.Choice(["png", "geojson", "coco", "coco-polygons", "csv"]),
+    type=click.Choice(MASK_FORMATS),
     multiple=True,
     default=["png"],
     show_default=True,

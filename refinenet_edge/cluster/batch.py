@@ -4,6 +4,8 @@
     inputs.json      the images and videos they are of, each with a stamp that changes when the file does
     NAME.png         --format png: the label map of frame NAME, class numbers in the classes' colours
     NAME.geojson     --format geojson: its regions as polygons (mask_files.py)
+    NAME.coco.json   --format coco, coco-polygons: a COCO file of that frame; NAME.shares.csv: --format csv
+    coco.json        with these, at the end, from what lies beside it: all frames, by name (as mask_files.py calls it)
     NAME_confidence.png   with --confidence: how sure each label is, its softmax in 255ths
     part-*.parquet   --format parquet: one row a frame, see `COLUMNS`
     problems.json    the frames that have no labels, and why; they are tried again when the same run is started again
@@ -40,7 +42,7 @@ from refinenet_edge.cluster.work import Counter, InputFile, Item, Piece, Reader,
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.frames.address import is_url, shown
 from refinenet_edge.frames.images import digest_of, encode_image
-from refinenet_edge.mask_files import encode_labels, geojson
+from refinenet_edge.mask_files import FORMATS
 from refinenet_edge.records import WHOLE, Frame, Identity, Inference, Labels, Mask, from_json, to_json
 from refinenet_edge.runtime.multi_scale import at_sizes
 
@@ -58,8 +60,9 @@ COLUMNS = {
     "bundle_sha256": "of the bundle's manifest, which holds the digests of its other files",
 }
 
-Format = Literal["png", "geojson", "parquet"]
-ENDINGS = {"png": ".png", "geojson": ".geojson"}  # of a frame's labels, where each has a file of its own
+Format = Literal["png", "geojson", "coco", "coco-polygons", "csv", "parquet"]
+# of a frame's labels, where each has a file of its own
+ENDINGS = {name: form.ending for name, form in FORMATS.items()} | {"png": ".png"}
 Progress = Callable[[int, int], None]  # frames that are labelled or problems, frames
 
 logger = logging.getLogger(__name__)
@@ -179,6 +182,8 @@ def _label(
             progress(before + labelled + len(problems), frames)
 
     tell()
+    if left and (whole := whole_of(job.run.format)):
+        storage.remove(whole)  # one that is there has all there is
     try:
         for report in _reports(pool, job, left):
             labelled += report.labelled
@@ -189,6 +194,7 @@ def _label(
         _note(storage, problems, names)
     if not before + labelled and problems:
         raise InputError(f"no frame of {job.run.source} can be labelled; {problems[0].id}: {problems[0].reason}")
+    _join(storage, job.run.format)
     seconds = time.monotonic() - started
     return LabellingSummary(frames, before, labelled, tuple(problems), seconds, cpu_seconds, job.run.backend)
 
@@ -239,8 +245,7 @@ class Labeller:
                 continue
             if self._run.confidence and mask.confidence is not None:  # first: the labels say that the frame is done
                 self._out.write(f"{item.id}{CONFIDENCE}", encode_image(mask.confidence, item.id))
-            as_png = self._run.format == "png"
-            data = encode_labels(mask.labels, mask.classes, item.id) if as_png else geojson(mask)
+            data = FORMATS[self._run.format].encode(item.id, mask)
             self._out.write(f"{item.id}{ENDINGS[self._run.format]}", data)
         if rows:
             self._out.write(part_name(piece), _table(rows, self._run))
@@ -316,6 +321,8 @@ def _compared(
     known = _read_inputs(storage).files if INPUTS in names else {}
     same = {name for name, file in files.items() if name in known and known[name].stamp == file.stamp}
     if other := files.keys() - same:
+        if whole := whole_of(form):
+            storage.remove(whole)
         for name in _labels_of(storage, form, names, other):
             storage.remove(name)
     videos = [name for name in files if is_video(name) and (name not in same or known[name].frames is None)]
@@ -351,6 +358,21 @@ def _done(storage: Storage, form: Format, names: Sequence[str]) -> set[str]:
     if form in ENDINGS:
         return {name.removesuffix(ENDINGS[form]) for name in names if name.endswith(ENDINGS[form])}
     return {id_ for name in names if name.startswith(PART) for id_ in _ids_in(storage, name)}
+
+
+def whole_of(form: Format) -> str | None:
+    """The file that has all frames."""
+    return FORMATS[form].whole if form in FORMATS else None
+
+
+def _join(storage: Storage, form: Format) -> None:
+    """Make the file of all frames from those of each, where it is missing."""
+    if form not in FORMATS or not (whole := FORMATS[form].whole) or not (join := FORMATS[form].join):
+        return
+    names = storage.names()
+    if whole not in names:
+        parts = [name for name in names if name.endswith(ENDINGS[form])]
+        storage.write(whole, join((name, storage.read(name)) for name in parts))
 
 
 def _ids_in(storage: Storage, part: str) -> list[str]:

@@ -6,11 +6,12 @@ A name is a path below the folder, "/" between its parts. What is written appear
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,8 +43,10 @@ class Storage(Protocol):
     def read(self, name: str) -> bytes:
         """A file of at most `MAX_BYTES`. Raises `InputError`."""
 
-    def write(self, name: str, data: bytes) -> None:
-        """Put `data` there, folders made as needed. Raises `InputError`; then what was there is still there."""
+    def write(self, name: str, data: bytes | Iterable[bytes]) -> None:
+        """Put `data`, in one piece or piece after piece, there, folders made as needed. Raises `InputError`; then what
+        was there is still there.
+        """
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -93,7 +96,7 @@ class Local:
     def read(self, name: str) -> bytes:
         return read_bytes(self.folder / name, MAX_BYTES, "file")
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | Iterable[bytes]) -> None:
         path = self.folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,19 +170,26 @@ class Remote:
         with self._stream(name) as file:
             return bytes(file.read())
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | Iterable[bytes]) -> None:
         whole = self._files.type_name in UPLOADED_WHOLE
         place = self._at(name)
         beside = place if whole else f"{place.rpartition('/')[0]}/.{secrets.token_hex(8)}.tmp"
+        # a stream that is closed is an upload that is done: `data` may raise before, not while it is open
+        pieces = io.BytesIO(data) if isinstance(data, bytes) else tempfile.TemporaryFile()  # noqa: SIM115
         try:
+            if not isinstance(data, bytes):
+                pieces.writelines(data)
+                pieces.seek(0)
             if not whole:
                 self._files.create_dir(place.rpartition("/")[0], recursive=True)
             with self._files.open_output_stream(beside) as file:
-                file.write(data)
+                shutil.copyfileobj(pieces, file)
             if not whole:
                 self._files.move(beside, place)
         except OSError as exc:
             raise InputError(f"{self.url}: {name} cannot be written: {exc}") from exc
+        finally:
+            pieces.close()
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from pycocotools.coco import COCO
 
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.cli import main
@@ -127,6 +128,133 @@ def test_polygons(bundle: Path, source: Path, tmp_path: Path) -> None:
     assert f"1 of {COUNT} frames" in again.output
     assert (out / "street" / "1.png.geojson").read_bytes() != first["street/1.png.geojson"]
     assert masks(out)["street/1.png_confidence.png"].shape == (24, 24)
+
+
+FORMS_OF_ALL = ("coco", "coco-polygons", "csv")
+
+
+def files_of(form: str) -> tuple[str, str]:
+    """What the file of all frames is called, and how those of each end."""
+    return {
+        "coco": ("coco.json", ".coco.json"),
+        "coco-polygons": ("coco_polygons.json", ".coco.json"),
+        "csv": ("shares.csv", ".shares.csv"),
+    }[form]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11's own
+@pytest.mark.parametrize("form", ["coco", "coco-polygons"])
+def test_pycocotools_reads_all_frames_and_each(bundle: Path, source: Path, tmp_path: Path, form: str) -> None:
+    written(source / "drive.avi", 3)
+    out = tmp_path / "out"
+    done = run(bundle, source, "--out", out, "--format", form)
+    assert done.exit_code == 0, done.output
+    whole, ending = files_of(form)
+    coco = COCO(str(out / whole))
+    images = coco.loadImgs(coco.getImgIds())
+    drive = [f"drive.avi/00000{n}" for n in range(3)]
+    assert [image["file_name"] for image in images] == [
+        "0.png",
+        "2.png",
+        "4.png",
+        *drive,
+        "street/1.png",
+        "street/3.png",
+    ]
+    ids = [annotation["id"] for annotation in coco.loadAnns(coco.getAnnIds())]
+    assert ids == list(range(1, len(ids) + 1))
+    with Segmenter(bundle, "openvino") as segmenter:
+        for image in images:
+            if "drive" in image["file_name"]:
+                continue
+            known = segmenter.segment(read_image(source / image["file_name"])).labels
+            alone = COCO(str(out / f"{image['file_name']}{ending}"))
+            for read, of in ((coco, image["id"]), (alone, 1)):
+                found = np.full(known.shape, 255, np.uint8)
+                for annotation in read.loadAnns(read.getAnnIds(of)):
+                    found[read.annToMask(annotation).astype(bool)] = annotation["category_id"]
+                assert np.array_equal(found, known)
+    categories = [category["name"] for category in coco.loadCats(coco.getCatIds())]
+    assert categories == list(open_bundle(bundle).manifest.labels.names)
+
+
+@pytest.mark.parametrize("form", FORMS_OF_ALL)
+def test_the_file_of_all_frames_is_the_one_that_run_writes(bundle: Path, tmp_path: Path, form: str) -> None:
+    source = pictures(tmp_path / "in") / "street"
+    write_png(source / "9.png", np.zeros((24, 24, 3), np.uint8))
+    done = run(bundle, source, "--out", tmp_path / "out", "--format", form)
+    assert done.exit_code == 0, done.output
+    arguments = ["run", bundle, source, "--out", tmp_path / "run", "--format", form, "--backend", "openvino"]
+    one = CliRunner().invoke(main, list(map(str, arguments)))
+    assert one.exit_code == 0, one.output
+    whole, _ = files_of(form)
+    assert (tmp_path / "out" / whole).read_bytes() == (tmp_path / "run" / whole).read_bytes()
+
+
+@pytest.mark.parametrize("form", FORMS_OF_ALL)
+def test_the_file_of_all_frames_follows_the_frames(bundle: Path, source: Path, tmp_path: Path, form: str) -> None:
+    out = tmp_path / "out"
+    whole, ending = files_of(form)
+
+    def again() -> str:
+        done = run(bundle, source, "--out", out, "--format", form)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    again()
+    first = contents(out)
+    assert f"0 of {COUNT} frames" in again()
+    assert contents(out) == first
+    (out / whole).unlink()  # all else is there
+    assert f"0 of {COUNT} frames" in again()
+    assert contents(out) == first
+    (out / f"2.png{ending}").unlink()
+    assert f"1 of {COUNT} frames" in again()
+    assert contents(out) == first
+    write_png(source / "2.png", np.zeros((24, 24, 3), np.uint8))
+    again()
+    assert run(bundle, source, "--out", tmp_path / "fresh", "--format", form).exit_code == 0
+    assert contents(out) == contents(tmp_path / "fresh") != first
+
+
+@pytest.mark.parametrize("form", FORMS_OF_ALL)
+def test_no_file_of_all_frames_is_there_that_has_not_all(
+    bundle: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    out = tmp_path / "out"
+    whole, _ = files_of(form)
+    assert run(bundle, source, "--out", out, "--format", form).exit_code == 0
+    write_png(source / "street" / "5.png", np.zeros((24, 24, 3), np.uint8))
+
+    def interrupted(*_: object) -> object:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "segment", interrupted)
+        assert run(bundle, source, "--out", out, "--format", form).exit_code == 130
+        assert not (out / whole).exists()
+    assert run(bundle, source, "--out", out, "--format", form).exit_code == 0
+    fresh = run(bundle, source, "--out", tmp_path / "fresh", "--format", form)
+    assert fresh.exit_code == 0
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("form", FORMS_OF_ALL)
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"images": []}', "a,b\n", "\xff\n1\n"])
+def test_a_damaged_file_of_one_frame_is_named(
+    bundle: Path, source: Path, tmp_path: Path, form: str, damage: str
+) -> None:
+    out = tmp_path / "out"
+    assert run(bundle, source, "--out", out, "--format", form).exit_code == 0
+    whole, ending = files_of(form)
+    (out / whole).unlink()
+    (out / f"street/1.png{ending}").write_bytes(damage.encode("latin-1"))
+    done = run(bundle, source, "--out", out, "--format", form)
+    assert done.exit_code == 2
+    assert f"street/1.png{ending} is no" in done.stderr
+    assert not (out / whole).exists()
+    (out / f"street/1.png{ending}").unlink()
+    assert run(bundle, source, "--out", out, "--format", form).exit_code == 0
 
 
 def test_labels_that_are_not_sure(bundle: Path, source: Path, tmp_path: Path) -> None:
@@ -361,9 +489,11 @@ def test_what_concerns_every_frame_stops_the_run(
         label(open_bundle(bundle), str(source), str(out))
     (out / "street").unlink()
     label(open_bundle(bundle), str(source), str(out))
-    monkeypatch.setattr(
-        batch, "encode_labels", lambda *_: (_ for _ in ()).throw(RefineNetEdgeError("the disk is full"))
-    )
+
+    def full(*_: object) -> bytes:
+        raise RefineNetEdgeError("the disk is full")
+
+    monkeypatch.setitem(batch.FORMATS, "png", replace(batch.FORMATS["png"], encode=full))  # type: ignore[index]
     (out / "0.png.png").unlink()
     with pytest.raises(RefineNetEdgeError, match="the disk is full"):
         label(open_bundle(bundle), str(source), str(out))

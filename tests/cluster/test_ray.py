@@ -107,7 +107,7 @@ def test_a_node_that_is_lost_costs_nothing(
     assert contents(out) == contents(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("form", ["png", "parquet"])
+@pytest.mark.parametrize("form", ["png", "parquet", "coco", "csv"])
 def test_labels_and_problems_are_those_of_one_process(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any
 ) -> None:

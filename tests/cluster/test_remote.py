@@ -85,7 +85,7 @@ def test_a_scheme_that_nobody_has() -> None:
         open_storage("nothing://a/b")
 
 
-@pytest.mark.parametrize("form", ["png", "parquet"])
+@pytest.mark.parametrize("form", ["png", "parquet", "coco", "csv"])
 def test_labels_there_are_those_here(tmp_path: Path, s3: str, form: str) -> None:
     bundle = open_bundle(tiny_bundle(tmp_path / "b"))
     here = pictures(tmp_path / "in", COUNT)
@@ -101,10 +101,10 @@ def test_labels_there_are_those_here(tmp_path: Path, s3: str, form: str) -> None
     expected = contents(tmp_path / "out")
     assert found.keys() == expected.keys()
     assert json.loads(found.pop(PROBLEMS)) == json.loads(expected.pop(PROBLEMS))
-    if form == "png":
-        assert {name: data for name, data in found.items() if name.endswith(".png")} == {
-            name: data for name, data in expected.items() if name.endswith(".png")
-        }
+    ending = {"png": ".png", "parquet": "none", "coco": "coco.json", "csv": "shares.csv"}[form]
+    there_is, here_is = ({n: data for n, data in files.items() if n.endswith(ending)} for files in (found, expected))
+    assert there_is == here_is
+    assert len(here_is) == {"png": COUNT + 3, "parquet": 0}.get(form, COUNT + 4)  # one has all frames
     assert label(bundle, source, out, form=form).labelled == 0  # type: ignore[arg-type]
 
 
