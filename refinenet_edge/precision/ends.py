@@ -2,9 +2,11 @@
 
     plain        image and logits float32, 1x3xHxW and 1xCxhxw, whatever lies between
     full-logits  the logits upsampled to the image's size as the head does, float32 1xCxHxW
-    labels       their ArgMax, int32 1xHxW: the label of every pixel of the image
+    labels       their ArgMax, uint8 1xHxW: the label of every pixel of the image
 
 The upsampling is float32 in every precision, as the head's is: the labels are the head's, but where rounding decides.
+They become uint8 by way of float32: TensorRT, 10.3 to 11 and RTX, has uint8 only at a network's ends, and documents no
+other conversion to it (`DataType::kUINT8` in NvInferRuntimeBase.h). 255 classes at most are exact in both.
 """
 
 from typing import Any
@@ -17,7 +19,7 @@ from refinenet_edge.errors import GraphError
 from refinenet_edge.precision.constant import Names
 from refinenet_edge.records import LABELS, OUTPUT, Bilinear, Cubic, Gives, Interpolation
 
-FLOAT, INT32, INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
+FLOAT, INT64, BYTE = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.UINT8
 
 
 def plain_ends(model: ir.Model) -> ir.Model:
@@ -54,8 +56,9 @@ def give(model: ir.Model, what: Gives, how: Interpolation) -> ir.Model:
         size = names.constant("size", np.array([1, logits.shape[1], *sides], np.int64))
         logits = _append(graph, names, "Resize", [logits, None, None, size], _resize(how), OUTPUT)
     if what == "labels":
-        label = _append(graph, names, "ArgMax", [logits], {"axis": 1, "keepdims": 0}, "largest", INT64)
-        _append(graph, names, "Cast", [label], {"to": int(INT32)}, LABELS, INT32)
+        label = _append(graph, names, "ArgMax", [logits], {"axis": 1, "keepdims": 0}, names.free("largest"), INT64)
+        exact = _append(graph, names, "Cast", [label], {"to": int(FLOAT)}, names.free("label"))
+        _append(graph, names, "Cast", [exact], {"to": int(BYTE)}, LABELS, BYTE)
     return CheckerPass()(ShapeInferencePass()(model).model).model
 
 
@@ -82,7 +85,7 @@ def _append(
     dtype: ir.DataType = FLOAT,
 ) -> ir.Value:
     """What `operator` makes of `inputs`, called `name`, becomes the graph's only output."""
-    for value in graph.outputs:
+    for value in (*graph.initializers.values(), *(value for node in graph for value in node.outputs)):
         if value.name == name:
             value.name = names.free(f"{name}/before")
     node = ir.node(operator, inputs, attributes, name=names.free(f"{name}/{operator}"))

@@ -32,6 +32,11 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | str, ...]
 
+    @property
+    def gives_labels(self) -> bool:
+        """Whether this output is a label of each pixel (uint8, or int32 of older bundles) instead of logits."""
+        return "int" in self.dtype
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -153,7 +158,7 @@ class Manifest:
     @property
     def gives_labels(self) -> bool:
         """Whether the graph's output is the label of each pixel of its input, instead of logits."""
-        return self.outputs[0].dtype == "int32"
+        return self.outputs[0].gives_labels
 
     @property
     def command(self) -> str:

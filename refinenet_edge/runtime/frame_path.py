@@ -56,7 +56,7 @@ class Network:
     @property
     def gives_labels(self) -> bool:
         """Whether the network's output is labels, at the size of its input, instead of logits."""
-        return self.session.outputs[0].dtype == "int32"
+        return self.session.outputs[0].gives_labels
 
     def without_unseen(self, mask: Mask) -> Mask:
         """`mask`, whose labels are written into: what a network that crops does not see gets the label of no class."""

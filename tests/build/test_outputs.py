@@ -67,7 +67,7 @@ class TestLabels:
     def test_they_are_the_heads(self, theirs: Path, backend: str, ways: dict[str, Any]) -> None:
         built = build(recipe(theirs, backend=backend, gives="labels", **ways))
         (output,) = built.manifest.outputs
-        assert (output.name, output.dtype, output.shape) == ("labels", "int32", (1, *SIZE))
+        assert (output.name, output.dtype, output.shape) == ("labels", "uint8", (1, *SIZE))
         assert [p.label_agreement > 0.999 for p in built.manifest.parity if p.stage == "labels"] == [True, True]
         with Segmenter(build(recipe(theirs, backend=backend, output=str(theirs.parent / "c"), **ways)).path) as usual:
             expected = usual.segment(FRAME).labels
@@ -146,7 +146,7 @@ class TestPlainEnds:
         built = build(recipe(theirs, backend="tensorrt-rtx", precision=precision, io="plain", gives=gives, **more))
         (image,), (output,) = built.manifest.inputs, built.manifest.outputs
         assert (image.dtype, image.shape) == ("float32", (1, 3, *SIZE))
-        expected = ("float32", (1, 5, 12, 16)) if gives == "logits" else ("int32", (1, *SIZE))
+        expected = ("float32", (1, 5, 12, 16)) if gives == "logits" else ("uint8", (1, *SIZE))
         assert (output.dtype, output.shape) == expected
         with Segmenter(build(recipe(theirs, output=str(theirs.parent / "c"))).path) as usual:
             labels = usual.segment(FRAME).labels

@@ -1,7 +1,8 @@
 """TensorRT on the GPU of gpu.py, with exactly what all releases have (tests/bindings/): any other call is an error.
 
 A plan is JSON: dtype, channel_last, layout and channels (others than usual), classes, size (None: free), profiles
-((min, opt, max) heights and widths) and what `fails`. The network mixes the channels of every fourth pixel.
+((min, opt, max) heights and widths), the dtype of `labels` if it gives some, and what `fails`. The network mixes the
+channels of every fourth pixel; labels are those of each pixel.
 
 A builder builds no such plan: `module.seen` has what was asked of it, `module.fails` what goes wrong, `module.ends` the
 network's input and output. As in the libraries, the first logger of a module gets every message, later ones none.
@@ -27,6 +28,7 @@ SCRATCH = 4096  # bytes of activations for each row of the input
 # what the libraries say of a tensor's layout: tests/bindings/test_bindings.py reads it in them
 WORDS = {
     "LINEAR": "Row major linear FP16 format (kLINEAR)",
+    "UINT8": "Row major linear UINT8 format (kLINEAR)",
     "HWC8": "Eight channel FP16 format (kHWC8) where C is padded to a multiple of 8",
     "CHW2": "Two wide channel vectorized row major FP16 format (kCHW2)",
 }
@@ -51,6 +53,7 @@ def surface(release: str) -> Surface:
 
 def plan(**fields: Any) -> bytes:
     standard = {"dtype": "float16", "channel_last": True, "layout": "", "channels": 0, "classes": 5, "fails": ""}
+    standard["labels"] = ""
     standard["size"] = None
     standard["profiles"] = [[[8, 8], [32, 32], [64, 64]]]
     return json.dumps(standard | fields).encode()
@@ -67,6 +70,12 @@ def network(image: np.ndarray, padded: int, classes: int) -> np.ndarray:
     kernel = weight(image.shape[1], padded, classes)
     mixed = np.einsum("oc,bchw->bohw", kernel, image[:, :, ::4, ::4].astype(np.float32))
     return mixed.astype(image.dtype)
+
+
+def labels(image: np.ndarray, classes: int) -> np.ndarray:
+    """1x3xHxW -> 1xHxW: the label of each pixel."""
+    kernel = weight(image.shape[1], classes, classes)
+    return np.einsum("oc,bchw->bohw", kernel, image.astype(np.float32)).argmax(1)
 
 
 class Limited:
@@ -169,6 +178,8 @@ class IExecutionContext(Limited):
         batch, _, height, width = self._shape
         if name == "image":
             return self._shape
+        if name == "labels":
+            return (batch, height, width)
         return (batch, self._engine._padded, -(-height // 4), -(-width // 4))
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
@@ -204,8 +215,8 @@ class IExecutionContext(Limited):
         if self._user_managed:
             assert self._memory[1] >= self._engine._scratch * self._shape[2], "too little memory for activations"
             assert self._memory[1] or not self._engine._scratch
-        for name in ("image", "logits"):
-            self._gpu.check(self._addresses[name], self._engine._bytes(self.get_tensor_shape(name)))
+        for name in self._engine._names:
+            self._gpu.check(self._addresses[name], self._engine._bytes(name, self.get_tensor_shape(name)))
         memory, addresses, shape = self._memory, dict(self._addresses), self._shape
         self._gpu.queue(stream_handle, lambda: self._run(memory, addresses, shape))
         self._ran = self._shape
@@ -215,8 +226,12 @@ class IExecutionContext(Limited):
         if self._user_managed:
             self._gpu.view(memory[0], (memory[1],))[:] = 0x77
         image = self._engine._read(addresses["image"], shape)
-        logits = network(image, self._engine._padded, self._engine._plan["classes"])
-        self._engine._write(addresses["logits"], logits)
+        classes, dtype = self._engine._plan["classes"], self._engine._plan["labels"]
+        if dtype:
+            given = labels(image, classes)
+            self._gpu.view(addresses["labels"], given.shape, dtype)[:] = given
+        else:
+            self._engine._write(addresses["logits"], network(image, self._engine._padded, classes))
         if self.profiler is not None:
             assert self.profiler.made
             for layer, ms in (("mix", 0.5), ("reformat", 0.25)):
@@ -231,6 +246,7 @@ class ICudaEngine(Limited):
         self._scratch = 0 if plan["fails"] == "needs none" else SCRATCH
         self._channels = plan["channels"] or (8 if plan["channel_last"] else 3)
         self._padded = 8 if plan["channel_last"] else plan["classes"]
+        self._names = ("labels" if plan["labels"] else "logits", "image")
 
     @property
     def device_memory_size_v2(self) -> int:
@@ -241,7 +257,7 @@ class ICudaEngine(Limited):
         return len(self._plan["profiles"])
 
     def get_tensor_name(self, index: int) -> str:
-        return ("logits", "image")[index]
+        return self._names[index]
 
     def get_tensor_mode(self, name: str) -> Any:
         return self._trt.TensorIOMode.INPUT if name == "image" else self._trt.TensorIOMode.OUTPUT
@@ -250,6 +266,8 @@ class ICudaEngine(Limited):
         return self._trt.TensorFormat[self._layout]
 
     def get_tensor_format_desc(self, name: str) -> str:
+        if self._dtype(name) == "uint8":
+            return WORDS["UINT8"]
         return WORDS.get(self._layout, self._layout)
 
     @property
@@ -257,11 +275,16 @@ class ICudaEngine(Limited):
         return self._plan["layout"] or ("HWC8" if self._plan["channel_last"] else "LINEAR")
 
     def get_tensor_dtype(self, name: str) -> Any:
-        names = {"float16": "HALF", "float32": "FLOAT", "fp8": "FP8"}
-        return self._trt.DataType[names[self._plan["dtype"]]]
+        names = {"float16": "HALF", "float32": "FLOAT", "fp8": "FP8", "uint8": "UINT8", "int32": "INT32"}
+        return self._trt.DataType[names[self._dtype(name)]]
+
+    def _dtype(self, name: str) -> str:
+        return str(self._plan["labels"] if name == "labels" else self._plan["dtype"])
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         height, width = self._plan["size"] or (-1, -1)
+        if name == "labels":
+            return (1, height, width)
         channels = self._channels if name == "image" else self._padded
         return (1, channels, height, width) if name == "image" or height < 0 else (1, channels, height // 4, width // 4)
 
@@ -291,8 +314,8 @@ class ICudaEngine(Limited):
             return shape == (1, self._channels, *self._plan["size"])
         return all(a <= side <= b for a, side, b in zip(low, shape[2:], high, strict=True))
 
-    def _bytes(self, shape: tuple[int, ...]) -> int:
-        return int(np.prod(shape)) * np.dtype(self._plan["dtype"]).itemsize
+    def _bytes(self, name: str, shape: tuple[int, ...]) -> int:
+        return int(np.prod(shape)) * np.dtype(self._dtype(name)).itemsize
 
     def _read(self, address: int, shape: tuple[int, ...]) -> np.ndarray:
         batch, channels, height, width = shape

@@ -168,7 +168,7 @@ class TrtSession(Session):
             self._buffers = {name: Buffer(self._scope, size) for name, size in sizes.items()}
         for name, feed in feeds.items():
             buffer = self._buffers[name]
-            laid_out = feed.transpose(self._axes(name))
+            laid_out = feed.transpose(self._axes(name, feed.ndim))
             np.copyto(buffer.host[: feed.nbytes].view(feed.dtype).reshape(laid_out.shape), laid_out)
             buffer.upload(self.cuda.stream, feed.nbytes)
 
@@ -179,15 +179,15 @@ class TrtSession(Session):
         self.cuda.provider.synchronize(self.cuda.stream)
         outputs = {}
         for spec in self.outputs:
-            axes = self._axes(spec.name)
+            axes = self._axes(spec.name, len(shapes[spec.name]))
             laid_out = tuple(shapes[spec.name][axis] for axis in axes)
             data = self._buffers[spec.name].host[: _size(spec, laid_out)].copy()
             outputs[spec.name] = data.view(spec.dtype).reshape(laid_out).transpose(np.argsort(axes))
         return outputs
 
-    def _axes(self, name: str) -> tuple[int, ...]:
-        """How NCHW lies in memory."""
-        return (0, 2, 3, 1) if name in self.channel_last else (0, 1, 2, 3)
+    def _axes(self, name: str, rank: int) -> tuple[int, ...]:
+        """How NCHW, or labels of no channel, lie in memory."""
+        return (0, 2, 3, 1) if name in self.channel_last else tuple(range(rank))
 
     def capturable(self) -> bool:
         """Whether the engine may be captured in a CUDA graph; TensorRT-RTX captures by itself."""

@@ -14,12 +14,13 @@ import pytest
 
 from refinenet_edge.bundle import Bundle
 from refinenet_edge.errors import BundleError, CudaError, EngineMismatch, InputError, RefineNetEdgeError
-from refinenet_edge.records import EngineInfo
-from refinenet_edge.runtime import cache
+from refinenet_edge.labels import numbered
+from refinenet_edge.records import EngineInfo, FrameSpec
+from refinenet_edge.runtime import Segmenter, cache
 from refinenet_edge.runtime.session import LayerTime
 from refinenet_edge.runtime.tensorrt import session as session_module
 from refinenet_edge.runtime.tensorrt.session import TrtSession
-from tests.runtime.fake_tensorrt import BACKENDS, MODES, network, plan, tensorrt
+from tests.runtime.fake_tensorrt import BACKENDS, MODES, labels, network, plan, tensorrt
 from tests.runtime.gpu import Gpu
 
 MakeBundle = Callable[..., Bundle]
@@ -93,6 +94,28 @@ def test_arrays_are_nchw_whatever_the_engine_takes(opened: Opened) -> None:
     assert session.inputs[0].shape == (1, 8, "dim2", "dim3")
     padded = image(16, channels=8)
     assert np.array_equal(session.run({"image": padded})["logits"], network(padded, 8, 5))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_labels_have_no_channel(opened: Opened, dtype: str) -> None:
+    session = opened(size=[12, 8], labels=dtype, dtype="float32", **PLAIN)
+    (output,) = session.outputs
+    assert (output.name, output.dtype, output.shape) == ("labels", dtype, (1, 12, 8))
+    for seed in (0, 1):
+        given = session.run({"image": image(seed=seed, dtype="float32")})["labels"]
+        assert given.dtype == dtype and len(np.unique(given)) > 1
+        assert np.array_equal(given, labels(image(seed=seed, dtype="float32"), 5))
+
+
+def test_a_segmenter_takes_the_labels_of_a_plan(opened: Opened) -> None:
+    session = opened(size=[12, 8], labels="uint8", dtype="float32", **PLAIN)
+    spec = FrameSpec((12, 8), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), scale=1.0)
+    frame = np.random.default_rng(3).integers(0, 256, (12, 8, 3), np.uint8)
+    fed = np.ascontiguousarray(frame[:, :, ::-1].transpose(2, 0, 1)[None], np.float32)
+    with Segmenter.from_session(session, spec, numbered(5)) as segmenter:
+        found = segmenter.segment(frame).labels
+        assert np.array_equal(found, labels(fed, 5)[0]) and len(np.unique(found)) > 1
+        assert np.array_equal(segmenter.segment(np.repeat(frame, 2, 0)).labels[::2], found)
 
 
 def test_outputs_outlive_the_next_run_and_the_session(opened: Opened) -> None:
