@@ -5,6 +5,7 @@ fields of today from those.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -18,6 +19,8 @@ Record = TypeVar("Record")
 
 MAX_INTEGER = (1 << 63) - 1
 MAX_NUMBER = 1e100
+
+_hints = functools.cache(typing.get_type_hints)  # they are made anew each time, of text
 
 
 def to_json(record: Any) -> str:
@@ -93,7 +96,7 @@ def _read_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
 def _read_record(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise BundleError(f"{where}: an object expected, found {str(value)[:60]!r}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     if "schema" in fields and (schema := value.get("schema", current := fields["schema"].default)) != current:
         if schema is True or schema != 1 or not hasattr(kind, "from_schema_1"):
