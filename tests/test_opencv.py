@@ -36,13 +36,8 @@ COMMANDS = {
     "report": ("bench.json", "-o", "page.html"),
     "run": ("{bundle}", "{photos}", "--out", "overlays"),
 }
-WITHOUT_FRAMES = {"dla-check", "export-deepstream", "estimate", "inspect", "models"}
-MAY_STOP_BEFORE = {
-    "export-deepstream",
-    "export-triton",
-    "plan",
-    "report",
-}  # for want of Triton's client, TensorRT, a result
+WITHOUT_FRAMES = {"dla-check", "export-deepstream", "export-triton", "estimate", "inspect", "models"}
+MAY_STOP_BEFORE = {"plan", "report"}  # for want of TensorRT, a result
 CALL_ALL = """
 import json, sys
 from click.testing import CliRunner

@@ -11,8 +11,8 @@
       1/model.plan
 
 A request for NAME may have several frames, one for NAME_network has one image, as its graph does: there is nothing to
-batch. `config.pbtxt` is written through Triton's own protobuf schema. A model that is there gets the next version, if
-it takes and gives the same; what else was changed in its config.pbtxt, such as the number of instances, stays.
+batch. `config.pbtxt` is written through the messages of triton_config.py. A model that is there gets the next version,
+if it takes and gives the same; what else was changed in its config.pbtxt, such as the number of instances, stays.
 """
 
 import contextlib
@@ -25,10 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as schema
-
 from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, Bundle
+from refinenet_edge.cluster.triton_config import ModelConfig, read_config, write_config
 from refinenet_edge.errors import BuildError, InputError
 from refinenet_edge.records import PREPROCESSINGS, TensorSpec
 from refinenet_edge.runtime.backends import ON_CPU
@@ -37,11 +35,11 @@ CONFIG, LABELS = "config.pbtxt", "labels.txt"
 PREPROCESSING = "preprocessing"  # a parameter of the bare graph: what its client does to a byte x of a frame
 MAX_BATCH = 8
 KINDS = {
-    "float32": schema.TYPE_FP32,
-    "float16": schema.TYPE_FP16,
-    "uint8": schema.TYPE_UINT8,
-    "int8": schema.TYPE_INT8,
-    "int32": schema.TYPE_INT32,
+    "float32": "TYPE_FP32",
+    "float16": "TYPE_FP16",
+    "uint8": "TYPE_UINT8",
+    "int8": "TYPE_INT8",
+    "int32": "TYPE_INT32",
 }
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 
@@ -80,8 +78,8 @@ def frames_config(bundle: Bundle, name: str) -> Any:
     config.max_batch_size = MAX_BATCH
     config.dynamic_batching.SetInParent()  # what waits goes in together, nothing waits for more
     for tensor, dims in (("image", [-1]), ("frame", [-1, -1, 3])):
-        config.input.add(name=tensor, data_type=schema.TYPE_UINT8, dims=dims, optional=True, allow_ragged_batch=True)
-    config.output.add(name="labels", data_type=schema.TYPE_UINT8, dims=[-1, -1], label_filename=LABELS)
+        config.input.add(name=tensor, data_type="TYPE_UINT8", dims=dims, optional=True, allow_ragged_batch=True)
+    config.output.add(name="labels", data_type="TYPE_UINT8", dims=[-1, -1], label_filename=LABELS)
     config.parameters["backend"].string_value = bundle.manifest.backend
     return config
 
@@ -105,19 +103,19 @@ def network_config(bundle: Bundle, name: str) -> Any:
 
 
 def _config(bundle: Bundle, name: str) -> Any:
-    config = schema.ModelConfig(name=name)
+    config = ModelConfig(name=name)
     config.version_policy.latest.num_versions = 1
-    group = config.instance_group.add(count=1, kind=schema.ModelInstanceGroup.KIND_CPU)
-    if bundle.manifest.backend not in ON_CPU:
-        group.kind = schema.ModelInstanceGroup.KIND_GPU
-        group.gpus.append(0)  # the runtime takes the first it sees: one server for each GPU
+    if bundle.manifest.backend in ON_CPU:
+        config.instance_group.add(count=1, kind="KIND_CPU")
+    else:  # the runtime takes the first GPU it sees: one server for each
+        config.instance_group.add(count=1, kind="KIND_GPU", gpus=[0])
     return config
 
 
-def _kind(spec: TensorSpec) -> int:
+def _kind(spec: TensorSpec) -> str:
     if spec.dtype not in KINDS:
         raise InputError(f"{spec.name} is {spec.dtype}: Triton is given {', '.join(KINDS)}")
-    return int(KINDS[spec.dtype])
+    return KINDS[spec.dtype]
 
 
 def _labels(bundle: Bundle) -> str:
@@ -130,9 +128,9 @@ def _require_fitting(folder: Path, config: Any, bundle: Bundle) -> None:
         return
     other = f"{folder} is there and is another model: remove it, or give another --name"
     try:
-        there = text_format.Parse((folder / CONFIG).read_text("utf-8"), schema.ModelConfig())
+        there = read_config((folder / CONFIG).read_text("utf-8"))
         labels = (folder / LABELS).read_text("utf-8")
-    except (OSError, ValueError, text_format.ParseError) as exc:
+    except (OSError, ValueError) as exc:
         raise InputError(other) from exc
     fields = ("name", "platform", "backend", "input", "output")
     # models that were written before it could be another have no such parameter
@@ -155,7 +153,7 @@ def _put(repository: Path, config: Any, bundle: Bundle, files: dict[str, Callabl
         if folder.exists():
             os.rename(beside / version, folder / version)
         else:
-            (beside / CONFIG).write_text(text_format.MessageToString(config), "utf-8")
+            (beside / CONFIG).write_text(write_config(config), "utf-8")
             (beside / LABELS).write_text(_labels(bundle), "utf-8")
             repository.mkdir(parents=True, exist_ok=True)
             os.rename(beside, folder)

@@ -1,40 +1,27 @@
-"""The model repository, by Triton's own schema; and served by a real tritonserver."""
+"""The model repository; Triton's own schema and server read it in test_triton_config.py and test_triton_server.py."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import sys
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
-pytest.importorskip("tritonclient", reason="tritonclient is in the environment of `make triton`")
-
-from google.protobuf import text_format
-from triton_server import Server, binaries, serve
-from tritonclient.grpc import model_config_pb2 as schema
+pytest.importorskip("google.protobuf", reason="protobuf comes with onnx")
 
 from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, Bundle, open_bundle, write_bundle
 from refinenet_edge.cli import main
 from refinenet_edge.cluster.triton import export, network_config
+from refinenet_edge.cluster.triton_config import read_config, write_config
 from refinenet_edge.errors import InputError
-from refinenet_edge.records import Frame, TensorSpec
-from refinenet_edge.runtime import Segmenter
-from refinenet_edge.scenes import scene
+from refinenet_edge.records import TensorSpec
 from tests.cluster.inputs import contents, tiny_bundle
 from tests.runtime.tinynet import CLASSES
 
-pytestmark = [pytest.mark.triton, pytest.mark.filterwarnings("default")]
-
-
-def read(path: Path) -> Any:
-    return text_format.Parse(path.read_text(), schema.ModelConfig())
+TYPE_UINT8, TYPE_FP32, KIND_GPU, KIND_CPU = 2, 11, 1, 2  # of Triton's model_config.proto
 
 
 def with_plan(bundle: Bundle, **changes: Any) -> Bundle:
@@ -66,20 +53,18 @@ class TestRepository:
 
     def test_frames_to_labels(self, bundle: Bundle, tmp_path: Path) -> None:
         folder, _ = export(bundle, tmp_path / "r", "street")
-        config = read(folder.parent / "config.pbtxt")
+        config = read_config((folder.parent / "config.pbtxt").read_text())
         assert (config.name, config.backend, config.max_batch_size) == ("street", "python", 8)
         assert [(i.name, i.data_type, list(i.dims), i.optional) for i in config.input] == [
-            ("image", schema.TYPE_UINT8, [-1], True),
-            ("frame", schema.TYPE_UINT8, [-1, -1, 3], True),
+            ("image", TYPE_UINT8, [-1], True),
+            ("frame", TYPE_UINT8, [-1, -1, 3], True),
         ]
         (labels,) = config.output
         assert (labels.name, list(labels.dims), labels.label_filename) == ("labels", [-1, -1], "labels.txt")
         assert config.HasField("dynamic_batching")
         assert config.dynamic_batching.max_queue_delay_microseconds == 0
         assert config.version_policy.latest.num_versions == 1
-        assert [(g.count, g.kind, list(g.gpus)) for g in config.instance_group] == [
-            (1, schema.ModelInstanceGroup.KIND_CPU, [])
-        ]
+        assert [(g.count, g.kind, list(g.gpus)) for g in config.instance_group] == [(1, KIND_CPU, [])]
         assert config.parameters["backend"].string_value == "openvino"
 
     def test_the_bare_graph(self, bundle: Bundle) -> None:
@@ -88,37 +73,53 @@ class TestRepository:
         assert not config.HasField("dynamic_batching")  # the graph takes one image
         assert config.parameters["preprocessing"].string_value.startswith("imagenet: RGB (x / 255 - (0.485,")
         ends = [(t.name, t.data_type, list(t.dims)) for t in (*config.input, *config.output)]
-        assert ends == [("image", schema.TYPE_FP32, [1, 3, 32, 48]), ("logits", schema.TYPE_FP32, [1, CLASSES, -1, -1])]
+        assert ends == [("image", TYPE_FP32, [1, 3, 32, 48]), ("logits", TYPE_FP32, [1, CLASSES, -1, -1])]
 
     def test_a_plan_is_for_the_gpu_and_its_ends_lie_as_they_were_built(self, bundle: Bundle, tmp_path: Path) -> None:
         inputs = (TensorSpec("image", "float16", (1, 8, 32, 48)),)
         outputs = (TensorSpec("logits", "float16", (1, 8, 8, 12)),)
         planned = with_plan(bundle, inputs=inputs, outputs=outputs)
         _, folder = export(planned, tmp_path / "r")
-        config = read(folder.parent / "config.pbtxt")
+        config = read_config((folder.parent / "config.pbtxt").read_text())
         assert config.platform == "tensorrt_plan"
-        assert [(g.kind, list(g.gpus)) for g in config.instance_group] == [(schema.ModelInstanceGroup.KIND_GPU, [0])]
+        assert [(g.kind, list(g.gpus)) for g in config.instance_group] == [(KIND_GPU, [0])]
         assert config.input[0].is_non_linear_format_io
         assert config.output[0].is_non_linear_format_io
         assert (folder / PLAN).read_bytes() == b"a plan"
         assert not network_config(with_plan(bundle), "n").input[0].is_non_linear_format_io
 
+    def test_what_was_tuned_by_hand_may_be_what_we_do_not_know(self, bundle: Bundle, tmp_path: Path) -> None:
+        export(bundle, tmp_path / "r")
+        path = tmp_path / "r" / "tiny" / "config.pbtxt"
+        tuned = path.read_text() + "optimization { priority: PRIORITY_MAX }\nresponse_cache { enable: true }\n"
+        path.write_text(tuned)
+        assert export(bundle, tmp_path / "r")[0].name == "2"
+        assert path.read_text() == tuned
+
+    def test_another_input_than_ours_is_another_model(self, bundle: Bundle, tmp_path: Path) -> None:
+        export(bundle, tmp_path / "r")
+        path = tmp_path / "r" / "tiny_network" / "config.pbtxt"
+        ours = 'name: "image"'
+        path.write_text(path.read_text().replace(ours, f"{ours} reshape {{ shape: [3, 32, 48] }}", 1))
+        with pytest.raises(InputError, match="is another model"):
+            export(bundle, tmp_path / "r")
+
     def test_another_export_is_the_next_version_and_keeps_what_was_tuned(self, bundle: Bundle, tmp_path: Path) -> None:
         export(bundle, tmp_path / "r")
         path = tmp_path / "r" / "tiny" / "config.pbtxt"
-        config = read(path)
+        config = read_config(path.read_text())
         config.instance_group[0].count = 3
-        path.write_text(text_format.MessageToString(config))
+        path.write_text(write_config(config))
         first, second = export(bundle, tmp_path / "r")
         assert (first.name, second.name) == ("2", "2")
-        assert read(path).instance_group[0].count == 3
+        assert read_config(path.read_text()).instance_group[0].count == 3
 
     def test_a_next_version_is_prepared_as_the_one_before(self, bundle: Bundle, tmp_path: Path) -> None:
         export(bundle, tmp_path / "r", "a")
         path = tmp_path / "r" / "a_network" / "config.pbtxt"
-        config = read(path)
+        config = read_config(path.read_text())
         del config.parameters["preprocessing"]  # as it was written when there was but one
-        path.write_text(text_format.MessageToString(config))
+        path.write_text(write_config(config))
         export(bundle, tmp_path / "r", "a")
         manifest = dataclasses.replace(bundle.manifest, frame=dataclasses.replace(bundle.manifest.frame, order="bgr"))
         folder = tmp_path / "other"
@@ -146,135 +147,18 @@ class TestRepository:
             export(bundle, tmp_path / "r", name)
         assert not (tmp_path / "r").exists()
 
+    def test_without_protobuf_it_is_named(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in [n for n in sys.modules if n.startswith("refinenet_edge.cluster.triton")]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, "google.protobuf", None)
+        done = CliRunner().invoke(main, ["export-triton", str(bundle.path), "--out", str(tmp_path / "r")])
+        assert done.exit_code == 3
+        assert "google.protobuf is not installed: pip install 'refinenet-edge[triton]'" in " ".join(done.stderr.split())
+
     def test_the_command(self, bundle: Bundle, tmp_path: Path) -> None:
         done = CliRunner().invoke(main, ["export-triton", str(bundle.path), "--repository", str(tmp_path / "r")])
         assert done.exit_code == 0, done.output
         assert "".join(done.output.split()).count("r/tiny") == 2
         assert (tmp_path / "r" / "tiny" / "1" / "bundle" / MANIFEST).is_file()
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return open_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    if binaries() is None:
-        pytest.skip("nvidia-pytriton, which carries tritonserver, is not installed: make triton")
-    folder = tmp_path_factory.mktemp("triton")
-    export(bundle, folder / "repository")
-    with serve(folder / "repository", ("tiny",), folder) as started:
-        yield started
-
-
-@pytest.fixture(params=["http", "grpc"])
-def asking(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[Any, Any]]:
-    """A client and its module."""
-    import tritonclient.grpc
-    import tritonclient.http
-
-    module = tritonclient.http if request.param == "http" else tritonclient.grpc
-    with module.InferenceServerClient(getattr(server, request.param)) as client:
-        yield client, module
-
-
-def ask(asking: tuple[Any, Any], **tensors: np.ndarray) -> np.ndarray:
-    client, module = asking
-    inputs = [module.InferInput(name, array.shape, "UINT8") for name, array in tensors.items()]
-    for tensor, array in zip(inputs, tensors.values(), strict=True):
-        tensor.set_data_from_numpy(array)
-    return np.asarray(client.infer("tiny", inputs).as_numpy("labels"))
-
-
-def encoded(frame: Frame) -> np.ndarray:
-    return np.asarray(cv2.imencode(".png", frame)[1])[None]
-
-
-def as_file(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, np.uint8)[None]
-
-
-def frames_of(count: int, size: tuple[int, int] = (50, 70)) -> list[Frame]:
-    return [scene(3, index, size)[0] for index in range(count)]
-
-
-@pytest.fixture(scope="module")
-def local(bundle: Bundle) -> Iterator[Segmenter]:
-    with Segmenter(bundle) as segmenter:
-        yield segmenter
-
-
-def test_answers_are_the_local_runtimes(asking: tuple[Any, Any], local: Segmenter) -> None:
-    for size in ((50, 70), (512, 512), (33, 47)):
-        (frame,) = frames_of(1, size)
-        expected = local.segment(frame).labels[None]
-        assert len(np.unique(expected)) > 1
-        assert np.array_equal(ask(asking, frame=frame[None]), expected)
-        assert np.array_equal(ask(asking, image=encoded(frame)), expected)
-    frames = frames_of(3)
-    expected = np.stack([local.segment(frame).labels for frame in frames])
-    assert np.array_equal(ask(asking, frame=np.stack(frames)), expected)
-
-
-def test_what_the_server_says_of_the_model(server: Server) -> None:
-    import tritonclient.http as http
-
-    with http.InferenceServerClient(server.http) as client:
-        metadata = client.get_model_metadata("tiny")
-    assert metadata["versions"] == ["1"]
-    assert [tensor["name"] for tensor in metadata["inputs"]] == ["image", "frame"]
-    assert json.dumps(metadata["outputs"][0]["shape"]) == "[-1, -1, -1]"
-
-
-MALFORMED = {
-    "no image": ({"image": as_file(b"GIF89a")}, "is not a whole PNG"),
-    "cut short": ({"image": encoded(*frames_of(1))[:, :200]}, "cannot be decoded"),
-    "a bomb": (
-        {"image": as_file(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\0\0\0\1\0\0")},
-        "65536x65536 pixels, the limit",
-    ),
-    "two files": ({"image": np.repeat(encoded(*frames_of(1)), 2, axis=0)}, "a request has one image, this has 2"),
-    "both": ({"image": encoded(*frames_of(1)), "frame": np.stack(frames_of(1))}, "one of them"),
-    "four channels": ({"frame": np.zeros((1, 20, 20, 4), np.uint8)}, "shape"),
-    "no pixel": ({"frame": np.zeros((1, 0, 20, 3), np.uint8)}, "pixels a side"),
-    "too many": ({"frame": np.zeros((9, 20, 20, 3), np.uint8)}, "batch"),
-}
-
-
-@pytest.mark.parametrize("what", MALFORMED)
-def test_a_malformed_request_gets_an_error_and_harms_nobody(
-    asking: tuple[Any, Any], local: Segmenter, what: str
-) -> None:
-    from tritonclient.utils import InferenceServerException
-
-    tensors, said = MALFORMED[what]
-    (frame,) = frames_of(1)
-    expected = local.segment(frame).labels[None]
-    with ThreadPoolExecutor(1) as pool:
-        beside = [pool.submit(ask, asking, frame=frame[None]) for _ in range(3)] if "grpc" in str(asking[1]) else []
-        with pytest.raises(InferenceServerException, match=said):
-            ask(asking, **tensors)
-        assert all(np.array_equal(one.result(), expected) for one in beside)
-    assert np.array_equal(ask(asking, frame=frame[None]), expected)
-
-
-def test_a_thousand_requests_of_many_clients(server: Server, local: Segmenter) -> None:
-    import tritonclient.grpc as grpc
-    import tritonclient.http as http
-
-    frames = [*frames_of(3), *frames_of(2, (41, 33))]
-    expected = [local.segment(frame).labels[None] for frame in frames]
-
-    def client(number: int) -> int:
-        module, address = ((http, server.http), (grpc, server.grpc))[number % 2]
-        right = 0
-        with module.InferenceServerClient(address) as asking:
-            for turn in range(50):
-                index = (number + turn) % len(frames)
-                tensors = {"image": encoded(frames[index])} if turn % 3 else {"frame": frames[index][None]}
-                right += np.array_equal(ask((asking, module), **tensors), expected[index])
-        return right
-
-    with ThreadPoolExecutor(20) as pool:
-        assert sum(pool.map(client, range(20))) == 1000
