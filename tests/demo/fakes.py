@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 
 from refinenet_edge.demo import Captured, Figures, LiveSource
+from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.records import Frame, FrameSpec, Labels, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
@@ -121,3 +123,45 @@ class Audience:
         """Until `until` holds; what is shown next is looked at each time."""
         with self._changed:
             assert self._changed.wait_for(until, seconds), self.figures[-1:]
+
+
+class Paced:
+    """A camera that gives frames of one level when it is told to, and can be unplugged."""
+
+    def __init__(self, level: int = 0, size: tuple[int, int] = (48, 64)) -> None:
+        self.level, self.size = level, size
+        self.unplugged = False
+        self.frames_made: list[weakref.ref[Frame]] = []
+        self._changed = threading.Condition()
+        self._due, self._waits = 0, False
+
+    def frames(self) -> CapturedFrames:
+        while True:
+            with self._changed:
+                self._waits = True
+                self._changed.notify_all()
+                assert self._changed.wait_for(lambda: self._due or self.unplugged, 60)
+                if self.unplugged:
+                    raise InputError("it is unplugged")
+                self._due -= 1
+                self._waits = False
+            frame = grey(self.level, self.size)
+            self.frames_made.append(weakref.ref(frame))
+            yield Captured(frame, time.monotonic())
+            del frame
+
+    def give(self, count: int = 1) -> None:
+        """Give so many frames; returns when the reader has taken the last and asks for another, or it is unplugged."""
+        with self._changed:
+            self._due += count
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: self.unplugged or (not self._due and self._waits), 60)
+
+    def unplug(self, unplugged: bool = True) -> None:
+        """Fail to open and to read until it is plugged in again; frames are then waited for as before."""
+        with self._changed:
+            self.unplugged = unplugged
+            self._changed.notify_all()
+
+    def source(self, name: str = "fake") -> LiveSource:
+        return LiveSource(name, self.frames, live=True, lasting=True)

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from refinenet_edge.demo import Captured, SegmentedFrame, live, stream
-from refinenet_edge.demo.stream import Ended, Slot
+from refinenet_edge.demo.stream import Cameras, Ended, Slot
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
-from tests.demo.fakes import given, grey, segmenter, source, ticking
+from tests.demo.fakes import Paced, given, grey, segmenter, source, ticking
 
 
 @pytest.fixture(autouse=True)
@@ -233,3 +235,118 @@ def test_a_slot_holds_one_thing() -> None:
         slot.take()
     with pytest.raises(TimeoutError):
         Slot[int]().take(0.01)
+
+
+# --- several sources
+
+
+def missing() -> CapturedFrames:
+    raise InputError("no camera there")
+    yield
+
+
+@contextlib.contextmanager
+def looked_at(paced: list[Paced], before: Callable[[], None] = lambda: None) -> Iterator[Iterator[SegmentedFrame]]:
+    """The results of these cameras."""
+    with contextlib.closing(Cameras([camera.source() for camera in paced], segmenter(before=before))) as cameras:
+        try:
+            yield cameras.results()
+        finally:
+            for camera in paced:
+                camera.unplug()
+
+
+def test_each_camera_has_its_turn_however_fast_the_others_are() -> None:
+    cameras, bursts = [Paced(0), Paced(100), Paced(200)], (5, 1, 2)
+
+    def give_all() -> None:  # while a frame is segmented each camera gives its next ones
+        for camera, burst in zip(cameras, bursts, strict=True):
+            camera.give(burst)
+
+    with looked_at(cameras, give_all) as all_of_them:
+        cameras[0].give()
+        results = list(itertools.islice(all_of_them, 30))
+    assert [result.camera for result in results] == [0, 1, 2] * 10
+    assert [int(result.frame[0, 0, 0]) for result in results] == [0, 100, 200] * 10
+    for number, burst in enumerate(bursts):  # three turns pass between two of one camera's
+        own = [result for result in results if result.camera == number]
+        assert all(after.index - before.index == 3 * burst for before, after in itertools.pairwise(own))
+        assert all(result.drops == result.index - turn for turn, result in enumerate(own))
+
+
+def test_a_camera_that_is_unplugged_leaves_the_others_alone_and_comes_back() -> None:
+    stays, goes = Paced(50), Paced(150)
+    with looked_at([stays, goes]) as results:
+        goes.give()
+        assert next(results).camera == 1
+        goes.unplug()
+        for turn in range(3):
+            stays.give()
+            assert next(r for r in results if r.camera == 0 and r.signal).index == turn
+            lost = next(r for r in results if r.camera == 1)
+            assert (lost.signal, lost.index, int(lost.frame[0, 0, 0])) == (False, 0, 150)
+        goes.unplug(False)
+        goes.give()
+        assert next(r for r in results if r.camera == 1 and r.signal).index == 1
+
+
+def test_a_camera_that_never_opens_keeps_no_other_from_starting(caplog: pytest.LogCaptureFixture) -> None:
+    sources = [source(missing), source(ticking())]
+    with contextlib.closing(Cameras(sources, segmenter())) as cameras:
+        assert {result.camera for result in itertools.islice(cameras.results(), 20)} == {1}
+        assert cameras.why_silent(0) == "no camera there" and cameras.why_silent(1) is None
+    assert caplog.text.count("no signal from fake: no camera there; trying again") == 1
+
+
+def test_cameras_of_which_none_opens_are_an_error() -> None:
+    with pytest.raises(InputError, match="no camera there; fake gives no frames"):
+        next(live([source(missing), source(given([]))], segmenter()))
+    assert all_end()
+
+
+def test_no_camera_at_all_is_an_error() -> None:
+    with pytest.raises(InputError, match="no source"):
+        next(live([], segmenter()))
+
+
+def test_of_several_files_each_is_shown_whole_and_what_failed_is_raised_at_the_end() -> None:
+    def broken() -> CapturedFrames:
+        yield Captured(grey(5), time.monotonic())
+        raise InputError("the video is gone")
+
+    whole = given([grey(level) for level in range(0, 120, 10)])
+    seen: list[SegmentedFrame] = []
+    results = live([source(frames, live=False, lasting=False) for frames in (whole, broken)], segmenter())
+    with pytest.raises(InputError, match="the video is gone"):
+        collections.deque(map(seen.append, results))
+    levels = [[int(r.frame[0, 0, 0]) for r in seen if r.camera == camera and r.signal] for camera in (0, 1)]
+    assert levels == [list(range(0, 120, 10)), [5]]
+    assert all_end()
+
+
+def test_memory_is_that_of_the_cameras_newest_frames() -> None:
+    cameras = [Paced(size=(20 * number, 30)) for number in (1, 2, 3)]
+
+    def give_all() -> None:
+        for camera in cameras:
+            camera.give(7)
+
+    with looked_at(cameras, give_all) as results:
+        cameras[0].give()
+        for _ in itertools.islice(results, 40):
+            alive = [sum(made() is not None for made in camera.frames_made) for camera in cameras]
+            # the newest, the last result, the one that is segmented, its result, the caller's, the reader's
+            assert max(alive) <= 6
+    assert all(len(camera.frames_made) > 250 for camera in cameras)
+
+
+def test_a_slot_of_several_gives_the_one_that_waited_longest() -> None:
+    slot: Slot[str] = Slot(3)
+    for number, letter in enumerate("abc"):
+        slot.put(letter, number)
+    slot.put("A", 0)
+    assert slot.take() == "A"
+    slot.put("a", 0)
+    assert [slot.take() for _ in range(3)] == ["b", "c", "a"]
+    slot.put("c", 2)
+    assert slot.take() == "c"
