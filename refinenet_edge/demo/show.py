@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from refinenet_edge.bundle import open_bundle
@@ -98,7 +99,9 @@ class Show:
         self._sources, self._models = sources, models
         self._recording, self._power = recording, power
         self._lock = threading.Lock()  # of replacing the controls
-        self._woken, self._ended = threading.Event(), threading.Event()
+        # a queue of C's: Ctrl-C leaves an event's lock behind (see handover.py)
+        self._woken: SimpleQueue[None] = SimpleQueue()
+        self._ended = False
         self._began = self._resumed = 0.0
         self._message = ("", 0.0)  # and since when
         self._statistics = Statistics()
@@ -114,7 +117,7 @@ class Show:
         self._began = time.monotonic()
         try:
             before = None
-            while not self._ended.is_set():
+            while not self._ended:
                 playing = self.controls.source
                 try:
                     if not self._play(playing, frames):
@@ -144,12 +147,13 @@ class Show:
 
     def stop(self) -> None:
         """End `run` after the frame it is at."""
-        self._ended.set()
-        self._woken.set()
+        self._ended = True
+        self.wake()
 
     def wake(self) -> None:
         """Show the picture again soon, if there is no other: somebody new is looking."""
-        self._woken.set()
+        if self._woken.empty():
+            self._woken.put(None)
 
     def change(self, asked: Mapping[str, Any]) -> None:
         """Change what is shown, as `Controls.changed` does: where it raises `InputError`, nothing is changed."""
@@ -163,7 +167,7 @@ class Show:
             if old.paused and not self.controls.paused:
                 self._resumed = time.monotonic()
         self._figures_at = 0.0
-        self._woken.set()
+        self.wake()
 
     def segment(self, frame: Frame) -> Mask:
         """Segment with the model that is chosen now; `live` uses the show as its segmenter."""
@@ -193,13 +197,13 @@ class Show:
                 if self._statistics.frames == limit:
                     return False
                 while self.controls.paused and self._goes_on(playing):
-                    self._woken.wait(PAUSED_PERIOD)
-                    self._woken.clear()
+                    with contextlib.suppress(Empty):
+                        self._woken.get(timeout=PAUSED_PERIOD)
                     self._show(result)
-        return self.controls.source != playing and not self._ended.is_set()
+        return self.controls.source != playing and not self._ended
 
     def _goes_on(self, playing: int) -> bool:
-        return self.controls.source == playing and not self._ended.is_set()
+        return self.controls.source == playing and not self._ended
 
     def _show(self, result: SegmentedFrame) -> None:
         statistics, controls = self._statistics, self.controls

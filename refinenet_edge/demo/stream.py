@@ -22,6 +22,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from refinenet_edge.demo.handover import Ended, Handover
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.confusion import Truth
 from refinenet_edge.frames import Captured, LiveSource
@@ -89,7 +90,7 @@ class Cameras:
         if not sources:
             raise InputError("no source to look at: expected one at least")
         self._frames: Slot[ReadFrame] = Slot(len(sources))
-        self._results: Slot[SegmentedFrame] = Slot()
+        self._results: Handover[SegmentedFrame] = Handover()
         self._readers = [_Reader(number, source, self._frames) for number, source in enumerate(sources)]
         given = (self._frames, segmenter, self._results, len(sources))
         self._inference = threading.Thread(target=_infer, args=given, name="inference", daemon=True)
@@ -161,10 +162,6 @@ def _end_readers() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(_exit_code)
-
-
-class Ended(Exception):
-    """A slot was closed, and is empty."""
 
 
 class Slot(Generic[Item]):
@@ -306,7 +303,7 @@ class _Reader(threading.Thread):
                 self._frames.put((self._number, captured, self._index - 1, time.monotonic()), self._number)
 
 
-def _infer(frames: Slot[ReadFrame], segmenter: Segments, results: Slot[SegmentedFrame], sources: int) -> None:
+def _infer(frames: Slot[ReadFrame], segmenter: Segments, results: Handover[SegmentedFrame], sources: int) -> None:
     taken = [0] * sources
     try:
         while True:
