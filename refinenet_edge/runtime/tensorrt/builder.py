@@ -7,14 +7,15 @@ TensorRT-RTX builds without a GPU; TensorRT builds on the device that runs the p
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from refinenet_edge.bundle import MODEL, PLAN, Bundle, write_bundle
@@ -83,16 +84,9 @@ def build_plan(
     trt = cast("type[TensorRt]", load_library(flavour))
     cancelled = threading.Event()
     started = time.perf_counter()
-    with reports(trt) as report, ThreadPoolExecutor(1, "tensorrt-build") as pool:
-        try:
-            # in a thread of its own: the main thread must stay free to see Ctrl-C
-            future = pool.submit(_build, trt, onnx, options, _monitor(trt, cancelled, progress), report)
-            while not wait([future], POLL).done:
-                pass
-        except BaseException:
-            cancelled.set()
-            raise
-    plan = future.result()
+    with reports(trt) as report:
+        monitor = _monitor(trt, cancelled, progress)
+        plan = _in_thread(lambda: _build(trt, onnx, options, monitor, report), cancelled)
     info = EngineInfo(
         flavour=flavour,
         version=str(trt.__version__),
@@ -107,6 +101,34 @@ def build_plan(
         build_seconds=round(time.perf_counter() - started, 3),
     )
     return plan, info
+
+
+def _in_thread(build: Callable[[], bytes], cancelled: threading.Event) -> bytes:
+    """What `build` gives or raises. The main thread stays free to see Ctrl-C, which sets `cancelled`."""
+    # a queue of C's: Ctrl-C within a future's wait may leave its lock behind, and the build would never end
+    answers: SimpleQueue[bytes | BaseException] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put(build())
+        except BaseException as exc:
+            answers.put(exc)
+
+    thread = threading.Thread(target=run, name="tensorrt-build")
+    thread.start()
+    answer: bytes | BaseException | None = None
+    try:
+        while answer is None:
+            with contextlib.suppress(Empty):
+                answer = answers.get(timeout=POLL)
+    except BaseException:
+        cancelled.set()
+        raise
+    finally:
+        thread.join()
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def add_plan(bundle: Bundle, flavour: Flavour, options: EngineOptions, progress: Progress | None = None) -> Manifest:

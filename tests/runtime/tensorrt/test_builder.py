@@ -60,15 +60,16 @@ def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     Both are waited for, not slept for: a busy machine may take its time.
     """
     waits, told = threading.Event(), []
-    monitor, wait = builder._monitor, builder.wait
+    monitor = builder._monitor
 
     def watched_monitor(trt: Any, cancelled: threading.Event, progress: builder.Progress | None) -> Any:
         told.append(cancelled)
         return monitor(trt, cancelled, progress)
 
-    def watched_wait(*given: Any) -> Any:
-        waits.set()
-        return wait(*given)
+    class WatchedQueue(builder.SimpleQueue):  # type: ignore[type-arg]
+        def get(self, *given: Any, **options: Any) -> Any:
+            waits.set()
+            return super().get(*given, **options)
 
     def press() -> None:
         assert waits.wait(60), "the main thread does not wait"
@@ -76,7 +77,7 @@ def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         assert told[0].wait(60), "the main thread did not see Ctrl-C"
 
     monkeypatch.setattr(builder, "_monitor", watched_monitor)
-    monkeypatch.setattr(builder, "wait", watched_wait)
+    monkeypatch.setattr(builder, "SimpleQueue", WatchedQueue)
     return press
 
 
