@@ -64,10 +64,17 @@ def draw(
     """The whole picture, new: `lines` of figures top left, `legend` (class, colour) bottom left."""
     picture = blend(frame, mask, style)
     if style.figures:
-        height = picture.shape[0]
-        _stamp(picture, _panel(tuple(lines), (), height), top=True)
-        _stamp(picture, _panel((), tuple(legend), height), top=False)
+        write(picture, lines, legend)
     return np.hstack([frame, picture]) if style.side_by_side else picture
+
+
+def write(
+    picture: Frame, lines: Sequence[str] = (), legend: Sequence[tuple[str, RGB]] = (), height: int | None = None
+) -> None:
+    """Write `lines` top left into `picture`, `legend` bottom left, in letters for a picture of `height` (its own)."""
+    height = height or picture.shape[0]
+    _stamp(picture, _panel(tuple(lines), (), height), top=True)
+    _stamp(picture, _panel((), tuple(legend), height), top=False)
 
 
 def no_signal(picture: Frame, text: str = "NO SIGNAL") -> Frame:

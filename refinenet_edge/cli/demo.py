@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.records import DEFAULT_SIZE, Recipe, Size
 
 if TYPE_CHECKING:
-    from refinenet_edge.demo import Show
+    from refinenet_edge.demo import LiveSource, Show
 
 PEOPLE = Path(__file__).parents[1] / "photos" / "people"
 CAMERA = Path("/dev/video0")
@@ -28,6 +28,7 @@ CAMERA = Path("/dev/video0")
 @main.command("demo")
 @click.argument("bundles", nargs=-1, metavar="[BUNDLE]...", type=click.Path(path_type=Path))
 @option("--source", "sources", multiple=True, metavar="0|csi|URL|FILE|DIR|scenes", help="What to look at. Repeatable.")
+@option("--together", is_flag=True, help="All sources at once, in a grid; one engine takes them in turn.")
 @option(
     "--view",
     type=click.Choice(["web", "window", "none"]),
@@ -71,6 +72,7 @@ CAMERA = Path("/dev/video0")
 def demo(
     bundles: tuple[Path, ...],
     sources: tuple[str, ...],
+    together: bool,
     view: str | None,
     record: Path | None,
     rate: str,
@@ -87,7 +89,8 @@ def demo(
 
     Sources: 0 or /dev/video0, csi (Jetson), rtsp:// and http:// streams, video files, image folders, drawn scenes.
     Without BUNDLE it is a shipped model: for people, or for drawn scenes, as the source is. Without a camera or SOURCE
-    these are drawn scenes, with their mIoU, and photos of people. Several bundles or sources: switch there.
+    these are drawn scenes, with their mIoU, and photos of people. Several bundles or sources: switch there, or see all
+    sources --together.
     """
     # what OpenCV and FFmpeg say of a camera that is away, we say; they read this when they are imported
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
@@ -113,11 +116,11 @@ def demo(
     with contextlib.ExitStack() as stack:
         paths = bundles or [shipped_bundle(*recipe) for recipe in recipes]
         models = [stack.enter_context(Model.open(path, backend, allow_host_code)) for path in paths]
-        recording = Recording(record, opened[0].rate if rate == "full" else None) if record else None
+        recording = Recording(record, _rate_of(opened, together) if rate == "full" else None) if record else None
         # read when figures are made, not in a thread
         meters = stack.enter_context(Meters(gpu=gpu_bus_id(), period=None))
         model_of_source = [recipes.index(recipe) for recipe in shipped]
-        show = Show(opened, models, OverlayStyle(opacity), recording, RecentWatts(meters), model_of_source)
+        show = Show(opened, models, OverlayStyle(opacity), recording, RecentWatts(meters), model_of_source, together)
         stack.callback(show.close)
         if view == "window":
             show.views.append(Window(show))
@@ -129,6 +132,13 @@ def demo(
     summary = show.summary()
     rest = f", {summary.drops} that were older by then dropped" if summary.drops else ""
     out.print(f"{summary.frames} frames in {summary.seconds:.1f} s{rest}" + (f": {record}" if record else ""))
+
+
+def _rate_of(sources: Sequence[LiveSource], together: bool) -> float | None:
+    """Pictures a second of a recording with every frame in it; None: as they come."""
+    rates = [source.rate for source in (sources if together else sources[:1])]
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) if len(known) == len(rates) else None
 
 
 def _serve(show: Show, host: str, port: int, token: str | None, public: str | None) -> None:

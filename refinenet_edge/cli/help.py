@@ -12,7 +12,7 @@ HEADINGS = {
               "labels", "classes", "gives"),
     "Frames and labels": ("size", "sizes", "dynamic", "batch", "layout", "preprocess", "mean", "std", "scale", "order",
                           "resize", "upsample", "masks_as_stored", "scales", "short_side", "flip", "beside", "tiles",
-                          "overlap", "confidence", "sources", "source", "frames", "rate"),
+                          "overlap", "confidence", "sources", "source", "together", "frames", "rate"),
     "Precision and accuracy": ("precision", "calib", "judge", "max_miou_drop", "min_agreement", "cpu", "method",
                                "special", "without", "force", "strict"),
     "Engine": ("backend", "second_backend", "target", "workspace_mib", "timing_cache", "version_compatible",

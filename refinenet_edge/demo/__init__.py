@@ -1,9 +1,10 @@
 """The real-time demo: frames -> masks while they are fresh -> a window, a recording, a web page.
 
-stream.py    live(source, segmenter): reads, infers and hands out at once; the newest frame wins
+stream.py    live(source, segmenter): reads, infers and hands out at once; the newest frame wins, of several in turn
 controls.py  what viewers set, and whether it can be
 figures.py   what is counted, and the figures made of it
 show.py      plays sources through models: one picture and one set of figures for all who look
+grid.py      the pictures of several cameras in one
 record.py, window.py, web.py   where it is looked at; access.py: who may; metrics.py: what a monitor asks
 
 for result in live(open_source("0"), segmenter):

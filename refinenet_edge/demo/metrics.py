@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from refinenet_edge import __version__
-from refinenet_edge.demo.figures import Figures
+from refinenet_edge.demo.figures import CameraFigures, Figures
 
 KIND = "text/plain; version=0.0.4"
 HANGS = 10.0  # seconds without a picture, after which something hangs
+
+CAMERAS: list[tuple[str, str, str, Callable[[CameraFigures], float]]] = [
+    ("live", "gauge", "1 while frames of this camera come.", lambda camera: camera.state == "live"),
+    ("frames_total", "counter", "Frames of this camera segmented.", lambda camera: camera.frames),
+    ("dropped_frames_total", "counter", "Its frames that newer ones replaced unseen.", lambda camera: camera.drops),
+    ("frames_per_second", "gauge", "Its pictures shown, of the last two seconds.", lambda camera: camera.fps),
+    ("age_seconds", "gauge", "Age of its newest mask when it was shown.", lambda camera: camera.age_ms / 1000),
+    ("share", "gauge", "Its share of the frames segmented, last two seconds.", lambda camera: camera.share),
+]
 
 Series = tuple[Mapping[str, str], float]  # labels, value
 
@@ -48,7 +57,7 @@ def _families(figures: Figures, viewers: int) -> Iterator[tuple[str, str, str, l
     yield "frames_total", "counter", "Frames segmented.", one(speed.frames)
     yield "dropped_frames_total", "counter", "Frames of live sources that newer ones replaced unseen.", one(speed.drops)
     yield "frames_per_second", "gauge", "Pictures shown, of the last two seconds.", one(speed.fps)
-    yield "age_seconds", "gauge", "Age of the newest mask when it was shown, since its capture.", timed(speed.age_ms)
+    yield "age_seconds", "gauge", "Age of the newest mask when shown; the oldest camera's.", timed(speed.age_ms)
     yield "segment_p50_seconds", "gauge", "Median from frame to labels, last 300 frames.", timed(speed.p50_ms)
     yield "segment_p99_seconds", "gauge", "99 of 100 from frame to labels, last 300 frames.", timed(speed.p99_ms)
     stages: list[Series] = [({"stage": stage}, ms / 1000) for stage, ms in speed.stages_ms.items()]
@@ -61,6 +70,9 @@ def _families(figures: Figures, viewers: int) -> Iterator[tuple[str, str, str, l
         one(figures.score.miou if figures.score else None),
     )
     yield "power_watts", "gauge", "Power of what computes, mean of two seconds.", one(figures.power_w)
+    for name, kind, told, value in CAMERAS:
+        series: list[Series] = [({"camera": camera.name}, float(value(camera))) for camera in figures.cameras]
+        yield f"camera_{name}", kind, told, series
     yield "viewers", "gauge", "Who looks at the page's picture.", one(viewers)
 
 
@@ -81,3 +93,9 @@ def problem(figures: Figures | None, silent: float) -> str:
     if figures.state == "no signal":
         return f"no signal from {figures.playing.sources[figures.controls.source]}"
     return f"nothing was shown for {silent:.0f} s" if silent > HANGS else ""
+
+
+def remark(figures: Figures | None) -> str:
+    """What is to be said of a demo that is well: which of several cameras give nothing."""
+    silent = [camera.name for camera in figures.cameras if camera.state == "no signal"] if figures else []
+    return f", no signal from {', '.join(silent)}" if silent else ""

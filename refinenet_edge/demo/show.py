@@ -1,11 +1,11 @@
 """The running demo: plays sources through models, and shows one picture and one set of figures to all who look.
 
-live(source, segmenter) ──> Show ──> Recording
-                             │  └──> View ...   a window, a web page
-                             └────── change({"opacity": 0.7})
+Cameras(sources, segmenter) ──> Show ──> Recording
+                                 │  └──> View ...   a window, a web page
+                                 └────── change({"opacity": 0.7})
 
 The thread that calls `run` reads results, draws, and calls the recording and the views. `change`, `wake` and `stop` are
-for any thread: controls are never changed but replaced whole. `segment` is called by the inference thread of `live`.
+for any thread: controls are never changed but replaced whole. `segment` is called by the inference thread of `Cameras`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -23,8 +23,9 @@ from typing import Any, Protocol
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.demo.controls import Controls
 from refinenet_edge.demo.figures import Figures, Playing, Statistics
+from refinenet_edge.demo.grid import Grid, Tile, columns_of
 from refinenet_edge.demo.record import Recording
-from refinenet_edge.demo.stream import SegmentedFrame, live
+from refinenet_edge.demo.stream import Cameras, SegmentedFrame
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import LiveSource
 from refinenet_edge.overlay import OverlayStyle, draw, no_signal
@@ -77,7 +78,7 @@ class DemoSummary:
 
 
 class Show:
-    """Plays `sources` one at a time through one of `models`; `views` may be added until it runs."""
+    """Plays `sources`, one at a time or `together`, through one of `models`; `views` may be added until it runs."""
 
     def __init__(
         self,
@@ -87,16 +88,26 @@ class Show:
         recording: Recording | None = None,
         power: Callable[[], float | None] = lambda: None,
         model_of_source: Sequence[int] = (),
+        together: bool = False,
     ) -> None:
         """`power` says how many watts the machine takes, where that can be known.
 
         `model_of_source` has for each source the index of the model it is shown with, unless a viewer chooses another;
-        empty: changing the source keeps the model.
+        empty: changing the source keeps the model. `together`: what is played first, and can be chosen beside each
+        source alone, is all of them in a grid, each in its turn, with the first one's model.
         """
         self.views: list[View] = []
         self.controls = Controls(style, model=model_of_source[0] if model_of_source else 0)
-        self._model_of_source = model_of_source
         self._sources, self._models = sources, models
+        self._names = _distinct([source.name for source in sources])
+        self._choices: list[tuple[int, ...]] = [(source,) for source in range(len(sources))]  # what can be played
+        if together and len(sources) > 1:
+            self._choices.insert(0, tuple(range(len(sources))))
+        self._model_of_choice = [model_of_source[choice[0]] for choice in self._choices] if model_of_source else []
+        self._chosen = self._choices[0]
+        self._cameras: Cameras | None = None  # that play
+        self._last: dict[int, SegmentedFrame] = {}  # of each camera
+        self._grids: dict[bool, Grid] = {}  # with figures in them, and without
         self._recording, self._power = recording, power
         self._lock = threading.Lock()  # of replacing the controls
         # a queue of C's: Ctrl-C leaves an event's lock behind (see handover.py)
@@ -160,9 +171,9 @@ class Show:
         classes = [model.segmenter.labels for model in self._models]
         with self._lock:
             old = self.controls
-            changed = old.changed(asked, len(self._sources), classes)
-            if self._model_of_source and changed.source != old.source and "model" not in asked:
-                changed = changed.changed({"model": self._model_of_source[changed.source]}, len(self._sources), classes)
+            changed = old.changed(asked, len(self._choices), classes)
+            if self._model_of_choice and changed.source != old.source and "model" not in asked:
+                changed = changed.changed({"model": self._model_of_choice[changed.source]}, len(self._choices), classes)
             self.controls = changed
             if old.paused and not self.controls.paused:
                 self._resumed = time.monotonic()
@@ -170,24 +181,28 @@ class Show:
         self.wake()
 
     def segment(self, frame: Frame) -> Mask:
-        """Segment with the model that is chosen now; `live` uses the show as its segmenter."""
+        """Segment with the model that is chosen now; `Cameras` uses the show as its segmenter."""
         model = self.controls.model
         mask = self._models[model].segmenter.segment(frame)
         self._made_by.append(model)
         return mask
 
     def _play(self, playing: int, limit: int | None) -> bool:
-        """Play source `playing`; returns whether another was chosen."""
-        source = self._sources[playing]
-        self._statistics.begin_source()
-        self._made_by.clear()
+        """Play choice `playing`; returns whether another was chosen."""
+        self._chosen = self._choices[playing]
+        sources = [self._sources[source] for source in self._chosen]
+        self._statistics.begin(len(sources))
+        for kept in (self._made_by, self._last, self._grids):
+            kept.clear()
+        self._cameras = None
         self._figures = self._take_figures("opening")
         for view in self.views:
             view.show(None, self._figures)
-        with contextlib.closing(live(source, self)) as results:
-            for result in results:
+        with contextlib.closing(Cameras(sources, self)) as self._cameras:
+            for result in self._cameras.results():
                 if not self._goes_on(playing):
                     break
+                source = sources[result.camera]
                 if result.signal:
                     model = self._made_by.popleft()
                     if source.live and result.captured < self._resumed:
@@ -208,15 +223,16 @@ class Show:
     def _show(self, result: SegmentedFrame) -> None:
         statistics, controls = self._statistics, self.controls
         started = time.monotonic()
+        self._last[result.camera] = result
         if not result.signal:
-            statistics.no_signal(1000 * (started - result.captured))
+            statistics.no_signal(result.camera, 1000 * (started - result.captured))
         if self._figures is None or started - self._figures_at >= FIGURES_PERIOD:
             self._figures_at = started
-            state = "paused" if controls.paused else "live" if result.signal else "no signal"
-            self._figures = self._take_figures(state)
+            some = any(last.signal for last in self._last.values())
+            self._figures = self._take_figures("paused" if controls.paused else "live" if some else "no signal")
         figures = self._figures
         kinds = {view.written for view in self.views if view.wanted()} | ({True} if self._recording else set())
-        pictures = {written: _picture(result, controls.style, figures, written) for written in kinds}
+        pictures = self._pictures(result, kinds, figures)
         drawn = time.monotonic()
         if self._recording:
             self._recording.write(pictures[True])
@@ -225,7 +241,40 @@ class Show:
         done = time.monotonic()
         if result.signal and not controls.paused:
             took = {"draw": 1000 * (drawn - started), "encode": 1000 * (done - drawn)}
-            statistics.shown(done, 1000 * (done - result.captured), took)
+            statistics.shown(result.camera, done, 1000 * (done - result.captured), took)
+
+    def _pictures(self, result: SegmentedFrame, kinds: Collection[bool], figures: Figures) -> dict[bool, Frame]:
+        """What is seen of `result`, or of all cameras; of each of `kinds`: with figures and the legend in it or not."""
+        style = self.controls.style
+        if len(self._chosen) == 1:
+            return {written: _picture(result, style, figures, written) for written in kinds}
+        self._grids = {written: self._grids.get(written) or Grid(len(self._chosen)) for written in kinds}
+        pictures = {}
+        for written, grid in self._grids.items():
+            told = written and style.figures
+            tiles = [
+                Tile(
+                    camera.name,
+                    self._last.get(place),
+                    "" if camera.state == "live" else camera.state,
+                    camera.lines() if told and camera.frames else (),
+                )
+                for place, camera in enumerate(figures.cameras)
+            ]
+            pictures[written] = grid.picture(tiles, style, figures.legend() if told else ())
+        return pictures
+
+    def _states(self) -> list[tuple[str, str, str]]:
+        """Name and state of each camera that plays, and why it is silent."""
+        states = []
+        for place, source in enumerate(self._chosen):
+            why = self._cameras.why_silent(place) if self._cameras else None
+            last = self._last.get(place)
+            state = "live" if last and last.signal else "no signal" if last or why else "opening"
+            if state == "no signal" and self._cameras and self._cameras.has_ended(place):
+                state = "ended"
+            states.append((self._names[source], state, why or "" if state == "no signal" else ""))
+        return states
 
     def _take_figures(self, state: str) -> Figures:
         controls, statistics = self.controls, self._statistics
@@ -236,7 +285,7 @@ class Show:
             message=message if time.monotonic() - since < MESSAGE_SECONDS else "",
             controls=controls,
             playing=Playing(
-                sources=tuple(source.name for source in self._sources),
+                sources=tuple(_called([self._names[source] for source in choice]) for choice in self._choices),
                 models=tuple(f"{item.name} ({item.precision})" for item in self._models),
                 precision=model.precision,
                 backend=model.segmenter.session.name,
@@ -245,6 +294,8 @@ class Show:
             score=statistics.score(),
             classes=statistics.classes(model.segmenter.labels),
             power_w=self._power(),
+            cameras=statistics.cameras(self._states(), time.monotonic()),
+            columns=columns_of(len(self._chosen)),
         )
 
 
@@ -253,3 +304,17 @@ def _picture(result: SegmentedFrame, style: OverlayStyle, figures: Figures, writ
     writing = (figures.lines(), figures.legend()) if written else ((), ())
     picture = draw(result.frame, result.mask, style, *writing)
     return picture if result.signal else no_signal(picture)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """`names` with a number behind those that were there before: sources of one address differ in their options."""
+    found: list[str] = []
+    for name in names:
+        numbered = (name, *(f"{name} ({number})" for number in range(2, len(names) + 2)))
+        found.append(next(item for item in numbered if item not in found))
+    return found
+
+
+def _called(names: Sequence[str]) -> str:
+    """What is played, as it is chosen."""
+    return names[0] if len(names) == 1 else f"all {len(names)} together"

@@ -123,6 +123,10 @@ class Cameras:
         """Why source `camera` gives no frames at present; None: it does, or it is being opened for the first time."""
         return self._readers[camera].why_silent
 
+    def has_ended(self, camera: int) -> bool:
+        """Whether source `camera` gives no more."""
+        return self._readers[camera].ended
+
     def _is_silent(self, camera: int) -> bool:
         # where all have ended, their last results are on their way
         return self.why_silent(camera) is not None and not all(reader.ended for reader in self._readers)

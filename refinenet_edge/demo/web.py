@@ -33,7 +33,7 @@ from starlette.types import ASGIApp
 
 from refinenet_edge.demo.access import MAX_CONNECTIONS, Connection, Guard, public_url, token_for
 from refinenet_edge.demo.figures import Figures
-from refinenet_edge.demo.metrics import KIND, metrics, problem
+from refinenet_edge.demo.metrics import KIND, metrics, problem, remark
 from refinenet_edge.demo.show import Show
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.opencv import cv2
@@ -217,7 +217,7 @@ class Web:
 
     async def _health(self, request: Request) -> Response:
         why = problem(self._last, time.monotonic() - self._shown)
-        return PlainTextResponse(f"{why or 'ok'}\n", 503 if why else 200)
+        return PlainTextResponse(f"{why or 'ok' + remark(self._last)}\n", 503 if why else 200)
 
     async def _newer(self, number: int) -> None:
         """Wait for a picture after that `number`, or the end."""

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 from click.testing import CliRunner
 
@@ -35,6 +36,19 @@ def test_a_file_becomes_a_recording(mobile_bundle: Path, tmp_path: Path) -> None
 def test_it_stops_after_so_many_frames(mobile_bundle: Path) -> None:
     done = run(mobile_bundle, "--source", "scenes", "--view", "none", "--frames", "2")
     assert done.exit_code == 0 and done.output.startswith("2 frames in")
+
+
+def test_sources_together_share_one_recording(mobile_bundle: Path, tmp_path: Path) -> None:
+    for name, count in (("a.avi", 3), ("b.avi", 2)):
+        write_video(tmp_path / name, [60] * count, rate=8)
+    out = tmp_path / "out.webm"
+    sources = [part for name in ("a.avi", "b.avi") for part in ("--source", tmp_path / name)]
+    done = run(mobile_bundle, *sources, "--together", "--rate", "full", "--view", "none", "--record", out)
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("5 frames") and "dropped" not in done.output
+    frames = read_video(out)
+    assert len(frames) == 5 and frames[0].shape == (360, 1280, 3)
+    assert cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FPS) == 16
 
 
 def test_a_web_page_says_where_it_is(mobile_bundle: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from refinenet_edge import __version__
 from refinenet_edge.demo import Controls, Figures
-from refinenet_edge.demo.figures import ClassShare, Playing, Score, Speed
-from refinenet_edge.demo.metrics import metrics, problem
+from refinenet_edge.demo.figures import CameraFigures, ClassShare, Playing, Score, Speed
+from refinenet_edge.demo.metrics import metrics, problem, remark
 from refinenet_edge.overlay import OverlayStyle
 
 FIGURES = Figures(
@@ -78,6 +78,26 @@ def test_every_figure_is_a_metric_in_base_units() -> None:
         "power_watts": 14.5,
         "viewers": 2,
     }
+
+
+def test_each_camera_has_series_of_its_own() -> None:
+    cameras = (
+        CameraFigures('rtsp://a/"1"', "live", "", 12.5, 40.0, 70, 3, 0.75),
+        CameraFigures("b", "no signal", "it is unplugged", 0.0, 9000.0, 20, 1, 0.25),
+    )
+    found = parsed(metrics(dataclasses.replace(FIGURES, cameras=cameras), 0))
+    assert {name: value for name, value in found.items() if name.startswith("camera_")} == {
+        f'camera_{name}{{camera="{camera}"}}': value
+        for camera, values in (('rtsp://a/\\"1\\"', (1, 70, 3, 12.5, 0.04, 0.75)), ("b", (0, 20, 1, 0, 9, 0.25)))
+        for name, value in zip(
+            ("live", "frames_total", "dropped_frames_total", "frames_per_second", "age_seconds", "share"),
+            values,
+            strict=True,
+        )
+    }
+    assert found["frames_total"] == 7200
+    assert remark(dataclasses.replace(FIGURES, cameras=cameras)) == ", no signal from b"
+    assert remark(FIGURES) == remark(None) == ""
 
 
 def test_what_is_not_known_is_left_out() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.labels import VOC
 from refinenet_edge.overlay import OverlayStyle, blend
-from refinenet_edge.records import Labels, Mask
-from tests.demo.fakes import THREE, Audience, given, grey, read_video, segmenter, source, ticking
+from refinenet_edge.records import Frame, Labels, Mask
+from tests.demo.fakes import THREE, Audience, Paced, given, grey, read_video, segmenter, source, ticking
 
 PLAIN = OverlayStyle()
 
@@ -277,3 +277,143 @@ def test_a_lost_source_is_said_to_have_no_signal(monkeypatch: pytest.MonkeyPatch
         age = audience.figures[-1].speed.age_ms
         audience.wait(lambda: audience.figures[-1].speed.age_ms > age + 300)
         assert audience.figures[-1].speed.frames <= 3
+
+
+# --- several cameras together
+
+
+@contextlib.contextmanager
+def together(*cameras: Paced, also: Sequence[LiveSource] = ()) -> Iterator[tuple[Show, Audience]]:
+    """Cameras of these names in a grid, plain; while a frame is segmented each that is there gives its next five."""
+
+    def give_all() -> None:
+        for camera in cameras:
+            if not camera.unplugged:
+                camera.give(5)
+
+    sources = [camera.source(f"camera {number}") for number, camera in enumerate(cameras)]
+    small = Model("small", "fp32", segmenter(before=give_all))
+    show = Show([*sources, *also], [small], OverlayStyle(0.0, figures=False), together=True)
+    audience = Audience()
+    show.views.append(audience)
+    with running(show):
+        try:
+            cameras[0].give()
+            yield show, audience
+        finally:
+            for camera in cameras:
+                camera.unplug()
+
+
+def tile(audience: Audience, place: int) -> Frame:
+    """The lower middle of a tile of a grid of two columns and rows: its name is above."""
+    height, width = (side // 2 for side in audience.pictures[-1].shape[:2])
+    row, column = divmod(place, 2)
+    top, left = row * height + height // 2, column * width + width // 2
+    return audience.pictures[-1][top : top + height // 2, left - 20 : left + 20]
+
+
+def states(audience: Audience) -> list[str]:
+    return [camera.state for camera in audience.figures[-1].cameras]
+
+
+def test_cameras_together_have_equal_shares_and_figures_of_their_own() -> None:
+    cameras = [Paced(50), Paced(100, (96, 64)), Paced(150, (30, 30))]
+    with together(*cameras) as (_, audience):
+        audience.wait(lambda: audience.figures[-1].speed.frames > 60)
+        figures = audience.figures[-1]
+        assert figures.playing.sources == ("all 3 together", "camera 0", "camera 1", "camera 2")
+        assert [camera.name for camera in figures.cameras] == ["camera 0", "camera 1", "camera 2"]
+        assert figures.columns == 2 and figures.state == "live" and states(audience) == ["live"] * 3
+        counts = [camera.frames for camera in figures.cameras]
+        assert sum(counts) == figures.speed.frames and max(counts) - min(counts) <= 1
+        assert sum(camera.share for camera in figures.cameras) == pytest.approx(1)
+        assert all(camera.share == pytest.approx(1 / 3, abs=0.1) for camera in figures.cameras)
+        # all but one of the frames that came in each round of three
+        assert all(camera.drops >= 14 * (camera.frames - 2) for camera in figures.cameras)
+        assert figures.speed.drops == sum(camera.drops for camera in figures.cameras)
+        assert figures.speed.age_ms == max(camera.age_ms for camera in figures.cameras) > 0
+        assert [int(np.median(tile(audience, place))) for place in range(4)] == [50, 100, 150, 0]
+
+
+def test_a_camera_that_goes_away_leaves_its_tile_and_comes_back_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "REPEAT_PERIOD", 0.05)
+    stays, goes = Paced(50), Paced(200)
+    with together(stays, goes) as (_, audience):
+        audience.wait(lambda: states(audience) == ["live", "live"])
+        goes.unplug()
+        audience.wait(lambda: states(audience) == ["live", "no signal"])
+        away = audience.figures[-1].cameras[1]
+        assert away.why == "it is unplugged" and away.fps == 0
+        audience.wait(lambda: np.median(audience.pictures[-1][200:, 640:]) == 80)  # dark
+        before = audience.figures[-1].cameras[0].frames
+        audience.wait(lambda: audience.figures[-1].cameras[0].frames > before + 20)
+        assert np.median(audience.pictures[-1][200:, :640]) == 50
+        audience.wait(lambda: audience.figures[-1].cameras[1].age_ms > away.age_ms)
+        assert audience.figures[-1].state == "live" and audience.figures[-1].speed.age_ms < away.age_ms + 10_000
+        goes.unplug(False)
+        audience.wait(lambda: states(audience) == ["live", "live"] and audience.figures[-1].cameras[1].why == "")
+        audience.wait(lambda: np.median(audience.pictures[-1][200:, 640:]) == 200)
+
+
+def test_a_camera_that_never_opens_has_a_tile_and_a_reason() -> None:
+    with together(Paced(50), also=[source(missing)]) as (_, audience):
+        audience.wait(lambda: states(audience) == ["live", "no signal"])
+        assert audience.figures[-1].cameras[1].why == "no camera there"
+        assert np.median(audience.pictures[-1][200:, :640]) == 50
+        assert audience.pictures[-1][120:240, 640:].max() == 255  # it is said
+
+
+def test_one_of_them_can_be_looked_at_alone() -> None:
+    sources = [LiveSource(f"camera {number}", ticking(size=(96, 64)), True, True) for number in range(2)]
+    show, audience = Show(sources, [model()], PLAIN, together=True), Audience()
+    show.views.append(audience)
+    with running(show):
+        audience.wait(lambda: audience.figures and states(audience) == ["live", "live"])
+        show.change({"source": 2})
+        audience.wait(lambda: size_of(audience) == (96, 64) and states(audience) == ["live"])
+        assert [camera.name for camera in audience.figures[-1].cameras] == ["camera 1"]
+        show.change({"source": 0})
+        audience.wait(lambda: size_of(audience) == (360, 1280) and states(audience) == ["live", "live"])
+
+
+def test_a_pause_holds_the_grid_which_can_still_be_changed() -> None:
+    with together(Paced(50), Paced(100)) as (show, audience):
+        audience.wait(lambda: states(audience) == ["live", "live"])
+        show.change({"paused": True})
+        audience.wait(lambda: audience.figures[-1].state == "paused")
+        held = audience.figures[-1].speed.frames
+        show.change({"side_by_side": True, "opacity": 1.0})
+        audience.wait(lambda: audience.pictures[-1][180, 500].tolist() == list(THREE.palette[0][::-1]))
+        assert audience.figures[-1].speed.frames == held
+        show.change({"paused": False})
+        audience.wait(lambda: audience.figures[-1].speed.frames > held + 5)
+
+
+def test_two_cameras_of_one_address_have_names_of_their_own() -> None:
+    show = Show([source(ticking()) for _ in range(3)], [model()], PLAIN, together=True)
+    audience = Audience()
+    show.views.append(audience)
+    show.run(frames=6)
+    assert [camera.name for camera in audience.figures[-1].cameras] == ["fake", "fake (2)", "fake (3)"]
+
+
+def test_a_camera_together_with_none_is_shown_as_it_is() -> None:
+    show, audience = Show([source(ticking())], [model()], PLAIN, together=True), Audience()
+    show.views.append(audience)
+    show.run(frames=2)
+    assert audience.figures[-1].playing.sources == ("fake",) and size_of(audience) == (48, 64)
+    assert len(audience.figures[-1].cameras) == audience.figures[-1].columns == 1
+
+
+def test_a_grid_is_recorded_with_its_figures(tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "out.webm", rate=5)
+    files = [source(given([grey(level)] * 3), live=False, lasting=False) for level in (50, 200)]
+    show, page = Show(files, [model()], OverlayStyle(0.0), recording, together=True), Audience(written=False)
+    show.views.append(page)
+    show.run()
+    frames = read_video(tmp_path / "out.webm")
+    assert len(frames) == len(page.pictures) == show.summary().frames == 6
+    assert frames[-1].shape == (360, 1280, 3)
+    corner = np.s_[40:80, 10:300]  # under the name
+    assert frames[-1][corner].max() > 150 > page.pictures[-1][corner].max()

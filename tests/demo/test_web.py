@@ -274,6 +274,25 @@ def test_metrics_and_health_follow_the_show() -> None:
         assert parsed(page.ask("/metrics")[1].decode())["live"] == 0
 
 
+def test_a_demo_of_several_cameras_is_well_while_one_of_them_gives_frames() -> None:
+    def missing() -> CapturedFrames:
+        raise InputError("no camera there")
+        yield
+
+    show = Show([source(ticking()), source(missing)], [model()], OverlayStyle(), together=True)
+    page = Page(show, Web(show))
+    page.web.start()
+    show.views.append(page.web)
+    with running(show):
+        until(lambda: page.ask("/healthz")[1] == b"ok, no signal from fake (2)\n")
+        assert page.ask("/healthz")[0].status == 200
+        found = parsed(page.ask("/metrics")[1].decode())
+        assert (found['camera_live{camera="fake"}'], found['camera_live{camera="fake (2)"}']) == (1, 0)
+        until(lambda: parsed(page.ask("/metrics")[1].decode())['camera_share{camera="fake"}'] == 1)
+        picture = cv2.imdecode(np.frombuffer(page.ask("/snapshot.png")[1], np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None and picture.shape == (360, 1280, 3)
+
+
 def test_before_the_first_picture_it_is_not_well() -> None:
     show = Show([source(ticking())], [model()], OverlayStyle())
     page = Page(show, Web(show))
