@@ -20,7 +20,7 @@ from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion import parity
 from refinenet_edge.model.cubic import resize_cubic
 from refinenet_edge.records import SMALLEST_SIDE
-from refinenet_edge.trace import IR_VERSION, OPSET, num_classes, read_onnx, to_bytes, trace
+from refinenet_edge.trace import ENDS, IR_VERSION, OPSET, num_classes, read_onnx, to_bytes, trace
 from tests.conftest import ODD, Traced, onnx_model, operators, weights
 
 
@@ -320,9 +320,15 @@ class TestReadOnnx:
         with pytest.raises(GraphError, match=r"is fixed to 64x96: build it with --size 64x96"):
             read_onnx(path, (64, 64))
 
-    def test_a_larger_batch_is_refused(self, tmp_path: Path) -> None:
+    def test_a_larger_batch_becomes_one_frame(self, tmp_path: Path) -> None:
         path = saved(tmp_path, anybodys(inputs="float[4,3,H,W] pixels", outputs="float[4,5,h,w] scores"))
-        with pytest.raises(GraphError, match="is fixed to batches of 4: export it with batch 1"):
+        model = read_onnx(path, (64, 96))
+        assert (model.graph.inputs[0].shape, model.meta[ENDS].frames) == (ir.Shape([1, 3, 64, 96]), 4)
+        assert model.graph.outputs[0].shape == ir.Shape([1, 5, 32, 48])
+
+    def test_a_batch_beyond_all_bounds_is_refused(self, tmp_path: Path) -> None:
+        path = saved(tmp_path, anybodys(inputs="float[257,3,H,W] pixels", outputs="float[257,5,h,w] scores"))
+        with pytest.raises(GraphError, match="is fixed to batches of 257, at most 256 are taken: export it with fewer"):
             read_onnx(path, (64, 96))
 
     @pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "unknown operator", "missing", "folder", "image"])

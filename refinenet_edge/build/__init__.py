@@ -53,15 +53,18 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     resolved = resolve(recipe)
     loaded = load(resolved.network, step)
     proven = replace(loaded.spec, size=loaded.size)  # of a dynamic network, the usual size
-    fused = fuse_and_prove(loaded.model, loaded.reference, resolved.rewrites, proven, step, loaded.last_bit)
+    fused = fuse_and_prove(
+        loaded.model, loaded.reference, resolved.rewrites, proven, step, loaded.last_bit, loaded.batch
+    )
     rounding = find_rounding(resolved.quantisation, resolved.bits, fused, loaded.spec, loaded.labels, step)
-    ends = replace(resolved.ends, upsample=loaded.spec.upsample)
+    ends = replace(resolved.ends, upsample=loaded.spec.upsample, batch=loaded.batch)
     typed = put_precision(
         fused, resolved.precision, resolved.backend, rounding, resolved.bits, resolved.timed_against, ends, step
     )
     samples = rounding.samples if rounding else {}
     proof = prove(typed, fused, samples, loaded.spec.upsample, resolved.proving, step)
-    engine = build_engine(typed, resolved.backend, resolved.engine, step, progress)
+    options = replace(resolved.engine, batch=loaded.batch) if resolved.engine else None
+    engine = build_engine(typed, resolved.backend, options, step, progress)
     described = describe(loaded, fused, rounding, typed, proof, engine, recipe)
     manifest = add_speed(described, typed, engine, step)
     step("write the bundle")

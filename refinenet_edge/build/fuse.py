@@ -13,9 +13,10 @@ import onnx_ir as ir
 from refinenet_edge.errors import GraphError
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import Firing, Rewrite, fuse, parity
-from refinenet_edge.records import NOISE, FrameSpec, Parity
+from refinenet_edge.onnx_ends import set_batch
+from refinenet_edge.records import NOISE, ONE, Batch, FrameSpec, Parity
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.trace import num_classes, to_bytes
+from refinenet_edge.trace import copy_of, num_classes, to_bytes
 
 PHOTO = "astronaut.jpg"  # the real frame of the proof
 
@@ -42,10 +43,12 @@ def fuse_and_prove(
     spec: FrameSpec,
     step: Callable[[str], None],
     last_bit: float | None = parity.LAST_BIT,
+    batch: Batch = ONE,
 ) -> FusedModel:
     """`model`, which is changed in place, fused and held to `reference` on frames as `spec` says, which has a size.
 
-    `last_bit` is that of the numbers that `reference` computes in; None: its logits are labels, 0 or 1.
+    It is, frame by frame, and with as many at once as `batch` says. `last_bit` is that of the numbers that `reference`
+    computes in; None: its logits are labels, 0 or 1.
     Raises `GraphError` naming the rewrite that is not exact, or saying that the import is not.
     """
     step("fuse the graph")
@@ -59,6 +62,9 @@ def fuse_and_prove(
         raise GraphError(f"the model gives {'x'.join(map(str, given))}, it says that it gives {classes} classes")
     noise = cache(lambda: 1.0 if last_bit is None else parity.rounding(traced, frames, last_bit))
     proof = parity.prove(traced, logits, model, rewrites, frames, noise)
+    if batch != ONE:
+        step(f"hold it to that with {batch} frames at once")
+        proof += parity.prove_together(to_bytes(set_batch(copy_of(model), batch)), batch, logits, frames, noise)
     return FusedModel(model, tuple(firings), frames, logits, proof, noise)
 
 

@@ -29,7 +29,7 @@ def given_logits(path: Path, ends: Ends, inputs: parity.Inputs) -> dict[str, Arr
     """
     try:
         with OrtSession(_tapped(path, ends), optimised=False) as session:
-            found = {name: _run(session, ends, image) for name, image in inputs.items()}
+            found = {name: _run(session, ends, _together(inputs, name, ends.frames)) for name in inputs}
     except RefineNetEdgeError as exc:
         raise GraphError(f"ONNX Runtime cannot run {path}: {first_line(exc)}; export it again") from exc
     logits = {name: ends.logits(source) for name, (_, source) in found.items()}
@@ -61,11 +61,22 @@ def _tapped(path: Path, ends: Ends) -> Path | bytes:
     return bytes(proto.SerializeToString())
 
 
-def _run(session: Session, ends: Ends, image: Array) -> tuple[Array, Array]:
-    """What the file gives on `image`, and the source of its logits. Inputs that nothing reads are zero."""
+def _together(inputs: parity.Inputs, name: str, frames: int) -> Array:
+    """The input `name` and those after it, in turn, until there are `frames`."""
+    names = list(inputs)
+    first = names.index(name)
+    return np.concatenate([inputs[names[(first + index) % len(names)]] for index in range(frames)])
+
+
+def _run(session: Session, ends: Ends, images: Array) -> tuple[Array, Array]:
+    """What the file gives on the first of `images`, and the source of its logits.
+
+    Inputs that nothing reads are zero.
+    """
     feeds = {
         spec.name: np.zeros([side if isinstance(side, int) and side > 0 else 1 for side in spec.shape], spec.dtype)
         for spec in session.inputs
     }
-    values = session.run({**feeds, ends.image: ends.fed(image)})
-    return np.array(values[ends.output]), np.array(values[ends.source])
+    values = session.run({**feeds, ends.image: ends.fed(images)})
+    one = slice(1 if ends.frames > 1 else None)
+    return np.array(values[ends.output])[one], np.array(values[ends.source])[one]

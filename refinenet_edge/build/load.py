@@ -19,7 +19,18 @@ from refinenet_edge.labels import fitting
 from refinenet_edge.model import open_network
 from refinenet_edge.model.blocks import CrpOrder
 from refinenet_edge.onnx_ends import Ends, Said
-from refinenet_edge.records import DEFAULT_SIZE, PREPROCESSINGS, Bilinear, Cubic, FrameSpec, Labels, Nearest, Size
+from refinenet_edge.records import (
+    DEFAULT_SIZE,
+    ONE,
+    PREPROCESSINGS,
+    Batch,
+    Bilinear,
+    Cubic,
+    FrameSpec,
+    Labels,
+    Nearest,
+    Size,
+)
 from refinenet_edge.runtime.first_run import require_runs
 from refinenet_edge.trace import ENDS, num_classes, read_onnx, torch_logits, trace
 
@@ -51,6 +62,7 @@ class Network:
     calibrated: bool  # we quantise it: then it has no Q/DQ yet
     state_key: str | None = None  # which weights of a checkpoint that holds several
     collapse_ind: str | None = None  # of DenseTorch's checkpoints
+    batch: Batch | None = None  # frames at once; None: as an ONNX file is fixed, else one
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class LoadedModel:
     """A traced float32 graph and where it came from, how frames go in and logits come out, and its classes.
 
     `reference` is what was handed in, as it is: torch's module, or the ONNX file before anything was done to it.
+    It takes one frame; `batch` is how many its bundle is to take at once.
     `size` is the usual one, where the sides are free; `last_bit` is that of the numbers it computes in, None where the
     logits are labels, of which rounding moves one wholly.
     """
@@ -71,6 +84,7 @@ class LoadedModel:
     reference: parity.Reference
     size: Size
     last_bit: float | None = parity.LAST_BIT
+    batch: Batch = ONE
 
 
 def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
@@ -90,6 +104,7 @@ def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
         given.reference,
         size,
         given.last_bit,
+        network.batch or given.batch,
     )
 
 
@@ -105,6 +120,7 @@ class _Given(NamedTuple):
     """The network's name, its traced graph, whether its logits are upsampled with aligned corners, what it was.
 
     `preprocessing` is what the user says, else what it was trained on. `upsample`: the only way that its logits can be.
+    `batch` is what it was made for.
     """
 
     name: str
@@ -114,6 +130,7 @@ class _Given(NamedTuple):
     preprocessing: FrameSpec
     upsample: Nearest | None = None
     last_bit: float | None = parity.LAST_BIT
+    batch: Batch = ONE
 
 
 def _from_module(network: Network) -> _Given:
@@ -170,6 +187,7 @@ def _from_onnx(network: Network, path: Path) -> _Given:
         spec,
         Nearest() if labels else None,
         None if labels else last_bit,
+        Batch(ends.frames, ends.frames, ends.frames),
     )
 
 

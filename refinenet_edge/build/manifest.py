@@ -41,4 +41,5 @@ def describe(
         calibration=rounding.ranges.key if rounding else None,
         budget=rounding.budget if rounding else None,
         needs_vnni=typed.needs_vnni,
+        batch=loaded.batch,
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -22,7 +23,7 @@ from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion import parity
 from refinenet_edge.precision import stored_in_half
-from refinenet_edge.records import LESSER, NOISE, Backend, Interpolation, Parity
+from refinenet_edge.records import LESSER, NOISE, Backend, Interpolation, Parity, relative_error
 from refinenet_edge.runtime import first_run
 from refinenet_edge.runtime.head import upsample_argmax
 from refinenet_edge.runtime.openvino import OpenVinoSession
@@ -73,6 +74,12 @@ def prove(
     if opener:
         for each in filter(None, (typed, typed.reference)):
             _run_first(each.onnx, how)
+    if typed.single is not None:
+        alone = dataclasses.replace(typed, onnx=typed.single, single=None)
+        return (
+            *prove(alone, fused, samples, upsample, how, step),
+            *_prove_together(typed, typed.single, fused, how, opener or OrtSession, step),
+        )
     if typed.scores is not None:
         ended = _prove_ends(typed, fused.frames, upsample, how, opener or OrtSession, step)
         return (
@@ -103,6 +110,52 @@ def prove(
     return tuple(proof)
 
 
+def _prove_together(
+    typed: TypedModel,
+    single: bytes,
+    fused: FusedModel,
+    how: Proving,
+    opener: Callable[[bytes], Session],
+    step: Callable[[str], None],
+) -> tuple[Parity, ...]:
+    """What the graph of `typed` gives for several frames at once, beside what `single` gives for each alone."""
+    runner, worst = _runner(how, opener), dict[str, Parity]()
+    step(f"hold it to that with {typed.batch} frames at once, by {runner}")
+    alone = _run(single, runner, opener, fused.frames)
+    stage = f"{typed.precision}, batch {typed.batch}"
+    try:
+        with opener(typed.onnx) as session:
+            for frames in parity.counts(typed.batch):
+                for name, found in parity.run_together(session, fused.frames, frames):
+                    same = _same_labels(alone[name], found)
+                    error = relative_error(alone[name], found) if found.ndim == 4 else 0.0
+                    if name not in worst or same < worst[name].label_agreement:
+                        worst[name] = Parity(stage, name, error, same, runner)
+    except RefineNetEdgeError as exc:
+        raise GraphError(
+            f"{runner} cannot run {typed.batch} frames at once ({first_line(exc)}): {parity.ALONE}"
+        ) from exc
+    for each in worst.values():
+        if each.label_agreement < WARNED[typed.precision]:
+            raise GraphError(
+                f"with {typed.batch} frames at once {100 * each.label_agreement:.1f} % of the labels of the "
+                f"{each.frame} frame are those that it has alone, by {runner}: {parity.ALONE}"
+            )
+    return tuple(worst.values())
+
+
+def _same_labels(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
+    """The share of labels that are the same, of logits or of labels."""
+    if expected.shape != found.shape:
+        return 0.0
+    one, other = (output.argmax(1) if output.ndim == 4 else output for output in (expected, found))
+    return float((one == other).mean())
+
+
+def _runner(how: Proving, opener: Callable[[bytes], Session]) -> str:
+    return how.backend if opener is OPENERS.get(how.backend) else "onnxruntime"
+
+
 def _prove_ends(
     typed: TypedModel,
     frames: parity.Inputs,
@@ -113,7 +166,7 @@ def _prove_ends(
 ) -> tuple[Parity, ...]:
     """What the graph of `typed` ends with, beside the labels that the head makes of its logits at the same size."""
     assert typed.scores is not None
-    runner = how.backend if opener is OPENERS.get(how.backend) else "onnxruntime"
+    runner = _runner(how, opener)
     step(f"hold what the graph ends with to the head's labels, by {runner}")
     scores, given = (_run(model, runner, opener, frames) for model in (typed.scores, typed.onnx))
     parities = []

@@ -22,7 +22,7 @@ from refinenet_edge.fusion import REWRITES, Rewrite
 from refinenet_edge.labels import find_labels
 from refinenet_edge.model import SHIPPED, locate
 from refinenet_edge.onnx_ends import Said
-from refinenet_edge.records import DEFAULT_SIZE, ONE, Backend, Ranges, Recipe
+from refinenet_edge.records import DEFAULT_SIZE, Backend, Ranges, Recipe
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.cuda import gpu_capability
 from refinenet_edge.runtime.processor import saturates
@@ -87,8 +87,6 @@ def _preferred(problems: Mapping[str, str]) -> Backend:
 
 def _require_consistent(recipe: Recipe, backend: Backend) -> None:
     """Raise `InputError` for options that do not go together."""
-    if recipe.batch not in (None, ONE):
-        raise InputError(f"--batch {recipe.batch} cannot be built yet: leave it out")
     if not recipe.plan:
         _require_no_plan(recipe, backend)
     if recipe.precision not in precision.QUANTISED:
@@ -152,6 +150,7 @@ def _network(recipe: Recipe) -> Network:
         calibrated=recipe.calib is not None,
         state_key=recipe.state_key,
         collapse_ind=recipe.collapse_ind,
+        batch=recipe.batch,
     )
 
 

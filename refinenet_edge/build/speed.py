@@ -39,7 +39,7 @@ def add_speed(manifest: Manifest, typed: TypedModel, engine: Engine, step: Calla
             path = Path(folder) / described.precision
             write_bundle(path, described, files)
             session = stack.enter_context(open_session(open_bundle(path), manifest.backend, allow_host_code=True))
-            contenders[described.precision] = _contender(session)
+            contenders[described.precision] = _contender(session, manifest.batch.best)
         ratio = bench.take_turns(contenders, seconds=SECONDS).ratio(than, manifest.precision)
     if ratio.high < GAIN:
         logger.warning(
@@ -49,11 +49,14 @@ def add_speed(manifest: Manifest, typed: TypedModel, engine: Engine, step: Calla
     return dataclasses.replace(manifest, speed=Speed(than, ratio.value, ratio.low, ratio.high))
 
 
-def _contender(session: Session) -> bench.Contender:
-    """One run of the network on a frame of noise; channels that were added are zero, as the frame kernel has them."""
+def _contender(session: Session, frames: int) -> bench.Contender:
+    """One run of the network on `frames` of noise at once.
+
+    Channels that were added are zero, as the frame kernel has them.
+    """
     (source,) = session.inputs
-    feed = np.zeros(tuple(int(side) for side in source.shape), source.dtype)
-    feed[:, :3] = np.random.default_rng(0).standard_normal((1, 3, *feed.shape[2:]))
+    feed = np.zeros((frames, *(int(side) for side in source.shape[1:])), source.dtype)
+    feed[:, :3] = np.random.default_rng(0).standard_normal((frames, 3, *feed.shape[2:]))
 
     def run() -> bench.Stages:
         stages: bench.Stages = {}

@@ -12,7 +12,8 @@ import onnx_ir as ir
 from refinenet_edge import calibration, precision
 from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.quantise import Bits, Rounding
-from refinenet_edge.records import Backend, Bilinear, Gives, Interpolation, TensorSpec
+from refinenet_edge.onnx_ends import set_batch
+from refinenet_edge.records import ONE, Backend, Batch, Bilinear, Gives, Interpolation, TensorSpec
 from refinenet_edge.trace import copy_of, tensor_specs, to_bytes
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,8 @@ class TypedModel:
     """What an engine is built of: the serialised ONNX, and its ends.
 
     `needs_vnni`: its INT8 sums saturate on an x86 CPU without. `scores` is the graph that ends with logits, where this
-    one goes on to labels or to logits at the image's size.
+    one goes on to labels or to logits at the image's size. `single` is the graph for one frame, where this one takes a
+    `batch`.
     """
 
     precision: str
@@ -33,15 +35,21 @@ class TypedModel:
     needs_vnni: bool = False
     scores: bytes | None = None
     reference: TypedModel | None = None  # the same network as it would be without quantising, to be timed against
+    batch: Batch = ONE
+    single: bytes | None = None
 
 
 @dataclass(frozen=True)
 class Ends:
-    """How a typed graph begins and ends: `plain` in float32, and with what; `upsample` brings logits to its size."""
+    """How a typed graph begins and ends: `plain` in float32, and with what; `upsample` brings logits to its size.
+
+    It takes a `batch` of frames at once.
+    """
 
     plain: bool = False
     gives: Gives = "logits"
     upsample: Interpolation = field(default_factory=Bilinear)
+    batch: Batch = ONE
 
 
 def put_precision(
@@ -88,5 +96,7 @@ def _typed(
     needs_vnni = name == "int8" and backend not in precision.ON_GPU and precision.needs_vnni(typed)
     scores = to_bytes(typed) if ends.gives != "logits" else None
     precision.give(typed, ends.gives, ends.upsample)
+    single = to_bytes(typed) if ends.batch != ONE else None
+    typed = set_batch(typed, ends.batch)
     specs = tensor_specs(typed.graph.inputs), tensor_specs(typed.graph.outputs)
-    return TypedModel(name, to_bytes(typed), *specs, needs_vnni, scores)
+    return TypedModel(name, to_bytes(typed), *specs, needs_vnni, scores, None, ends.batch, single)

@@ -27,7 +27,7 @@ from refinenet_edge.cli.command import (
 from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, print_next, progress_bar
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.recipe import read_recipe
-from refinenet_edge.records import PREPROCESSINGS, Recipe
+from refinenet_edge.records import ONE, PREPROCESSINGS, Recipe
 
 if TYPE_CHECKING:
     from refinenet_edge.fusion import Firing
@@ -311,6 +311,11 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
         )
     if isinstance(manifest.recipe, Recipe) and manifest.recipe.gives != "logits":
         raise InputError(f"{bundle} gives {manifest.recipe.gives}: build it without --gives to calibrate it")
+    if manifest.batch != ONE:
+        raise InputError(
+            f"{bundle} takes {manifest.batch} frames at once; ranges are measured frame by frame, and serve any batch: "
+            f"calibrate the same network without --batch: {_alone(manifest.recipe, f'{bundle}_1')}"
+        )
     if path.suffix != ".json":
         raise InputError(f"{path}: ranges are written as .json, which --calib knows them by: {path}.json")
     overrides = calibration.parse_overrides(special)
@@ -351,6 +356,12 @@ def _rebuilt(recipe: str | Recipe, precision: str, output: str, calib: str | Non
     options = {"--precision": precision, "--out": output} | ({"--calib": calib} if calib else {})
     changed = shlex.join(word for option in options.items() for word in option)
     return f"as refinenet-edge inspect says it was built, with {changed}"
+
+
+def _alone(recipe: str | Recipe, output: str) -> str:
+    """The command that builds the network of `recipe` for one frame."""
+    assert isinstance(recipe, Recipe)  # who knew of batches wrote recipes
+    return dataclasses.replace(recipe, batch=ONE, output=output).command
 
 
 def _cut(ranges: Ranges) -> Table:

@@ -7,7 +7,8 @@ Of float32 `BOUND` is asked. Where a network's own sums lose more to rounding (t
 logits further), what that is times `MARGIN`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,15 @@ from onnx import numpy_helper
 
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion.rewrite import Rewrite
-from refinenet_edge.records import Parity, relative_error
+from refinenet_edge.records import Batch, Parity, relative_error
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import Session
 from refinenet_edge.trace import to_bytes
 
 BOUND = 1e-4  # max |fused - given| / max |given|, float32
 MARGIN = 8  # of the last bit's effect: it is one draw of many, and sums in another order are many such bits
+FEW = 3  # frames at once, where any number goes
+ALONE = "build it without --batch"
 SAME_LABELS = 0.99  # of the pixels, where the bound is that of rounding
 LAST_BIT, LAST_BIT_OF_HALF = 2.0**-23, 2.0**-10
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")  # their inputs from the second are weights
@@ -65,6 +68,40 @@ def compare(stage: str, reference: Inputs, actual: Inputs, backend: str = "onnxr
         agreement = float((actual[name].argmax(1) == expected.argmax(1)).mean()) if same_shape else 0.0
         parities.append(Parity(stage, name, relative_error(expected, actual[name]), agreement, backend))
     return tuple(parities)
+
+
+def run_together(session: Session, inputs: Inputs, frames: int) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Name and output of each input, of which `frames` go in at once, in turn until each went in."""
+    names = [name for name, _ in zip(cycle(inputs), range(-(-len(inputs) // frames) * frames), strict=False)]
+    for first in range(0, len(names), frames):
+        chosen = names[first : first + frames]
+        outputs = run(session, {"": np.concatenate([inputs[name] for name in chosen])})[""]
+        yield from ((name, outputs[place : place + 1]) for place, name in enumerate(chosen))
+
+
+def counts(batch: Batch) -> list[int]:
+    """How many frames at once a graph is proven with: the fixed number, or the least and a few."""
+    return sorted({batch.least, min(batch.most, max(batch.least, FEW))})
+
+
+def prove_together(
+    model: bytes, batch: Batch, expected: Inputs, inputs: Inputs, noise: Callable[[], float]
+) -> tuple[Parity, ...]:
+    """Hold the fused graph that takes a `batch` to the `expected` logits of each frame. Raises `GraphError`."""
+    worst: dict[str, Parity] = {}
+    stage = f"fused, batch {batch}"
+    try:
+        with OrtSession(model, optimised=False) as session:
+            for frames in counts(batch):
+                for name, found in run_together(session, inputs, frames):
+                    (parity,) = compare(stage, {name: expected[name]}, {name: found})
+                    worst[name] = _worst([worst.get(name, parity), parity])
+    except RefineNetEdgeError as exc:
+        raise GraphError(f"this network cannot take {batch} frames at once ({first_line(exc)}): {ALONE}") from exc
+    for parity in worst.values():
+        if not exact_enough(parity, noise):
+            raise GraphError(f"with {batch} frames at once one changes the logits of others: {_said(parity)}; {ALONE}")
+    return tuple(worst.values())
 
 
 def prove(

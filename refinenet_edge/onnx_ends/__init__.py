@@ -10,10 +10,12 @@ It is done in the graph, in the opset that the file is of, so that all that come
 
     ends.py      what is said of a file and found in it   takes.py     what it takes
     gives.py     what its logits can be made of           logits.py    the logits made in the graph
+    batch.py     one frame or several at once
 """
 
+from refinenet_edge.onnx_ends.batch import BATCH, set_batch
 from refinenet_edge.onnx_ends.ends import NOTHING, Array, Ends, Said, Taken
 from refinenet_edge.onnx_ends.gives import give_logits
 from refinenet_edge.onnx_ends.takes import in_float32, take_image
 
-__all__ = ["NOTHING", "Array", "Ends", "Said", "Taken", "give_logits", "in_float32", "take_image"]
+__all__ = ["BATCH", "NOTHING", "Array", "Ends", "Said", "Taken", "give_logits", "in_float32", "set_batch", "take_image"]

@@ -56,9 +56,10 @@ class Ends:
     given_axis: int | None = None
     threshold: float | None = None
     half: bool = False  # it computes in float16
+    frames: int = 1  # that it takes at once, where their number is fixed
 
     def fed(self, image: Array) -> Array:
-        """`image`, 1x3xhxw float32, as the file takes it."""
+        """`image`, nx3xhxw float32, as the file takes it."""
         moved = image.transpose(PLANES_LAST) if self.layout == "nhwc" else image
         return np.ascontiguousarray(moved.astype(self.dtype))
 
@@ -81,13 +82,17 @@ class Ends:
 
 
 class Taken(NamedTuple):
-    """What a file takes, and the name of the output that is wanted of it; `sides` of its image, None: they are free."""
+    """What a file takes, and the name of the output that is wanted of it.
+
+    `sides` are of its image, None: they are free. `frames` is how many go in at once.
+    """
 
     image: str
     layout: Layout
     dtype: str
     sides: Size | None
     output: str
+    frames: int = 1
 
 
 def constant(value: ir.Value | None) -> Array | None:

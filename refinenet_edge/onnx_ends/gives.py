@@ -60,6 +60,7 @@ def give_logits(model: ir.Model, name: str, said: Said, taken: Taken) -> Ends:
         source.classes,
         source.given_axis,
         source.threshold,
+        frames=taken.frames,
     )
     model.graph.outputs[:] = [logits_of(model, source.value, source.kind, source.layout, source.classes)]
     RemoveUnusedNodesPass()(model)

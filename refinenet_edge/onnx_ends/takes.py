@@ -1,4 +1,4 @@
-"""What somebody's ONNX graph takes becomes a float32 image, 1x3xHxW."""
+"""What somebody's ONNX graph takes becomes a float32 image, 1x3xHxW, whatever number of frames it takes at once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from refinenet_edge.errors import GraphError
+from refinenet_edge.onnx_ends.batch import set_batch
 from refinenet_edge.onnx_ends.ends import (
     AXES,
     BYTE,
@@ -26,7 +27,7 @@ from refinenet_edge.onnx_ends.ends import (
     known,
     shown,
 )
-from refinenet_edge.records import Size
+from refinenet_edge.records import MAX_BATCH, ONE, Size
 
 AT_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 BYTES_PASS = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice")  # the same of float32 as of uint8
@@ -78,7 +79,9 @@ def take_image(
     ShapeInferencePass()(model)
     if output.shape is None:
         output.shape = declared.get(str(output.name))
-    taken = Taken(str(image.name), layout, "uint8" if image.dtype == BYTE else "float32", sides, str(output.name))
+    frames = _one_frame(model, name)
+    dtype = "uint8" if image.dtype == BYTE else "float32"
+    taken = Taken(str(image.name), layout, dtype, sides, str(output.name), frames)
     if image.dtype == BYTE:
         _bytes_as_floats(image, name)
     _drop_casts(graph)
@@ -177,12 +180,22 @@ def _fix_sides(image: ir.Value, layout: Layout, name: str, size: Size | None, ot
             raise GraphError(f"{name} is fixed to {sides}: build it with --size {sides}")
         shape[axis] = fixed[place] or wanted or ("H", "W")[place]
     shape[AXES[layout]] = 3
-    if known(shape[0]) and shape[0] != 1:
-        raise GraphError(f"{name} is fixed to batches of {shape[0]}: export it with batch 1")
-    shape[0] = 1
+    shape[0] = int(shape[0]) if known(shape[0]) else 1
     image.shape = ir.Shape(shape)
     height, width = (shape[axis] for axis in axes)
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _one_frame(model: ir.Model, name: str) -> int:
+    """Let `model` take one frame; how many at once it was made for."""
+    image = model.graph.inputs[0]
+    assert image.shape is not None
+    frames = image.shape[0]
+    assert isinstance(frames, int)
+    if frames > MAX_BATCH:
+        raise GraphError(f"{name} is fixed to batches of {frames}, at most {MAX_BATCH} are taken: export it with fewer")
+    set_batch(model, ONE, name)
+    return frames
 
 
 def _bytes_as_floats(image: ir.Value, name: str) -> None:

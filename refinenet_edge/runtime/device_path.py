@@ -46,10 +46,10 @@ Key = tuple[int, ...]  # of a graph: the addresses and the pitch that it was cap
 
 
 def fits_device(network: Network, session: TrtSession) -> bool:
-    """Whether the kernels do what is asked: of logits, interpolating bilinearly, padding what lies channels last."""
+    """Whether the kernels do what is asked: of one frame's logits, bilinearly, padding what lies channels last."""
     spec = network.frame_spec
     padded = network.channels > 3 and session.inputs[0].name not in session.channel_last
-    if network.gives_labels:
+    if network.gives_labels or network.batch.least > 1:
         return False
     return isinstance(spec.resize, Bilinear) and isinstance(spec.upsample, Bilinear) and not padded
 

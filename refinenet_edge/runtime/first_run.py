@@ -128,12 +128,17 @@ def _taken() -> int:
 
 def _run(session: Session, graph: int, before: int) -> None:
     feeds = {
-        spec.name: np.zeros([side if isinstance(side, int) else FREE for side in spec.shape], spec.dtype)
+        spec.name: np.zeros([_side(axis, side) for axis, side in enumerate(spec.shape)], spec.dtype)
         for spec in session.inputs
     }
-    pixels = max((math.prod(feed.shape[2:]) for feed in feeds.values()), default=0)
+    pixels = max((len(feed) * math.prod(feed.shape[2:]) if feed.ndim else 1 for feed in feeds.values()), default=0)
     _limit(graph, pixels, sum(feed.nbytes for feed in feeds.values()), before)
     session.run(feeds)
+
+
+def _side(axis: int, side: int | str) -> int:
+    """The length of an axis; of the first, where it is free, one frame."""
+    return side if isinstance(side, int) else FREE if axis else 1
 
 
 def _main(backend: str, size: int, path: str) -> int:

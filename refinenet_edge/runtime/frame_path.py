@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from refinenet_edge.errors import BundleError, CudaError, InputError, MissingExtra, RefineNetEdgeError
-from refinenet_edge.records import WHOLE, Frame, FrameSpec, Inference, LabelMap, Labels, Mask, Profile, Size
+from refinenet_edge.records import (
+    ONE,
+    WHOLE,
+    Batch,
+    Frame,
+    FrameSpec,
+    Inference,
+    LabelMap,
+    Labels,
+    Mask,
+    Profile,
+    Size,
+)
 from refinenet_edge.runtime.frame import DeviceImage
 from refinenet_edge.runtime.session import Session
 
@@ -29,7 +41,8 @@ class Network:
     """A session, how frames go in and logits come out, and the range of frames; `origin` is its name in errors.
 
     `confidence`: masks say how sure each label is. `beside`: the same network at other sizes, whose class scores are
-    averaged with this one's. `progress`: told after each tile of a frame how many of how many are done.
+    averaged with this one's. `progress`: told after each tile of a frame how many of how many are done. `batch`: how
+    many frames the session takes at once.
     """
 
     shared: SharedSession
@@ -41,6 +54,7 @@ class Network:
     inference: Inference = WHOLE
     beside: tuple["Network", ...] = ()
     progress: Callable[[int, int], None] | None = None
+    batch: Batch = ONE
 
     @property
     def session(self) -> Session:

@@ -85,8 +85,9 @@ class HostPath:
         return self._run(image)
 
     def _run(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        session = self.network.session
-        logits = session.run({session.inputs[0].name: image})[session.outputs[0].name]
+        session, least = self.network.session, self.network.batch.least
+        images = np.repeat(image, least, axis=0) if least > 1 else image  # alone it goes in as often as it has to
+        logits = session.run({session.inputs[0].name: images})[session.outputs[0].name][:1]
         padded = self.network.channels > 3 and logits.ndim == 4
         return logits[:, : len(self.network.labels.names)] if padded else logits
 

@@ -15,7 +15,9 @@ import numpy.typing as npt
 from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra, RefineNetEdgeError, require
 from refinenet_edge.records import (
+    ONE,
     WHOLE,
+    Batch,
     Bilinear,
     Cubic,
     Frame,
@@ -29,6 +31,7 @@ from refinenet_edge.records import (
     MultiScale,
     Nearest,
     Size,
+    TensorSpec,
     Tiles,
     Whole,
 )
@@ -113,7 +116,11 @@ class Segmenter:
         segmenter = cls.__new__(cls)
         origin = f"the {session.name} session"
         shared = SharedSession(session)
-        segmenter._start(Network(shared, frame_spec, labels, origin, confidence=confidence, inference=inference))
+        frames = session.inputs[0].shape[0] if session.inputs and session.inputs[0].shape else 1
+        batch = Batch(frames, frames, frames) if isinstance(frames, int) else ONE
+        segmenter._start(
+            Network(shared, frame_spec, labels, origin, confidence=confidence, inference=inference, batch=batch)
+        )
         return segmenter
 
     def with_upsample(self, upsample: Interpolation) -> Self:
@@ -337,23 +344,36 @@ def _described(session: Session, bundle: Bundle, confidence: bool, inference: In
         session.close()
         raise
     profile = manifest.engine.profile if manifest.engine else None
-    return Network(SharedSession(session), manifest.frame, manifest.labels, origin, profile, confidence, inference)
+    return Network(
+        SharedSession(session),
+        manifest.frame,
+        manifest.labels,
+        origin,
+        profile,
+        confidence,
+        inference,
+        batch=manifest.batch,
+    )
 
 
 def _require_described(session: Session, manifest: Manifest, origin: str) -> None:
-    """Raise `BundleError` unless the network has the sides of the manifest: memory is taken by what that says.
+    """Raise `BundleError` unless the network has batch and sides of the manifest: memory is taken by what that says.
 
     Not its channels, which a plan pads.
     """
-    size = manifest.frame.size or ("h", "w")
-    expected = [*manifest.inputs, *manifest.outputs, replace(manifest.inputs[0], shape=(1, "channels", *size))]
+    size, frames = manifest.frame.size or ("h", "w"), manifest.batch.most if manifest.batch.fixed else "batch"
+    expected = [*manifest.inputs, *manifest.outputs, replace(manifest.inputs[0], shape=(frames, "channels", *size))]
     found = [*session.inputs, *session.outputs, *session.inputs]
     for want, spec in zip(expected, found, strict=False):
         fixed = [
             pair
-            for pair in zip(want.shape[2:], spec.shape[2:], strict=False)
+            for pair in zip(_without_channels(want), _without_channels(spec), strict=False)
             if all(type(side) is int for side in pair)
         ]
         if len(want.shape) != len(spec.shape) or any(said != is_ for said, is_ in fixed):
             shapes = ["x".join(map(str, shape)) for shape in (spec.shape, want.shape)]
             raise BundleError(f"{origin}: {spec.name} is {shapes[0]}, its manifest says {shapes[1]}: build it again")
+
+
+def _without_channels(spec: TensorSpec) -> tuple[int | str, ...]:
+    return (*spec.shape[:1], *spec.shape[2:])

@@ -21,7 +21,18 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from refinenet_edge.bundle import MODEL, PLAN, Bundle, write_bundle
 from refinenet_edge.errors import BuildError, InputError
 from refinenet_edge.files import read_bytes, write_atomically
-from refinenet_edge.records import CHANNEL_MULTIPLE, INPUT, SMALLEST_SIDE, EngineInfo, Manifest, Profile, Recipe, Size
+from refinenet_edge.records import (
+    CHANNEL_MULTIPLE,
+    INPUT,
+    ONE,
+    SMALLEST_SIDE,
+    Batch,
+    EngineInfo,
+    Manifest,
+    Profile,
+    Recipe,
+    Size,
+)
 from refinenet_edge.runtime.cuda import gpu_capability
 from refinenet_edge.runtime.libraries import load_library
 from refinenet_edge.runtime.tensorrt.library import Report, logger_of, reports
@@ -49,6 +60,7 @@ class EngineOptions:
     timing_cache: Path | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
+    batch: Batch = ONE  # frames at once, as the graph has them
 
 
 def profile_for(size: Size) -> Profile:
@@ -144,6 +156,7 @@ def add_plan(bundle: Bundle, flavour: Flavour, options: EngineOptions, progress:
             f"--backend {flavour}"
         )
     model = bundle.read_graph()
+    options = dataclasses.replace(options, batch=bundle.manifest.batch)
     plan, info = build_plan(model, flavour, options, progress)
     recipe = _planned(bundle.manifest.recipe, flavour, options)
     manifest = dataclasses.replace(bundle.manifest, backend=flavour, engine=info, recipe=recipe)
@@ -218,12 +231,8 @@ def _build(trt: type[TensorRt], onnx: bytes, options: EngineOptions, monitor: An
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.targets:
         _set_targets(trt, config, options.targets)
-    if options.profile is not None:
-        profile = builder.create_optimization_profile()
-        sizes = (options.profile.min, options.profile.opt, options.profile.max)
-        channels = network.get_input(0).shape[1]  # more than 3 where they are padded
-        profile.set_shape(INPUT, *((1, channels, *size) for size in sizes))
-        config.add_optimization_profile(profile)
+    if options.profile is not None or not options.batch.fixed:
+        _add_profile(builder, network, config, options)
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatible:
@@ -243,6 +252,22 @@ def _build(trt: type[TensorRt], onnx: bytes, options: EngineOptions, monitor: An
     if timings is not None and options.timing_cache is not None:
         write_atomically(options.timing_cache, bytes(timings), BuildError)
     return bytes(plan)
+
+
+def _add_profile(
+    builder: TensorRt.Builder,
+    network: TensorRt.INetworkDefinition,
+    config: TensorRt.IBuilderConfig,
+    options: EngineOptions,
+) -> None:
+    """The range of what is free: sizes, frames at once, or both."""
+    _, channels, *fixed = network.get_input(0).shape  # more than 3 channels where they are padded
+    sizes = [fixed] * 3 if (free := options.profile) is None else [free.min, free.opt, free.max]
+    frames = options.batch.least, options.batch.best, options.batch.most
+    low, best, high = ((count, channels, *size) for count, size in zip(frames, sizes, strict=True))
+    profile = builder.create_optimization_profile()
+    profile.set_shape(INPUT, low, best, high)
+    config.add_optimization_profile(profile)
 
 
 def _advice(report: Report) -> str:

@@ -26,8 +26,9 @@ from refinenet_edge.bundle import MODEL, PLAN, open_bundle
 from refinenet_edge.errors import BuildError, InputError, MissingExtra
 from refinenet_edge.fusion import parity
 from refinenet_edge.model import MODELS
+from refinenet_edge.onnx_ends import set_batch
 from refinenet_edge.precision import to_fp16
-from refinenet_edge.records import EngineInfo, Profile, Recipe
+from refinenet_edge.records import Batch, EngineInfo, Profile, Recipe
 from refinenet_edge.runtime import libraries
 from refinenet_edge.runtime.libraries import load_library
 from refinenet_edge.runtime.tensorrt import builder, library
@@ -118,6 +119,16 @@ class TestRtx:
         assert precision.pad_channels(model)
         profile = Profile((32, 32), (32, 48), (64, 96))
         assert rtx(to_bytes(model), profile=profile)[1].profile == profile
+
+    @pytest.mark.parametrize("free_sides", [False, True])
+    def test_a_free_batch_needs_a_range_too(self, free_sides: bool) -> None:
+        size = "h,w" if free_sides else "32,48"
+        graph = onnx.load_model_from_string(small("float16", size=size))
+        profile = Profile((32, 32), (32, 48), (64, 96)) if free_sides else None
+        model = set_batch(ir.from_proto(graph), batch := Batch(1, 4, 8))
+        assert rtx(to_bytes(model), profile=profile, batch=batch)[1].profile == profile
+        with pytest.raises(BuildError, match=r"could not build the engine"):
+            rtx(to_bytes(model))
 
     def test_a_session_that_was_opened_before_leaves_the_builder_its_words(self) -> None:
         """In a process of its own: the first logger of a process stays."""
@@ -317,6 +328,14 @@ def test_a_plan_is_added_to_a_bundle(tmp_path: Path) -> None:
     assert open_bundle(built.path).read(PLAN) == before
 
 
+@pytest.mark.parametrize("batch", ["4", "1:4:8"])
+def test_a_plan_takes_as_many_frames_as_its_bundle(tmp_path: Path, batch: str) -> None:
+    (tmp_path / "theirs.onnx").write_bytes(small())
+    recipe = Recipe(str(tmp_path / "bundle"), onnx=str(tmp_path / "theirs.onnx"), size=(32, 48), backend="onnxruntime")
+    built = build(replace(recipe, batch=Batch.parse(batch)))
+    assert add_plan(open_bundle(built.path), "tensorrt-rtx", EngineOptions()).batch == Batch.parse(batch)
+
+
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_int8_that_was_placed_for_a_cpu_gets_no_plan(make_bundle: Any, backend: str) -> None:
     bundle = make_bundle(precision="int8", backend=backend)
@@ -423,6 +442,26 @@ class TestTensorRt:
             assert build_plan(b"model", "tensorrt", EngineOptions(profile=profile))[1].profile == profile
             sizes = ((1, channels, *size) for size in ((32, 32), (64, 96), (128, 192)))
             assert trt.seen["shapes"] == [("image", *sizes)]
+
+    @pytest.mark.parametrize("sides", [(-1, -1), (64, 96)])
+    def test_so_is_one_of_frames_at_once(self, fake: Install, sides: tuple[int, int]) -> None:
+        trt = fake()
+        trt.ends = (("half", (-1, 8, *sides)), ("half", (-1, 24, 16, 24)))
+        profile = Profile((32, 32), (64, 96), (128, 192)) if sides == (-1, -1) else None
+        build_plan(b"model", "tensorrt", EngineOptions(profile=profile, batch=Batch(1, 4, 8)))
+        sizes = ((32, 32), (64, 96), (128, 192)) if profile else 3 * ((64, 96),)
+        shapes = ((frames, 8, *size) for frames, size in zip((1, 4, 8), sizes, strict=True))
+        assert trt.seen["shapes"] == [("image", *shapes)]
+
+    @pytest.mark.parametrize("free_sides", [False, True])
+    def test_a_fixed_number_of_frames_is_in_the_range_of_sizes_alone(self, fake: Install, free_sides: bool) -> None:
+        trt = fake()
+        sides = (-1, -1) if free_sides else (64, 96)
+        trt.ends = (("half", (4, 8, *sides)), ("half", (4, 24, 16, 24)))
+        profile = Profile((32, 32), (64, 96), (128, 192)) if free_sides else None
+        build_plan(b"model", "tensorrt", EngineOptions(profile=profile, batch=Batch(4, 4, 4)))
+        ranges = [("image", (4, 8, 32, 32), (4, 8, 64, 96), (4, 8, 128, 192))]
+        assert trt.seen["shapes"] == (ranges if free_sides else [])
 
     def test_timings_are_kept(self, fake: Install, tmp_path: Path) -> None:
         trt = fake()

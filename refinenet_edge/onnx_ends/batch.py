@@ -1,0 +1,160 @@
+"""The first axis of a graph: one frame becomes several at once, or several become one.
+
+Most operators take whatever comes along that axis. Those that are told a shape get it without the number of frames:
+
+    Reshape(x, [1, C, S])      -> Reshape(x, [-1, C, S])
+    Resize(x, [1, C, H, W])    -> Resize(x, [4, C, H, W]), or with Shape(image)[0] where the number is free
+    Expand(x, [1, C, S])       -> Expand(x, [1, C, S]), which keeps what `x` has
+
+Whether every frame's result is then its own is not seen here: the build runs the graph on frames that differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+
+from refinenet_edge.errors import GraphError
+from refinenet_edge.onnx_ends.ends import constant
+from refinenet_edge.records import Batch
+
+SHAPES = {"Reshape": 1, "Expand": 1, "Resize": 3}  # which input of an operator is the shape of its output
+BATCH = "batch"  # the name of a first axis that is free
+
+
+def set_batch(model: ir.Model, batch: Batch, name: str = "the network") -> ir.Model:
+    """`model`, whose image has a fixed number of frames, with that of `batch`, in place; free where it is not fixed.
+
+    The shapes within must be inferred. Raises `GraphError` where what it gives does not follow.
+    """
+    graph = model.graph
+    (image,), (output,) = graph.inputs, graph.outputs
+    assert image.shape is not None
+    old, given = image.shape[0], output.shape
+    frames = batch.most if batch.fixed else BATCH
+    if old == frames:
+        return model
+    Writer(graph, old, frames).write()
+    image.shape = ir.Shape([frames, *image.shape[1:]])
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None
+    RemoveUnusedNodesPass()(model)
+    model = ShapeInferencePass()(model).model
+    made = model.graph.outputs[0].shape
+    stuck = [shape for shape, wanted in ((given, old), (made, frames)) if _begins_otherwise(shape, wanted)]
+    if stuck:
+        raise GraphError(
+            f"{name} cannot take {batch} frames at once instead of {old}: what it gives does not follow; "
+            "build it without --batch, or export it with a free batch axis"
+        )
+    if given is not None:
+        model.graph.outputs[0].shape = ir.Shape([frames, *given[1:]])
+    return model
+
+
+def _begins_otherwise(shape: ir.Shape | None, frames: object) -> bool:
+    return shape is not None and (not len(shape) or (isinstance(shape[0], int) and shape[0] != frames))
+
+
+class Writer:
+    """Writes the shapes in `graph` again, of `old` frames, for `frames`."""
+
+    def __init__(self, graph: ir.Graph, old: int | ir.SymbolicDim, frames: int | str) -> None:
+        self._graph, self._old, self._frames = graph, old, frames
+        self._names = {str(v.name) for node in graph for v in node.outputs} | set(graph.initializers)
+        self._count: ir.Value | None = None  # how many frames there are, where that is free
+
+    def write(self) -> None:
+        """Every shape of what is computed of the image."""
+        rules: dict[str, Callable[[ir.Node, ir.Value], ir.Value | None]]
+        rules = {"Reshape": self._reshaped, "Expand": self._expanded, "Resize": self._resized}
+        moving = set(self._graph.inputs)
+        for node in list(self._graph):
+            if moving.isdisjoint(node.inputs) or node.op_type in ("Shape", "Size"):
+                continue
+            moving.update(node.outputs)
+            place = SHAPES.get(node.op_type)
+            shape = node.inputs[place] if place is not None and len(node.inputs) > place else None
+            if place is not None and shape is not None and (new := rules[node.op_type](node, shape)) is not None:
+                node.replace_input_with(place, new)
+
+    def _reshaped(self, node: ir.Node, shape: ir.Value) -> ir.Value | None:
+        """All but the first side as they are, the first is what is left; None: it stays."""
+        known = constant(shape)
+        if known is None:
+            head, rest = self._split(shape)
+            return None if head is None or (-1 in head[1:]) else self._joined(node, -1, head[1:], rest)
+        made = node.outputs[0].shape
+        if known.size < 2 or made is None:
+            return None
+        if all(isinstance(side, int) for side in made[1:]):
+            return self._constant(node, [-1, *map(int, made[1:])])  # type: ignore[arg-type]
+        if known[0] != self._old:
+            return None
+        return self._constant(node, [0 if -1 in known[1:] else -1, *map(int, known[1:])])
+
+    def _expanded(self, node: ir.Node, shape: ir.Value) -> ir.Value | None:
+        known = constant(shape)
+        if known is not None and known.size and known[0] == self._old:
+            return self._constant(node, [1, *map(int, known[1:])])
+        head, rest = self._split(shape) if known is None else (None, [])
+        return None if head is None else self._joined(node, 1, head[1:], rest)
+
+    def _resized(self, node: ir.Node, shape: ir.Value) -> ir.Value | None:
+        axes = list(node.attributes.get_ints("axes", ()))
+        if axes and axes[0] != 0:
+            return None
+        known = constant(shape)
+        head, rest = ([int(side) for side in known], []) if known is not None else self._split(shape)
+        if not head or head[0] != self._old:
+            return None
+        return self._joined(node, self._frames, head[1:], rest)
+
+    def _split(self, shape: ir.Value) -> tuple[list[int] | None, list[ir.Value]]:
+        """The constants that a computed shape begins with, where the number of frames is among them, and the rest."""
+        node = shape.producer()
+        parts = [value for value in node.inputs if value is not None] if node and node.op_type == "Concat" else []
+        known = constant(parts[0]) if parts else None
+        if known is None or not known.size or known[0] != self._old:
+            return None, []
+        return [int(side) for side in known], parts[1:]
+
+    def _joined(self, node: ir.Node, first: int | str, known: list[int], rest: list[ir.Value]) -> ir.Value:
+        """The shape that begins with `first`, or with how many frames there are, goes on with `known`, then `rest`."""
+        if isinstance(first, str):
+            parts = [self._counted(), *([self._constant(node, known)] if known else []), *rest]
+        else:
+            parts = [self._constant(node, [first, *known]), *rest]
+        if len(parts) == 1:
+            return parts[0]
+        joined = ir.node("Concat", parts, {"axis": 0}, name=self._free(f"{node.name}/shape/Concat"))
+        joined.outputs[0].name, joined.outputs[0].dtype = self._free(f"{node.name}/shape:0"), ir.DataType.INT64
+        self._graph.insert_before(node, joined)
+        return joined.outputs[0]
+
+    def _counted(self) -> ir.Value:
+        if self._count is None:
+            counting = ir.node("Shape", [self._graph.inputs[0]], {"start": 0, "end": 1}, name=self._free("batch/Shape"))
+            self._count = counting.outputs[0]
+            self._count.name, self._count.dtype = self._free("batch/Shape:0"), ir.DataType.INT64
+            self._graph.insert_before(self._graph[0], counting)
+        return self._count
+
+    def _constant(self, node: ir.Node, sides: Sequence[int]) -> ir.Value:
+        name = self._free(f"{node.name}/shape")
+        value = ir.Value(name=name, const_value=ir.tensor(np.array(sides, np.int64), name=name))
+        value.shape, value.dtype = ir.Shape([len(sides)]), ir.DataType.INT64
+        self._graph.initializers.add(value)
+        return value
+
+    def _free(self, name: str) -> str:
+        """`name`, or one like it that nothing in the graph has."""
+        wanted, number = name, 1
+        while name in self._names:
+            name, number = f"{wanted}_{number}", number + 1
+        self._names.add(name)
+        return name
