@@ -49,6 +49,20 @@ return [...document.querySelectorAll("button, select, input, a[href], summary")]
 """
 
 
+# of each camera's tile: its state, what is under it, where it is, and whether colours are in its middle
+TILES = """
+return [...document.querySelectorAll("#cameras li")].map((item) => {
+    const canvas = item.querySelector("canvas"), {left, top, width, height} = canvas.getBoundingClientRect();
+    const context = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
+    context.drawImage(canvas, canvas.width / 2, 0.7 * canvas.height, 1, 1, 0, 0, 1, 1);
+    const [red, green, blue] = context.getImageData(0, 0, 1, 1).data;
+    const text = item.querySelector("span").textContent;
+    return {state: item.dataset.state, text, left, top, width, height, colours: Math.max(red, green, blue)
+        - Math.min(red, green, blue) > 10, button: item.querySelector("button").getAttribute("aria-label")};
+});
+"""
+
+
 class Camera:
     """A fast camera that can be unplugged; its frames know their truth."""
 
@@ -73,6 +87,25 @@ class Page:
     show: Show
     web: Web
     camera: Camera
+
+
+@contextlib.contextmanager
+def together(driver: Any) -> Iterator[Page]:
+    """Three cameras in a grid, and one that is not there."""
+    camera, web_sizes = Camera(), ((120, 160), (90, 160))
+    sources = [LiveSource("camera", camera.frames, live=True, lasting=True)]
+    sources += [LiveSource("small", ticking(0.02, size=size), live=True, lasting=True) for size in web_sizes]
+    sources.append(LiveSource("camera 9", missing, live=True, lasting=True))
+    show = Show(sources, [Model("street", "fp32", segmenter(0.01))], OverlayStyle(1.0), together=True)
+    web = Web(show)
+    web.start()
+    show.views.append(web)
+    with running(show):
+        driver.get(web.address)
+        until(lambda: [tile["state"] for tile in driver.execute_script(TILES)] == ["live"] * 3 + ["no signal"])
+        yield Page(driver, show, web, camera)
+        driver.get("about:blank")
+    assert complaints(driver) == []
 
 
 @contextlib.contextmanager
@@ -295,6 +328,46 @@ def test_an_unplugged_camera_is_said(page: Page) -> None:
     camera.unplugged = False
     until(lambda: text(driver, "state") == "live")
     assert moves(driver)
+
+
+@pytest.mark.parametrize(("screen", "columns"), [(PHONE, 1), (DESKTOP, 2)], ids=["phone", "desktop"])
+def test_the_tiles_of_several_cameras_stand_as_there_is_place(
+    opened: Any, screen: tuple[int, int], columns: int
+) -> None:
+    with together(opened):
+        resize(opened, *screen)
+        try:
+            until(lambda: [tile["colours"] for tile in opened.execute_script(TILES)] == [True] * 3 + [False])
+            tiles = opened.execute_script(TILES)
+            assert len({tile["left"] for tile in tiles}) == columns
+            order = [(tile["top"], tile["left"]) for tile in tiles]
+            assert order == sorted(order)
+            assert all(tile["width"] / tile["height"] == pytest.approx(16 / 9, abs=0.02) for tile in tiles)
+            assert min(tile["width"] for tile in tiles) > (350 if columns == 1 else 300)
+            assert opened.execute_script(WIDE) == [] and opened.execute_script(UNREACHABLE) == []
+        finally:
+            resize(opened, *DESKTOP)
+
+
+def test_each_camera_has_its_figures_and_is_seen_alone_when_it_is_pressed(opened: Any) -> None:
+    with together(opened) as page:
+        figures = re.compile(r"\d+ ms old, [\d.]+ fps, \d+ % of frames, [\d,]+ dropped")
+        until(lambda: all(figures.fullmatch(tile["text"]) for tile in opened.execute_script(TILES)[:3]))
+        tiles = opened.execute_script(TILES)
+        assert tiles[3]["text"] == "no signal: camera 9 does not open"
+        names = ["camera", "small", "small (2)", "camera 9"]
+        assert [tile["button"] for tile in tiles] == [f"{name}: see it alone" for name in names]
+        opened.find_elements("css selector", "#cameras button")[2].click()
+        until(lambda: opened.execute_script(SIZE) == [160, 90] and not opened.execute_script(TILES))
+        assert page.show.controls.source == 3 and opened.find_element("id", "picture").size["width"] > 300
+        opened.find_element("css selector", "#source option:nth-child(1)").click()
+        until(lambda: len(opened.execute_script(TILES)) == 4 and opened.execute_script(SIZE) == [1280, 720])
+        page.camera.unplugged = True
+        until(lambda: opened.execute_script(TILES)[0]["state"] == "no signal")
+        until(lambda: [tile["colours"] for tile in opened.execute_script(TILES)] == [False, True, True, False])
+        assert text(opened, "state") == "live"
+        page.camera.unplugged = False
+        until(lambda: opened.execute_script(TILES)[0]["colours"])
 
 
 def test_two_viewers_and_one_that_stops_reading(page: Page) -> None:

@@ -117,6 +117,7 @@ function show(figures) {
   }
   by("power-tile").hidden = figures.power_w === null;
   if (figures.power_w !== null) by("power").textContent = number(figures.power_w, 1);
+  showCameras(figures);
   showAge(speed.age_ms, figures.state);
   showStages(speed.stages_ms);
   showClasses(figures.classes);
@@ -149,6 +150,61 @@ function choose(name, names) {
   const index = now(name);
   if (list.dataset.index !== String(index)) list.selectedIndex = index;
   list.dataset.index = index;
+}
+
+// several cameras are one picture, which is cut: their tiles stand beside each other as there is place
+function showCameras({ cameras, columns }) {
+  const several = cameras.length > 1;
+  const names = several ? cameras.map((camera) => camera.name) : [];
+  const list = by("cameras");
+  if (list.dataset.names !== names.join("\n")) {
+    list.dataset.names = names.join("\n");
+    list.hidden = !several;
+    list.style.setProperty("--columns", columns);
+    list.replaceChildren(...names.map(cameraTile));
+    by("frame").classList.toggle("cut", several);
+    by("age-of").textContent = by("ages-of").textContent = several ? "Oldest when shown" : "Age when shown";
+    if (several) cut(columns);
+  }
+  [...list.children].forEach((item, i) => {
+    item.dataset.state = cameras[i].state;
+    item.querySelector("span").textContent = cameraText(cameras[i]);
+  });
+}
+
+function cameraTile(name, place) {
+  const item = document.createElement("li");
+  const button = document.createElement("button");
+  button.type = "button";
+  button.title = `${name}: see it alone`;
+  button.setAttribute("aria-label", button.title);
+  button.append(document.createElement("canvas"), document.createElement("span"));
+  button.addEventListener("click", () => change({ source: place + 1 })); // the first is all of them
+  item.append(button);
+  return item;
+}
+
+function cameraText({ state, why, age_ms, fps, share, drops }) {
+  const since = age_ms ? ` for ${number(age_ms / 1000)} s` : "";
+  if (state !== "live") return `${state}${state === "opening" ? "" : since}${why && `: ${why}`}`;
+  return `${number(age_ms)} ms old, ${number(fps, 1)} fps, ${number(100 * share)} % of frames, ${number(drops)} dropped`;
+}
+
+function cut(columns) {
+  const canvases = [...by("cameras").querySelectorAll("canvas")];
+  if (!canvases.length) return;
+  const picture = by("picture");
+  const width = picture.naturalWidth / columns;
+  const height = picture.naturalHeight / Math.ceil(canvases.length / columns);
+  // a picture of one camera may still be on its way
+  if (width && Math.abs(width / height - 16 / 9) < 0.1) {
+    canvases.forEach((canvas, i) => {
+      if (canvas.width !== Math.floor(width)) [canvas.width, canvas.height] = [width, height];
+      const [left, top] = [(i % columns) * width, Math.floor(i / columns) * height];
+      canvas.getContext("2d").drawImage(picture, left, top, width, height, 0, 0, canvas.width, canvas.height);
+    });
+  }
+  requestAnimationFrame(() => cut(columns));
 }
 
 function showAge(age, state) {
