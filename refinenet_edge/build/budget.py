@@ -9,7 +9,7 @@ written, in float32 whatever surrounds it on the device: OpenVINO does not (see 
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -99,17 +99,17 @@ class LostLabels:
 
     def expect(self, exact: Segmenter) -> None:
         # packed: there may be hundreds of photos
-        self._exact = [zlib.compress(self._labels(exact, index).tobytes()) for index in range(len(self._frames))]
+        self._exact = [zlib.compress(labels.tobytes()) for labels in self._labels(exact)]
 
     def measure(self, rounded: Segmenter) -> float:
         lost = 0.0
-        for index, packed in enumerate(self._exact):
+        for packed, labels in zip(self._exact, self._labels(rounded), strict=True):
             exact = np.frombuffer(zlib.decompress(packed), np.uint8)
-            lost += float((self._labels(rounded, index).ravel() != exact).mean())
+            lost += float((labels.ravel() != exact).mean())
         return 100 * lost / len(self._exact)
 
-    def _labels(self, segmenter: Segmenter, index: int) -> LabelMap:
-        return segmenter.segment(self._frames.read(index)).labels
+    def _labels(self, segmenter: Segmenter) -> Iterator[LabelMap]:
+        return (mask.labels for mask in segmenter.segment_stream(map(self._frames.read, range(len(self._frames)))))
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ class Candidates:
     def _session(self, kept: Sequence[str]) -> Session:
         if self.backend == "onnxruntime":
             return self.board.keeping(kept)
-        return OpenVinoSession(to_bytes(quantise(self.model.clone(), self.ranges, self.placement, kept)))
+        graph = to_bytes(quantise(self.model.clone(), self.ranges, self.placement, kept))
+        return OpenVinoSession(graph, throughput=True)
 
 
 def spend(candidates: Candidates, judge: Judge, allowed: float, step: Step = lambda _: None) -> Budget:

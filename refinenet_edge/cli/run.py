@@ -293,7 +293,9 @@ def _evaluator(
 
     if ray == "off":
         segmenter = stack.enter_context(
-            Segmenter(opened, backend, allow_host_code=allow_host_code, inference=inference, beside=others)
+            Segmenter(
+                opened, backend, allow_host_code=allow_host_code, inference=inference, beside=others, throughput=True
+            )
         )
         return LocalEvaluator(stack.enter_context(segmenter.with_upsample(way)) if way else segmenter)
     from refinenet_edge.cluster.bundles import common_backend, gpus_of

@@ -44,6 +44,7 @@ class Opening:
                 confidence=self.confidence,
                 inference=self.inference,
                 beside=beside,
+                throughput=True,
             )
         if self.upsample is None:
             return segmenter

@@ -31,6 +31,7 @@ from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
 from refinenet_edge.files import read_utf8, write_atomically
 from refinenet_edge.records import WHOLE, Frame, FrameSpec, Identity, Inference, Labels, Mask, from_json, to_json
 from refinenet_edge.runtime import Segmenter
+from refinenet_edge.runtime.in_flight import Workers
 
 SAVE_SECONDS = 15.0
 MAX_PARTIAL = 256 << 20  # bytes
@@ -127,22 +128,26 @@ class Evaluator(Protocol):
 
 
 class LocalEvaluator:
-    """A segmenter in this process."""
+    """A segmenter in this process, `in_flight` samples at once; up to twice as many are in memory."""
 
     segmenter: Segments
+    in_flight = 1
 
     def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter = segmenter
+        self.segmenter, self.in_flight = segmenter, segmenter.in_flight
         self.labels, self.frame, self.backend = segmenter.labels, segmenter.frame_spec, segmenter.session.name
         self.inference = segmenter.inference
 
     def compare(self, samples: Sequence[Sample]) -> Iterator[Compared]:
-        for sample in samples:
-            stamp = sample.stamp()
-            try:
-                yield sample, stamp, compare(self.segmenter, sample)
-            except Unusable as exc:
-                yield sample, stamp, SampleProblem(sample.id, exc.kind, str(exc))
+        with Workers(self.in_flight) as workers:
+            yield from workers.in_order(self._compare, samples)
+
+    def _compare(self, sample: Sample) -> Compared:
+        stamp = sample.stamp()
+        try:
+            return sample, stamp, compare(self.segmenter, sample)
+        except Unusable as exc:
+            return sample, stamp, SampleProblem(sample.id, exc.kind, str(exc))
 
 
 @dataclass(frozen=True)

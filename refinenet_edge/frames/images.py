@@ -104,7 +104,7 @@ def _by_pillow(data: bytes, name: str, kind: str) -> Frame:
         install = "pip install 'refinenet-edge[images]'"
         raise InputError(f"image {name} is {kind}, which {exc.name} reads: {install}, or convert it to PNG") from exc
     try:
-        with warnings.catch_warnings():
+        with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are looked at here, and of tags, which are not
             with Image.open(io.BytesIO(data), formats=[kind]) as picture:
                 require_readable((picture.height, picture.width), f"image {name}")
@@ -205,7 +205,7 @@ def _ends(data: bytes) -> bool:
 # in the pixels 0xFF is followed by 0, or says that they restart
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _CORRUPT = re.compile(rb"(?:Corrupt JPEG data|Premature end of JPEG)[^\r\n]*[\r\n]*")
-_STDERR = threading.Lock()
+_STDERR, _WARNINGS = threading.Lock(), threading.Lock()  # the process's own: a thread at a time
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.precision.switches import Switchboard
+from refinenet_edge.runtime.in_flight import Workers
 
 Group = tuple[str, ...]
 
@@ -76,5 +77,9 @@ class LogitNoise:
         session = self._board.keeping(set(self._board.layers) - set(rounded))
         (source,), (target,) = session.inputs, session.outputs
         self.runs += len(self._images)
-        outputs = (session.run({source.name: image})[target.name] for image in self._images)
-        return np.concatenate([np.asarray(logits, np.float64).ravel() for logits in outputs])
+
+        def flat(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+            return np.asarray(session.run({source.name: image})[target.name], np.float64).ravel()
+
+        with Workers(session.requests) as workers:
+            return np.concatenate(list(workers.in_order(flat, self._images)))

@@ -31,7 +31,7 @@ class Switchboard:
         self._model, self._placement = model, placement
         self.layers = layers(model, placement)
         self._switches = _switches(model, self.layers)
-        self._session = OrtSession(to_bytes(switched(model, ranges, placement)), as_written=True)
+        self._session = OrtSession(to_bytes(switched(model, ranges, placement)), as_written=True, throughput=True)
 
     def keeping(self, keep: Collection[str]) -> Session:
         """What `quantise` gives for the same `keep`; all such sessions are one, which ends with the last of them."""
@@ -43,7 +43,7 @@ class _Setting(Session):
     """A session with its switches set."""
 
     def __init__(self, session: OrtSession, switches: Feeds) -> None:
-        super().__init__(session.name, session.inputs[:1], session.outputs)
+        super().__init__(session.name, session.inputs[:1], session.outputs, session.requests)
         self._session, self._switches = session, switches
 
     def _run(self, feeds: Feeds) -> Outputs:

@@ -34,11 +34,19 @@ def available() -> dict[str, str]:
     return {backend: str(_problem(backend) or "") for backend in BACKENDS}
 
 
-def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool = False, threads: int = 0) -> Session:
+def open_session(
+    bundle: Bundle,
+    backend: str = "auto",
+    *,
+    allow_host_code: bool = False,
+    threads: int = 0,
+    throughput: bool = False,
+) -> Session:
     """A session that runs `bundle`, by "auto" or one of `BACKENDS` (see the module).
 
     `allow_host_code` lets the runtime in a version-compatible plan run as a program: for bundles that you trust.
-    `threads` is for the backends on the CPU, 0: as many as there are cores. Raises
+    For the backends on the CPU are `threads`, 0: as many as there are cores, and `throughput`: so many requests as
+    make most frames per second, where one is soonest done. Raises
     `MissingExtra` when the backend is not installed, `InputError` when it cannot run here, `EngineMismatch` when the
     plan was made for another TensorRT or GPU, `BundleError` when the bundle lacks what the backend needs, `CudaError`
     when the GPU refuses.
@@ -46,6 +54,7 @@ def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool
     require(bundle, Bundle, "bundle")
     require(allow_host_code, bool, "allow_host_code")
     require(threads, int, "threads")
+    require(throughput, bool, "throughput")
     backend = choose(bundle, backend)
     if bundle.manifest.needs_vnni and backend in ON_CPU and saturates():
         _warn_of_saturation(bundle)
@@ -55,8 +64,8 @@ def open_session(bundle: Bundle, backend: str = "auto", *, allow_host_code: bool
             advice = f", or run it with --backend {other}"
             require_runs(bundle.read_graph, graph.sha256, backend, BundleError, name, advice)
         if backend == "openvino":
-            return OpenVinoSession(bundle.read_graph, threads, name)
-        return OrtSession(bundle.read_graph, threads=threads, name=name)
+            return OpenVinoSession(bundle.read_graph, threads, name, throughput=throughput)
+        return OrtSession(bundle.read_graph, threads=threads, name=name, throughput=throughput)
     if bundle.manifest.engine is None:
         raise BundleError(
             f"{bundle.path} has no plan yet: on the machine that runs it, refinenet-edge plan "

@@ -38,6 +38,7 @@ from refinenet_edge.runtime.frame_path import Answer, Network, or_error
 from refinenet_edge.runtime.kernels.device import DeviceFrame, DeviceHead
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 
+DEPTH = 2  # frames on their way: one is copied while the other is computed
 GRAPHS = 8  # kept beside those of our own memory: another library's ring of buffers is a few addresses
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,11 @@ class DevicePath:
         self._own: Scope | None = None  # of the memory for frames and labels
         self._places: dict[int, int] = {}  # a frame's address on the host -> on the device
         self._results: dict[int, Buffer] = {}  # by the labels' address on the host
+
+    @property
+    def in_flight(self) -> int:
+        """`FramePath.in_flight`."""
+        return 1
 
     def new_frame(self, size: Size) -> Frame:
         """`FramePath.new_frame`: page-locked memory."""
@@ -109,8 +115,9 @@ class DevicePath:
         """`FramePath.batch`: one frame after the other."""
         return [or_error(self.segment, frame) for frame in frames]
 
-    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[Mask]:
-        """`FramePath.stream`: copies and computation of several frames overlap."""
+    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Iterator[Mask]:
+        """`FramePath.stream`: copies and computation of several frames overlap, of `DEPTH` unless it is said."""
+        depth = depth or DEPTH
         cuda = self._session.cuda
         waiting: deque[_Job] = deque()
         try:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -24,10 +25,14 @@ from refinenet_edge.runtime.session import Session
 
 
 class SharedSession:
-    """A session that several segmenters take turns with, by its `lock`; it closes with the last of them."""
+    """A session of several segmenters, which closes with the last of them.
+
+    They take turns with it, unless several requests may be on their way. `lock` is for their number.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session, self.users, self.lock = session, 1, threading.RLock()
+        self.turn: AbstractContextManager[object] = self.lock if session.requests == 1 else nullcontext()
 
     def leave(self) -> None:
         """The end of one use."""
@@ -121,7 +126,13 @@ def or_error(work: Callable[..., T], frame: object) -> T | RefineNetEdgeError:
 
 
 class FramePath(Protocol):
-    """One way from frames to masks. Frames are HxWx3 BGR uint8 arrays, checked, or `DeviceImage`s."""
+    """One way from frames to masks. Frames are HxWx3 BGR uint8 arrays, checked, or `DeviceImage`s.
+
+    `in_flight`: how many threads with a frame each are worth it; 1: they take turns.
+    """
+
+    @property
+    def in_flight(self) -> int: ...
 
     def segment(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> Mask:
         """The mask of `frame`, at its size; its labels are `into`, memory of `new_labels`, or a new array."""
@@ -132,8 +143,8 @@ class FramePath(Protocol):
     def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
         """The mask of each of `frames`, in order, or the error that it would raise alone; they may differ in size."""
 
-    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[Mask]:
-        """The masks of `frames`, in order; up to `depth` frames are on their way at once."""
+    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None) -> Iterator[Mask]:
+        """The masks of `frames`, in order; up to `depth` frames are on their way at once, None: as many as pay."""
 
     def new_frame(self, size: Size) -> Frame:
         """Memory for frames of `size` (height, width); it ends with `close`."""

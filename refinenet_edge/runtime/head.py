@@ -25,7 +25,6 @@ sum of e^(logit - winner's), the classes in their order. The exponential is one 
 round as above (`exponential` in kernels/pixel.h), so it has the same bits everywhere; it is off by less than 0.01 %.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +35,7 @@ import numpy.typing as npt
 
 from refinenet_edge.errors import BundleError, require
 from refinenet_edge.records import Bilinear, Confidence, Cubic, Interpolation, LabelMap, Nearest, Size, Span
+from refinenet_edge.runtime.in_flight import cores
 
 try:
     from refinenet_edge.runtime.kernels import _head
@@ -47,7 +47,7 @@ Taps = list[tuple[npt.NDArray[np.int32], Logits]]  # per output pixel an index a
 Spans = tuple[Span, Span] | None  # down and across; None: the frame fills the network's input
 A = -0.75  # the cubic kernel's parameter in OpenCV and torch
 BLOCK = 128 * 1024  # logits that numpy upsamples at a time: what stays in a cache
-THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+THREADS = min(8, cores())
 
 
 def implementation() -> Literal["c++", "numpy"]:
@@ -64,21 +64,23 @@ def one_frame(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return first
 
 
-def upsample_argmax(logits: npt.NDArray[Any], size: Size, how: Interpolation, spans: Spans = None) -> LabelMap:
+def upsample_argmax(
+    logits: npt.NDArray[Any], size: Size, how: Interpolation, spans: Spans = None, threads: int = THREADS
+) -> LabelMap:
     """The class of each pixel of a frame of `size`, from `logits` (CxHxW, any float dtype).
 
-    `spans`: where the frame lies in what the network was fed, down and across; None: it fills it.
+    `spans`: where the frame lies in what the network was fed, down and across; None: it fills it. `threads` share it.
     Raises `BundleError` for logits of another shape, of more than 256 classes, or NaN or infinite ones.
     """
-    return _upsample(logits, size, how, spans, None)
+    return _upsample(logits, size, how, spans, None, threads)
 
 
 def upsample_softmax(
-    logits: npt.NDArray[Any], size: Size, how: Interpolation, spans: Spans = None
+    logits: npt.NDArray[Any], size: Size, how: Interpolation, spans: Spans = None, threads: int = THREADS
 ) -> tuple[LabelMap, Confidence]:
     """`upsample_argmax`, and how sure each label is: its softmax over the interpolated logits, in 255ths (slower)."""
     confidence = np.empty(size, np.uint8)
-    return _upsample(logits, size, how, spans, confidence), confidence
+    return _upsample(logits, size, how, spans, confidence, threads), confidence
 
 
 def label_rows(
@@ -123,7 +125,12 @@ def lowest_needed(total: int, height: int, how: Interpolation) -> npt.NDArray[np
 
 
 def _upsample(
-    logits: npt.NDArray[Any], size: Size, how: Interpolation, spans: Spans, confidence: Confidence | None
+    logits: npt.NDArray[Any],
+    size: Size,
+    how: Interpolation,
+    spans: Spans,
+    confidence: Confidence | None,
+    threads: int,
 ) -> LabelMap:
     require(logits, np.ndarray, "logits")
     require(how, (Bilinear, Cubic, Nearest), "the interpolation")
@@ -134,7 +141,7 @@ def _upsample(
     labels = np.empty(size, np.uint8)
     if _head is not None and isinstance(how, Bilinear):
         more = () if confidence is None else (confidence,)
-        if not _head.fill(source, len(source), *_axes(source, size, how, spans), labels, THREADS, *more):
+        if not _head.fill(source, len(source), *_axes(source, size, how, spans), labels, threads, *more):
             raise _not_finite(source)
         return labels
     if not np.isfinite(source).all():

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import Frame, LabelMap, Mask, Size
 from refinenet_edge.runtime.frame import DeviceImage, prepare
 from refinenet_edge.runtime.frame_path import Answer, Network, or_error
-from refinenet_edge.runtime.head import nearest_axis, one_frame, upsample_argmax, upsample_softmax
+from refinenet_edge.runtime.head import THREADS, nearest_axis, one_frame, upsample_argmax, upsample_softmax
+from refinenet_edge.runtime.in_flight import Workers
 
 
 class HostPath:
@@ -20,6 +22,12 @@ class HostPath:
 
     def __init__(self, network: Network) -> None:
         self.network = network
+        self._workers = Workers(self.in_flight)
+
+    @property
+    def in_flight(self) -> int:
+        """`FramePath.in_flight`."""
+        return self.network.session.requests
 
     def segment(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> Mask:
         """`FramePath.segment`. Raises `InputError` for a frame on the GPU."""
@@ -47,15 +55,16 @@ class HostPath:
         return mask, {stage: 1000 * (end - start) for stage, start, end in stages}
 
     def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
-        """`FramePath.batch`."""
-        return [or_error(self.segment, frame) for frame in frames]
+        """`FramePath.batch`: `in_flight` at once."""
+        return list(self._workers.in_order(partial(or_error, self.segment), frames))
 
-    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int) -> Iterator[Mask]:
-        """`FramePath.stream`: one frame after the other, in turn with whoever shares the session."""
-        for frame in frames:
-            with self.network.shared.lock:
-                mask = self.segment(frame)
-            yield mask
+    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Iterator[Mask]:
+        """`FramePath.stream`: `in_flight` at once, or one after the other in turn with whoever shares the session."""
+        yield from self._workers.in_order(self._in_turn, frames, depth)
+
+    def _in_turn(self, frame: Frame | DeviceImage) -> Mask:
+        with self.network.shared.turn:
+            return self.segment(frame)
 
     def new_frame(self, size: Size) -> Frame:
         return np.zeros((*size, 3), np.uint8)
@@ -64,7 +73,8 @@ class HostPath:
         return np.zeros(size, np.uint8)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """`FramePath.close`: what is on its way ends first."""
+        self._workers.close()
 
     def image(self, frame: Frame | DeviceImage, size: Size | None = None) -> npt.NDArray[Any]:
         """What the network is fed for `frame`: 1xCxhxw; where its sides are free, the frame may be brought to `size`.
@@ -122,9 +132,10 @@ class HostPath:
         try:
             frame = one_frame(logits)
             how, spans = network.frame_spec.upsample, network.frame_spec.spans(size)
+            threads = max(1, THREADS // self.in_flight)
             if network.confidence:
-                labels, confidence = upsample_softmax(frame, size, how, spans)
+                labels, confidence = upsample_softmax(frame, size, how, spans, threads)
                 return network.without_unseen(Mask(labels, network.labels, confidence))
-            return network.without_unseen(Mask(upsample_argmax(frame, size, how, spans), network.labels))
+            return network.without_unseen(Mask(upsample_argmax(frame, size, how, spans, threads), network.labels))
         except BundleError as exc:
             raise BundleError(f"{network.origin}: {exc}") from exc

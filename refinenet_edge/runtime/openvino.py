@@ -13,38 +13,50 @@ from refinenet_edge.records import TensorSpec
 from refinenet_edge.runtime.libraries import load_library
 from refinenet_edge.runtime.session import PROFILED_RUNS, Feeds, LayerTime, Model, Outputs, Session
 
-# one frame at a time; float32 arithmetic, so that a CPU with half-precision units gives the same labels as one without
-CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+# float32 arithmetic, so that a CPU with half-precision units gives the same labels as one without
+CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 class OpenVinoSession(Session):
     """`model` (see `Model`) on the CPU; its tensors keep their dtypes, float16 included.
 
-    `threads` 0: as many as there are cores. Errors call it `name`. Outputs are views of OpenVINO's memory, overwritten
-    by the next run().
+    `threads` 0: as many as there are cores. Errors call it `name`. `throughput`: as many requests as OpenVINO finds
+    best for frames per second, each with memory of its own; else one, soonest done, whose outputs are views of
+    OpenVINO's memory, overwritten by the next run().
     Raises `BundleError` for an unusable model.
     """
 
-    def __init__(self, model: Model, threads: int = 0, name: str = "the model") -> None:
+    def __init__(self, model: Model, threads: int = 0, name: str = "the model", *, throughput: bool = False) -> None:
         require(model, (Path, bytes, Callable), "model")
         self._model = model
         self._config: dict[str, Any] = {**CONFIG, **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
+        self._config["PERFORMANCE_HINT"] = "THROUGHPUT" if throughput else "LATENCY"
         try:
             self._compiled = _compiled(model, self._config)
-            self._request: Any = self._compiled.create_infer_request()
+            requests = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) if throughput else 1
+            self._idle = [self._compiled.create_infer_request() for _ in range(requests)]
         except RefineNetEdgeError:
             raise
         except Exception as exc:  # the front end's errors have no base of their own
             raise BundleError(
                 f"OpenVINO cannot load {model if isinstance(model, Path) else name}: {_reason(exc)}"
             ) from exc
-        super().__init__("openvino", _specs(self._compiled.inputs), _specs(self._compiled.outputs))
+        super().__init__("openvino", _specs(self._compiled.inputs), _specs(self._compiled.outputs), requests)
 
     def _run(self, feeds: Feeds) -> Outputs:
+        idle, compiled = self._idle, self._compiled
         try:
-            values = self._request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+            request = idle.pop()
+        except IndexError:  # more threads than requests pay, or an interrupt took one with it
+            self.check_open()
+            request = compiled.create_infer_request()
+        try:
+            # a request's memory is the next thread's
+            values = request.infer(dict(feeds), share_inputs=True, share_outputs=self.requests == 1)
         except RuntimeError as exc:
             raise RefineNetEdgeError(f"OpenVINO failed on {[array.shape for array in feeds.values()]}: {exc}") from exc
+        finally:
+            idle.append(request)
         return {spec.name: values[i] for i, spec in enumerate(self.outputs)}
 
     def _profiled_runs(self, feeds: Feeds) -> list[list[LayerTime]]:
@@ -57,7 +69,7 @@ class OpenVinoSession(Session):
         return runs[1:]
 
     def _release(self) -> None:
-        self._request = self._compiled = None
+        self._idle, self._compiled = [], None
 
 
 def _reason(exc: Exception) -> str:

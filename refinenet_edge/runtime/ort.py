@@ -9,6 +9,7 @@ from typing import Any
 
 from refinenet_edge.errors import BundleError, RefineNetEdgeError, require
 from refinenet_edge.records import TensorSpec
+from refinenet_edge.runtime.in_flight import cores, most_requests
 from refinenet_edge.runtime.libraries import load_library
 from refinenet_edge.runtime.session import PROFILED_RUNS, Feeds, LayerTime, Model, Outputs, Session
 
@@ -65,7 +66,8 @@ def open_onnxruntime(
 class OrtSession(Session):
     """`model` (see `Model`) on the CPU; outputs are new arrays. The options are `open_onnxruntime`'s.
 
-    Errors call it `name`. Raises `BundleError` for an unusable model.
+    Errors call it `name`. `throughput`: as many requests as `most_requests`, which share the threads, instead of one
+    that has them all. Raises `BundleError` for an unusable model.
     """
 
     def __init__(
@@ -76,8 +78,11 @@ class OrtSession(Session):
         name: str = "the model",
         *,
         optimised: bool = True,
+        throughput: bool = False,
     ) -> None:
         require(model, (Path, bytes, Callable), "model")
+        requests = most_requests(threads) if throughput else 1
+        threads = (threads or cores()) // requests if throughput else threads
         self._open = functools.partial(
             open_onnxruntime, model, as_written=as_written, threads=threads, optimised=optimised
         )
@@ -88,11 +93,16 @@ class OrtSession(Session):
         except Exception as exc:  # its error classes are private and have no base of their own
             what = model if isinstance(model, Path) else name
             raise BundleError(f"ONNX Runtime cannot load {what}: {exc}") from exc
-        super().__init__("onnxruntime", _specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
+        super().__init__(
+            "onnxruntime", _specs(self._session.get_inputs()), _specs(self._session.get_outputs()), requests
+        )
 
     def _run(self, feeds: Feeds) -> Outputs:
+        session = self._session
+        if session is None:  # closed by another thread since
+            self.check_open()
         try:
-            values = self._session.run(None, dict(feeds))
+            values = session.run(None, dict(feeds))
         except Exception as exc:
             shapes = [array.shape for array in feeds.values()]
             raise RefineNetEdgeError(f"ONNX Runtime failed on {shapes}: {exc}") from exc

@@ -57,8 +57,8 @@ class Segmenter:
     with Segmenter("engines/rf_lw50_voc") as segmenter:
         mask = segmenter.segment(cv2.imread("street.jpg"))
 
-    Threads may share one: it lets one frame in at a time. Or each has its own, then they run beside each other, with
-    memory of their own. Either way each mask is that of the frame it was asked for.
+    Threads may share one: it lets one frame in at a time, or `in_flight` of them run beside each other. Or each has its
+    own, with memory of its own. Either way each mask is that of the frame it was asked for.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Segmenter:
         inference: Inference = WHOLE,
         beside: Sequence[str | Path | Bundle] = (),
         progress: Callable[[int, int], None] | None = None,
+        throughput: bool = False,
     ) -> None:
         """Open and verify `bundle` and its session, as `open_bundle` and `open_session` do, with their errors.
 
@@ -81,6 +82,8 @@ class Segmenter:
         `inference`: how a frame goes through the network. `beside`: bundles of the network at other sizes, whose class
         scores are averaged with this one's: `MultiScale` where sizes are fixed.
         `progress(done, tiles)` is called after each tile of a frame, where there are `Tiles`.
+        `throughput`: on a CPU, several frames at once on a core or some each, for the most frames per second, where
+        else all cores work on one frame so that it is soonest done. Memory grows by the activations of each.
         """
         require(confidence, bool, "confidence")
         require(inference, (Whole, MultiScale, Tiles), "inference")
@@ -89,7 +92,9 @@ class Segmenter:
         networks: list[Network] = []
         try:
             for one in opened:
-                session = open_session(one, backend, allow_host_code=allow_host_code, threads=threads)
+                session = open_session(
+                    one, backend, allow_host_code=allow_host_code, threads=threads, throughput=throughput
+                )
                 networks.append(_described(session, one, confidence, inference))
         except BaseException:
             for network in networks:
@@ -133,7 +138,8 @@ class Segmenter:
         if self._network.gives_labels:
             raise InputError(f"{self._network.origin} gives labels, which were upsampled already")
         segmenter = type(self).__new__(type(self))
-        with self._turn():
+        with self._network.shared.lock:
+            self._check_open()
             for one in (self._network, *self._network.beside):
                 one.shared.users += 1
             network, *beside = (
@@ -183,6 +189,11 @@ class Segmenter:
         """How a frame goes through the network."""
         return self._network.inference
 
+    @property
+    def in_flight(self) -> int:
+        """How many frames at once pay: so many threads may each call `segment` with one, and run beside each other."""
+        return self._path.in_flight
+
     def segment(self, frame: Frame | Any, labels: LabelMap | None = None) -> Mask:
         """The segmentation of `frame` (HxWx3 BGR uint8, any size), at its size; the mask is the caller's.
 
@@ -208,8 +219,9 @@ class Segmenter:
     def segment_batch(self, frames: Sequence[Frame | Any]) -> list[Mask | RefineNetEdgeError]:
         """One answer for each of `frames`, in their order: its mask, or the error that `segment` would raise for it.
 
-        The frames may differ in size; none is affected by another, and the labels are those of `segment`. Raises
-        `InputError` after close(), `CudaError` when the GPU fails.
+        The frames may differ in size; none is affected by another, and the labels are those of `segment`. With
+        `throughput`, `in_flight` of them run at once. Raises `InputError` after close(), `CudaError` where the GPU
+        fails.
         """
         require(frames, Sequence, "frames")
         with self._turn():
@@ -217,15 +229,16 @@ class Segmenter:
             answers = iter(self._path.batch([frame for frame in taken if not isinstance(frame, RefineNetEdgeError)]))
             return [frame if isinstance(frame, RefineNetEdgeError) else next(answers) for frame in taken]
 
-    def segment_stream(self, frames: Iterable[Frame | Any], depth: int = 2) -> Iterator[Mask]:
+    def segment_stream(self, frames: Iterable[Frame | Any], depth: int | None = None) -> Iterator[Mask]:
         """`segment` for each of `frames`, in their order, with up to `depth` of them on their way at once.
 
-        On a discrete GPU the copies of one frame overlap the computation of another. A frame must stay as it is until
-        its mask comes; an iterator that is not read to its end is closed, or waits with its frames. Raises as `segment`
-        does, and `InputError` for a `depth` below 1.
+        None: as many as pay. On a discrete GPU the copies of one frame overlap the computation of another; with
+        `throughput`, `in_flight` of them run at once. A frame must stay as it is until its mask comes; an iterator that
+        is not read to its end is closed, or waits with its frames. Raises as `segment` does, and `InputError` for a
+        `depth` below 1.
         """
-        require(depth, int, "depth")
-        if depth < 1:
+        require(depth, (int, type(None)), "depth")
+        if depth is not None and depth < 1:
             raise InputError(f"a depth of {depth}: at least 1 frame is on its way")
         yield from self._path.stream(map(self._usable, frames), depth)
 
@@ -277,8 +290,8 @@ class Segmenter:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """The session is ours until the end: segmenters and threads that share it wait."""
-        with self._network.shared.lock:
+        """The session is ours until the end: segmenters and threads that share it wait, if they have to."""
+        with self._network.shared.turn:
             self._check_open()
             yield
 

@@ -51,21 +51,26 @@ def medians(runs: Iterable[Iterable[LayerTime]]) -> list[LayerTime]:
 
 
 class Session:
-    """A loaded network, used from one thread at a time; a subclass has `_run` and, if it holds something, `_release`.
+    """A loaded network; a subclass has `_run` and, if it holds something, `_release`.
 
     `name` is the backend: "openvino", "tensorrt" ...; `inputs` is what run() takes and `outputs` what it returns, with
-    numpy's names of dtypes; a dimension that varies is a name.
+    numpy's names of dtypes; a dimension that varies is a name. `requests`: how many runs may be on their way at once,
+    each from a thread of its own; 1: it is used from one thread at a time.
     """
 
-    def __init__(self, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(
+        self, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], requests: int = 1
+    ) -> None:
         self.name = name
         self.inputs = inputs
         self.outputs = outputs
+        self.requests = requests
         self._closed = False
 
     def run(self, feeds: Feeds) -> Outputs:
         """Run the network once. The outputs belong to the session and may be overwritten by its next run: copy to keep.
 
+        They are the caller's where several `requests` may be on their way.
         Raises `InputError` when `feeds` does not fit `inputs`, or after close().
         """
         self.check_open()
@@ -119,9 +124,13 @@ class FakeSession(Session):
     """
 
     def __init__(
-        self, handler: Callable[[Feeds], Outputs], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+        self,
+        handler: Callable[[Feeds], Outputs],
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        requests: int = 1,
     ) -> None:
-        super().__init__("fake", inputs, outputs)
+        super().__init__("fake", inputs, outputs, requests)
         self._handler = handler
 
     def _run(self, feeds: Feeds) -> Outputs:

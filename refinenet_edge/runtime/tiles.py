@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.frame_path import Network
 from refinenet_edge.runtime.head import Logits, label_rows, lowest_needed, one_frame
 from refinenet_edge.runtime.host_path import HostPath
+from refinenet_edge.runtime.in_flight import Workers
 
 if TYPE_CHECKING:
     from refinenet_edge.runtime.frame import DeviceImage
@@ -36,8 +38,18 @@ class TiledPath(HostPath):
     def __init__(self, network: Network, tiles: Tiles) -> None:
         super().__init__(network)
         self._tiles, size = tiles, network.frame_spec.size
+        self._beside = Workers(network.session.requests)  # for the tiles of a row
         if size is not None and size != tiles.size:
             raise InputError(f"{network.origin} takes {size[0]}x{size[1]} only (height x width): --tiles that")
+
+    @property
+    def in_flight(self) -> int:
+        """`FramePath.in_flight`: one frame, which may be large; its tiles are what runs at once."""
+        return 1
+
+    def close(self) -> None:
+        self._beside.close()
+        super().close()
 
     def _segment(self, frame: Frame | DeviceImage) -> Mask:
         if not isinstance(frame, np.ndarray):
@@ -75,8 +87,8 @@ class TiledPath(HostPath):
         count = 0
         for row, (top, following) in enumerate(pairwise([*down, frame.shape[0] + ALIGNED])):
             strip = None
-            for left in across:
-                logits = self._logits_of(frame, top, left)
+            tiles = self._beside.in_order(partial(self._logits_of, frame, top), across)
+            for left, logits in zip(across, tiles, strict=True):
                 if stride is None:
                     stride = _stride(self._sides(frame, top, left), logits)
                 strip = logits if strip is None else _blend(strip, logits, left // stride, axis=2)

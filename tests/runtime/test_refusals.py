@@ -48,7 +48,7 @@ def model() -> bytes:
 def calls(make_bundle: Callable[..., Bundle]) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """Every public function, and arguments that it takes."""
     bundle = make_bundle(size=(8, 8))
-    opens = {"backend": "onnxruntime", "allow_host_code": False, "threads": 1}
+    opens = {"backend": "onnxruntime", "allow_host_code": False, "threads": 1, "throughput": False}
     one = np.zeros((1, 3, 8, 8), np.float32)
     return {
         "Segmenter": (Segmenter, {"bundle": bundle, **opens, "confidence": False}),
@@ -96,6 +96,7 @@ def test_every_public_function_is_tried(calls: dict[str, Any]) -> None:
         "session",
         "frame_spec",
         "inference",
+        "in_flight",
         "labels",
         "FakeSession",
         "Session",
