@@ -73,7 +73,7 @@ def frame(prediction: np.ndarray) -> bytes:
     return bytes(cv2.imencode(".png", image)[1].tobytes())
 
 
-def seer(labels: Labels | str, size: tuple[int, int] | None = None) -> Segmenter:
+def seer(labels: Labels | str, size: tuple[int, int] | None = None, requests: int = 1) -> Segmenter:
     """A segmenter that reads the class from the red channel, at the frame's size."""
     chosen = LABEL_SETS[labels] if isinstance(labels, str) else labels
     classes = len(chosen.names)
@@ -85,7 +85,7 @@ def seer(labels: Labels | str, size: tuple[int, int] | None = None) -> Segmenter
     sides: tuple[int | str, int | str] = size or ("height", "width")
     image, logits = (TensorSpec(n, "float32", (1, c, *sides)) for n, c in (("image", 3), ("logits", classes)))
     spec = FrameSpec(size, upsample=Bilinear(), mean=(0, 0, 0), std=(1, 1, 1))
-    return Segmenter.from_session(FakeSession(see, (image,), (logits,)), spec, chosen)
+    return Segmenter.from_session(FakeSession(see, (image,), (logits,), requests), spec, chosen)
 
 
 def plain(root: Path, classes: int, count: int = COUNT) -> Path:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,12 +47,13 @@ def timeless(result: EvaluationResult) -> EvaluationResult:
 
 def interrupted(segmenter: Segmenter, after: int, with_: BaseException) -> Segmenter:
     """`segmenter`, until it has run `after` times."""
-    run, runs = segmenter.session.run, []
+    run, runs, lock = segmenter.session.run, [], threading.Lock()
 
     def limited(feeds: Feeds) -> Outputs:
-        if len(runs) == after:
-            raise with_
-        runs.append(None)
+        with lock:
+            if len(runs) == after:
+                raise with_
+            runs.append(None)
         return run(feeds)
 
     segmenter.session.run = limited  # type: ignore[method-assign]
@@ -245,15 +247,16 @@ def test_no_usable_sample_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_", [KeyboardInterrupt(), BundleError("the logits are not finite")])
-def test_a_stopped_run_goes_on(plain7: DataSet, tmp_path: Path, with_: BaseException) -> None:
+@pytest.mark.parametrize("requests", [1, 2])
+def test_a_stopped_run_goes_on(plain7: DataSet, tmp_path: Path, with_: BaseException, requests: int) -> None:
     spoil(tmp_path / "data")
     dataset, out, partial = open_dataset(plain7.name), tmp_path / "r.json", tmp_path / "r.json.partial"
     expected = evaluate(seer(PERSON), dataset, identity=IDENTITY)
     with pytest.raises(type(with_)):
-        evaluate(interrupted(seer(PERSON), 2, with_), dataset, identity=IDENTITY, out=out)
+        evaluate(interrupted(seer(PERSON, requests=requests), 2, with_), dataset, identity=IDENTITY, out=out)
     assert partial.is_file()
     assert not out.exists()
-    segmenter, steps = seer(PERSON), []
+    segmenter, steps = seer(PERSON, requests=requests), []
     runs = runs_of(segmenter)
     result = evaluate(
         segmenter, dataset, identity=IDENTITY, out=out, progress=lambda done, samples: steps.append((done, samples))
@@ -263,6 +266,19 @@ def test_a_stopped_run_goes_on(plain7: DataSet, tmp_path: Path, with_: BaseExcep
     assert timeless(result) == timeless(expected)
     assert from_json(EvaluationResult, out.read_text("utf-8")) == result
     assert not partial.exists()
+
+
+def test_as_many_samples_as_are_in_flight_are_compared_at_once(plain7: DataSet) -> None:
+    dataset = replace(plain7, samples=plain7.samples[: COUNT // 2 * 2])
+    segmenter, together = seer(PERSON, requests=2), threading.Barrier(2)
+    run = segmenter.session.run
+
+    def both(feeds: Feeds) -> Outputs:
+        together.wait(60)  # none gets on alone
+        return run(feeds)
+
+    segmenter.session.run = both  # type: ignore[method-assign]
+    assert timeless(evaluate(segmenter, dataset)) == timeless(evaluate(seer(PERSON), dataset))
 
 
 def test_a_run_that_was_stopped_before_its_first_sample_leaves_nothing(plain7: DataSet, tmp_path: Path) -> None:
