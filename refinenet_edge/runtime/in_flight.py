@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11, Jetson has 3.10
@@ -15,6 +19,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 AHEAD = 2  # items for each thread: the next one is there when one is done
+POLL = 0.1  # seconds between two looks at what is ending
 MOST = 8  # requests: each has the activations of a frame in memory
 
 
@@ -28,12 +33,56 @@ def most_requests(threads: int = 0) -> int:
     return min(MOST, threads or cores())
 
 
+class _Task(Generic[R]):
+    """An item on its way; whoever waits for it may be interrupted anywhere."""
+
+    def __init__(self, work: Callable[[], R]) -> None:
+        self._work = [work]  # until somebody takes it
+        self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self.wanted, self.done = True, False
+
+    def run(self) -> None:
+        """By a worker; nothing where somebody has taken the work."""
+        error = value = None
+        try:
+            work = self._work.pop()
+        except IndexError:
+            return
+        try:
+            value = work() if self.wanted else None
+        except BaseException as exc:
+            error = exc
+        del work  # and its item
+        self.done = True
+        self._answers.put((value, error))
+
+    def result(self) -> R:
+        """Wait for what the work gives or raises; once."""
+        value, error = self._answers.get()
+        if error is not None:
+            raise error
+        result: R = value
+        return result
+
+    def end(self) -> None:
+        """Wait until nothing of it goes on; what has not begun does not."""
+        self.wanted = False
+        self.run()
+        while not self.done:
+            with contextlib.suppress(Empty):
+                self._answers.get(timeout=POLL)
+
+
 class Workers:
-    """Threads that work on items side by side; they begin with the first and end with `close`."""
+    """Threads that work on items side by side; they begin with the first and end with `close`.
+
+    The queues are C's: Ctrl-C within the wait for a future, a condition or an event may leave its lock behind.
+    """
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._pool: ThreadPoolExecutor | None = None
+        self._tasks: SimpleQueue[_Task[Any] | None] = SimpleQueue()
+        self._ends: list[Callable[[], object]] = []
 
     def in_order(self, work: Callable[[T], R], items: Iterable[T], depth: int | None = None) -> Iterator[R]:
         """`work(item)` of each of `items`, in their order; where there is one thread, it is the caller's own.
@@ -45,10 +94,11 @@ class Workers:
         if self.threads == 1:
             yield from map(work, items)
             return
-        self._pool = self._pool or ThreadPoolExecutor(self.threads, "in flight")
+        if not self._ends:
+            self._begin()
         source = iter(items)
         failed: Exception | None = None
-        waiting: deque[Future[R]] = deque()
+        waiting: deque[_Task[R]] = deque()
         try:
             while True:
                 try:
@@ -58,24 +108,55 @@ class Workers:
                 except Exception as exc:
                     failed = exc
                     break
-                waiting.append(self._pool.submit(work, item))
+                waiting.append(_Task(partial(work, item)))
+                self._tasks.put(waiting[-1])
+                del item
                 if len(waiting) == (depth or AHEAD * self.threads):
-                    yield waiting.popleft().result()
+                    yield _first(waiting)
             while waiting:
-                yield waiting.popleft().result()
+                yield _first(waiting)
             if failed is not None:
                 raise failed
         finally:
-            wait([future for future in waiting if not future.cancel()])
+            for task in reversed(waiting):  # the first has begun
+                task.end()
+
+    def _begin(self) -> None:
+        begun: list[threading.Thread] = []
+        # also when nobody has these any more, and before the interpreter ends: a thread in a library's code would abort
+        # it then. It does not wait for them itself, which would be for ever
+        self._ends.append(weakref.finalize(self, _end, self._tasks, begun))
+        for _ in range(self.threads):
+            begun.append(threading.Thread(target=_work, args=(self._tasks,), name="in flight", daemon=True))
+            begun[-1].start()
 
     def close(self) -> None:
-        """End the threads with what they do; a second call does nothing."""
-        pool, self._pool = self._pool, None
-        if pool:
-            pool.shutdown(cancel_futures=True)
+        """End the threads, when they have done what was given to them; a second call does nothing."""
+        while self._ends:
+            self._ends.pop()()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _first(waiting: deque[_Task[R]]) -> R:
+    result = waiting[0].result()
+    waiting.popleft()  # now, so that it is waited for whenever an interrupt comes
+    return result
+
+
+def _work(tasks: SimpleQueue[_Task[Any] | None]) -> None:
+    while (task := tasks.get()) is not None:
+        task.run()
+        del task
+
+
+def _end(tasks: SimpleQueue[_Task[Any] | None], threads: list[threading.Thread]) -> None:
+    for _ in threads:
+        tasks.put(None)
+    for thread in threads:
+        if thread is not threading.current_thread():  # it may have been the last to know them
+            thread.join()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -131,6 +132,57 @@ def test_who_stops_early_leaves_nothing_to_be_done() -> None:
     workers.close()
     assert not ours()
     assert len(done) <= 2 * AHEAD
+
+
+def test_threads_end_with_who_has_them() -> None:
+    workers = Workers(2)
+    assert list(workers.in_order(str, range(3))) == ["0", "1", "2"]
+    threads = ours()
+    assert len(threads) == 2
+    del workers
+    gc.collect()
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_an_interrupt_at_any_moment_ends_the_work() -> None:
+    """At each bytecode of the caller, as Ctrl-C would."""
+    code = """
+import sys
+import faulthandler
+from refinenet_edge.runtime import in_flight
+
+faulthandler.dump_traceback_later(50, exit=True)
+workers, at = in_flight.Workers(2), 0
+list(workers.in_order(str, range(2)))
+
+def trace(frame, event, argument):
+    global left
+    if frame.f_code.co_filename != in_flight.__file__:
+        return None
+    frame.f_trace_opcodes = True
+    if event == "opcode":
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+    return trace
+
+interrupted = True
+while interrupted:
+    at += 1
+    left, interrupted = at, False
+    sys.settrace(trace)
+    try:
+        results = list(workers.in_order(str, range(7)))
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        sys.settrace(None)
+assert results == list("0123456")
+assert at > 100, at
+workers.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=LIMIT, check=False, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_process_that_ends_in_the_middle_ends_well() -> None:
