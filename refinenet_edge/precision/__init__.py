@@ -6,7 +6,7 @@ int8                     Q/DQ where the backend's placement says; float16 around
 fp8                      the same in E4M3, for TensorRT on GPUs of compute capability 8.9 and later
 
 placement.py where and on which grid -> qdq.py Q/DQ         foreign.py Q/DQ of others, as a backend takes it
-ends.py plain ends and labels in the graph, for other tools
+ends.py plain ends and labels in the graph, for other tools     operators.py what a backend does not compute
 switches.py any layers of one session rounded -> sensitivity.py what each layer loses
 """
 
@@ -18,6 +18,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.precision.ends import give, plain_ends
 from refinenet_edge.precision.foreign import adapt, asymmetric, is_quantised, needs_vnni
 from refinenet_edge.precision.fp16 import stored_in_half, to_fp16
+from refinenet_edge.precision.operators import require_computed
 from refinenet_edge.precision.pad_channels import pad_channels
 from refinenet_edge.precision.placement import Placement, in_7_bits, placement_of
 from refinenet_edge.precision.qdq import quantise
@@ -66,10 +67,12 @@ def apply(
     int8 and fp8 need `ranges`, unless the model has Q/DQ already, which is rewritten as `backend` takes it; the nodes
     named in `keep` stay float. `seven_bits`: of INT8 weights, so that no processor saturates their products.
     `peaks`: the largest magnitude seen of each activation, by which float16 is judged.
-    Raises `InputError` where ranges lack, where nothing is quantised, or for an unknown precision.
+    Raises `InputError` where ranges lack, where nothing is quantised, for an operator that `backend` does not compute,
+    or for an unknown precision.
     """
     if precision not in PRECISIONS:
         raise InputError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
+    require_computed(model, precision, on_gpu=backend in ON_GPU)
     if precision in QUANTISED:
         if is_quantised(model):
             adapt(model, on_cpu=backend not in ON_GPU, in_7_bits=seven_bits)

@@ -174,7 +174,8 @@ def _require_few(graph: ir.Graph, kept: list[ir.Node], wide: set[ir.Value], peak
     """Say which nodes stay float32 and why; raise `GraphError` where they are too many, or the logits among them."""
     if not kept:
         return
-    first = next((value for node in kept for value in node.outputs if value in wide), None)
+    ends = (value for node in kept for value in (*node.outputs, *node.inputs))  # what a Cast makes is only read
+    first = next((value for value in ends if value in wide), None)
     if first is not None:
         reason = (
             f"{first.name} reaches {peaks.get(str(first.name), 0.0):.3g}, float16 goes from 6e-05 to {FP16_MAX:.0f}"

@@ -45,6 +45,17 @@ def test_weights_activations_input_and_output_are_float16() -> None:
     assert operators(model) == ["Conv", "Relu"]
 
 
+def test_a_cast_gives_what_float16_does_not_hold() -> None:
+    """It is neither made nor read by a node that computes in float16, but read by one that may not."""
+    body = "i = Cast<to=6>(x) t = Mul(i, k) f = Cast<to=1>(t) s = Mul(f, d) y = Conv(s, w)"
+    model = graph(body, k=np.int32(100_000), d=np.float32(1e-5), w=weights(8, 8, 1, 1))
+    frames = {"random": 100 * weights(*(int(side) for side in model.graph.inputs[0].shape or ()), seed=99)}
+    expected = parity.logits(to_bytes(model), frames)
+    half = to_fp16(model, peaks(model, frames.values()))
+    found = parity.logits(to_bytes(stored_in_half(half)), frames)
+    assert np.abs(found["random"] - expected["random"]).max() < 1e-2 * np.abs(expected["random"]).max()
+
+
 def test_weights_are_rounded_to_the_nearest() -> None:
     kernel = weights(8, 8, 1, 1)
     model = to_fp16(graph("y = Conv(x, w)", w=kernel))
