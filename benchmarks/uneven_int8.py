@@ -46,7 +46,7 @@ m = Conv<pads=[1,1,1,1]>(uneven, c) n = Relu(m) y = Conv(n, w) }}"""
 def network(kind: str, ratio: int, folder: Path) -> ir.Model:
     """The fused network in which something reaches `ratio` times as far as the rest."""
     random = np.random.default_rng(3)
-    draw = lambda *shape: random.standard_normal(shape).astype(np.float32) / np.sqrt(np.prod(shape[1:]))  # noqa: E731
+    draw = lambda *shape: (random.standard_normal(shape) / np.prod(shape[1:]) ** 0.5).astype(np.float32)  # noqa: E731
     weights = {"u": 3 * draw(32, 3, 3, 3), "a": draw(16, 32, 3, 3), "b": ratio * draw(16, 32, 3, 3)}
     weights |= {"c": draw(32, 32, 3, 3), "w": draw(6, 32, 1, 1)}
     weights["w"] -= weights["w"].mean(1, keepdims=True)
@@ -67,8 +67,8 @@ def network(kind: str, ratio: int, folder: Path) -> ir.Model:
 
 def ways(model: ir.Model, ranges: Ranges, placement: Placement) -> dict[str, ir.Model]:
     """What else could be done, in one placement."""
-    mixes = next(node for node in model.graph if node.op_type == "Conv" and node.inputs[1].shape[:2] == (32, 32))
-    float_one = [str(mixes.name)]
+    (uneven,) = (value for node in model.graph for value in node.outputs if value.name == "uneven")
+    float_one = [str(node.name) for node in uneven.consumers()]
     found = {"convolution float": qdq.quantise(copy_of(model), ranges, placement, float_one)}
     if any(node.op_type == "Concat" for node in model.graph):
         both, inputs = (qdq.quantise(copy_of(model), ranges, placement, keep) for keep in ([], float_one))

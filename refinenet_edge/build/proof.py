@@ -99,9 +99,9 @@ def prove(
         classes = {name: found[:, : expected[name].shape[1]] for name, found in run().items()}  # without padding
         parities = parity.compare(typed.precision, expected, classes, runner)
         if broken := [p.frame for p in parities if not np.isfinite(p.relative_error)]:
-            raise GraphError(
-                f"in {typed.precision} the logits overflow on the {broken[0]} frame: build with --precision fp32"
-            )
+            said = "the logits overflow" if typed.precision != "fp32" else f"{runner} gives logits that are not finite"
+            advice = "build with --precision fp32" if typed.precision != "fp32" else _elsewhere(how.backend)
+            raise GraphError(f"in {typed.precision} {said} on the {broken[0]} frame: {advice}")
         parities = _together(parities, samples)
         if runner != LESSER or not typed.needs_vnni:  # what it then loses is said where it runs
             for found in parities:

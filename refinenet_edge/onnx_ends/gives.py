@@ -75,9 +75,9 @@ def _find_source(output: ir.Value, name: str, classes: int | None, sides: Size |
     shape, one, labels = output.shape, _as_one(output, sides), _labels(output)
     if one is not None and labels is not None:
         return _given_labels(output, one, name, labels or classes)
-    if one is not None and output.dtype == FLOAT:
+    if one is not None and output.dtype in (FLOAT, ir.DataType.DOUBLE):
         return _one_channel(output, one, sides)
-    if output.dtype == ir.DataType.DOUBLE or shape is None or len(shape) != 4:
+    if output.dtype == ir.DataType.BFLOAT16 or shape is None or len(shape) != 4:
         raise GraphError(f"{name} gives {output.name} ({output.dtype} {shown(shape)}); {EXPECTED}")
     axis = _channel_axis(output, name, classes, sides)
     count = shape[axis]
@@ -90,7 +90,7 @@ def _find_source(output: ir.Value, name: str, classes: int | None, sides: Size |
         )
     value, inner = _before_softmax(output, axis)
     node = _behind(output, MOVES).producer()
-    ones = output.dtype != FLOAT or (node is not None and node.op_type in ("OneHot", "Equal"))
+    ones = output.dtype not in (FLOAT, ir.DataType.DOUBLE) or (node is not None and node.op_type in ("OneHot", "Equal"))
     kind: Kind = "ones" if ones else "scores"
     return _Source(value, kind, "nchw" if inner == 1 else "nhwc", count, given_axis=axis)
 

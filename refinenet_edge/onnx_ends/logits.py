@@ -19,6 +19,8 @@ def logits_of(model: ir.Model, value: ir.Value, kind: Kind, layout: Layout, clas
         return make("Transpose", [value], {"perm": PLANES_FIRST}) if layout == "nhwc" else value
     if kind == "labels":
         value = make("Cast", [value], {"to": int(ir.DataType.INT32)}, ir.DataType.INT32)
+    elif value.dtype != FLOAT:
+        value = make("Cast", [value], {"to": int(FLOAT)})
     if rank < 4:
         value = make.unsqueezed(value, [1] if rank == 3 else [0, 1])
     elif layout == "nhwc":

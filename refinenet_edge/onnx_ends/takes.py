@@ -70,7 +70,7 @@ def take_image(
     that the file has of its outputs. Raises `GraphError` for what cannot be such a network, or does not say what it is.
     """
     graph = model.graph
-    output = _choose_output(graph, name, said.output, declared)
+    output = _choose_output(model, name, said.output, declared)
     RemoveUnusedNodesPass()(model)
     _refuse_chance(graph, name)
     image = _find_image(graph, name)
@@ -89,12 +89,14 @@ def take_image(
     return taken
 
 
-def _choose_output(graph: ir.Graph, name: str, wanted: str | None, declared: dict[str, ir.Shape]) -> ir.Value:
+def _choose_output(model: ir.Model, name: str, wanted: str | None, declared: dict[str, ir.Shape]) -> ir.Value:
     """The output that is wanted, made the only one."""
+    graph = model.graph
     outputs = list(graph.outputs)
     named = [value for value in outputs if wanted in (None, value.name)]
     if len(named) != 1:
-        each = ", ".join(f"{v.name} ({v.dtype} {shown(declared.get(str(v.name)))})" for v in outputs)
+        ShapeInferencePass()(model)
+        each = ", ".join(f"{v.name} ({v.dtype} {shown(declared.get(str(v.name), v.shape))})" for v in outputs)
         said = f"has no output {wanted!r}, but" if wanted else "has several outputs:"
         raise GraphError(f"{name} {said} {each or 'none'}: choose one with --output-name")
     if not isinstance(named[0].type, ir.TensorType):

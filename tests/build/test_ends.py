@@ -206,6 +206,8 @@ class TestOneChannel:
                 0.5,
             ),
             ("p = Sigmoid(s) y = Round(p)", "float[1,1,32,48] y", 0.5),
+            ("y = Cast <to = 11> (s)", "double[1,1,32,48] y", 0),
+            ("p = Sigmoid(s) d = Cast <to = 11> (p) y = Squeeze(d, axes)", "double[1,32,48] y", 0.5),
         ],
     )
     def test_its_border_is_what_its_end_says(
@@ -242,6 +244,8 @@ class TestScores:
             ("t = Transpose <perm = [0,2,3,1]> (s) y = Softmax <axis = 3> (t)", "float[1,32,48,5] y", 3),
             ("p = Softmax <axis = 1> (s) y = Transpose <perm = [0,2,3,1]> (p)", "float[1,32,48,5] y", 3),
             ("t = Transpose <perm = [0,2,3,1]> (s) y = Mul(t, t)", "float[1,32,48,5] y", 3),
+            ("y = Cast <to = 11> (s)", "double[1,5,32,48] y", 1),
+            ("d = Cast <to = 11> (s) y = Transpose <perm = [0,2,3,1]> (d)", "double[1,32,48,5] y", 3),
         ],
     )
     def test_in_either_layout_with_or_without_a_softmax(
@@ -274,6 +278,19 @@ class TestOutputs:
             build(made(self.BODY, self.GIVES))
         with pytest.raises(GraphError, match=f"has no output 'a', but {listed}"):
             build(made(self.BODY, self.GIVES, output_name="a"))
+
+    def test_they_are_listed_with_shapes_that_the_file_does_not_say(self, made: Made) -> None:
+        recipe = made(f"{SCORES} y = Neg(s) z = GlobalAveragePool(s)", "float[1,5,32,48] y, float[1,5,1,1] z")
+        proto = onnx.load(str(recipe.onnx))
+        for output in proto.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        Path(str(recipe.onnx)).write_bytes(proto.SerializeToString())
+        with pytest.raises(GraphError, match=r"y \(FLOAT 1x5x32x48\), z \(FLOAT 1x5x1x1\): choose one"):
+            build(recipe)
+
+    def test_bfloat16_is_no_type_of_scores(self, made: Made) -> None:
+        with pytest.raises(GraphError, match=r"gives y \(BFLOAT16 1x5x32x48\); expected scores"):
+            build(made(f"{SCORES} y = Cast <to = 16> (s)", "bfloat16[1,5,32,48] y"))
 
     @pytest.mark.parametrize(("name", "place"), [("y", 0), ("z", 1)])
     def test_the_one_that_is_chosen_is_built(self, made: Made, name: str, place: int) -> None:
@@ -448,6 +465,16 @@ class TestFilesThatCannotBe:
             GraphError, match=r"an operator that is not ONNX's, mine\.Thing \(y\), .* export it without"
         ):
             build(file(own))
+
+    @pytest.mark.parametrize("end", ["y = Relu(s)", "y = ArgMax <axis = 1> (s)"])
+    def test_nodes_may_have_one_name(self, made: Made, end: str) -> None:
+        recipe = made(f"{SCORES} {end}", "float[1,5,32,48] y" if "Relu" in end else "int64[1,1,32,48] y")
+        found = theirs(recipe)
+        proto = onnx.load(str(recipe.onnx))
+        for node in proto.graph.node:
+            node.name = "same"
+        Path(str(recipe.onnx)).write_bytes(proto.SerializeToString())
+        assert_same(recipe, found.argmax(1) if "Relu" in end else found)
 
     def test_an_output_without_a_type_gets_one(self, file: Any) -> None:
         recipe = file(lambda proto: proto.graph.output[0].ClearField("type"))

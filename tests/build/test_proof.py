@@ -21,6 +21,7 @@ from refinenet_edge.records import Manifest, Recipe
 from tests.conftest import network, onnx_model, weights
 
 LOAD = importlib.import_module("refinenet_edge.build.load")
+PROOF = importlib.import_module("refinenet_edge.build.proof")
 SIZE = (32, 48)
 FRAME = {"frame": weights(1, 3, *SIZE, seed=7)}
 Build = Callable[..., Manifest]
@@ -119,6 +120,15 @@ class TestTheBundlesOwnBackend:
         with pytest.raises(GraphError, match=r"openvino .*build it with --backend onnxruntime"):
             built(body, {"w": kernel()}, backend="openvino")
         built(body, {"w": kernel()})
+
+    def test_what_is_not_finite_in_float32_is_the_backends(self, built: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = PROOF._run
+        monkeypatch.setattr(PROOF, "_run", lambda *how: {name: x * np.inf for name, x in run(*how).items()})
+        said = (
+            r"in fp32 openvino gives logits that are not finite on the \w+ frame: build it with --backend onnxruntime"
+        )
+        with pytest.raises(GraphError, match=said):
+            built("y = Conv(x, w)", {"w": kernel()}, backend="openvino")
 
     def test_what_it_computes_rightly_is_in_the_manifest(self, built: Build) -> None:
         proof = built("y = Conv(x, w)", {"w": kernel()}, backend="openvino").parity
