@@ -35,7 +35,7 @@ from refinenet_edge.trace import to_bytes, trace
 PLANS = RESULTS / "tensorrt-rtx" / "plans.json"
 PLAIN = ("fold_constants", "remove_identities", "fold_batch_norm")
 ITEM = {"float": 4, "half": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}  # bytes
-NO_KERNEL = ("signal", "wait", "tensor", "region")
+NO_KERNEL = ("signal", "wait", "tensor", "region", "shape_call")
 
 
 def statements(plan: bytes) -> list[str] | None:
@@ -47,14 +47,19 @@ def statements(plan: bytes) -> list[str] | None:
     return [body for kind, body in found if kind not in NO_KERNEL]
 
 
-def kernels(plan: bytes) -> tuple[int, int] | None:
-    """(kernels, bytes they read and write) of a plan's main program; None when it has none that we can read."""
+def kernels(plan: bytes, free: int = 1) -> tuple[int, int] | None:
+    """(kernels, bytes they read and write) of a plan's main program; None when it has none that we can read.
+
+    A side that the plan leaves free, which it has by a name, is taken for `free`.
+    """
     text = plan.decode("latin1")
     sizes: dict[str, int] = {}
     for body, kind in re.findall(r"tensor=\{ (.*?) type=(\w+) \}", text):
         name, sides = re.search(r'name="([^"]*)"', body), re.search(r"dims=\{([^}]*)\}", body)
         if name:
-            sizes[name[1]] = ITEM.get(kind, 4) * (prod(map(int, sides[1].split())) if sides else 1)
+            sizes[name[1]] = ITEM.get(kind, 4) * (
+                prod(free if side.startswith('"') else int(side) for side in sides[1].split()) if sides else 1
+            )
     program = statements(plan)
     if program is None:
         return None

@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +47,7 @@ def export(bundle: Bundle, folder: Path) -> Path:
     names = [" ".join(name.replace(";", ",").split()) for name in manifest.labels.names]
     rows = (f"{i},{r},{g},{b}\n" for i, (r, g, b) in enumerate(manifest.labels.palette))
     files = {
-        CONFIG: _written(properties(manifest)).encode(),
+        CONFIG: _written(manifest).encode(),
         MODEL: graph,
         LABELS: "".join(f"{name}\n" for name in names).encode(),
         COLOURS: ("class,red,green,blue\n" + "".join(rows)).encode(),
@@ -76,7 +75,7 @@ def properties(manifest: Manifest) -> dict[str, str]:
         "gie-unique-id": 1,
         "process-mode": 1,  # whole frames
         "network-type": 2,  # segmentation
-        "batch-size": 1,
+        "batch-size": manifest.batch.most,
         "network-mode": MODES[manifest.precision],
         # without a calibration file nvinfer would build INT8 as something else: trtexec builds it
         **({} if manifest.precision == "int8" else {"onnx-file": MODEL}),
@@ -149,6 +148,11 @@ def _require_suited(manifest: Manifest) -> None:
         raise InputError(f"nvinfer has no {manifest.precision} as it is in a bundle for {manifest.backend}: {again}")
     if manifest.frame.size is None:
         raise InputError(f"nvinfer takes networks of one size, this one takes any: {again}, without --dynamic")
+    if manifest.batch.least > 1:
+        raise InputError(
+            f"nvinfer sends as many frames at once as have come, this bundle takes {manifest.batch}: {again}, with "
+            f"--batch 1:{manifest.batch.most}"
+        )
     if manifest.frame.fit == "crop":
         raise InputError("nvinfer crops no frames: build it with --resize stretch, or crop before it")
     if manifest.frame.fit == "letterbox" and any(manifest.frame.mean):
@@ -158,10 +162,16 @@ def _require_suited(manifest: Manifest) -> None:
         )
 
 
-def _written(values: Mapping[str, str]) -> str:
-    lines = "".join(f"{key}={value}\n" for key, value in values.items())
+def _written(manifest: Manifest) -> str:
+    lines = "".join(f"{key}={value}\n" for key, value in properties(manifest).items())
+    command = f"trtexec --onnx={MODEL} --saveEngine={ENGINE} --stronglyTyped"
+    if not (batch := manifest.batch).fixed:
+        (image,) = manifest.inputs
+        sides = "x".join(map(str, image.shape[1:]))
+        for option, frames in (("min", batch.least), ("opt", batch.best), ("max", batch.most)):
+            command += f" --{option}Shapes={image.name}:{frames}x{sides}"
     return (
         "# Gst-nvinfer, whole frames. The engine, once on the machine that runs it:\n"
-        f"#   trtexec --onnx={MODEL} --saveEngine={ENGINE} --stronglyTyped\n"
+        f"#   {command}\n"
         f"[property]\n{lines}"
     )

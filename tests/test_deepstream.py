@@ -17,7 +17,7 @@ from refinenet_edge.build import build
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.deepstream import export
 from refinenet_edge.errors import BuildError, InputError
-from refinenet_edge.records import PREPROCESSINGS, Recipe
+from refinenet_edge.records import PREPROCESSINGS, Batch, Recipe
 from refinenet_edge.runtime import Segmenter
 from tests.conftest import onnx_model, weights
 
@@ -137,6 +137,16 @@ def test_standard_deviations_that_differ_are_in_the_graph(theirs: Path) -> None:
     assert float(group["net-scale-factor"]) == pytest.approx(1 / 255)
 
 
+def test_frames_go_in_together(theirs: Path) -> None:
+    group, folder, _ = exported(theirs, batch=Batch(1, 4, 8))
+    assert group["batch-size"] == "8"
+    said = (folder / "config_infer.txt").read_text()
+    assert "--minShapes=image:1x3x32x48 --optShapes=image:4x3x32x48 --maxShapes=image:8x3x32x48\n" in said
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    shapes = [session.run(None, {"image": np.zeros((n, 3, *SIZE), np.float32)})[0].shape for n in (1, 3)]
+    assert shapes == [(1, 5, 16, 24), (3, 5, 16, 24)]
+
+
 def test_int8_is_left_to_trtexec(theirs: Path, tmp_path: Path) -> None:
     path = tmp_path / "wide.onnx"
     kernels = {"u": weights(16, 3, 3, 3), "v": weights(16, 16, 1, 1), "w": weights(5, 16, 1, 1)}
@@ -160,6 +170,7 @@ def test_black_around_a_frame_is_zero_without_a_mean(theirs: Path) -> None:
         ({"gives": "labels"}, "this bundle gives labels: build it with --backend tensorrt --no-plan --io plain"),
         ({"io": "padded", "precision": "fp16"}, "takes float16 with padded channels: build it with"),
         ({"resize": "letterbox"}, "nvinfer pads a frame with black before it subtracts the mean"),
+        ({"batch": Batch(4, 4, 4)}, r"as many frames at once as have come, this bundle takes 4: .*, with --batch 1:4"),
         ({"dynamic": True}, "networks of one size, this one takes any"),
     ],
 )

@@ -78,6 +78,16 @@ def test_the_results_are_those_of_the_files() -> None:
     assert results_page.BLOCK.search(text)
 
 
+def test_what_a_batch_costs_is_what_was_counted() -> None:
+    found = json.loads((ROOT / "benchmarks/results/tensorrt-rtx/batch.json").read_text("utf-8"))["plans"]
+    for rows in zip(found["rf_lw_mbv2"], found["rf_lw50"], strict=True):
+        cells = (
+            f"{row['kernels']}, {row['bytes_moved_per_frame'] / 1e6:.1f}, {row['activation_bytes'] / 1e6:.1f}"
+            for row in rows
+        )
+        assert f"| {rows[0]['batch']} | {' | '.join(cells)} |" in TEXT["docs/measurements.md"]
+
+
 def test_the_sizes_of_the_extras_are_those_that_were_measured() -> None:
     sizes = json.loads((ROOT / "benchmarks/results/amd-epyc-2/extra_sizes.json").read_text("utf-8"))
     told = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", TEXT["README.md"], re.M))

@@ -26,7 +26,7 @@ from refinenet_edge.cli.command import (
 )
 from refinenet_edge.cli.screen import err, folding, numbers, out, percent, print_json, print_next, progress_bar, styled
 from refinenet_edge.errors import InputError
-from refinenet_edge.records import Recipe
+from refinenet_edge.records import MAX_BATCH, Recipe
 
 if TYPE_CHECKING:
     from refinenet_edge.bench import BenchmarkRun, Case
@@ -215,10 +215,22 @@ def report(results: tuple[Path, ...], page: Path, markdown: Path | None) -> None
 )
 @option("--size", type=SizeType(), show_default="512x512, or the bundle's", help="Size of the network's input.")
 @option("--classes", type=click.IntRange(1, 255), show_default="21, or the bundle's", help="Number of classes.")
+@option(
+    "--batch",
+    type=click.IntRange(1, MAX_BATCH),
+    show_default="1, or the bundle's best",
+    help="Frames at once; what is said is of one of them.",
+)
 @option("--out", "-o", "result", type=click.Path(dir_okay=False, path_type=Path), help="File for the result (JSON).")
 @with_json
 def estimate(
-    model: str, device: str, size: tuple[int, int] | None, classes: int | None, result: Path | None, as_json: bool
+    model: str,
+    device: str,
+    size: tuple[int, int] | None,
+    classes: int | None,
+    batch: int | None,
+    result: Path | None,
+    as_json: bool,
 ) -> None:
     """Say how fast MODEL can be at best on a board, by its published peak rates, and what binds each block.
 
@@ -227,7 +239,7 @@ def estimate(
     with heavy(EXPORT):
         from refinenet_edge import estimate as estimates
 
-        bounds = estimates.estimate(model, device, size, classes)
+        bounds = estimates.estimate(model, device, size, classes, batch)
     if result is not None:
         from refinenet_edge.files import write_atomically
         from refinenet_edge.records import to_json
@@ -237,7 +249,8 @@ def estimate(
         print_json(bounds)
         return
     height, width = bounds.size
-    title = f"{model} at {height}x{width} on {bounds.device.title}, {bounds.device.mode}"
+    together = f", a frame of {bounds.batch} at once" if bounds.batch > 1 else ""
+    title = f"{model} at {height}x{width} on {bounds.device.title}, {bounds.device.mode}{together}"
     table = Table("", *numbers("at best, ms", "frames/s", "expect, ms"), title=title)
     for bound in bounds.bounds:
         low, middle, high = (f"{ms:.2f}" for ms in bound.expected_ms)

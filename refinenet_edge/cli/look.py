@@ -10,6 +10,7 @@ from rich.text import Text
 
 from refinenet_edge.cli.command import EXPORT, SizeType, heavy, main, option, with_json
 from refinenet_edge.cli.screen import folding, harms_table, manifest_table, numbers, out, percent, print_json
+from refinenet_edge.records import ONE
 
 NAMES = 8  # of nodes in a row
 
@@ -95,11 +96,20 @@ def dla_check(bundle: Path, as_json: bool) -> None:
     opened = open_bundle(bundle)
     with heavy("onnx-ir"):
         from refinenet_edge import dla
-    report = dla.check(dla.read_graph(opened))
+    graph, batch = dla.read_graph(opened), opened.manifest.batch
+    if batch != ONE:  # DLA takes a fixed number of frames
+        from refinenet_edge.onnx_ends import fix_batch
+
+        with dla.impossible_nodes():
+            graph = fix_batch(graph, batch.best)
+    report = dla.check(graph)
     if as_json:
         print_json(report)
         return
-    reasons = Table(*folding("falls back", "nodes", "which", "on", "says"), title=str(bundle))
+    reasons = Table(
+        *folding("falls back", "nodes", "which", "on", "says"),
+        title=str(bundle) + (f", {batch.best} frames at once" if batch != ONE else ""),
+    )
     for reason in report.reasons:
         why = reason.reason if reason.certain else f"perhaps: {reason.reason}"
         names = [*reason.nodes[:NAMES], *(["..."] if len(reason.nodes) > NAMES else [])]

@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
-from refinenet_edge.records import CHANNEL_MULTIPLE, Bilinear, Inference, Interpolation, MultiScale, Tiles
+from refinenet_edge.records import CHANNEL_MULTIPLE, ONE, Bilinear, Inference, Interpolation, MultiScale, Tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -152,6 +152,9 @@ def manifest_table(manifest: Manifest, title: str) -> Table:
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
             row(kind, f"{spec.name} {spec.dtype} {'x'.join(map(str, spec.shape))}{_lies(manifest, spec)}")
+    if (batch := manifest.batch) != ONE:
+        few = f"{batch.most}" if batch.fixed else f"{batch.least} to {batch.most}, at best {batch.best}"
+        row("frames at once", few)
     row("precision", manifest.precision)
     row("built for", manifest.backend)
     row("preprocessing", manifest.frame.preprocessing)

@@ -10,9 +10,10 @@
       labels.txt
       1/model.plan
 
-A request for NAME may have several frames, one for NAME_network has one image, as its graph does: there is nothing to
-batch. `config.pbtxt` is written through the messages of triton_config.py. A model that is there gets the next version,
-if it takes and gives the same; what else was changed in its config.pbtxt, such as the number of instances, stays.
+A request for NAME may have several frames. One for NAME_network has what its graph takes: one image, a fixed number of
+them, or, where the bundle was built with a range from 1 on, so many as Triton puts together. `config.pbtxt` is written
+through the messages of triton_config.py. A model that is there gets the next version, if it takes and gives the same;
+what else was changed in its config.pbtxt, such as the number of instances, stays.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from typing import Any
 from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, Bundle
 from refinenet_edge.cluster.triton_config import ModelConfig, read_config, write_config
 from refinenet_edge.errors import BuildError, InputError
-from refinenet_edge.records import PREPROCESSINGS, TensorSpec
+from refinenet_edge.records import ONE, PREPROCESSINGS, TensorSpec
 from refinenet_edge.runtime.backends import ON_CPU
 
 CONFIG, LABELS = "config.pbtxt", "labels.txt"
@@ -72,10 +73,13 @@ def has_plan(bundle: Bundle) -> bool:
 
 
 def frames_config(bundle: Bundle, name: str) -> Any:
-    """The `ModelConfig` of frames to labels: an encoded image, or up to `MAX_BATCH` BGR frames of one size."""
+    """The `ModelConfig` of frames to labels: an encoded image, or BGR frames of one size.
+
+    Up to as many at once as the bundle takes, or `MAX_BATCH` where it takes one: those that wait, one after the other.
+    """
     config = _config(bundle, name)
     config.backend = "python"
-    config.max_batch_size = MAX_BATCH
+    config.max_batch_size = MAX_BATCH if bundle.manifest.batch == ONE else bundle.manifest.batch.most
     config.dynamic_batching.SetInParent()  # what waits goes in together, nothing waits for more
     for tensor, dims in (("image", [-1]), ("frame", [-1, -1, 3])):
         config.input.add(name=tensor, data_type="TYPE_UINT8", dims=dims, optional=True, allow_ragged_batch=True)
@@ -85,13 +89,20 @@ def frames_config(bundle: Bundle, name: str) -> Any:
 
 
 def network_config(bundle: Bundle, name: str) -> Any:
-    """The `ModelConfig` of the bare graph, its shapes as the manifest has them."""
+    """The `ModelConfig` of the bare graph, its shapes as the manifest has them.
+
+    Without the first axis where Triton may put requests together: from one frame to the most that the graph takes.
+    """
     config = _config(bundle, name)
-    plan = has_plan(bundle)
+    plan, batch = has_plan(bundle), bundle.manifest.batch
+    together = batch.least == 1 and not batch.fixed
+    if together:
+        config.max_batch_size = batch.most
+        config.dynamic_batching.SetInParent()
     config.platform = "tensorrt_plan" if plan else "onnxruntime_onnx"
     for specs, add in ((bundle.manifest.inputs, config.input.add), (bundle.manifest.outputs, config.output.add)):
         for spec in specs:
-            dims = [side if isinstance(side, int) else -1 for side in spec.shape]
+            dims = [side if isinstance(side, int) else -1 for side in spec.shape[together:]]
             tensor = add(name=spec.name, data_type=_kind(spec), dims=dims)
             # as runtime/tensorrt/builder.py lets a plan's ends lie: channel-last, in eights
             channels = spec.shape[1]

@@ -17,7 +17,8 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.estimate.bound import Bounds, bound
 from refinenet_edge.estimate.devices import find_device
 from refinenet_edge.estimate.kernels import frame_size, kernels
-from refinenet_edge.records import Size
+from refinenet_edge.onnx_ends import fix_batch
+from refinenet_edge.records import ONE, Batch, Size
 
 SIZE = (512, 512)
 CLASSES = 21
@@ -25,26 +26,33 @@ CLASSES = 21
 __all__ = ["CLASSES", "SIZE", "Bounds", "estimate"]
 
 
-def estimate(model: str, device: str, size: Size | None = None, classes: int | None = None) -> Bounds:
+def estimate(
+    model: str, device: str, size: Size | None = None, classes: int | None = None, batch: int | None = None
+) -> Bounds:
     """The bounds of `model`, a name of `model.MODELS` or a bundle's folder, on `device`, a name or a TOML file.
 
     Of a name: `size` is (height, width), `classes` a count, by default `SIZE` and `CLASSES`; the weights do not matter.
-    A bundle has its own, and needs no torch. Every precision that the device has is bounded, whatever the bundle is in.
+    A bundle has its own, and needs no torch. `batch` frames go in at once, by default one, or as many as are best for
+    the bundle: what comes out is of one of them. Every precision of the device is bounded, whatever the bundle is in.
     Raises `InputError` for a device that is not known and a `size` that is not the bundle's, `GraphError` as `kernels`.
     """
     device_name, specs = find_device(device)
     keep: tuple[str, ...] = ()
     if Path(model).is_dir():
-        graph, keep = _graph_of_bundle(Path(model), size, classes)
+        graph, keep, own = _graph_of_bundle(Path(model), size, classes)
+        batch = batch or own.best
+        if not own.takes(batch):
+            raise InputError(f"bundle {model} takes {own} frames at once: --batch {batch} is none of them")
     else:
         graph = _graph_of_name(model, size or SIZE, classes or CLASSES)
     with impossible_nodes():
-        bounds = [bound(kernels(graph, precision, keep), precision, specs) for precision in specs.precisions]
-        return Bounds(model, frame_size(graph), device_name, specs, tuple(bounds))
+        frames = batch or 1
+        bounds = [bound(kernels(graph, precision, keep), precision, specs, frames) for precision in specs.precisions]
+        return Bounds(model, frame_size(graph), device_name, specs, tuple(bounds), frames)
 
 
-def _graph_of_bundle(folder: Path, size: Size | None, classes: int | None) -> tuple[ir.Model, tuple[str, ...]]:
-    """The graph of a bundle, and the nodes that its budget kept in float."""
+def _graph_of_bundle(folder: Path, size: Size | None, classes: int | None) -> tuple[ir.Model, tuple[str, ...], Batch]:
+    """The graph of a bundle for one frame, the nodes that its budget kept in float, and how many frames it takes."""
     bundle = open_bundle(folder)
     own = bundle.manifest.frame.size
     if own is None:
@@ -54,7 +62,11 @@ def _graph_of_bundle(folder: Path, size: Size | None, classes: int | None) -> tu
         raise InputError(f"{fixed}: leave --size and --classes out")
     budget = bundle.manifest.budget
     kept = (harm.layers for harm in budget.harms if harm.kept) if budget is not None else ()
-    return read_graph(bundle), tuple(name for layers in kept for name in layers)
+    graph = read_graph(bundle)
+    if bundle.manifest.batch != ONE:
+        with impossible_nodes():
+            graph = fix_batch(graph, 1)
+    return graph, tuple(name for layers in kept for name in layers), bundle.manifest.batch
 
 
 def _graph_of_name(name: str, size: Size, classes: int) -> ir.Model:

@@ -13,6 +13,8 @@ memory     what a kernel reads may still be in the L2, the size of which is take
 left out   launches, which dominate small frames on fast GPUs; waves that do not fill the SMs; bandwidth and clocks that
            are not reached; conversions of layout and of int8 that a builder adds; padding of channels.
 
+With several frames at once each of these is of all of them, and a frame's share is what is said: weights are read once.
+
 So a GPU is never faster, as long as its kernels are those of the graph; a builder may merge more, such as two
 convolutions that read the same map. How much slower it is, forecast.py says.
 """
@@ -49,7 +51,7 @@ class BlockBound:
 
 @dataclass(frozen=True)
 class Bound:
-    """Frame to labels in one precision, blocks in the order of the network.
+    """Frame to labels in one precision, blocks in the order of the network; `kernels` are launched for each batch.
 
     No frame takes less than `ms`, and no more than `frames_per_second` follow one another. `expected_ms` is where a
     measurement should lie (forecast.py): lowest, middle, highest.
@@ -72,22 +74,26 @@ class Bounds:
     device_name: str
     device: Device
     bounds: tuple[Bound, ...]
+    batch: int = 1  # frames at once; all else is of one of them
 
 
-def bound(kernels: Sequence[Kernel], precision: str, device: Device) -> Bound:
-    """The bound of `kernels`, which are of `precision`, on `device`. Raises `GraphError` when they do nothing."""
+def bound(kernels: Sequence[Kernel], precision: str, device: Device, batch: int = 1) -> Bound:
+    """The bound of a frame by `kernels`, which are of `precision` and for one, on `device`, `batch` of them at once.
+
+    Weights are read, and kernels are launched, once for all. Raises `GraphError` when they do nothing.
+    """
     cache = int(device.cache_mib * 2**20)
     weights = sum(kernel.weights for kernel in kernels)
     fetched = max(0.0, 1 - cache / weights) if weights else 0.0  # of the weights, every frame
     blocks: dict[str, list[tuple[Kernel, int]]] = {}
     for kernel in kernels:
-        through_memory = max(0, kernel.maps - cache) + round(fetched * kernel.weights)
+        through_memory = (max(0, batch * kernel.maps - cache) + round(fetched * kernel.weights)) // batch
         blocks.setdefault(kernel.block, []).append((kernel, through_memory))
     by_block = tuple(_block_bound(name, moved, device) for name, moved in blocks.items())
     ms = sum(block.ms for block in by_block)
     if not ms:
         raise GraphError("there is nothing to bound: no convolution, and every map fits into the L2")
-    return Bound(precision, len(kernels), ms, 1000 / ms, expected(ms, len(kernels), device), by_block)
+    return Bound(precision, len(kernels), ms, 1000 / ms, expected(ms, len(kernels), device, batch), by_block)
 
 
 def _block_bound(name: str, moved: Sequence[tuple[Kernel, int]], device: Device) -> BlockBound:

@@ -56,6 +56,33 @@ def set_batch(model: ir.Model, batch: Batch, name: str = "the network") -> ir.Mo
     return model
 
 
+def fix_batch(model: ir.Model, frames: int) -> ir.Model:
+    """`model`, of whatever batch, with `frames` in place and its shapes inferred."""
+    image = model.graph.inputs[0]
+    assert image.shape is not None
+    if isinstance(image.shape[0], int):
+        return set_batch(ShapeInferencePass()(model).model, Batch(frames, frames, frames))
+    return _told(model, frames)
+
+
+def _told(model: ir.Model, frames: int) -> ir.Model:
+    """`model`, whose number of frames is free, told that there are `frames`: nothing counts them any more."""
+    graph, image = model.graph, model.graph.inputs[0]
+    assert image.shape is not None
+    image.shape = ir.Shape([frames, *image.shape[1:]])
+    writer = Writer(graph, frames, frames)
+    for node in list(graph):
+        counts = node.op_type == "Shape" and node.inputs[0] is image and node.attributes.get_int("end", 0) == 1
+        known = [np.array([frames])] if counts else [constant(value) for value in node.inputs]
+        if counts or (node.op_type == "Concat" and all(value is not None for value in known)):
+            sides = [int(side) for value in known if value is not None for side in value.ravel()]
+            node.outputs[0].replace_all_uses_with(writer.constant(node, sides))
+            graph.remove(node, safe=True)
+        for value in node.outputs:
+            value.shape = None
+    return ShapeInferencePass()(model).model
+
+
 def _begins_otherwise(shape: ir.Shape | None, frames: object) -> bool:
     return shape is not None and (not len(shape) or (isinstance(shape[0], int) and shape[0] != frames))
 
@@ -92,15 +119,15 @@ class Writer:
         if known.size < 2 or made is None:
             return None
         if all(isinstance(side, int) for side in made[1:]):
-            return self._constant(node, [-1, *map(int, made[1:])])  # type: ignore[arg-type]
+            return self.constant(node, [-1, *map(int, made[1:])])  # type: ignore[arg-type]
         if known[0] != self._old:
             return None
-        return self._constant(node, [0 if -1 in known[1:] else -1, *map(int, known[1:])])
+        return self.constant(node, [0 if -1 in known[1:] else -1, *map(int, known[1:])])
 
     def _expanded(self, node: ir.Node, shape: ir.Value) -> ir.Value | None:
         known = constant(shape)
         if known is not None and known.size and known[0] == self._old:
-            return self._constant(node, [1, *map(int, known[1:])])
+            return self.constant(node, [1, *map(int, known[1:])])
         head, rest = self._split(shape) if known is None else (None, [])
         return None if head is None else self._joined(node, 1, head[1:], rest)
 
@@ -126,9 +153,9 @@ class Writer:
     def _joined(self, node: ir.Node, first: int | str, known: list[int], rest: list[ir.Value]) -> ir.Value:
         """The shape that begins with `first`, or with how many frames there are, goes on with `known`, then `rest`."""
         if isinstance(first, str):
-            parts = [self._counted(), *([self._constant(node, known)] if known else []), *rest]
+            parts = [self._counted(), *([self.constant(node, known)] if known else []), *rest]
         else:
-            parts = [self._constant(node, [first, *known]), *rest]
+            parts = [self.constant(node, [first, *known]), *rest]
         if len(parts) == 1:
             return parts[0]
         joined = ir.node("Concat", parts, {"axis": 0}, name=self._free(f"{node.name}/shape/Concat"))
@@ -144,7 +171,8 @@ class Writer:
             self._graph.insert_before(self._graph[0], counting)
         return self._count
 
-    def _constant(self, node: ir.Node, sides: Sequence[int]) -> ir.Value:
+    def constant(self, node: ir.Node, sides: Sequence[int]) -> ir.Value:
+        """`sides` as a shape of `node`'s."""
         name = self._free(f"{node.name}/shape")
         value = ir.Value(name=name, const_value=ir.tensor(np.array(sides, np.int64), name=name))
         value.shape, value.dtype = ir.Shape([len(sides)]), ir.DataType.INT64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from click.testing import CliRunner
 from refinenet_edge import cli
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle, write_bundle
-from refinenet_edge.errors import BundleError, GraphError
+from refinenet_edge.errors import BundleError, GraphError, InputError
+from refinenet_edge.estimate import estimate
 from refinenet_edge.records import ONE, Batch, Manifest, Recipe
 from refinenet_edge.runtime import Segmenter, open_session
 from refinenet_edge.runtime.frame import prepare
@@ -191,3 +193,40 @@ def test_calibrating_asks_for_one_frame(tmp_path: Path) -> None:
     command = ["calibrate", str(folder), "--frames", "scenes:0:1", "--out", str(tmp_path / "r.json")]
     said = " ".join(CliRunner().invoke(cli.main, command).output.split())
     assert "takes 4 frames at once" in said and "without --batch: refinenet-edge build" in said and "--batch 1" in said
+
+
+@pytest.fixture
+def batched(tmp_path: Path) -> dict[str, str]:
+    """A bundle of each batch, by what it says."""
+    return {text: str(made(written(tmp_path), text)[0]) for text in ("1", *BATCHES)}
+
+
+def test_what_looks_at_bundles_looks_at_these(batched: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refinenet_edge.cli.screen.out.width", 200)
+
+    def said(*words: str) -> str:
+        done = CliRunner().invoke(cli.main, list(words))
+        assert done.exit_code == 0, done.output
+        return " ".join(done.output.split())
+
+    assert "frames at once" not in said("inspect", batched["1"])
+    assert "frames at once │ 4 │" in said("inspect", batched["4"])
+    assert "frames at once │ 2 to 4, at best 3 │" in said("inspect", batched["2:3:4"])
+    on_dla = [said("dla-check", batched[text], "--json") for text in ("1", *BATCHES)]
+    nodes = [[place["on_dla"] for place in json.loads(report)["placements"]] for report in on_dla]
+    assert all(found == nodes[0] for found in nodes)
+    macs = [json.loads(report)["placements"][0]["macs"] for report in on_dla]
+    assert macs[0] > 0 and macs == 4 * [macs[0]]  # of a frame
+    assert "a frame of 3 at once" in said("estimate", batched["2:3:4"], "--device", "orin-nano")
+
+
+def test_an_estimate_of_several_frames_is_of_one_of_them(batched: dict[str, str]) -> None:
+    alone, four = (estimate(batched[text], "orin-nano") for text in ("1", "4"))
+    assert (alone.batch, four.batch) == (1, 4)
+    for one, other in zip(alone.bounds, four.bounds, strict=True):
+        assert one.kernels == other.kernels
+        assert sum(block.macs for block in one.blocks) == sum(block.macs for block in other.blocks)
+        assert one.expected_ms[1] > other.expected_ms[1]
+    assert estimate(batched["1:8"], "orin-nano", batch=4).bounds == four.bounds
+    with pytest.raises(InputError, match="takes 4 frames at once: --batch 2 is none of them"):
+        estimate(batched["4"], "orin-nano", batch=2)

@@ -14,10 +14,10 @@ pytest.importorskip("google.protobuf", reason="protobuf comes with onnx")
 
 from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, Bundle, open_bundle, write_bundle
 from refinenet_edge.cli import main
-from refinenet_edge.cluster.triton import export, network_config
+from refinenet_edge.cluster.triton import export, frames_config, network_config
 from refinenet_edge.cluster.triton_config import read_config, write_config
 from refinenet_edge.errors import InputError
-from refinenet_edge.records import TensorSpec
+from refinenet_edge.records import Batch, TensorSpec
 from tests.cluster.inputs import contents, tiny_bundle
 from tests.runtime.tinynet import CLASSES
 
@@ -74,6 +74,29 @@ class TestRepository:
         assert config.parameters["preprocessing"].string_value.startswith("imagenet: RGB (x / 255 - (0.485,")
         ends = [(t.name, t.data_type, list(t.dims)) for t in (*config.input, *config.output)]
         assert ends == [("image", TYPE_FP32, [1, 3, 32, 48]), ("logits", TYPE_FP32, [1, CLASSES, -1, -1])]
+
+    @pytest.mark.parametrize(
+        ("text", "most", "first"),
+        [("1:4:8", 8, []), ("4", 0, [4]), ("2:8", 0, [-1])],
+        ids=["range", "fixed", "not one"],
+    )
+    def test_triton_puts_together_what_the_graph_takes(
+        self, bundle: Bundle, text: str, most: int, first: list[int]
+    ) -> None:
+        """Where it takes one frame and more: Triton may send any number up to the most."""
+        batch = Batch.parse(text)
+        frames = batch.most if batch.fixed else "batch"
+        ends = {
+            "inputs": (TensorSpec("image", "float32", (frames, 3, 32, 48)),),
+            "outputs": (TensorSpec("labels", "uint8", (frames, 32, 48)),),
+        }
+        manifest = dataclasses.replace(bundle.manifest, batch=batch, **ends)
+        batched = dataclasses.replace(bundle, manifest=manifest)
+        config = network_config(batched, "n")
+        assert config.max_batch_size == most
+        assert [list(t.dims) for t in (*config.input, *config.output)] == [[*first, 3, 32, 48], [*first, 32, 48]]
+        assert config.HasField("dynamic_batching") == bool(most)
+        assert frames_config(batched, "n").max_batch_size == batch.most
 
     def test_a_plan_is_for_the_gpu_and_its_ends_lie_as_they_were_built(self, bundle: Bundle, tmp_path: Path) -> None:
         inputs = (TensorSpec("image", "float16", (1, 8, 32, 48)),)

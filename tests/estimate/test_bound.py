@@ -133,3 +133,15 @@ def test_expected_counts_the_kernels_and_stays_above_the_bound() -> None:
 def test_nothing_has_no_bound() -> None:
     with pytest.raises(GraphError, match="nothing to bound"):
         of(Kernel("a", maps=1))
+
+
+def test_frames_at_once_share_launches_and_weights() -> None:
+    """Maps, multiplications and what crosses the link are each frame's own."""
+    device = dataclasses.replace(DEVICE, link_gbs=1.0)
+    kernels = [Kernel("a", macs=GIGA, maps=400_000, weights=2_000_000), Kernel("b", maps=1_000_000, link=500_000)]
+    one, four = (bound(kernels, "fp16", device, batch) for batch in (1, 4))
+    assert [block.bytes for block in four.blocks] == [400_000 + 2_000_000 // 4 - 1, 1_000_000 - 1]
+    assert four.ms == pytest.approx(0.9 + 1.0 + 0.5, rel=1e-4)
+    assert one.ms == pytest.approx(2.4 + 1.0 + 0.5, rel=1e-4)
+    assert four.frames_per_second == pytest.approx(1000 / 2.4, rel=1e-4)
+    assert expected(four.ms, 2, device, 4)[1] == four.expected_ms[1] < expected(four.ms, 2, device)[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import rtx_batch
 from rtx_plans import statements
 
 from refinenet_edge import precision
@@ -58,3 +59,16 @@ def test_the_ends_of_a_padded_plan_are_convolutions(traced: Traced, name: str) -
     assert ends() != [True, True]
     assert precision.pad_channels(model)
     assert ends() == [True, True]
+
+
+def test_a_batch_has_the_kernels_of_one_frame() -> None:
+    """Launched once for all frames; each moves its own maps, and the weights are read once."""
+    pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    one, four, free = rtx_batch.plans("rf_lw_mbv2", 21, SIZE)
+    if one["kernels"] is None:
+        pytest.skip("this TensorRT-RTX keeps no program text in its plans")
+    assert [row["kernels"] - one["kernels"] for row in (four, free)] == pytest.approx([0, 0], abs=2)
+    assert one["weight_bytes"] == four["weight_bytes"] == free["weight_bytes"]
+    assert one["bytes_moved_per_frame"] > four["bytes_moved_per_frame"] > free["bytes_moved_per_frame"]
+    maps = [row["bytes_moved"] - one["weight_bytes"] for row in (one, four, free)]
+    assert maps == pytest.approx([maps[0], 4 * maps[0], 8 * maps[0]], rel=0.02)
