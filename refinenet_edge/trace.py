@@ -57,6 +57,10 @@ IR_VERSION = 9
 Images = npt.NDArray[np.float32]
 ENDS = "ends"  # in a model's `meta`: what it took and gave as it was given, `Ends`
 MAX_ONNX_BYTES = 2 << 30  # protobuf's own limit
+OTHER_BITS = {
+    **dict.fromkeys((onnx.TensorProto.INT16, onnx.TensorProto.UINT16), 16),
+    **dict.fromkeys((onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1), 4),
+}  # of quantised numbers
 
 
 def trace(module: nn.Module, size: Size, dynamic: bool = False) -> ir.Model:
@@ -124,7 +128,7 @@ def read_onnx(
         opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
         # inlined first: the converter drops a model's functions
         proto = onnx.inliner.inline_local_functions(proto)
-        _refuse_16_bits(proto, path)
+        _refuse_other_bits(proto, path)
         halves = [value.name for value in proto.graph.input if value.type.tensor_type.elem_type == ir.DataType.FLOAT16]
         half = in_float32(proto)
         declared = _forget_shapes(proto)
@@ -256,17 +260,21 @@ def _is_newer(node: onnx.NodeProto, opset: int) -> bool:
     return not onnx.defs.has(node.op_type, OPSET) or onnx.defs.get_schema(node.op_type, OPSET).deprecated
 
 
-def _refuse_16_bits(proto: onnx.ModelProto, path: Path) -> None:
-    """Raise `GraphError` for Q/DQ in 16 bits: our opset has none, and no backend computes in them."""
+def _refuse_other_bits(proto: onnx.ModelProto, path: Path) -> None:
+    """Raise `GraphError` for Q/DQ in 16 or 4 bits or in blocks: our opset has none, no backend computes in them."""
     kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
-    wide = (onnx.TensorProto.INT16, onnx.TensorProto.UINT16)
+    kinds |= {n.output[0]: a.t.data_type for n in proto.graph.node for a in n.attribute if n.op_type == "Constant"}
     for node in proto.graph.node:
-        zero = node.input[2] if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2 else ""
-        if kinds.get(zero) in wide:
-            raise GraphError(
-                f"{path} is quantised in 16 bits ({node.name or node.output[0]}), which nothing here computes in: "
-                "quantise it in 8 bits, or build the float model with --precision int8 --calib FRAMES"
-            )
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            inputs = (kinds.get(name) for index, name in enumerate(node.input) if index != 1)
+            bits = next((OTHER_BITS[kind] for kind in inputs if kind in OTHER_BITS), None)
+            blocks = any(attribute.name == "block_size" and attribute.i for attribute in node.attribute)
+            if bits or blocks:
+                raise GraphError(
+                    f"{path} is quantised in {f'{bits} bits' if bits else 'blocks'} ({node.name or node.output[0]}), "
+                    "which nothing here computes in: quantise it in 8 bits, by tensor or channel, or build the float "
+                    "model with --precision int8 --calib FRAMES"
+                )
 
 
 def _forget_shapes(proto: onnx.ModelProto) -> dict[str, ir.Shape]:

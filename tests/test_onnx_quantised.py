@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from refinenet_edge.errors import GraphError
 from refinenet_edge.onnx_ends import Said
 from refinenet_edge.onnx_quantised import write_out
 from refinenet_edge.precision import is_quantised
@@ -113,3 +114,39 @@ def test_what_computes_channels_last_is_left() -> None:
     model = ir.from_proto(proto)
     write_out(model)
     assert "QLinearGlobalAveragePool" in operators(model)
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        (helper.make_tensor("k", TensorProto.INT16, [5, 3, 1, 1], range(15)), "16 bits"),
+        (helper.make_tensor("k", TensorProto.UINT4, [5, 3, 1, 1], range(15)), "4 bits"),
+        (helper.make_tensor("k", TensorProto.INT8, [5, 3, 1, 1], range(15)), "blocks"),
+    ],
+    ids=["16", "4", "blocks"],
+)
+@pytest.mark.parametrize("as_node", [False, True])
+def test_what_is_not_in_8_bits_or_in_blocks_is_refused(
+    stored: onnx.TensorProto, said: str, as_node: bool, tmp_path: Path
+) -> None:
+    scale = numpy_helper.from_array(np.full((5, 3, 1, 1), 0.1, np.float32), "s")
+    blocks = {"axis": 1, "block_size": 1} if said == "blocks" else {}
+    if not blocks:
+        scale = numpy_helper.from_array(np.float32(0.1), "s")
+    graph = helper.make_graph(
+        [
+            *([helper.make_node("Constant", [], ["k"], value=stored)] if as_node else []),
+            helper.make_node("DequantizeLinear", ["k", "s"], ["w"], **blocks),
+            helper.make_node("Conv", ["x", "w"], ["y"]),
+        ],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, *SHAPE[2:]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [scale, *([] if as_node else [stored])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    (tmp_path / "given.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(
+        GraphError, match=rf"quantised in {said} \(w\), .*: quantise it in 8 bits, by tensor or channel"
+    ):
+        read_onnx(tmp_path / "given.onnx", SHAPE[2:])

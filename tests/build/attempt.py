@@ -193,10 +193,30 @@ def _compared(
     return Outcome(relative_error=error, labels=float(same[clear].mean()) if clear.any() else 1.0)
 
 
+def _compile_once() -> None:
+    """Let what a bundle's session compiles be what the proof of its build has compiled, where it is the same bytes."""
+    from refinenet_edge.runtime import openvino
+
+    compiled, last = openvino._compiled, ((b"", {}), None)
+
+    def once(model: Any, config: dict[str, Any]) -> Any:
+        nonlocal last
+        data = model.read_bytes() if isinstance(model, Path) else model if isinstance(model, bytes) else model()
+        if last[0] != (data, config):
+            last = (data, config), compiled(data, config)
+        return last[1]
+
+    openvino._compiled = once
+
+
 def serve(pipe: Connection) -> None:
+    import gc
     import logging
 
     logging.disable(logging.CRITICAL)
+    _compile_once()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)  # a build makes many small objects, and few cycles
     while True:
         try:
             job = pipe.recv()
