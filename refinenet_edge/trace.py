@@ -129,6 +129,8 @@ def read_onnx(
         # inlined first: the converter drops a model's functions
         proto = onnx.inliner.inline_local_functions(proto)
         _refuse_other_bits(proto, path)
+        if any(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in proto.graph.initializer):
+            raise GraphError(f"{path} computes in bfloat16, which nothing here does: export it in float32")
         halves = [value.name for value in proto.graph.input if value.type.tensor_type.elem_type == ir.DataType.FLOAT16]
         half = in_float32(proto)
         declared = _forget_shapes(proto)

@@ -113,6 +113,17 @@ def test_its_labels_are_the_bundles(theirs: Path, name: str, precision: str) -> 
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
 
 
+def test_a_map_of_the_networks_own_size_in_bgr_with_means_and_deviations_of_its_own(theirs: Path) -> None:
+    """nvinferserver reads a map of the network's size; nvinfer one of the output's."""
+    said = {"order": "bgr", "mean": (10.0, 20.0, 30.0), "std": (2.0, 3.0, 4.0), "scale": 4.0, "preprocess": None}
+    group, folder, bundle = exported(theirs, gives="full-logits", **said)
+    with Segmenter(bundle, "onnxruntime") as segmenter:
+        expected = segmenter.segment(FRAME).labels
+    found = by_nvinfer(group, folder, FRAME)
+    assert found.shape == SIZE and len(np.unique(expected)) > 1
+    assert (found == expected).mean() > 0.999
+
+
 def test_the_keys_are_documented_and_say_what_the_manifest_does(theirs: Path) -> None:
     group, folder, bundle = exported(theirs, preprocess="caffe", labels=None)
     assert set(group) <= DOCUMENTED

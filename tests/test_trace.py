@@ -305,9 +305,9 @@ class TestReadOnnx:
         [
             ("float[N,3,H,W] scores, float[N,3,H,W] b", "scores = Relu(pixels) b = Neg(pixels)"),
             ("float[N,3,H] scores", "scores = ReduceMax <keepdims = 0> (pixels, last)"),
-            ("double[N,3,H,W] scores", "scores = Cast <to = 11> (pixels)"),
+            ("bfloat16[N,3,H,W] scores", "scores = Cast <to = 16> (pixels)"),
         ],
-        ids=["two outputs", "rank 3", "float64"],
+        ids=["two outputs", "rank 3", "bfloat16"],
     )
     def test_what_is_neither_scores_nor_labels_is_refused(self, tmp_path: Path, outputs: str, body: str) -> None:
         more = {"last": np.array([3], np.int64)} if "last" in body else {}

@@ -209,11 +209,29 @@ def _bytes_as_floats(image: ir.Value, name: str) -> None:
         for node in value.consumers():
             if node.op_type in BYTES_PASS and node.inputs[0] is value:
                 pending += node.outputs
-            elif node.op_type != "Cast":
+            elif node.op_type != "Cast" and not _dequantised(node):
                 raise GraphError(
                     f"{name} takes uint8 and computes with it ({node.op_type} {node.name or ''}): "
                     "export it with a Cast to float32 first"
                 )
+
+
+def _dequantised(node: ir.Node) -> bool:
+    """Whether `node` is the DequantizeLinear of one scale of what is float32 from now on; then it is arithmetic."""
+    numbers = [constant(value) for value in node.inputs[1:]]
+    if node.op_type != "DequantizeLinear" or any(number is None or number.size != 1 for number in numbers):
+        return False
+    scale, zero = (np.float32(number.reshape(())) for number in (*numbers, np.zeros(()))[:2])  # type: ignore[union-attr]
+    made = [ir.Node("", "Constant", [], [ir.AttrTensor("value", ir.tensor(each))]) for each in (zero, scale)]
+    made.append(ir.Node("", "Sub", [node.inputs[0], made[0].outputs[0]]))
+    made.append(ir.Node("", "Mul", [made[2].outputs[0], made[1].outputs[0]]))
+    assert node.graph is not None
+    node.graph.insert_before(node, made)
+    old, new = node.outputs[0], made[3].outputs[0]
+    new.shape, new.type = old.shape, old.type
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    node.graph.remove(node, safe=True)
+    return True
 
 
 def _drop_casts(graph: ir.Graph) -> None:

@@ -45,6 +45,8 @@ KNOWN: dict[str, Any] = {
     "wide": weights(16, 3, 3, 3),
     "deep": weights(16, 16, 1, 1),
     "narrow": weights(5, 16, 1, 1),
+    "steps": np.float32(0.01),
+    "byte": np.uint8(99),
     "table": np.array([4, 3, 2, 1, 0], np.int64),
 }
 
@@ -288,6 +290,15 @@ class TestOutputs:
         with pytest.raises(GraphError, match=r"y \(FLOAT 1x5x32x48\), z \(FLOAT 1x5x1x1\): choose one"):
             build(recipe)
 
+    def test_bfloat16_is_not_computed_in(self, made: Made) -> None:
+        stored = onnx.helper.make_tensor("w", onnx.TensorProto.BFLOAT16, [5, 3, 3, 3], range(135))
+        recipe = made("y = Conv <pads = [1,1,1,1]> (x, w)", "float[1,5,32,48] y", opset=22)
+        proto = onnx.load(str(recipe.onnx))
+        proto.graph.initializer[0].CopyFrom(stored)
+        Path(str(recipe.onnx)).write_bytes(proto.SerializeToString())
+        with pytest.raises(GraphError, match=r"computes in bfloat16, .*: export it in float32"):
+            build(recipe)
+
     def test_bfloat16_is_no_type_of_scores(self, made: Made) -> None:
         with pytest.raises(GraphError, match=r"gives y \(BFLOAT16 1x5x32x48\); expected scores"):
             build(made(f"{SCORES} y = Cast <to = 16> (s)", "bfloat16[1,5,32,48] y"))
@@ -329,6 +340,8 @@ class TestInputs:
             ("uint8[1,32,48,3] x", "a = Cast <to = 1> (x) t = Transpose <perm = [0,3,1,2]> (a)"),
             ("uint8[1,32,48,3] x", "a = Transpose <perm = [0,3,1,2]> (x) t = Cast <to = 1> (a)"),
             ("uint8[1,3,32,48] x", "t = Cast <to = 1> (x)"),
+            ("uint8[1,3,32,48] x", "t = DequantizeLinear(x, steps, byte)"),
+            ("uint8[1,32,48,3] x", "a = DequantizeLinear(x, steps) t = Transpose <perm = [0,3,1,2]> (a)"),
             ("float[N,H,W,3] x", "t = Transpose <perm = [0,3,1,2]> (x)"),
             ("float[a,b,c,d] x", "t = Transpose <perm = [0,3,1,2]> (x)"),
             ("float[a,b,c,d] x", "t = Identity(x)"),
