@@ -52,7 +52,7 @@ test-avx2: setup  ## what depends on the kind of processor, as one without AVX-5
 
 FUZZ ?= 20000
 fuzz: setup  ## FUZZ changed files for each parser, other ones each time
-	FUZZ=$(FUZZ) $(BIN)/python -m pytest -n auto tests/test_fuzz.py
+	FUZZ=$(FUZZ) FUZZ_FIRST=$(or $(FUZZ_FIRST),$(shell date +%s%N)) $(BIN)/python -m pytest -n auto tests/test_fuzz.py
 
 KILLS ?= 40
 chaos: setup  ## KILLS times kill -9 for each command that writes, and writes that fail

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,12 @@ class Partial:
             return 0, fresh
         try:
             # opened here: on a damaged archive numpy leaves a file of its own open
-            with os.fdopen(open_regular(self._path), "rb") as file, np.load(file, allow_pickle=False) as held:
+            with (
+                warnings.catch_warnings(),
+                os.fdopen(open_regular(self._path), "rb") as file,
+                np.load(file, allow_pickle=False) as held,
+            ):
+                warnings.simplefilter("ignore")  # of headers that no numpy of today writes
                 if sum(part.file_size for part in held.zip.infolist()) > MAX_HEAD + len(tensors) * 2 * ROW.itemsize:
                     raise ValueError("it is larger than it can be")
                 if str(held["key"]) != self._key or held["names"].tolist() != list(tensors):

@@ -5,21 +5,25 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from refinenet_edge.demo.pieces import Pieces
 from refinenet_edge.errors import InputError
 from refinenet_edge.files import claim
 from refinenet_edge.frames.video import VideoFile
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
 
-# the first that this OpenCV has; browsers do not play MPEG-4 (mp4v), and VP9 finishes at the end what it looked ahead
+# the first that this OpenCV has; browsers do not play MPEG-4 (mp4v)
 CODECS = {".webm": ("VP80",), ".mp4": ("avc1", "vp09", "mp4v")}
+PIECED = "vp09"
 RATE, SLOWEST = 25, 2  # frames per second of a live recording, at most and at least
 SHARE = 0.5  # of the time that a live recording may take: at a lower rate where its codec is slow
 TRIED = 4  # frames
+END = 0.5  # seconds that a piece of VP9 takes to encode, where it is more than one frame
+LARGEST_PIECE = 25  # frames
 LONGEST_STILL = 10  # seconds that one picture is repeated for: a laptop may have slept
 
 logger = logging.getLogger(__name__)
@@ -49,10 +53,14 @@ class Recording:
         self._started = 0.0
         self._due = 0
         self._last: Any = None  # picture
-        self._claimed: int | None = None  # the file that is written, locked
+        pieces = [path.with_name(f".{path.name}.{turn}.refinenet-edge{kind}") for turn in (1, 2)]
+        self._pieces = (pieces[0], pieces[1])
+        self._claimed: dict[Path, int] = {}  # the files that are written, locked
         try:
-            self._claimed = claim(self._beside)
+            for place in (self._beside, *(self._pieces if PIECED in CODECS[kind] else ())):
+                self._claimed[place] = claim(place)
         except OSError as exc:
+            self._give_up()
             raise InputError(f"{path} cannot be written: {exc.strerror}; name another place") from exc
 
     def write(self, picture: Frame) -> None:
@@ -98,11 +106,15 @@ class Recording:
         except OSError as exc:
             raise InputError(f"{self.path} cannot be written: {exc.strerror}; name another place") from exc
         finally:
-            if self._claimed is not None:
-                with contextlib.suppress(OSError):
-                    self._beside.unlink()
-                os.close(self._claimed)
-                self._claimed = None
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Remove what was written beside."""
+        while self._claimed:
+            place, descriptor = self._claimed.popitem()
+            with contextlib.suppress(OSError):
+                place.unlink()
+            os.close(descriptor)
 
     def _begin(self, picture: Any) -> Any:
         """A writer of the first codec that takes pictures of this size and rate: what it writes reads again."""
@@ -114,7 +126,7 @@ class Recording:
                 better = self.path.with_suffix(".webm")
                 logger.warning("%s is MPEG-4, which browsers do not play: record %s, which they do", self.path, better)
             self._rate = float(min(max(SHARE // seconds, SLOWEST), RATE)) if self._live else rate
-            return self._writer_of(code, self._rate)
+            return self._writer_of(code, self._rate, int(min(max(END / seconds, 1), LARGEST_PIECE)))
         width, height = self._size
         raise InputError(
             f"{self.path}: no codec of this OpenCV ({cv2.__version__}) writes {height}x{width} pixels at "
@@ -123,7 +135,7 @@ class Recording:
 
     def _try(self, code: str, rate: float, picture: Any) -> float | None:
         """The seconds that a frame takes; None: it cannot be written so."""
-        writer = self._writer_of(code, rate)
+        writer = self._writer_of(code, rate, TRIED)
         if not writer.isOpened():
             return None
         started = time.perf_counter()
@@ -133,11 +145,20 @@ class Recording:
         seconds = (time.perf_counter() - started) / TRIED
         return seconds if _frames_in(self._beside) == TRIED else None
 
-    def _writer_of(self, code: str, rate: float) -> Any:
-        # the whole path: FFmpeg takes 12:30.mp4 for an address
-        path = os.path.abspath(self._beside)
-        with _quiet():
-            return cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), rate, self._size)
+    def _writer_of(self, code: str, rate: float, length: int) -> Any:
+        """`length`: of a piece, where it is written in pieces."""
+
+        def open_writer(path: Path, settings: Sequence[int] = ()) -> Any:
+            # the whole path: FFmpeg takes 12:30.mp4 for an address
+            where, fourcc = os.path.abspath(path), cv2.VideoWriter.fourcc(*code)
+            with _quiet():
+                return cv2.VideoWriter(where, cv2.CAP_FFMPEG, fourcc, rate, self._size, settings)
+
+        if code == PIECED:
+            pieces = Pieces(open_writer, self._beside, self._pieces, length)
+            if pieces.isOpened():
+                return pieces
+        return open_writer(self._beside)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ is a mistake in the mask, not void.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -105,7 +106,7 @@ def _cityscapes(root: Path, split: str | None) -> Iterable[FileSample]:
 
 def _png(stem: Path) -> Path:
     capitals = stem.with_name(f"{stem.name}.PNG")
-    return capitals if capitals.is_file() else stem.with_name(f"{stem.name}.png")
+    return capitals if os.path.isfile(capitals) else stem.with_name(f"{stem.name}.png")
 
 
 def _voc(folder: str, lists: str, coding: Coding) -> Callable[[Path, str | None], Iterable[FileSample]]:
@@ -114,11 +115,15 @@ def _voc(folder: str, lists: str, coding: Coding) -> Callable[[Path, str | None]
     def samples(root: Path, split: str | None) -> Iterable[FileSample]:
         images, masks = root / "JPEGImages", root / folder
         by_stem = [_stems(each) if each.is_dir() else {} for each in (images, masks)]
-        for line in _lines(root / lists.format(split or SPLIT)):
+        listing = root / lists.format(split or SPLIT)
+        for line in _lines(listing):
             name, *last = line.rsplit(maxsplit=1)
             there = any(line in known for known in by_stem)
             if not there and last and last[0] not in ("-1", "0", "1"):  # as in many forks: paths from the root on
-                image, mask = (_inside(one.strip().removeprefix("/"), root) for one in _pair(line, root))
+                pair = _pair(line, root)
+                if len(pair) != 2:
+                    raise InputError(f"list {listing}: {line[:60]!r} is neither a name nor an image and a mask")
+                image, mask = (_inside(one.strip().removeprefix("/"), root) for one in pair)
                 yield FileSample(str(image.with_suffix("")), root / image, root / mask, coding)
                 continue
             stem = str(_inside(line if there else name, root))
@@ -204,7 +209,7 @@ def _pair(line: str, root: Path) -> list[str]:
     words = line.split(" ")
     for place in range(1, len(words)):
         image, mask = " ".join(words[:place]), " ".join(words[place:])
-        if len(words) > 2 and all((root / name.strip().removeprefix("/")).is_file() for name in (image, mask)):
+        if len(words) > 2 and all(os.path.isfile(root / name.strip().removeprefix("/")) for name in (image, mask)):
             return [image, mask]
     return line.split()
 

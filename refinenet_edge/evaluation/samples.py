@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -100,9 +101,9 @@ class FileSample:
         return f"{stamp_of(self.image)} {stamp_of(self.mask)}"
 
     def read(self) -> tuple[Frame, Truth]:
-        if self.image is None or not self.image.is_file():
+        if self.image is None or not os.path.isfile(self.image):
             raise Unusable("missing", f"there is no image {self.image or f'for {self.mask}'}")
-        if self.mask is None or not self.mask.is_file():
+        if self.mask is None or not os.path.isfile(self.mask):
             raise Unusable("missing", f"there is no mask {self.mask or f'for {self.image}'}")
         try:
             frame, numbers = read_image(self.image), read_mask(self.mask)

@@ -62,12 +62,17 @@ class Ranges:
 class Harm:
     """What rounding `layers` alone does to the logits: the error's power over their variance.
 
-    One layer, or several that it was not worth telling apart. `kept`: they went back to float.
+    One layer, or several that it was not worth telling apart. `kept`: they went back to float. Raises `BundleError`
+    for none.
     """
 
     layers: tuple[str, ...]
     harm: float
     kept: bool
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise BundleError("a harm of no layer")
 
 
 @dataclass(frozen=True)

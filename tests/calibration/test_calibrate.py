@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import shlex
 import shutil
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -249,6 +251,18 @@ def test_a_state_of_other_frames_or_damaged_is_not_used(tmp_path: Path, caplog: 
     state.write_bytes(b"damaged")
     assert calibrate(network(), SPEC, scenes(3), out=tmp_path / "x") == whole
     assert "cannot be read" in caplog.text
+
+
+def test_a_state_whose_numbers_lie_as_python_2_wrote_them_is_no_warning(tmp_path: Path) -> None:
+    state, frames = tmp_path / ".x.partial.npz", scenes(2)
+    good, made = stopped(tmp_path, frames, 1), io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(good)) as archive, zipfile.ZipFile(made, "w") as changed:
+        for name in archive.namelist():
+            changed.writestr(name, archive.read(name).replace(b"'shape': (), } ", b"'shape':(1L,),}"))
+    state.write_bytes(made.getvalue())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert calibrate(network(), SPEC, frames, out=tmp_path / "x") == calibrate(network(), SPEC, frames)
 
 
 def test_what_is_wrong_with_the_frames_is_said() -> None:

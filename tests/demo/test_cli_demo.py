@@ -18,6 +18,8 @@ from refinenet_edge import cli
 from refinenet_edge.cli import main
 from tests.demo.fakes import read_video, write_video
 
+SOON = 10  # seconds: two, on a machine that does nothing else
+
 
 def run(*arguments: str | Path) -> Any:
     return CliRunner().invoke(main, ["demo", *map(str, arguments)])
@@ -147,9 +149,9 @@ def test_a_camera_that_is_there_is_looked_at_with_the_model_for_people(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("name", "most"), [("out.webm", 2), ("out.mp4", 15)])  # VP9 finishes what it looked ahead
+@pytest.mark.parametrize("name", ["out.webm", "out.mp4"])
 def test_ctrl_c_leaves_a_recording_that_plays(
-    mobile_bundle: Path, tmp_path: Path, number: signal.Signals, name: str, most: float
+    mobile_bundle: Path, tmp_path: Path, number: signal.Signals, name: str
 ) -> None:
     out = tmp_path / name
     command = [sys.executable, "-u", "-m", "refinenet_edge.cli", "demo", str(mobile_bundle), "--source", "scenes"]
@@ -171,7 +173,7 @@ def test_ctrl_c_leaves_a_recording_that_plays(
                 stream.read(20_000)
             begun = time.monotonic()
             demo.send_signal(number)
-            rest, _ = demo.communicate(timeout=20)
+            rest, _ = demo.communicate(timeout=60)
             taken = time.monotonic() - begun
     finally:
         demo.kill()
@@ -179,4 +181,4 @@ def test_ctrl_c_leaves_a_recording_that_plays(
     assert "frames in" in rest and "Traceback" not in rest
     assert len(read_video(out)) > 1
     assert list(tmp_path.iterdir()) == [out]
-    assert taken < most
+    assert taken < SOON

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import cv2
 import numpy as np
@@ -195,6 +197,8 @@ def test_a_full_disk_is_an_error_and_the_old_recording_stays(tmp_path: Path, mon
     path = tmp_path / "out.mp4"
     path.write_bytes(b"old")
     monkeypatch.setattr(record, "CODECS", {".mp4": ("vp09",)})
+    monkeypatch.setattr(Failing, "opened", 0)
+    monkeypatch.setattr(Failing, "good", 2)  # a whole one, and a piece of it
     monkeypatch.setattr(cv2, "VideoWriter", Failing)
     recording = Recording(path, rate=10)
     for level in range(12):
@@ -217,6 +221,76 @@ def test_a_codec_that_writes_nothing_that_reads_is_not_taken(tmp_path: Path, mon
     recording.close()
     assert (tmp_path / "out.mp4").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_vp9_has_little_left_to_encode_when_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its encoder keeps 25 frames back: it is told to end, and encodes them, every few pictures."""
+    released: list[int] = []
+
+    class Counted:
+        """Stands for `cv2.VideoWriter`, and counts the pictures that each was given by its end."""
+
+        fourcc = REAL.fourcc
+
+        def __init__(self, *rest: object) -> None:
+            self._real, self._given = REAL(*rest), 0
+
+        isOpened = property(lambda self: self._real.isOpened)  # noqa: N815
+
+        def write(self, picture: np.ndarray) -> None:
+            self._given += picture.ndim == 3  # others are packets
+            self._real.write(picture)
+
+        def release(self) -> None:
+            self._real.release()
+            released.append(self._given)
+
+    monkeypatch.setattr(record, "CODECS", {".mp4": ("vp09",)})
+    monkeypatch.setattr(cv2, "VideoWriter", Counted)
+    monkeypatch.setattr(Recording, "_try", lambda *_: 0.1)
+    recording = Recording(tmp_path / "out.mp4", rate=10)
+    for level in range(0, 240, 20):
+        recording.write(grey(level))
+    before = sum(released)
+    recording.close()
+    assert before >= 12 - 2 * 5 and released == [5, 5, 2, 0]
+    frames = read_video(tmp_path / "out.mp4")
+    assert np.abs([frame.mean() - level for frame, level in zip(frames, range(0, 240, 20), strict=True)]).max() < 5
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.mp4"]
+
+
+def test_ctrl_c_in_any_line_of_vp9_loses_no_frame_that_was_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "CODECS", {".mp4": ("vp09",)})
+    monkeypatch.setattr(Recording, "_try", lambda *_: 0.2)
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., object] | None:
+        nonlocal lines
+        if not frame.f_code.co_filename.endswith("pieces.py"):
+            return None
+        lines += event == "line"
+        if lines == at:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    at = ended = 0
+    while not ended:
+        at, lines = at + 1, 0
+        recording = Recording(tmp_path / "out.mp4", rate=10)
+        sys.settrace(trace)
+        try:
+            for level in range(0, 140, 20):
+                recording.write(grey(level))
+            ended = 1
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        recording.close()  # it is whole, or this raises
+    assert at > 30 and len(read_video(tmp_path / "out.mp4")) == 7
 
 
 def test_a_name_with_colons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -245,6 +245,23 @@ def test_voc_lists_of_two_columns(tmp_path: Path, line: str) -> None:
     assert [(s.image, s.mask) for s in found] == [(s.image, s.mask) for s in plain.samples]
 
 
+@pytest.mark.parametrize("line", ["a.jpg b.png c.png", "a.jpg\tb.png\tc.png", "a b c d"])
+def test_a_voc_line_of_something_else(tmp_path: Path, line: str) -> None:
+    listing = write(data.voc(tmp_path) / "ImageSets" / "Segmentation" / "val.txt", f"2007_000\n{line}\n".encode())
+    with pytest.raises(InputError, match=rf"list {listing}: .* is neither a name nor an image and a mask"):
+        open_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("line", ["{}", "{0} 1", "{0}.jpg\t{0}.png", "{0} a.png", "a {0}"])
+def test_a_listed_name_that_no_file_can_have_is_one_that_is_missing(tmp_path: Path, line: str) -> None:
+    listing = data.voc(tmp_path) / "ImageSets" / "Segmentation" / "val.txt"
+    write(listing, f"2007_000\n{line.format('x' * 300)}\n".encode())
+    good, missing = open_dataset(str(tmp_path)).samples
+    good.read()
+    with pytest.raises(Unusable, match="there is no"):
+        missing.read()
+
+
 @pytest.mark.parametrize(
     "line",
     ["a photo {}", "a photo {} -1", "a photo {}  1", "JPEGImages/a photo {}.jpg SegmentationClass/a photo {}.png"],

@@ -13,6 +13,7 @@ from refinenet_edge.records import (
     EngineInfo,
     FileDigest,
     FrameSpec,
+    Harm,
     Labels,
     Manifest,
     Parity,
@@ -164,3 +165,8 @@ def test_a_manifest_with_anything_in_one_place_is_read_or_refused(data: st.DataO
     except BundleError:
         return
     assert from_json(Manifest, to_json(manifest)) == manifest
+
+
+def test_a_harm_of_no_layer_is_refused() -> None:
+    with pytest.raises(BundleError, match="a harm of no layer"):
+        from_json(Harm, '{"layers": [], "harm": 0.5, "kept": true}')
