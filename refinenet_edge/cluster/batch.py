@@ -44,6 +44,7 @@ from refinenet_edge.frames.address import is_url, shown
 from refinenet_edge.frames.images import digest_of, encode_image
 from refinenet_edge.mask_files import FORMATS
 from refinenet_edge.records import WHOLE, Frame, Identity, Inference, Labels, Mask, from_json, to_json
+from refinenet_edge.runtime.in_flight import Workers
 from refinenet_edge.runtime.multi_scale import at_sizes
 
 RUN, INPUTS, PROBLEMS = "batch.json", "inputs.json", "problems.json"
@@ -215,6 +216,7 @@ class Labeller:
     def __init__(self, job: Job) -> None:
         self._run = job.run
         self._segmenter = job.opening.segmenter()
+        self._workers = Workers(self._segmenter.in_flight)
         self._reader = Reader(job.source)
         self._out = open_storage(job.out)
         try:
@@ -226,32 +228,35 @@ class Labeller:
             raise InputError(f"on {platform.node()} {place} is another folder; name one that all machines share")
 
     def __call__(self, piece: Piece) -> Report:
-        problems: list[FrameProblem] = []
-        labelled, started = 0, time.process_time()
-        rows: list[dict[str, Any]] = []
-        for item, frame in self._reader.frames(piece):
-            try:
-                if isinstance(frame, InputError):
-                    raise frame
-                mask = self._segmenter.segment(frame)
-                if self._run.unknown_below is not None:
-                    mask = mask.unknown_below(self._run.unknown_below)
-            except (InputError, BundleError) as exc:
-                problems.append(FrameProblem(item.id, str(exc)))
-                continue
-            labelled += 1
-            if self._run.format == "parquet":
-                rows.append(_row(item, frame, mask, self._run))
-                continue
-            if self._run.confidence and mask.confidence is not None:  # first: the labels say that the frame is done
-                self._out.write(f"{item.id}{CONFIDENCE}", encode_image(mask.confidence, item.id))
-            data = FORMATS[self._run.format].encode(item.id, mask)
-            self._out.write(f"{item.id}{ENDINGS[self._run.format]}", data)
-        if rows:
+        started = time.process_time()
+        # read one after the other, as a video has them
+        done = list(self._workers.in_order(self._label, self._reader.frames(piece)))
+        problems = tuple(each for each in done if isinstance(each, FrameProblem))
+        if rows := [each for each in done if isinstance(each, dict)]:
             self._out.write(part_name(piece), _table(rows, self._run))
-        return Report(labelled, tuple(problems), time.process_time() - started)
+        return Report(len(done) - len(problems), problems, time.process_time() - started)
+
+    def _label(self, read: tuple[Item, Frame | InputError]) -> FrameProblem | dict[str, Any] | None:
+        """Put the labels of a frame there; where they are rows of a table, its row."""
+        item, frame = read
+        try:
+            if isinstance(frame, InputError):
+                raise frame
+            mask = self._segmenter.segment(frame)
+            if self._run.unknown_below is not None:
+                mask = mask.unknown_below(self._run.unknown_below)
+        except (InputError, BundleError) as exc:
+            return FrameProblem(item.id, str(exc))
+        if self._run.format == "parquet":
+            return _row(item, frame, mask, self._run)
+        if self._run.confidence and mask.confidence is not None:  # first: the labels say that the frame is done
+            self._out.write(f"{item.id}{CONFIDENCE}", encode_image(mask.confidence, item.id))
+        data = FORMATS[self._run.format].encode(item.id, mask)
+        self._out.write(f"{item.id}{ENDINGS[self._run.format]}", data)
+        return None
 
     def close(self) -> None:
+        self._workers.close()
         self._reader.close()
         self._segmenter.close()
 
