@@ -335,8 +335,9 @@ def test_frames_at_once_are_written_as_frames_one_by_one(
     if form == "parquet":
         pytest.importorskip("pyarrow")
     (source / "2.png").write_bytes(b"none")
+    segment = Segmenter.segment
     for name, in_flight in (("one", 1), ("two", 2)):
-        segment, together = Segmenter.segment, threading.Barrier(in_flight)
+        together = threading.Barrier(in_flight)
 
         def both(self: Segmenter, frame: np.ndarray, together: threading.Barrier = together) -> Mask:
             together.wait(60)  # none gets on alone
