@@ -38,6 +38,7 @@ class Job:
     data: bytes | str  # a name of `foreign.NAMES`
     size: tuple[int, int]
     options: dict[str, Any] = field(default_factory=dict)
+    others: tuple[tuple[int, int], ...] = ()  # sizes that are tried, too, where the file itself takes them
     labels_only: bool = False  # the file ends with what the bundle leaves out, as a Softmax
     as_usual: bool = False  # with a first run in a process of its own
 
@@ -129,12 +130,20 @@ def attempt(job: Job) -> Outcome:
             build(Recipe(str(folder), onnx=str(path), **job.options))
         except RefineNetEdgeError as exc:
             return Outcome(refused=str(exc) or "nothing")
-        frame = np.random.default_rng(5).integers(0, 256, (*job.size, 3), np.uint8)
+        outcomes = []
         with Segmenter(open_bundle(folder)) as segmenter:
-            labels = np.array(segmenter.segment(frame).labels)
-            expected = _logits(data, prepared(frame, job.options))
-            found = _session_logits(segmenter, prepared(frame, job.options))
-        return _compared(expected, found, None if job.labels_only else labels)
+            for size in (job.size, *job.others):
+                frame = np.random.default_rng(5).integers(0, 256, (*size, 3), np.uint8)
+                try:
+                    expected = _logits(data, prepared(frame, job.options))
+                except Exception:
+                    if size == job.size:
+                        raise
+                    continue
+                labels = np.array(segmenter.segment(frame).labels)
+                found = _session_logits(segmenter, prepared(frame, job.options))
+                outcomes.append(_compared(expected, found, None if job.labels_only else labels))
+        return next((outcome for outcome in outcomes if not outcome.exact), outcomes[0])
 
 
 def prepared(frame: npt.NDArray[np.uint8], options: dict[str, Any]) -> npt.NDArray[np.float32]:

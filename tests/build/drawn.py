@@ -523,13 +523,14 @@ def branch(g: Graph, x: str, before: str) -> str:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A file; whether it has jumps; the steps in it."""
+    """A file; whether it has jumps; the steps in it; whether its sides are free."""
 
     data: bytes
     rough: bool
     steps: tuple[str, ...]
     opset: int
     size: tuple[int, int]
+    free: bool
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(f"Drawn(opset {self.opset}, {self.size}: {', '.join(self.steps)})")
@@ -555,4 +556,4 @@ def files(draw: st.DrawFn) -> Drawn:
         g.constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset < 20 else 10)
-    return Drawn(model.SerializeToString(), g.rough, tuple(names), opset, (g.h, g.w))
+    return Drawn(model.SerializeToString(), g.rough, tuple(names), opset, (g.h, g.w), height == "H")

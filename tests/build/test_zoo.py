@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
@@ -25,6 +26,7 @@ FEW = 0.2  # of the drawn may be refused: OpenVINO has no unpooling, among other
 OPTIONS = st.fixed_dictionaries(
     {"backend": st.sampled_from(("openvino", "onnxruntime"))},
     optional={
+        "dynamic": st.just(True),  # where its sides are free
         "preprocess": st.sampled_from(("imagenet", "caffe", "tf", "0-1", "none")),
         "order": st.sampled_from(("rgb", "bgr")),
     },
@@ -70,8 +72,10 @@ def test_a_bundle_computes_what_the_drawn_file_does_or_is_refused(part: int, att
     @seed(PARTS * FIRST + part)
     @settings(max_examples=DRAWS // PARTS, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(drawn=files(), options=OPTIONS)
-    def check(drawn: Drawn, options: dict[str, str]) -> None:
-        outcome = attempts(Job(drawn.data, drawn.size, {"size": drawn.size, **options}))
+    def check(drawn: Drawn, options: dict[str, Any]) -> None:
+        dynamic = drawn.free and options.get("dynamic", False)
+        others = ((drawn.size[0] + 16, drawn.size[1] + 24), (40, 56)) if dynamic else ()
+        outcome = attempts(Job(drawn.data, drawn.size, {"size": drawn.size, **options, "dynamic": dynamic}, others))
         seen[bool(outcome.refused)] += 1
         assert_sensible(outcome, drawn.rough)
 
