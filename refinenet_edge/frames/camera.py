@@ -4,20 +4,18 @@ RTSP goes through GStreamer where OpenCV has it, otherwise through FFmpeg; HTTP 
 """
 
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames.address import Camera, Url
+from refinenet_edge.frames.ffmpeg import UNBUFFERED, opening
 from refinenet_edge.frames.readers import CapturedFrames, LiveSource, capture
 from refinenet_edge.opencv import cv2
 
 TRIES = 3  # reads that fail in a row before a camera or stream counts as lost
-OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # of FFmpeg, which OpenCV reads when it opens
 PATIENCE = 3000  # ms for a stream to open, and for its next frame
 SNAPSHOT_PERIOD = 0.2  # seconds between pictures of a URL that gives one at a time
 NEWEST = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
@@ -88,7 +86,7 @@ def _network(address: Url) -> LiveSource:
         if with_gstreamer:
             return cv2.VideoCapture(rtsp_pipeline(url), cv2.CAP_GSTREAMER)
         waits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, PATIENCE, cv2.CAP_PROP_READ_TIMEOUT_MSEC, PATIENCE]
-        with _unbuffered() if rtsp else nullcontext():
+        with opening(UNBUFFERED if rtsp else None):
             return cv2.VideoCapture(url, cv2.CAP_FFMPEG, waits)
 
     how = "GStreamer" if with_gstreamer else "FFmpeg"
@@ -107,18 +105,6 @@ def _asked_again(once: Callable[[], CapturedFrames]) -> CapturedFrames:
         if count != 1:
             return
         time.sleep(SNAPSHOT_PERIOD)
-
-
-@contextmanager
-def _unbuffered() -> Iterator[None]:
-    """What is opened meanwhile buffers nothing, so that nothing is old; a file would lose its first frame by that."""
-    chosen = OPTIONS in os.environ
-    os.environ.setdefault(OPTIONS, "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay")
-    try:
-        yield
-    finally:
-        if not chosen:
-            del os.environ[OPTIONS]
 
 
 def _source(name: str, open_: Callable[[], Any], missing: str) -> LiveSource:

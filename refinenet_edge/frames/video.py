@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from refinenet_edge.errors import InputError
+from refinenet_edge.frames.ffmpeg import opening
 from refinenet_edge.frames.readers import CapturedFrames, Clock, Frames, LiveSource, capture, repeated, usable
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
@@ -42,7 +43,8 @@ class VideoFile:
             raise self._unreadable()
 
     def _open(self) -> None:
-        self.capture = cv2.VideoCapture(self._path)
+        with opening():
+            self.capture = cv2.VideoCapture(self._path)
         self._next = 0  # the place of the frame that is decoded next, also how many were
 
     def close(self) -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import camera, open_source
 from refinenet_edge.frames.camera import csi_pipeline, rtsp_pipeline
+from refinenet_edge.frames.ffmpeg import OPTIONS, UNBUFFERED
 from refinenet_edge.opencv import cv2
 from tests.demo.fakes import grey
 
@@ -81,17 +86,59 @@ def test_rtsp_goes_through_ffmpeg_where_there_is_no_gstreamer(
     opened: list[Any] = []
 
     def refuse(*args: Any) -> Device:
-        opened.append((*args[:2], os.environ[camera.OPTIONS]))
+        opened.append((*args[:2], os.environ[OPTIONS]))
         return Device([], opens=False)
 
     monkeypatch.setattr(camera, "_has_gstreamer", lambda: False)
     monkeypatch.setattr(cv2, "VideoCapture", refuse)
-    monkeypatch.setenv(camera.OPTIONS, chosen or "")
+    monkeypatch.setenv(OPTIONS, chosen or "")
     if chosen is None:
-        monkeypatch.delenv(camera.OPTIONS)
+        monkeypatch.delenv(OPTIONS)
     with pytest.raises(InputError, match=r"rtsp://cam/a does not open with OpenCV's FFmpeg"):
         next(open_source("rtsp://u:p@cam/a").frames())
     unbuffered = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
     assert opened == [("rtsp://u:p@cam/a", cv2.CAP_FFMPEG, chosen or unbuffered)]
     # files that are opened afterwards would lose their first frame
-    assert os.environ.get(camera.OPTIONS) == chosen
+    assert os.environ.get(OPTIONS) == chosen
+
+
+def test_streams_that_are_opened_at_once_keep_their_options_from_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two readers of a demo open RTSP at the same time; a third opens a file meanwhile, before they are tried again."""
+    found: list[tuple[str, str | None]] = []
+    both, answered = threading.Barrier(2), threading.Event()
+
+    def open_(name: str, *_: Any) -> Device:
+        found.append((name, os.environ.get(OPTIONS)))
+        if name.startswith("rtsp"):
+            both.wait(60)  # each is there while the other is opened
+            assert answered.wait(60)
+        return Device([], opens=False)
+
+    def first(text: str) -> None:
+        with contextlib.suppress(InputError):
+            next(open_source(text).frames())
+
+    def look_at(text: str) -> threading.Thread:
+        thread = threading.Thread(target=first, args=(text,))
+        thread.start()
+        return thread
+
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    monkeypatch.delenv(OPTIONS, raising=False)
+    monkeypatch.setattr(camera, "_has_gstreamer", lambda: False)
+    monkeypatch.setattr(cv2, "VideoCapture", open_)
+    threads = [look_at("rtsp://cam/a"), look_at("rtsp://cam/b")]
+    while len(found) < 2:
+        time.sleep(0.01)
+    threads += [look_at(str(tmp_path / "a.mp4")), look_at("http://cam/c")]
+    answered.set()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert {name: options for name, options in found if name.startswith("rtsp")} == dict.fromkeys(
+        ("rtsp://cam/a", "rtsp://cam/b"), UNBUFFERED
+    )
+    assert [options for name, options in found if not name.startswith("rtsp")] == [None, None]
+    assert OPTIONS not in os.environ
