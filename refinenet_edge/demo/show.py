@@ -11,6 +11,7 @@ for any thread: controls are never changed but replaced whole. `segment` is call
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -33,6 +34,7 @@ from refinenet_edge.records import Frame, Mask
 from refinenet_edge.runtime import Segmenter
 
 FIGURES_PERIOD = 0.25  # seconds that figures are shown before they are taken anew
+GRID_PERIOD = 1 / 30  # seconds between pictures of a grid, at least: each is of all cameras that have something new
 PAUSED_PERIOD = 0.2  # seconds between pictures while paused: a window has to be kept alive
 MESSAGE_SECONDS = 15.0
 
@@ -107,6 +109,8 @@ class Show:
         self._chosen = self._choices[0]
         self._cameras: Cameras | None = None  # that play
         self._last: dict[int, SegmentedFrame] = {}  # of each camera
+        self._unseen: dict[int, SegmentedFrame] = {}  # those of them that no picture has yet
+        self._pictured = -math.inf  # when the last picture was made
         self._grids: dict[bool, Grid] = {}  # with figures in them, and without
         self._recording, self._power = recording, power
         self._lock = threading.Lock()  # of replacing the controls
@@ -192,9 +196,9 @@ class Show:
         self._chosen = self._choices[playing]
         sources = [self._sources[source] for source in self._chosen]
         self._statistics.begin(len(sources))
-        for kept in (self._made_by, self._last, self._grids):
+        for kept in (self._made_by, self._last, self._unseen, self._grids):
             kept.clear()
-        self._cameras = None
+        self._cameras, self._pictured = None, -math.inf
         self._figures = self._take_figures("opening")
         for view in self.views:
             view.show(None, self._figures)
@@ -226,6 +230,11 @@ class Show:
         self._last[result.camera] = result
         if not result.signal:
             statistics.no_signal(result.camera, 1000 * (started - result.captured))
+        elif not controls.paused:
+            self._unseen[result.camera] = result
+        if len(self._chosen) > 1 and not self._recording and started - self._pictured < GRID_PERIOD:
+            return  # it is in the next picture
+        self._pictured = started
         if self._figures is None or started - self._figures_at >= FIGURES_PERIOD:
             self._figures_at = started
             some = any(last.signal for last in self._last.values())
@@ -239,9 +248,10 @@ class Show:
         for view in self.views:
             view.show(pictures.get(view.written), figures)
         done = time.monotonic()
-        if result.signal and not controls.paused:
-            took = {"draw": 1000 * (drawn - started), "encode": 1000 * (done - drawn)}
-            statistics.shown(result.camera, done, 1000 * (done - result.captured), took)
+        took = {"draw": 1000 * (drawn - started), "encode": 1000 * (done - drawn)}
+        for camera, seen in self._unseen.items():
+            statistics.shown(camera, done, 1000 * (done - seen.captured), took)
+        self._unseen.clear()
 
     def _pictures(self, result: SegmentedFrame, kinds: Collection[bool], figures: Figures) -> dict[bool, Frame]:
         """What is seen of `result`, or of all cameras; of each of `kinds`: with figures and the legend in it or not."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from refinenet_edge.demo import Captured, LiveSource, Model, Recording, Show, stream
+from refinenet_edge.demo import show as show_module
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.labels import VOC
@@ -404,6 +405,18 @@ def test_a_camera_together_with_none_is_shown_as_it_is() -> None:
     show.run(frames=2)
     assert audience.figures[-1].playing.sources == ("fake",) and size_of(audience) == (48, 64)
     assert len(audience.figures[-1].cameras) == audience.figures[-1].columns == 1
+
+
+@pytest.mark.parametrize(("period", "pictures"), [(0.0, 20), (1e9, 1)])
+def test_a_picture_of_the_grid_is_of_all_that_came_since_the_last(
+    period: float, pictures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(show_module, "GRID_PERIOD", period)
+    show = Show([source(ticking(0.001)), source(ticking(0.001))], [model()], PLAIN, together=True)
+    audience = Audience()
+    show.views.append(audience)
+    show.run(frames=20)
+    assert (show.summary().frames, len(audience.pictures)) == (20, pictures)
 
 
 def test_a_grid_is_recorded_with_its_figures(tmp_path: Path) -> None:
