@@ -97,7 +97,9 @@ class HostPath:
     def _run(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         session, least = self.network.session, self.network.batch.least
         images = np.repeat(image, least, axis=0) if least > 1 else image  # alone it goes in as often as it has to
-        logits = session.run({session.inputs[0].name: images})[session.outputs[0].name][:1]
+        logits = session.run({session.inputs[0].name: images})[session.outputs[0].name]
+        if least > 1 and len(logits) == least:
+            logits = logits[:1]
         padded = self.network.channels > 3 and logits.ndim == 4
         return logits[:, : len(self.network.labels.names)] if padded else logits
 
