@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 import results_page
+import throughput
 
 import refinenet_edge
 from refinenet_edge.cli import build_engine, main
@@ -86,6 +87,16 @@ def test_what_a_batch_costs_is_what_was_counted() -> None:
             for row in rows
         )
         assert f"| {rows[0]['batch']} | {' | '.join(cells)} |" in TEXT["docs/measurements.md"]
+
+
+def test_frames_per_second_on_a_cpu_are_those_that_were_measured() -> None:
+    cells = json.loads((ROOT / "benchmarks/results/amd-epyc-2/throughput.json").read_text("utf-8"))["cells"]
+    assert [(cell["precision"], cell["task"]) for cell in cells] == [
+        (precision, task) for precision in ("fp32", "int8") for task in ("eval", "batch")
+    ]
+    found = throughput.TABLE.search(TEXT["docs/measurements.md"])
+    assert found
+    assert found[0] == found[1] + "".join(f"{line}\n" for line in throughput.rows(cells))
 
 
 def test_the_sizes_of_the_extras_are_those_that_were_measured() -> None:

@@ -1,0 +1,220 @@
+"""Frames per second of `eval` and `batch` in this process, beside those of another commit, in turn.
+
+    python benchmarks/throughput.py   -> benchmarks/results/<cpu>-<cores>/throughput.json, docs/measurements.md
+
+Each tree has a process of its own, which has the bundle open and does one short turn after the other: machines get
+faster and slower by the minute, so the ratio is taken round by round, with its interval (bench/measure.py). A turn
+reads, segments and compares, or writes the labels of, the same files; opening the bundle is not in it. The bundles are
+built by the other commit, which this one reads, and both must find the same confusion matrix. Memory is the largest
+that a process had in a turn, its libraries and the weights included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).resolve().parents[1]
+BEFORE = "3c1800a"  # the last commit that had one frame at a time
+RECIPES = {"fp32": "scenes", "int8": "scenes_int8"}
+TASKS = ("eval", "batch")
+PAGE = ROOT / "docs/measurements.md"
+TABLE = re.compile(r"(\| precision, command \|.*\n\|[-|]+\|\n)(?:\|.*\n)*")
+
+
+def tasks(bundle: Path, data: Path) -> Iterator[dict[str, Callable[[], Any]]]:
+    """A turn of each task, by the tree that this process imports."""
+    from refinenet_edge.bundle import open_bundle
+    from refinenet_edge.cli.run import _evaluator
+    from refinenet_edge.cluster import batch
+    from refinenet_edge.cluster.work import everywhere, find, pieces_of
+    from refinenet_edge.evaluation import evaluate, open_dataset
+    from refinenet_edge.records import WHOLE
+
+    opened, images = open_bundle(bundle), str(data / "images")
+    jobs: list[batch.Job] = []
+
+    class Noting(batch.Labeller):
+        def __init__(self, job: batch.Job) -> None:
+            jobs.append(job)
+            super().__init__(job)
+
+    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as out:
+        by = _evaluator(stack, opened, "auto", "off", None, False, WHOLE, ())
+        dataset = open_dataset(f"plain:{data}")
+        labeller, batch.Labeller = batch.Labeller, Noting  # type: ignore[misc]
+        batch.label(opened, images, out)
+        worker = stack.enter_context(contextlib.closing(labeller(jobs[0])))
+        where = everywhere(images)
+        (piece,) = pieces_of(where, find(where))
+        yield {"eval": lambda: evaluate(by, dataset).confusion, "batch": lambda: worker(piece).labelled}
+
+
+def serve(bundle: Path, data: Path) -> None:
+    """Do the turn that a line of stdin names; its seconds, its largest memory in MB and its result on a line."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for turns in tasks(bundle, data):
+        print("ready", file=answers, flush=True)
+        for line in sys.stdin:
+            Path("/proc/self/clear_refs").write_text("5")  # forget the largest memory
+            began = time.perf_counter()
+            result = turns[line.strip()]()
+            seconds = time.perf_counter() - began
+            most = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+            megabytes = int(most[1]) / 1024 if most else 0.0
+            print(json.dumps([seconds, megabytes, result]), file=answers, flush=True)
+
+
+class Tree:
+    """A process of one tree that does turns."""
+
+    def __init__(self, tree: Path, bundle: Path, data: Path, frames: int) -> None:
+        command = [sys.executable, __file__, "--serve", str(bundle), str(data)]
+        environment = {**os.environ, "PYTHONPATH": str(tree)}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=tree, env=environment)
+        self._frames = frames
+        self.megabytes = dict.fromkeys(TASKS, 0.0)
+        self.found: dict[str, Any] = {}
+        self._answer()
+
+    def turn(self, task: str) -> dict[str, float]:
+        assert self.process.stdin
+        print(task, file=self.process.stdin, flush=True)
+        seconds, megabytes, self.found[task] = json.loads(self._answer())
+        self.megabytes[task] = max(self.megabytes[task], megabytes)
+        return {"frame": 1000 * seconds / self._frames}
+
+    def _answer(self) -> str:
+        assert self.process.stdout
+        if line := self.process.stdout.readline():
+            return line
+        raise SystemExit("a tree's process ended: see above")
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def rows(cells: list[dict[str, Any]]) -> list[str]:
+    """The lines of the table in docs/measurements.md."""
+    lines = []
+    for cell in cells:
+        rates, sizes, times = cell["frames_per_second"], cell["megabytes"], cell["times_the_frames"]
+        ratio = f"{times['value']:.2f} ({times['low']:.2f} to {times['high']:.2f})"
+        numbers = f"{rates['before']:.1f} | {rates['now']:.1f} | {ratio} | {sizes['before']} | {sizes['now']}"
+        lines.append(f"| {cell['precision']}, `{cell['task']}` | {numbers} |")
+    return lines
+
+
+def write_page(cells: list[dict[str, Any]]) -> None:
+    text = PAGE.read_text("utf-8")
+    PAGE.write_text(TABLE.sub(lambda found: found[1] + "".join(f"{line}\n" for line in rows(cells)), text), "utf-8")
+
+
+def write_data(folder: Path, frames: int) -> None:
+    """Drawn streets and their truth as files."""
+    from refinenet_edge.frames.images import write_png
+    from refinenet_edge.scenes import VALIDATION, scene
+
+    for number in range(frames):
+        frame, truth = scene(VALIDATION, number)
+        for kind, image in (("images", frame), ("masks", truth)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            write_png(folder / kind / f"{number:03d}.png", image)
+
+
+def checkout(commit: str, into: Path) -> Path:
+    """The tree of `commit`, with the compiled head of this one: its source is the same."""
+    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "-x", "-C", str(into)], input=archive, check=True)
+    kernels = "refinenet_edge/runtime/kernels"
+    if (into / kernels / "head.cpp").read_bytes() != (ROOT / kernels / "head.cpp").read_bytes():
+        raise SystemExit("the head is another in that commit: build it there")
+    for built in (ROOT / kernels).glob("_head*.so"):
+        shutil.copy(built, into / kernels)
+    return into
+
+
+def measure(
+    precision: str, before: Path, folder: Path, data: Path, frames: int, rounds: int
+) -> Iterator[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from refinenet_edge.bench.measure import take_turns
+
+    bundle = folder / precision
+    build = [sys.executable, "-m", "refinenet_edge.cli", "build", f"engines/{RECIPES[precision]}.toml"]
+    environment = {**os.environ, "PYTHONPATH": str(before)}
+    subprocess.run([*build, "--out", str(bundle)], cwd=before, env=environment, check=True, stdout=subprocess.DEVNULL)
+    trees = {"before": Tree(before, bundle, data, frames), "now": Tree(ROOT, bundle, data, frames)}
+    for task in TASKS:
+        timing = take_turns({name: functools.partial(tree.turn, task) for name, tree in trees.items()}, rounds)
+        found = [tree.found[task] for tree in trees.values()]
+        if found[0] != found[1]:
+            raise SystemExit(f"{task} in {precision} gives something else than before")
+        yield {
+            "precision": precision,
+            "task": task,
+            "times_the_frames": asdict(timing.ratio("before", "now")),
+            "frames_per_second": {name: round(1000 / timing.ms(name), 2) for name in trees},
+            "megabytes": {name: round(tree.megabytes[task]) for name, tree in trees.items()},
+            "ms_per_frame": {name: [round(ms, 2) for ms in timing.samples(name)] for name in trees},
+        }
+    for tree in trees.values():
+        tree.close()
+
+
+@click.command(help=__doc__)
+@click.argument("served", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--serve", "serving", is_flag=True, hidden=True)
+@click.option("--rounds", default=15, show_default=True)
+@click.option("--frames", default=16, show_default=True, help="Of a turn.")
+@click.option("--before", "commit", default=BEFORE, show_default=True, help="Of this repository, to compare with.")
+@click.option("--out", type=click.Path(path_type=Path))
+def main(served: tuple[Path, ...], serving: bool, rounds: int, frames: int, commit: str, out: Path | None) -> None:
+    if serving:
+        serve(*served)
+        return
+    sys.path.insert(0, str(ROOT))
+    from machine import cpu, save
+    from rich.console import Console
+    from rich.table import Table
+
+    from refinenet_edge.bench.measure import Estimate
+
+    cells = []
+    table = Table("bundle", "task", "before, frames/s", "now", "times the frames", "MB before", "MB now", title=cpu())
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "tree").mkdir()
+        before = checkout(commit, folder / "tree")
+        write_data(folder / "data", frames)
+        for precision in RECIPES:
+            for cell in measure(precision, before, folder, folder / "data", frames, rounds):
+                cells.append(cell)
+                rates, sizes = cell["frames_per_second"], cell["megabytes"]
+                numbers = rates["before"], rates["now"], Estimate(**cell["times_the_frames"]), *sizes.values()
+                table.add_row(precision, cell["task"], *map(str, numbers))
+    Console().print(table)
+    record = {"cpu": cpu(), "cores": os.cpu_count(), "before": commit, "frames": frames, "cells": cells}
+    Console().print(save(record, "throughput.json", out))
+    if out is None:
+        write_page(cells)
+
+
+if __name__ == "__main__":
+    main()
