@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import re
@@ -17,11 +18,13 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from refinenet_edge import __version__, cli, doctor
 from refinenet_edge.bench import read_run, write_run
 from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, open_bundle, write_bundle
 from refinenet_edge.cli import screen
+from refinenet_edge.cli.bench import _timings
 from refinenet_edge.doctor import Finding
 from refinenet_edge.errors import GraphError
 from refinenet_edge.evaluation.masks import read_mask
@@ -508,12 +511,21 @@ class TestBench:
         assert [subject.name for subject in read_run(result).subjects] == [bundle.name, mobile_bundle.name]
         assert bundle.name in ok(run("bench", "compare", result, result))
 
+    def test_how_many_times_as_fast_as_the_first(self) -> None:
+        measured = runs.run(runs.measurement("ours", *[20.0] * 5), runs.measurement("another", *[10.0] * 5))
+        said = io.StringIO()
+        Console(file=said, width=120).print(_timings(measured, measured.cases()[0]))
+        assert "times as fast" in said.getvalue()
+        row = next(line for line in said.getvalue().splitlines() if "another" in line)
+        assert "2.00 (2.00..2.00)" in row and "faster" in row
+
     def test_a_regression_is_exit_1(self, run: Run, tmp_path: Path) -> None:
         for name, ms in (("before", 10.0), ("after", 10.7)):
             write_run(tmp_path / name, runs.run(runs.measurement("ours", ms, ms)))
         words = "bench", "compare", tmp_path / "before", tmp_path / "after"
         slower = run(*words)
-        assert slower.exit_code == 1 and "1 of 1 take more than 5 % longer" in slower.stderr and "1.07" in slower.stdout
+        assert slower.exit_code == 1 and "1 of 1 take more than 5 % longer" in slower.stderr
+        assert "times as fast" in slower.stdout and "0.93 (0.93..0.93)" in slower.stdout
         assert "slower" in ok(run(*words, "--threshold", 8))
         assert "same" in ok(run("bench", "compare", tmp_path / "before", tmp_path / "before"))
 

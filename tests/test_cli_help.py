@@ -191,7 +191,7 @@ def test_columns_of_numbers_are_never_broken() -> None:
     from rich.table import Table
 
     said = io.StringIO()
-    table = Table("what", *screen.numbers("p50 ms", "times as long"))
+    table = Table("what", *screen.numbers("p50 ms", "times as fast"))
     table.add_row(
         "a name that is as long as a line of eighty columns, and then a bit longer", "1234.5", "0.329 (0.31..0.35)"
     )

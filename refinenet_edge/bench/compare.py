@@ -58,6 +58,11 @@ def word(times: Estimate) -> Word:
     return "same" if times.low > 1 - ALIKE and times.high < 1 + ALIKE else "unclear"
 
 
+def faster(times: Estimate) -> Estimate:
+    """How many times as fast, of how many times as long."""
+    return Estimate(1 / times.value, 1 / times.high, 1 / times.low)
+
+
 def ratios(run: BenchmarkRun, case: Case) -> dict[str, Verdict]:
     """Subject -> how many times as long as the run's first subject a frame takes; without the first itself."""
     measurements = run.of(case)

@@ -166,12 +166,13 @@ def bench_compare(before: Path, after: Path, threshold: float, strict: bool, for
     alone = bench.measured_once(*runs)
     if as_json:
         print_json({"changes": [dataclasses.asdict(change) for change in changes], "in_one_file_only": alone})
-    columns = [*folding("", "case"), *numbers("before ms", "after ms", "times as long")]
+    columns = [*folding("", "case"), *numbers("before ms", "after ms", "times as fast")]
     table = Table(*columns, "verdict", *numbers("mIoU, points"))
     for change in changes:
         miou = "-" if change.miou is None else f"{change.miou:+.2f}"
         medians = f"{change.before_ms:.2f}", f"{change.after_ms:.2f}"
-        table.add_row(change.subject, str(change.case), *medians, str(change.verdict.times), change.verdict.word, miou)
+        times = str(bench.faster(change.verdict.times))
+        table.add_row(change.subject, str(change.case), *medians, times, change.verdict.word, miou)
     if not as_json:
         out.print(table)
     for what in alone:
@@ -274,9 +275,9 @@ def _built_again(recipe: Recipe, step: Callable[[str], None]) -> str:
 
 
 def _timings(run: BenchmarkRun, case: Case) -> Table:
-    from refinenet_edge.bench import ratios, summary
+    from refinenet_edge.bench import faster, ratios, summary
 
-    columns = [*folding(""), *numbers("p50 ms", "p90", "p99", "frames/s", "times as long")]
+    columns = [*folding(""), *numbers("p50 ms", "p90", "p99", "frames/s", "times as fast")]
     table = Table(*columns, "", *numbers("mIoU"), title=f"frame to labels, {case}")
     verdicts = ratios(run, case)
     for name, measurement in run.of(case).items():
@@ -287,7 +288,7 @@ def _timings(run: BenchmarkRun, case: Case) -> Table:
             name,
             *(f"{ms:.1f}" for ms in (figures.p50, figures.p90, figures.p99)),
             f"{measurement.frames_per_second:.1f}",
-            *((str(verdict.times), verdict.word) if verdict else ("1", "")),
+            *((str(faster(verdict.times)), verdict.word) if verdict else ("1", "")),
             "-" if miou is None else percent(miou),
         )
     return table

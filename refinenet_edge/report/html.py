@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
+from refinenet_edge.bench.compare import faster
 from refinenet_edge.bench.record import STAGES, BenchmarkRun, Case, Subject, summary
 from refinenet_edge.report import charts, examples
 from refinenet_edge.report.examples import ExampleView
 from refinenet_edge.report.view import Block, Row, blocks, judges, rows, stages, undominated
-from refinenet_edge.report.words import faster, frames, interval, moment, number, percent, sentence, size
+from refinenet_edge.report.words import frames, interval, moment, number, percent, sentence, size
 
 STAGE_COLOURS = dict(
     zip(STAGES, ("#9aa3ad", "#5cb8b2", "#a5c05b", "#e0b000", "#b59be0", "#d99a5b", "#e08aa0"), strict=True)

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from refinenet_edge.bench.compare import faster
 from refinenet_edge.bench.record import BenchmarkRun
 from refinenet_edge.report.view import Row, rows
-from refinenet_edge.report.words import faster, frames, interval, moment, number, percent, sentence
+from refinenet_edge.report.words import frames, interval, moment, number, percent, sentence
 
 COLUMNS = ("precision", "backend", "mIoU", "p50", "p90", "p99", "max", "frames/s")
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
+from refinenet_edge.bench.compare import faster
 from refinenet_edge.bench.measure import Estimate
 from refinenet_edge.bench.record import BenchmarkRun, Case, LatencySummary, Subject
 from refinenet_edge.report.view import Row, fastest, rows
@@ -43,11 +44,6 @@ def percent(share: float) -> str:
 def size(count: int) -> str:
     """Bytes in MiB, from 1 GiB on in GiB."""
     return f"{number(count / 2**30)} GiB" if count >= 2**30 else f"{number(count / 2**20)} MiB"
-
-
-def faster(times: Estimate) -> Estimate:
-    """How many times as fast, of how many times as long."""
-    return Estimate(1 / times.value, 1 / times.high, 1 / times.low)
 
 
 def frames(case: Case) -> str:
