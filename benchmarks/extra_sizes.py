@@ -2,7 +2,7 @@
 
     python benchmarks/extra_sizes.py      -> benchmarks/results/<cpu>/extra_sizes.json, of which README has the MB
 
-What no package here has (Ray, Triton's client) is left out. Packages that extras share count in each of them.
+What no package here has (Ray) is left out. Packages that extras share count in each of them.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def turn_of(path: Path) -> Turn | None:
         return None
     shown = decode_image(data, str(path))
     stored: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if np.array_equal(stored, shown):
+    if stored is None or np.array_equal(stored, shown):  # OpenCV reads no HEIF, whose EXIF turns nothing
         return None
     return next((turn for turn in _TURNS if np.array_equal(turn(stored), shown)), None)
 

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
+import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import images, open_frames, open_source, parse
-from refinenet_edge.frames.images import image_size, list_images, read_image, write_image, write_png
+from refinenet_edge.frames.images import image_size, list_images, read_image, turn_of, write_image, write_png
 from refinenet_edge.records import MAX_SIDE
 from refinenet_edge.scenes import scene
 from tests.demo.fakes import grey, levels
@@ -284,18 +286,43 @@ class TestByPillow:
             read_image(saved(tmp_path / "a.tif", encoded(".tiff", np.zeros((4, 5), np.float32))))
 
     def test_it_is_turned_as_its_exif_says(self, tmp_path: Path) -> None:
-        pillow = pytest.importorskip("PIL.Image")
-        exif = pillow.Exif()
+        exif = PIL.Image.Exif()
         exif[0x0112] = 6
-        pillow.fromarray(PICTURE[:, :, ::-1]).save(tmp_path / "a.tif", exif=exif)
+        PIL.Image.fromarray(PICTURE[:, :, ::-1]).save(tmp_path / "a.tif", exif=exif)
         assert np.array_equal(read_image(tmp_path / "a.tif"), np.rot90(PICTURE, 3))
 
     def test_an_avif_is_nearly_what_it_was(self, tmp_path: Path) -> None:
-        pillow = pytest.importorskip("PIL.Image")
         smooth = cv2.GaussianBlur(cv2.resize(PICTURE, (64, 48)), (0, 0), 4)
-        pillow.fromarray(smooth[:, :, ::-1]).save(tmp_path / "a.avif", quality=95)
+        PIL.Image.fromarray(smooth[:, :, ::-1]).save(tmp_path / "a.avif", quality=95)
         found = read_image(tmp_path / "a.avif")
         assert np.abs(found.astype(int) - smooth).mean() < 2
+
+    @pytest.mark.parametrize("bits", [8, 10])
+    def test_a_heif_is_nearly_what_it_was(self, tmp_path: Path, bits: int) -> None:
+        smooth = cv2.GaussianBlur(cv2.resize(PICTURE, (64, 48)), (0, 0), 4)
+        wide = np.ascontiguousarray(smooth[:, :, ::-1]).astype(np.uint16) * 257
+        pixels, mode = (wide.tobytes(), "RGB;16") if bits == 10 else (smooth[:, :, ::-1].tobytes(), "RGB")
+        heif = pillow_heif.from_bytes(mode, (64, 48), pixels)
+        heif.save(tmp_path / "a.heic", quality=95)
+        assert pillow_heif.open_heif(tmp_path / "a.heic", convert_hdr_to_8bit=False).info["bit_depth"] == bits
+        write_png(tmp_path / "b.png", smooth)
+        frames = open_frames(parse(str(tmp_path)))
+        assert [Path(name).name for name in frames.names] == ["a.heic", "b.png"]
+        assert frames.read(0).shape == (48, 64, 3)
+        assert np.abs(frames.read(0).astype(int) - smooth).mean() < 2
+        half = (tmp_path / "a.heic").read_bytes()[: (tmp_path / "a.heic").stat().st_size // 2]
+        with pytest.raises(InputError, match=r"cut\.heic cannot be decoded"):
+            read_image(saved(tmp_path / "cut.heic", half))
+
+    def test_exif_does_not_turn_a_heif(self, tmp_path: Path) -> None:
+        """Its container says how it lies, which its decoder heeds."""
+        image, exif = PIL.Image.fromarray(cv2.resize(PICTURE, (64, 48))), PIL.Image.Exif()
+        exif[0x0112] = 6
+        pillow_heif.register_heif_opener()
+        image.save(tmp_path / "a.heic", exif=exif)
+        assert b"Exif" in (tmp_path / "a.heic").read_bytes()
+        assert read_image(tmp_path / "a.heic").shape == (48, 64, 3)
+        assert turn_of(tmp_path / "a.heic") is None
 
     @pytest.mark.parametrize("head", [b"heic", b"mif1"])
     def test_what_reads_a_heif_is_named(self, tmp_path: Path, head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
