@@ -83,9 +83,14 @@ build/docs/ready: pyproject.toml
 	build/docs/bin/pip install --quiet $(PINS) --editable '.[docs]'
 	touch $@
 
-wheel: setup build/wheel/ready  ## sdist and manylinux wheel with the C++ head inside, checked and tried: dist/
+# how setuptools is told to build for another machine than this one
+ARM64 := _PYTHON_HOST_PLATFORM=linux-aarch64 CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ \
+	LDSHARED="aarch64-linux-gnu-gcc -shared" LDCXXSHARED="aarch64-linux-gnu-g++ -shared"
+
+wheel: setup build/wheel/ready  ## sdist and manylinux wheels for x86-64 and ARM64, the C++ head inside, checked and tried: dist/
 	rm -rf dist build/wheel/raw
 	build/wheel/bin/python -m build --outdir build/wheel/raw .
+	$(ARM64) build/wheel/bin/python -m build --outdir build/wheel/raw .
 	PATH="$(CURDIR)/build/wheel/bin:$$PATH" build/wheel/bin/auditwheel repair --wheel-dir dist build/wheel/raw/*.whl
 	cp build/wheel/raw/*.tar.gz dist/
 	build/wheel/bin/twine check --strict dist/*

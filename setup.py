@@ -1,5 +1,6 @@
 import contextlib
 import sys
+import sysconfig
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -27,12 +28,17 @@ class LoudlyOptional(build_ext):
             raise
 
 
+# one file for this Python and every later one: buffers are in the stable interface from 3.11 on, not without the GIL
+ABI3 = sys.version_info >= (3, 11) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 head = Extension(
     "refinenet_edge.runtime.kernels._head",
     [f"{KERNELS}/head.cpp"],
     depends=[f"{KERNELS}/pixel.h"],
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],
+    define_macros=[("Py_LIMITED_API", "0x030B0000")] if ABI3 else [],
+    py_limited_api=ABI3,
     optional=True,  # without a compiler numpy does the same
 )
-setup(ext_modules=[head], cmdclass={"build_ext": LoudlyOptional})
+tag = {"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {}
+setup(ext_modules=[head], cmdclass={"build_ext": LoudlyOptional}, options=tag)
