@@ -54,8 +54,8 @@ logger = logging.getLogger(__name__)
 class Segmenter:
     """Segments frames with a bundle.
 
-    with Segmenter("engines/rf_lw50_voc") as segmenter:
-        mask = segmenter.segment(cv2.imread("street.jpg"))
+        with Segmenter("engines/rf_lw50_voc") as segmenter:
+            mask = segmenter.segment(cv2.imread("street.jpg"))
 
     Threads may share one: it lets one frame in at a time, or `in_flight` of them run beside each other. Or each has its
     own, with memory of its own. Either way each mask is that of the frame it was asked for.
