@@ -1,14 +1,17 @@
 """Large pictures in tiles against the whole: mIoU, labels, time and memory of the scenes model.
 
-    python benchmarks/tiles.py --side 2048     five minutes on two cores, 2 GB   -> benchmarks/results/<cpu>/tiles.json
+    python benchmarks/tiles.py                 ten minutes on two cores, 9 GB   -> benchmarks/results/<cpu>/tiles.json
+    python benchmarks/tiles.py --side 2048     five minutes, 2 GB
 
-A picture of 2048x2048 pixels, as one drawn street and as 16 unseen ones of the size that the model was trained on, on
-OpenVINO in float32 with free sides: once whole (4096x4096 takes 8 GB), then in tiles. Then 8192x8192 and less in tiles:
-the most memory that a process of its own took beyond what it had before the picture.
+A picture of that many pixels a side, as unseen streets of the size that the model was trained on beside each other, and
+as one drawn street (at 4096x4096 its things are eight times as large as any that the model was trained on), on OpenVINO
+in float32 with free sides: once whole, then in tiles. Then the labels of a tile by their distance from its border, and
+8192x8192 and less in tiles: the most memory that a process of its own took beyond what it had before the picture.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import subprocess
@@ -16,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -29,7 +33,7 @@ from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import VALIDATION, scene
 
 TILE = 512  # also the side of a scene
-WAYS = ((512, 64), (512, 128), (512, 256), (1024, 128), (1024, 256))
+WAYS = ((512, 64), (512, 128), (512, 256), (1024, 128), (1024, 256), (1024, 512), (2048, 512), (2048, 1024))
 
 
 def many_streets(side: int) -> tuple[Frame, LabelMap]:
@@ -45,6 +49,22 @@ def labelled(bundle: Path, frame: Frame, inference: Inference) -> tuple[LabelMap
     with Segmenter(bundle, inference=inference) as segmenter:
         started = time.perf_counter()
         return segmenter.segment(frame).labels, time.perf_counter() - started
+
+
+def inside(bundle: Path, frame: Frame, tile: int = 1024, step: int = 32) -> list[float]:
+    """How many labels of a tile are those of the whole frame, by their distance from its border, in steps of pixels."""
+    labels = labelled(bundle, frame, WHOLE)[0]
+    from_border = np.minimum(np.arange(tile), np.arange(tile)[::-1])
+    distance = np.minimum(from_border[:, None], from_border[None]) // step
+    alike, count = (np.zeros(tile // 2 // step) for _ in range(2))
+    places = range(256, len(frame) - 256 - tile + 1, 256)  # away from the border of the frame
+    with Segmenter(bundle) as segmenter:
+        for top, left in itertools.product(places, places):
+            part = slice(top, top + tile), slice(left, left + tile)
+            same = segmenter.segment(np.ascontiguousarray(frame[part])).labels == labels[part]
+            alike += np.bincount(distance.ravel(), same.ravel(), len(alike))
+            count += np.bincount(distance.ravel(), minlength=len(count))
+    return [float(share) for share in alike / count]
 
 
 def memory_of(bundle: Path, side: int) -> dict[str, float]:
@@ -67,8 +87,24 @@ def one(bundle: Path, side: int) -> None:
     print(json.dumps({"mib": more, "frame_mib": frame.nbytes / 2**20, "seconds": seconds}))
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table of mIoU: a line for each way, the whole first, and a column for each picture."""
+    lines = [
+        "| tile, overlap | streets beside each other | labels as the whole's | one large street | labels |",
+        "|---|---|---|---|---|",
+    ]
+    for tile, overlap in dict.fromkeys((row["tile"], row["overlap"]) for row in rows):
+        line = f"| {tile}, {overlap} |" if tile else "| the whole |"
+        for row in (row for row in rows if (row["tile"], row["overlap"]) == (tile, overlap)):
+            whole = next(each["miou"] for each in rows if each["picture"] == row["picture"] and not each["tile"])
+            points = f" ({100 * (row['miou'] - whole):+.2f})" if tile else ""
+            line += f" {100 * row['miou']:.2f} %{points} | {100 * row['agreement']:.1f} % |"
+        lines.append(line)
+    return "\n".join(lines)
+
+
 @click.command()
-@click.option("--side", default=2048, show_default=True, help="Of the pictures that are also labelled whole.")
+@click.option("--side", default=4096, show_default=True, help="Of the pictures that are also labelled whole.")
 @click.option("--one", "alone", nargs=2, hidden=True)
 @click.option("--out", type=click.Path(path_type=Path))
 def main(side: int, alone: tuple[str, str] | None, out: Path | None) -> None:
@@ -84,14 +120,15 @@ def main(side: int, alone: tuple[str, str] | None, out: Path | None) -> None:
             whole, seconds = labelled(bundle, frame, WHOLE)
             row: dict[str, object] = {"picture": name, "side": side, "tile": None, "overlap": None}
             rows.append(row | {"miou": Confusion.of(truth, whole, 8).miou, "agreement": 1.0, "seconds": seconds})
-            for tile, overlap in WAYS:
+            for tile, overlap in ((tile, overlap) for tile, overlap in WAYS if tile < side):
                 labels, seconds = labelled(bundle, frame, Tiles((tile, tile), overlap))
                 row |= {"tile": tile, "overlap": overlap, "miou": Confusion.of(truth, labels, 8).miou}
                 rows.append(row | {"agreement": float((labels == whole).mean()), "seconds": seconds})
                 Console().print(rows[-1])
+        by_distance = inside(bundle, many_streets(2048)[0])
         memory = [memory_of(bundle, one_side) for one_side in (2048, 8192)]
         Console().print(memory)
-    save({"tiles": rows, "memory": memory}, "tiles.json", out)
+    save({"tiles": rows, "inside_1024_by_32": by_distance, "memory": memory}, "tiles.json", out)
 
 
 if __name__ == "__main__":

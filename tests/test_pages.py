@@ -12,9 +12,11 @@ import click
 import pytest
 import results_page
 import throughput
+import tiles
 
 import refinenet_edge
 from refinenet_edge.cli import build_engine, main
+from refinenet_edge.records import Tiles
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
@@ -104,6 +106,17 @@ def test_the_sizes_of_the_extras_are_those_that_were_measured() -> None:
     told = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", TEXT["README.md"], re.M))
     assert {name: str(size["megabytes"]) for name, size in sizes.items() if name != "dev"} == told
     assert f"is {sizes['dev']['megabytes']}." in TEXT["README.md"]
+
+
+def test_the_tiles_are_those_that_were_measured() -> None:
+    result = json.loads((ROOT / "benchmarks/results/amd-epyc-2/tiles_4096.json").read_text("utf-8"))
+    assert tiles.markdown(result["tiles"]) in TEXT["docs/measurements.md"]
+    streets = {(row["tile"], row["overlap"]): row["miou"] for row in result["tiles"] if row["picture"] == "streets"}
+    without_a_number = Tiles((1024, 1024)).overlap
+    assert abs(streets[1024, without_a_number] - streets[None, None]) < 0.002
+    at = [f"{100 * result['inside_1024_by_32'][distance // 32]:.0f} %" for distance in (0, 128, 320)]
+    inside = f"{at[0]} are the whole's at its border, {at[1]} 128 pixels inside and {at[2]} 320 pixels inside"
+    assert inside in " ".join(TEXT["docs/evaluation.md"].split())
 
 
 def test_the_readme_is_read_in_a_minute() -> None:

@@ -228,7 +228,13 @@ def with_inference(command: Callable[..., None]) -> Callable[..., None]:
         help="A bundle of the network at another fixed size: its class scores are averaged, too. Repeatable.",
     )
     @option("--tiles", type=SizeType(), help="Segment frames at their own size, in tiles of this size: for large ones.")
-    @option("--overlap", type=int, metavar="PIXELS", show_default="64", help="How far tiles overlap, at least.")
+    @option(
+        "--overlap",
+        type=int,
+        metavar="PIXELS",
+        show_default="256, at most half a tile",
+        help="How far tiles overlap, at least.",
+    )
     @functools.wraps(command)
     def asked(
         *args: Any,
@@ -245,7 +251,7 @@ def with_inference(command: Callable[..., None]) -> Callable[..., None]:
         if overlap is not None and not tiles:
             raise InputError("--overlap is of --tiles: name their size, too")
         if tiles:
-            inference = Tiles(tiles, 64 if overlap is None else overlap)
+            inference = Tiles(tiles) if overlap is None else Tiles(tiles, overlap)
         if scales or short_side or flip:
             looks = _numbers(scales, "--scales 0.8,1,1.2") if scales else (1.0,)
             inference = MultiScale(looks, flip, _short_side(short_side) if short_side else None)

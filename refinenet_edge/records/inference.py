@@ -8,6 +8,7 @@ from refinenet_edge.errors import InputError, require
 from refinenet_edge.records.frame import MAX_SIDE, Size
 
 MAX_SCALES = 16
+OVERLAP = 256  # pixels: docs/measurements.md says what less costs
 ALIGNED = 32  # pixels: tiles begin at multiples, so that no stride of a network sees another grid than in the whole
 
 
@@ -53,14 +54,17 @@ class MultiScale:
 class Tiles:
     """The frame in tiles of `size` (height, width) that overlap by at least `overlap` pixels.
 
-    Where a frame is no larger than a tile, it is one tile. Raises `InputError` for tiles that would not move on.
+    Without `overlap` it is 256, at most half a tile's shorter side. Where a frame is no larger than a tile, it is one.
+    Raises `InputError` for tiles that would not move on.
     """
 
     size: Size
-    overlap: int = 64
+    overlap: int = None  # type: ignore[assignment]  # never None once it is made: see below
     kind: Literal["tiles"] = "tiles"
 
     def __post_init__(self) -> None:
+        if self.overlap is None:
+            object.__setattr__(self, "overlap", min(OVERLAP, min(self.size) // 2, min(self.size) - ALIGNED))
         require(self.overlap, int, "overlap")
         if not all(ALIGNED <= side <= MAX_SIDE for side in self.size):
             raise InputError(f"tiles of {self.size[0]}x{self.size[1]} pixels: {ALIGNED} to {MAX_SIDE} a side")

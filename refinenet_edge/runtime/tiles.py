@@ -7,13 +7,18 @@ whole frame, a band of rows at a time: in memory are the frame, its labels and t
 
 Tiles begin at multiples of `ALIGNED` pixels. The last ones end with the frame where the network's sides are free; where
 they are fixed, zeros (of the network's input) lie beyond it.
+
+A network that sees further than a quarter of the overlap has other logits in a tile than in the whole. How much that
+matters is measured on the frame itself: in the middle of each overlap two tiles have labels, and the share of those
+that differ is said once where it is more than `SEAMS`.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -32,6 +37,9 @@ if TYPE_CHECKING:
     from refinenet_edge.runtime.frame import DeviceImage
 
 
+logger = logging.getLogger(__name__)
+
+
 class TiledPath(HostPath):
     """`FramePath` of `Tiles`. Raises `InputError` where the network's size is fixed to another than the tiles'."""
 
@@ -39,6 +47,7 @@ class TiledPath(HostPath):
         super().__init__(network)
         self._tiles, size = tiles, network.frame_spec.size
         self._beside = Workers(network.session.requests)  # for the tiles of a row
+        self._seams, self._warned = _Seams(), False
         if size is not None and size != tiles.size:
             raise InputError(f"{network.origin} takes {size[0]}x{size[1]} only (height x width): --tiles that")
 
@@ -60,7 +69,7 @@ class TiledPath(HostPath):
         done, waiting, above = 0, None, 0
         try:
             for strip, top, total, final in self._strips(frame):
-                waiting = strip if waiting is None else _blend(waiting, strip, top - above, axis=1)
+                waiting = strip if waiting is None else _blend(waiting, strip, top - above, 1, self._seams)
                 ready = int(np.searchsorted(lowest_needed(total, len(labels), how), final))
                 if ready > done:
                     label_rows(waiting, above, total, how, labels, slice(done, ready), confidence)
@@ -69,6 +78,14 @@ class TiledPath(HostPath):
                 waiting, above = waiting[:, keep - above :], keep
         except BundleError as exc:
             raise BundleError(f"{network.origin}: {exc}") from exc
+        if self._seams.differing > SEAMS * self._seams.compared and not self._warned:
+            self._warned = True
+            logger.warning(
+                "where two tiles meet, %.1f %% of their labels differ: the network sees further than an overlap of %d "
+                "pixels lets it; larger --tiles, or a larger --overlap, give labels nearer to the whole picture's",
+                100 * self._seams.differing / self._seams.compared,
+                self._tiles.overlap,
+            )
         return Mask(labels, network.labels, confidence)
 
     def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
@@ -91,7 +108,7 @@ class TiledPath(HostPath):
             for left, logits in zip(across, tiles, strict=True):
                 if stride is None:
                     stride = _stride(self._sides(frame, top, left), logits)
-                strip = logits if strip is None else _blend(strip, logits, left // stride, axis=2)
+                strip = logits if strip is None else _blend(strip, logits, left // stride, 2, self._seams)
                 count += 1
                 if self.network.progress:
                     self.network.progress(count, len(down) * len(across))
@@ -129,6 +146,7 @@ class TiledPath(HostPath):
         return np.array(one_frame(logits), np.float32, order="C")  # a copy: the session overwrites its own
 
 
+SEAMS = 0.05  # of the labels where tiles meet: more is said
 MARGIN = 4  # rows of logits above those that are still to change: what cubic interpolation reaches, and one
 
 
@@ -152,13 +170,28 @@ def _stride(sides: tuple[int, int], logits: Logits) -> int:
     )
 
 
-def _blend(before: Logits, after: Logits, start: int, axis: int) -> Logits:
+@dataclass
+class _Seams:
+    """Labels in the middle of overlaps, and those of them that are not the same in both tiles."""
+
+    compared: int = 0
+    differing: int = 0
+
+    def add(self, one: Logits, other: Logits) -> None:
+        differ = one.argmax(axis=0) != other.argmax(axis=0)
+        self.compared += differ.size
+        self.differing += int(differ.sum())
+
+
+def _blend(before: Logits, after: Logits, start: int, axis: int, seams: _Seams) -> Logits:
     """`before` and `after` as one, `after` beginning at `start` of `axis`; where both are, one turns into the other."""
     common = before.shape[axis] - start
     first, second = (np.moveaxis(logits, axis, -1) for logits in (before, after))
     # 0 over the first quarter, 1 over the last: there the one or the other is near its border
     t = np.clip((np.arange(common, dtype=np.float32) + 0.5) * 2 / max(common, 1) - 0.5, 0, 1)
     old, new = first[..., start:], second[..., :common]
+    if common > 0:
+        seams.add(old[..., common // 2], new[..., common // 2])
     between = np.where(t == 1, new, old + t * (new - old))  # this way equal logits stay as they are
     whole = np.concatenate([first[..., :start], between, second[..., common:]], axis=-1)
     return np.ascontiguousarray(np.moveaxis(whole, -1, axis))

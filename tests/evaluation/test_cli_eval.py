@@ -130,7 +130,7 @@ def test_scales_of_another_run_are_another_run(tmp_path: Path) -> None:
         (("--scales", "0.5,1"), "takes 32x48 pixels only"),
         (("--with", "none"), "no bundle at none"),
         (("--tiles", "64", "--overlap", "0"), "takes 32x48 only (height x width): --tiles that"),
-        (("--tiles", "32x48"), "overlap by 0 to 0 pixels, not 64"),
+        (("--tiles", "32x48", "--overlap", "64"), "overlap by 0 to 0 pixels, not 64"),
         (("--tiles", "32x48", "--flip"), "--tiles and --scales, --short-side or --flip exclude each other"),
         (("--overlap", "3"), "--overlap is of --tiles"),
     ],

@@ -27,6 +27,8 @@ from refinenet_edge.records import (
     Size,
     TensorSpec,
     Tiles,
+    from_json,
+    to_json,
 )
 from refinenet_edge.runtime import FakeSession, Segmenter, head
 from refinenet_edge.runtime.tiles import _starts
@@ -263,3 +265,37 @@ def test_another_number_of_classes() -> None:
 def test_tiles_that_cannot_be(size: Size, overlap: int, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         Tiles(size, overlap)
+
+
+@pytest.mark.parametrize(("size", "overlap"), [((2048, 1024), 256), ((512, 512), 256), ((96, 120), 48), ((32, 48), 0)])
+def test_how_far_tiles_overlap_without_a_number(size: Size, overlap: int) -> None:
+    assert Tiles(size) == Tiles(size, overlap)
+    assert from_json(Tiles, to_json(Tiles(size))) == Tiles(size, overlap)
+
+
+def test_what_the_network_sees_beyond_the_overlap_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Labels of a tile follow how bright it is as a whole."""
+    session = strided(4)
+
+    def run(feeds: Any) -> Any:
+        image = feeds["image"]
+        scores = -np.abs(np.arange(CLASSES) * 40 - image.mean())
+        size = image.shape[2] // 4, image.shape[3] // 4
+        return {"logits": np.broadcast_to(scores[None, :, None, None], (1, CLASSES, *size)).astype(np.float32)}
+
+    session._handler = run
+    halves = np.zeros((128, 384, 3), np.uint8)
+    halves[:, 192:] = 255  # five tiles: two are dark, one is both, two are bright
+    with Segmenter.from_session(session, SEEN, numbered(CLASSES), inference=Tiles((128, 128), 64)) as segmenter:
+        segmenter.segment(halves)
+        segmenter.segment(halves)
+    (said,) = caplog.messages
+    assert said.startswith("where two tiles meet, 50.0 % of their labels differ: the network sees further than an")
+
+
+def test_nothing_is_said_where_tiles_give_the_labels_of_the_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Segmenter(toy_bundle(tmp_path / "toy", None), inference=Tiles((128, 160), OVERLAP)) as segmenter:
+        segmenter.segment(picture(448, 320))
+    assert not caplog.messages
