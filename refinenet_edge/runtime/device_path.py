@@ -26,6 +26,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ import numpy as np
 from refinenet_edge.errors import CudaError, InputError, RefineNetEdgeError
 from refinenet_edge.records import Bilinear, Frame, FrameSpec, LabelMap, Mask, Size
 from refinenet_edge.runtime.cuda import Buffer, Cuda, Scope
+from refinenet_edge.runtime.device_batch import DeviceBatch
 from refinenet_edge.runtime.frame import DeviceImage
 from refinenet_edge.runtime.frame_path import Answer, Network, or_error
 from refinenet_edge.runtime.kernels.device import DeviceFrame, DeviceHead
@@ -47,10 +49,10 @@ Key = tuple[int, ...]  # of a graph: the addresses and the pitch that it was cap
 
 
 def fits_device(network: Network, session: TrtSession) -> bool:
-    """Whether the kernels do what is asked: of one frame's logits, bilinearly, padding what lies channels last."""
+    """Whether the kernels do what is asked: of logits, interpolating bilinearly, padding what lies channels last."""
     spec = network.frame_spec
     padded = network.channels > 3 and session.inputs[0].name not in session.channel_last
-    if network.gives_labels or network.batch.least > 1:
+    if network.gives_labels:
         return False
     return isinstance(spec.resize, Bilinear) and isinstance(spec.upsample, Bilinear) and not padded
 
@@ -66,6 +68,7 @@ class DevicePath:
     def __init__(self, network: Network, session: TrtSession) -> None:
         self._network, self._session = network, session
         self._steps: _Steps | None = None
+        self._together: DeviceBatch | None = None
         self._own: Scope | None = None  # of the memory for frames and labels
         self._places: dict[int, int] = {}  # a frame's address on the host -> on the device
         self._results: dict[int, Buffer] = {}  # by the labels' address on the host
@@ -100,23 +103,49 @@ class DevicePath:
         if into is not None and (result is None or into.shape != frame.shape[:2] or not into.flags.c_contiguous):
             raise InputError("labels are written into memory of new_labels(height, width), of the frame's size")
         with self._session.cuda.use():
-            mask = self._queue(frame, result=result).mask()
+            if self._alone:
+                mask = self._queue(frame, result=result).mask()
+            else:
+                (mask,) = self._queue_together([frame])
+        if into is not None and mask.labels is not into:
+            np.copyto(into, mask.labels)
         return mask if into is None else replace(mask, labels=into)
 
     def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
         """`FramePath.staged`: each stage is launched by itself and waited for."""
         with self._session.cuda.use():
-            job = self._queue(frame, clock := _Clock(self._session.cuda))
-            mask = job.mask()
+            clock = _Clock(self._session.cuda)
+            if self._alone:
+                mask = self._queue(frame, clock).mask()
+            else:
+                (mask,) = self._queue_together([frame], clock)
             clock.done("download")
         return mask, clock.ms
 
     def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
-        """`FramePath.batch`: one frame after the other."""
-        return [or_error(self.segment, frame) for frame in frames]
+        """`FramePath.batch`: as many at once as the engine takes, of those whose network's input is of one size."""
+        most = self._network.batch.most
+        if most == 1:
+            return [or_error(self.segment, frame) for frame in frames]
+        answers: list[Answer | None] = [or_error(self._check, frame) for frame in frames]
+        by_sides: dict[Size, list[int]] = {}
+        for index, frame in enumerate(frames):
+            if answers[index] is None:
+                by_sides.setdefault(self._sides(frame), []).append(index)
+        with self._session.cuda.use():
+            for members in by_sides.values():
+                for first in range(0, len(members), most):
+                    chosen = members[first : first + most]
+                    masks = self._queue_together([frames[index] for index in chosen])
+                    for index, mask in zip(chosen, masks, strict=True):
+                        answers[index] = mask
+        return [answer for answer in answers if answer is not None]
 
     def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Iterator[Mask]:
         """`FramePath.stream`: copies and computation of several frames overlap, of `DEPTH` unless it is said."""
+        if not self._alone:
+            yield from self._gathered(frames)
+            return
         depth = depth or DEPTH
         cuda = self._session.cuda
         waiting: deque[_Job] = deque()
@@ -134,6 +163,46 @@ class DevicePath:
         finally:
             # nobody takes their labels, but the frames must not be read any more
             cuda.finish(lambda: _finish(waiting))
+
+    def _gathered(self, frames: Iterable[Frame | DeviceImage]) -> Iterator[Mask]:
+        """The masks of `frames`, so many at once as the engine takes at least."""
+        coming = iter(frames)
+        while chosen := list(islice(coming, self._network.batch.least)):
+            for answer in self.batch(chosen):
+                if isinstance(answer, RefineNetEdgeError):
+                    raise answer
+                yield answer
+
+    @property
+    def _alone(self) -> bool:
+        """Whether the engine takes a frame alone."""
+        return self._network.batch.least == 1
+
+    def _sides(self, frame: Frame | DeviceImage) -> Size:
+        """Of the network's input for `frame`."""
+        return self._network.frame_spec.size or (frame.shape[0], frame.shape[1])
+
+    def _check(self, frame: Frame | DeviceImage) -> None:
+        """Raise what is wrong with one frame."""
+        self._session.check_open()
+        self._network.check_classes(self._session.outputs[0].shape[1])
+        size = (frame.shape[0], frame.shape[1])
+        self._network.check_range(size)
+        self._network.frame_spec.spans(size)
+
+    def _queue_together(self, frames: Sequence[Frame | DeviceImage], clock: _Clock | None = None) -> list[Mask]:
+        """The masks of frames whose network's input is of one size, as many as the engine takes at most."""
+        for frame in frames:
+            self._check(frame)
+        sides, places = self._sides(frames[0]), [self._place(frame) for frame in frames]
+        try:
+            if self._together is None or self._together.sides != sides:
+                self._drop()
+                self._together = DeviceBatch(self._session, self._network, sides)
+            return self._together.run(frames, places, clock)
+        except BaseException:
+            self._drop()
+            raise
 
     def _queue(self, frame: Frame | DeviceImage, clock: _Clock | None = None, result: Buffer | None = None) -> _Job:
         self._session.check_open()
@@ -157,8 +226,10 @@ class DevicePath:
 
     def _drop(self) -> None:
         steps, self._steps = self._steps, None
-        if steps is not None:
-            steps.close()
+        together, self._together = self._together, None
+        for held in (steps, together):
+            if held is not None:
+                held.close()
 
     def close(self) -> None:
         """`FramePath.close`. Frames on their way are finished first."""

@@ -13,7 +13,7 @@ import pytest
 
 from refinenet_edge.bundle import MODEL, PLAN, Bundle, open_bundle, write_bundle
 from refinenet_edge.labels import numbered
-from refinenet_edge.records import EngineInfo, FrameSpec, Manifest, Recipe, TensorSpec
+from refinenet_edge.records import ONE, Batch, EngineInfo, FrameSpec, Manifest, Recipe, TensorSpec
 from refinenet_edge.runtime.tensorrt import library
 from tests.runtime.fake_tensorrt import MODES, plan, tensorrt
 from tests.runtime.gpu import THEIRS, Gpu
@@ -108,6 +108,11 @@ def make_plan(make_bundle: MakeBundle, make_tensorrt: Callable[..., Any]) -> Cal
         lean = {"version_compatible": True} if release == "lean" else {}
         engine = replace(EngineInfo(backend, MODES[release], ("sm_87",), 0), **(lean | (info or {})))
         size = fields.get("size")
-        return make_bundle(size=size, files={PLAN: plan(**fields)}, backend=backend, engine=engine)
+        batch = Batch(*fields.get("batch", (1, 1, 1)))
+        frames = batch.most if batch.fixed else "batch"
+        inputs = (TensorSpec("image", "float32", (frames, 3, *(size or ("height", "width")))),)
+        outputs = (TensorSpec("logits", "float32", (frames, CLASSES, "h", "w")),)
+        batched = {} if batch == ONE else {"batch": batch, "inputs": inputs, "outputs": outputs}
+        return make_bundle(size=size, files={PLAN: plan(**fields)}, backend=backend, engine=engine, **batched)
 
     return make

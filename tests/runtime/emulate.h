@@ -5,9 +5,10 @@
 
 #define __global__
 #define __device__
+#define __launch_bounds__(threads, blocks)
 
 struct Place {
-    int x, y;
+    int x, y, z;
 };
 static Place blockIdx, threadIdx, blockDim, gridDim;
 
@@ -30,9 +31,10 @@ inline float half_to_float(unsigned short bits) {
 
 template <class... Args, size_t... I>
 void run(void (*kernel)(Args...), void** args, std::index_sequence<I...>) {
-    for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
-        for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x)
-            for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) kernel(*static_cast<Args*>(args[I])...);
+    for (blockIdx.z = 0; blockIdx.z < gridDim.z; ++blockIdx.z)
+        for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
+            for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x)
+                for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) kernel(*static_cast<Args*>(args[I])...);
 }
 
 // size or alignment of a kernel's parameter; 0 after the last
@@ -51,8 +53,8 @@ int align_of(void (*)(Args...), size_t i) {
 #define KERNEL(name)                                                              \
     extern "C" int size_##name(int i) { return size_of(name, i); }                 \
     extern "C" int align_##name(int i) { return align_of(name, i); }               \
-    extern "C" void run_##name(int blocks, int threads, int rows, void** args) {   \
-        gridDim = {blocks, rows}, blockDim = {threads, 1};                         \
+    extern "C" void run_##name(const int* grid, int threads, void** args) {        \
+        gridDim = {grid[0], grid[1], grid[2]}, blockDim = {threads, 1, 1};         \
         start(name, args);                                                        \
     }
 

@@ -1,8 +1,8 @@
 """TensorRT on the GPU of gpu.py, with exactly what all releases have (tests/bindings/): any other call is an error.
 
 A plan is JSON: dtype, channel_last, layout and channels (others than usual), classes, size (None: free), profiles
-((min, opt, max) heights and widths), the dtype of `labels` if it gives some, and what `fails`. The network mixes the
-channels of every fourth pixel; labels are those of each pixel.
+((min, opt, max) heights and widths), batch (least, best and most frames at once), the dtype of `labels` if it gives
+some, and what `fails`. The network mixes the channels of every fourth pixel; labels are those of each pixel.
 
 A builder builds no such plan: `module.seen` has what was asked of it, `module.fails` what goes wrong, `module.ends` the
 network's input and output. As in the libraries, the first logger of a module gets every message, later ones none.
@@ -54,7 +54,7 @@ def surface(release: str) -> Surface:
 def plan(**fields: Any) -> bytes:
     standard = {"dtype": "float16", "channel_last": True, "layout": "", "channels": 0, "classes": 5, "fails": ""}
     standard["labels"] = ""
-    standard["size"] = None
+    standard["size"], standard["batch"] = None, [1, 1, 1]
     standard["profiles"] = [[[8, 8], [32, 32], [64, 64]]]
     return json.dumps(standard | fields).encode()
 
@@ -194,7 +194,7 @@ class IExecutionContext(Limited):
         if self._refused("update_device_memory_size_for_shapes"):
             self._engine._say("the shapes are not all known")
             return 0
-        return self._engine._scratch * self._shape[2]
+        return self._engine._scratch * self._shape[0] * self._shape[2]
 
     def set_device_memory(self, memory: int, size: int) -> None:
         assert self._user_managed
@@ -213,7 +213,9 @@ class IExecutionContext(Limited):
             self._engine._say("the enqueue failed")
             return False
         if self._user_managed:
-            assert self._memory[1] >= self._engine._scratch * self._shape[2], "too little memory for activations"
+            assert self._memory[1] >= self._engine._scratch * self._shape[0] * self._shape[2], (
+                "too little memory for activations"
+            )
             assert self._memory[1] or not self._engine._scratch
         for name in self._engine._names:
             self._gpu.check(self._addresses[name], self._engine._bytes(name, self.get_tensor_shape(name)))
@@ -283,14 +285,18 @@ class ICudaEngine(Limited):
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         height, width = self._plan["size"] or (-1, -1)
+        least, _, most = self._plan["batch"]
+        frames = most if least == most else -1
         if name == "labels":
-            return (1, height, width)
+            return (frames, height, width)
         channels = self._channels if name == "image" else self._padded
-        return (1, channels, height, width) if name == "image" or height < 0 else (1, channels, height // 4, width // 4)
+        whole = name == "image" or height < 0
+        return (frames, channels, height, width) if whole else (frames, channels, height // 4, width // 4)
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         assert name == "image"
-        return [(1, self._channels, *size) for size in self._plan["profiles"][profile_index]]
+        sizes = [self._plan["size"]] * 3 if self._plan["size"] else self._plan["profiles"][profile_index]
+        return [(frames, self._channels, *size) for frames, size in zip(self._plan["batch"], sizes, strict=True)]
 
     def create_execution_context(self, *given: Any, **named: Any) -> Any:
         (value,) = (*given, *named.values()) or (None,)
@@ -309,9 +315,11 @@ class ICudaEngine(Limited):
         self._recorder.report_error(None, text)
 
     def _takes(self, shape: tuple[int, ...], profile: int) -> bool:
-        low, _, high = self._plan["profiles"][profile]
+        (low, _, high), (least, _, most) = self._plan["profiles"][profile], self._plan["batch"]
+        if not least <= shape[0] <= most or shape[1] != self._channels:
+            return False
         if self._plan["size"]:
-            return shape == (1, self._channels, *self._plan["size"])
+            return list(shape[2:]) == list(self._plan["size"])
         return all(a <= side <= b for a, side, b in zip(low, shape[2:], high, strict=True))
 
     def _bytes(self, name: str, shape: tuple[int, ...]) -> int:

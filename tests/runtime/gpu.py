@@ -37,7 +37,10 @@ from refinenet_edge.runtime.kernels import device
 real = pytest.importorskip("cuda.bindings.driver", exc_type=ImportError)
 real_runtime = pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
 HERE = Path(__file__).parent
-KERNELS = {"head.cu": ("corners", "labels", "confident_labels"), "frame.cu": ("prepare",)}
+KERNELS = {
+    "head.cu": ("corners", "labels", "confident_labels", "labels_together", "confident_labels_together"),
+    "frame.cu": ("prepare", "prepare_together"),
+}
 GUARD = 64  # bytes on both sides of every block
 FRESH, GONE = 0xAB, 0xDD  # what memory holds that nothing was written to, and that was given back
 DEFAULT_STREAM = 1  # the legacy one's handle
@@ -296,7 +299,7 @@ class Gpu:
         start = getattr(kernel[0], f"run_{kernel[1]}")
 
         def run() -> None:
-            start(grid[0], block[0], grid[1], (ctypes.c_void_p * len(held))(*map(ctypes.addressof, held)))
+            start((ctypes.c_int * 3)(*grid), block[0], (ctypes.c_void_p * len(held))(*map(ctypes.addressof, held)))
 
         self.queue(stream, run)
 
@@ -593,10 +596,10 @@ def kernel_calls(gpu: Gpu, folder: Path) -> Calls:
         extra: int,
     ) -> None:
         gpu.on_device()
-        assert (gridDimZ, sharedMemBytes, extra) == (1, 0, 0)
+        assert 1 <= gridDimZ <= 65535 and (sharedMemBytes, extra) == (0, 0)
         pointers = ctypes.cast(kernelParams, ctypes.POINTER(ctypes.c_void_p))
         values = [ctypes.string_at(pointers[i], size) for i, (size, _) in enumerate(sizes(f))]
-        gpu.launch(f, (gridDimX, gridDimY), (blockDimX, blockDimY, blockDimZ), values, hStream)
+        gpu.launch(f, (gridDimX, gridDimY, gridDimZ), (blockDimX, blockDimY, blockDimZ), values, hStream)
 
     def cuModuleUnload(hmod: int) -> None:
         gpu.on_device()

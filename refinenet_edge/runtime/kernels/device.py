@@ -73,15 +73,18 @@ def try_kernels() -> str:
 
 
 class Module:
-    """One compiled source on the device. A kernel runs a thread for every column (x) and row (blockIdx.y)."""
+    """One compiled source on the device.
+
+    A kernel runs a thread for every column (x) and row (blockIdx.y), of every frame (blockIdx.z).
+    """
 
     def __init__(self, scope: Scope, file: str, defines: tuple[str, ...]) -> None:
         self._cuda = scope.cuda
         self._module = scope.module(cached_kernels(self._cuda.provider.compiler, file, defines, self._cuda.capability))
 
-    def launch(self, kernel: str, columns: int, rows: int, *args: Any) -> None:
+    def launch(self, kernel: str, columns: int, rows: int, *args: Any, frames: int = 1) -> None:
         """Queue `kernel`; `args` are ctypes values, as the source declares them."""
-        grid, block = (-(-columns // THREADS), rows, 1), (THREADS, 1, 1)
+        grid, block = (-(-columns // THREADS), rows, frames), (THREADS, 1, 1)
         self._cuda.provider.launch(self._module, kernel, grid, block, args, self._cuda.stream)
 
 
@@ -89,7 +92,7 @@ class _Logits(ctypes.Structure):
     _fields_ = (
         ("data", ctypes.c_void_p),
         *((name, ctypes.c_int) for name in ("classes", "height", "width")),
-        *((name, ctypes.c_longlong) for name in ("class_stride", "row_stride", "column_stride")),
+        *((name, ctypes.c_longlong) for name in ("class_stride", "row_stride", "column_stride", "frame_stride")),
     )
 
 
@@ -98,6 +101,73 @@ class _Grid(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("row_starts", "row_t", "first_column", "column_t")),
         ("width", ctypes.c_int),
     )
+
+
+class FrameOfBatch(ctypes.Structure):
+    """`Frame` of frame.cu: one of several frames, and how it is sampled."""
+
+    _fields_ = (
+        ("pixels", ctypes.c_void_p),
+        ("pitch", ctypes.c_longlong),
+        *((name, ctypes.c_void_p) for name in ("first_row", "row_t", "first_column", "column_t")),
+        *((name, ctypes.c_int) for name in ("top", "left", "rows", "columns")),
+    )
+
+
+class TargetOfBatch(ctypes.Structure):
+    """`Target` of head.cu: where the labels of one of several frames go."""
+
+    _fields_ = (("grid", _Grid), ("labels", ctypes.c_void_p), ("confidence", ctypes.c_void_p))
+
+
+def _logits_of(shape: tuple[int, int, int], channels: int | None) -> _Logits:
+    """Where logits of `shape` (CxHxW) lie: in planes, or in pixels that are padded to `channels`, frame after frame."""
+    count, height, width = shape
+    strides = (height * width, width, 1) if channels is None else (1, width * channels, channels)
+    return _Logits(None, count, height, width, *strides, (channels or count) * height * width)
+
+
+def _grid_of(
+    scope: Scope, shape: tuple[int, int, int], size: Size, how: Bilinear, spans: tuple[Span, Span] | None
+) -> _Grid:
+    """Where the pixels of a frame of `size` lie between logits of `shape`."""
+    (_, height, width), (rows, columns) = shape, spans or (None, None)
+    down, across = bilinear_axis(height, size[0], how, rows), bilinear_axis(width, size[1], how, columns)
+    return _Grid(*(scope.put(array) for array in (down.starts, down.t, across.first, across.t)), size[1])
+
+
+class _Sampling:
+    """How a frame of `size` is sampled for the network's input: tables on the device, and where it lies in there."""
+
+    def __init__(self, scope: Scope, spec: FrameSpec, size: Size) -> None:
+        self.total = rows, columns = spec.size or size
+        self.spans = spec.spans(size) or (Span(0, rows, rows), Span(0, columns, columns))
+        self.tables: list[int] = []
+        for side, span in zip(size, self.spans, strict=True):
+            axis = bilinear_axis(side, span.length, Bilinear())
+            inside = slice(max(0, -span.start), max(0, -span.start) + min(span.length, span.total))
+            self.tables += [scope.put(np.ascontiguousarray(array[inside])) for array in (axis.first, axis.t)]
+        self.top, self.left = (max(0, span.start) for span in self.spans)
+        self.rows, self.columns = (min(span.length, span.total) for span in self.spans)
+
+    @property
+    def fills(self) -> bool:
+        """Whether the frame's pixels fill the network's input, none of them left out."""
+        return self.spans == tuple(Span(0, side, side) for side in self.total)
+
+
+def _frame_module(scope: Scope, spec: FrameSpec, dtype: str, channels: int | None) -> Module:
+    return Module(
+        scope,
+        "frame.cu",
+        (f"ELEMENT={ELEMENTS[dtype]}", f"CHANNELS={channels or 3}", f"BGR={int(spec.order == 'bgr')}"),
+    )
+
+
+def _normalised(scope: Scope, spec: FrameSpec, dtype: str) -> int:
+    """The address of what the 256 values of a byte become, for each channel."""
+    ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
+    return scope.put(prepare(ramp, replace(spec, size=None), dtype))
 
 
 class DeviceHead:
@@ -118,13 +188,9 @@ class DeviceHead:
         spans: tuple[Span, Span] | None = None,
     ) -> None:
         self._module = Module(scope, "head.cu", (f"LOGIT={LOGITS[dtype]}",))
-        count, height, width = shape
-        strides = (height * width, width, 1) if channels is None else (1, width * channels, channels)
-        self._logits = _Logits(None, count, height, width, *strides)
-        rows, columns = spans or (None, None)
-        down, across = bilinear_axis(height, size[0], how, rows), bilinear_axis(width, size[1], how, columns)
-        self._grid = _Grid(*(scope.put(array) for array in (down.starts, down.t, across.first, across.t)), size[1])
-        self._codes = scope.memory(2 * height * width)
+        self._logits = _logits_of(shape, channels)
+        self._grid = _grid_of(scope, shape, size, how, spans)
+        self._codes = scope.memory(2 * shape[1] * shape[2])
 
     def label(self, logits: int, labels: int, confidence: int | None = None) -> None:
         """Queue logits -> HxW bytes at `labels`, and as many at `confidence`, where it is given."""
@@ -151,36 +217,90 @@ class DeviceFrame:
     ) -> None:
         if not isinstance(spec.resize, Bilinear) and spec.size not in (None, size):
             raise ValueError("frames are resized bilinearly on the GPU")
-        defines = f"ELEMENT={ELEMENTS[dtype]}", f"CHANNELS={channels or 3}", f"BGR={int(spec.order == 'bgr')}"
-        self._module = Module(scope, "frame.cu", defines)
-        height, width = size
-        rows, columns = spec.size or size
-        whole = Span(0, rows, rows), Span(0, columns, columns)
-        self._rows, self._columns = spec.spans(size) or whole
-        axes = (
-            bilinear_axis(height, self._rows.length, Bilinear()),
-            bilinear_axis(width, self._columns.length, Bilinear()),
-        )
-        self._tables = []
-        for axis, span in zip(axes, (self._rows, self._columns), strict=True):
-            inside = slice(max(0, -span.start), max(0, -span.start) + min(span.length, span.total))
-            self._tables += [scope.put(np.ascontiguousarray(array[inside])) for array in (axis.first, axis.t)]
-        ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
-        self._tables.append(scope.put(prepare(ramp, replace(spec, size=None), dtype)))
-        bytes_of_pixel = (channels or 1) * np.dtype(dtype).itemsize  # that lie together
-        if (self._rows, self._columns) == whole:
+        self._module = _frame_module(scope, spec, dtype, channels)
+        self._sampling = sampling = _Sampling(scope, spec, size)
+        self._table = _normalised(scope, spec, dtype)
+        rows, columns = sampling.total
+        if sampling.fills:
             self.address = scope.memory((channels or 3) * rows * columns * np.dtype(dtype).itemsize)
         else:  # around the frame it stays zero
             self.address = scope.put(np.zeros((channels or 3) * rows * columns, dtype))
-        first = max(0, self._rows.start) * columns + max(0, self._columns.start)
-        self._first = self.address + first * bytes_of_pixel
+        bytes_of_pixel = (channels or 1) * np.dtype(dtype).itemsize  # that lie together
+        self._first = self.address + (sampling.top * columns + sampling.left) * bytes_of_pixel
 
     def prepare(self, frame: int, pitch: int) -> None:
         """Queue the frame (HxWx3 BGR bytes on the device, rows `pitch` bytes apart) -> the input at `address`."""
-        rows, columns = (min(span.length, span.total) for span in (self._rows, self._columns))
-        stride = self._columns.total
-        tables = (ctypes.c_void_p(table) for table in self._tables)
-        layout = (ctypes.c_int(number) for number in (columns, stride, stride * self._rows.total))
+        sampling = self._sampling
+        rows, stride = sampling.total
+        tables = (ctypes.c_void_p(table) for table in (*sampling.tables, self._table))
+        layout = (ctypes.c_int(number) for number in (sampling.columns, stride, stride * rows))
         result = *layout, ctypes.c_void_p(self._first)
         pixels = ctypes.c_void_p(frame), ctypes.c_longlong(pitch)
-        self._module.launch("prepare", columns, rows, *pixels, *tables, *result)
+        self._module.launch("prepare", sampling.columns, sampling.rows, *pixels, *tables, *result)
+
+
+class DeviceFrames:
+    """`prepare` on the GPU for up to `most` frames of any sizes, in one launch; they lie one after the other.
+
+    The network's input is `sides` (height, width) large. As `DeviceFrame` otherwise.
+    """
+
+    def __init__(
+        self, scope: Scope, spec: FrameSpec, sides: Size, most: int, dtype: str = "float32", channels: int | None = None
+    ) -> None:
+        self._module = _frame_module(scope, spec, dtype, channels)
+        self._spec, self._sides = spec, sides
+        self._table = _normalised(scope, spec, dtype)
+        # zero: of frames that do not come the engine computes something, too
+        self.address = scope.put(np.zeros(most * (channels or 3) * sides[0] * sides[1], dtype))
+
+    def sampled(self, scope: Scope, size: Size) -> FrameOfBatch:
+        """How frames of `size` are sampled, with tables of `scope`; where one lies is still to be said."""
+        sampling = _Sampling(scope, self._spec, size)
+        return FrameOfBatch(None, 0, *sampling.tables, sampling.top, sampling.left, sampling.rows, sampling.columns)
+
+    def prepare(self, frames: int, count: int) -> None:
+        """Queue `count` frames, as the `FrameOfBatch`es at `frames` on the device say -> the inputs at `address`."""
+        rows, columns = self._sides
+        pointers = ctypes.c_void_p(frames), ctypes.c_void_p(self._table)
+        result = ctypes.c_int(columns), ctypes.c_void_p(self.address)
+        self._module.launch("prepare_together", columns, rows, *pointers, *result, frames=count)
+
+
+class DeviceHeads:
+    """`upsample_argmax` on the GPU for the logits of up to `most` frames of any sizes, in one launch for all.
+
+    Logits of `shape` lie one after the other. As `DeviceHead` otherwise.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        dtype: str,
+        shape: tuple[int, int, int],
+        how: Bilinear,
+        most: int,
+        channels: int | None = None,
+    ) -> None:
+        self._module = Module(scope, "head.cu", (f"LOGIT={LOGITS[dtype]}",))
+        self._shape, self._how = shape, how
+        self._logits = _logits_of(shape, channels)
+        self._codes = scope.memory(2 * most * shape[1] * shape[2])
+
+    def target(self, scope: Scope, size: Size, spans: tuple[Span, Span] | None) -> TargetOfBatch:
+        """Where the pixels of frames of `size` lie, with tables of `scope`; where labels go is still to be said."""
+        return TargetOfBatch(_grid_of(scope, self._shape, size, self._how, spans), None, None)
+
+    def label(self, logits: int, targets: int, count: int, widest: int, confident: bool) -> None:
+        """Queue the logits of `count` frames -> their labels, as the `TargetOfBatch`es at `targets` on the device say.
+
+        No frame is wider than `widest`. `confident`: they say where to put how sure each label is, too.
+        """
+        self._logits.data = logits
+        rows, target = self._logits.height, ctypes.c_void_p(targets)
+        if confident:
+            self._module.launch("confident_labels_together", widest, rows, self._logits, target, frames=count)
+            return
+        codes = ctypes.c_void_p(self._codes)
+        self._module.launch("corners", self._logits.width, rows, self._logits, codes, frames=count)
+        self._module.launch("labels_together", widest, rows, self._logits, codes, target, frames=count)

@@ -31,12 +31,23 @@ struct BFloat16 {
 struct Logits {
     const LOGIT* data;
     int classes, height, width;
-    long long class_stride, row_stride, column_stride;
+    long long class_stride, row_stride, column_stride, frame_stride;
 
+    // Those of one frame of several.
+    __device__ Logits of(int frame) const {
+        Logits one = *this;
+        one.data += frame * frame_stride;
+        return one;
+    }
+
+    __device__ long long pixels() const { return (long long)height * width; }
     __device__ const LOGIT* at(int y, int x) const { return data + y * row_stride + x * column_stride; }
 };
 
-extern "C" __global__ void corners(Logits logits, short* codes) {
+// of frame blockIdx.z
+extern "C" __global__ void corners(Logits all, short* codes) {
+    const Logits logits = all.of(blockIdx.z);
+    codes += blockIdx.z * logits.pixels();
     const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y;
     if (x >= logits.width) return;
     Corner corner;
@@ -114,5 +125,31 @@ extern "C" __global__ void confident_labels(Logits logits, Grid grid, unsigned c
         const long long pixel = (long long)row * grid.width + column;
         result[pixel] = (unsigned char)label;
         confidence[pixel] = confidence_of(sum);
+    });
+}
+
+// Where the labels of one of several frames go; confidence: null where it is not asked for.
+struct Target {
+    Grid grid;
+    unsigned char *labels, *confidence;
+};
+
+// Of frame blockIdx.z of several, each of its own size. Blocks of 128 threads, of which 6 are to fit: the compiler would
+// keep all of a target in registers.
+extern "C" __global__ void __launch_bounds__(128, 6)
+    labels_together(Logits logits, const short* codes, const Target* targets) {
+    const Target target = targets[blockIdx.z];
+    upsample_argmax<false>(logits.of(blockIdx.z), codes + blockIdx.z * logits.pixels(), target.grid,
+                           [&](int row, int column, int label, float) {
+                               target.labels[(long long)row * target.grid.width + column] = (unsigned char)label;
+                           });
+}
+
+extern "C" __global__ void confident_labels_together(Logits logits, const Target* targets) {
+    const Target target = targets[blockIdx.z];
+    upsample_argmax<true>(logits.of(blockIdx.z), nullptr, target.grid, [&](int row, int column, int label, float sum) {
+        const long long pixel = (long long)row * target.grid.width + column;
+        target.labels[pixel] = (unsigned char)label;
+        target.confidence[pixel] = confidence_of(sum);
     });
 }

@@ -67,8 +67,8 @@ struct memory {
 // One piece of work: a kernel, or a copy.
 struct work {
     struct work* next;
-    void (*run)(int, int, int, void**);
-    int blocks, threads, rows, parameters;
+    void (*run)(const int*, int, void**);
+    int grid[3], threads, parameters;
     void* values[MOST];
     void *target, *source;
     size_t size;
@@ -416,7 +416,7 @@ CUresult cuMemHostGetDevicePointer(CUdeviceptr* result, void* address, unsigned 
 
 static void do_work(struct work* work) {
     if (work->run)
-        work->run(work->blocks, work->threads, work->rows, work->values);
+        work->run(work->grid, work->threads, work->values);
     else
         memcpy(work->target, work->source, work->size);
 }
@@ -662,8 +662,9 @@ CUresult cuLaunchKernel(CUfunction function, unsigned int grid_x, unsigned int g
                         CUstream stream, void** parameters, void** extra) {
     IN_CONTEXT();
     CHECK(is(function->module, MODULE), CUDA_ERROR_INVALID_HANDLE);
-    CHECK(grid_z == 1 && block_y == 1 && block_z == 1 && !shared, CUDA_ERROR_NOT_SUPPORTED);
-    struct work work = {.blocks = grid_x, .threads = block_x, .rows = grid_y};
+    CHECK(block_y == 1 && block_z == 1 && !shared, CUDA_ERROR_NOT_SUPPORTED);
+    CHECK(grid_x && grid_y && grid_z && grid_y <= 65535 && grid_z <= 65535, CUDA_ERROR_INVALID_VALUE);
+    struct work work = {.grid = {grid_x, grid_y, grid_z}, .threads = block_x};
     work.run = on_the_cpu("run", function->name);
     CHECK(work.run, CUDA_ERROR_NOT_FOUND);
     TRY(read_parameters(&work, function->name, parameters, extra));
