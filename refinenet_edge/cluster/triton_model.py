@@ -6,8 +6,9 @@ server's Python must have refinenet-edge and what runs the bundle. A request has
     image    [1, bytes]     uint8: a PNG, JPEG, BMP or WebP file
     frame    [n, h, w, 3]   uint8, BGR
 
-and is answered with `labels` [n, h, w], uint8, as soon as it is done, whatever else is in its batch (Triton 24.06 and
-later). A request that cannot be answered gets an error of its own.
+and is answered with `labels` [n, h, w], uint8. On a CPU several requests are on their way at once, each on a core or
+some, and each is answered as soon as it is done, whatever else is in its batch (Triton 24.06 and later); on a GPU the
+frames of a batch are segmented together. A request that cannot be answered gets an error of its own.
 
 Tensors go in and out by DLPack, not by `as_numpy` and `Tensor(name, array)`, and none is of BYTES: where Triton's
 backend was built for numpy 1, as that of nvidia-pytriton 0.7.0 is, and numpy 2 is installed, those give arrays of one
@@ -15,17 +16,22 @@ repeated element, send nothing, and kill the process.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import triton_python_backend_utils as triton
 
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.frames.images import decode_image
-from refinenet_edge.records import Frame
+from refinenet_edge.records import Frame, Mask
 from refinenet_edge.runtime import Segmenter
+from refinenet_edge.runtime.in_flight import Workers
+
+T = TypeVar("T")
+Masks = list[Mask] | list[Mask | RefineNetEdgeError] | Exception  # of a request
 
 
 class TritonPythonModel:
@@ -34,27 +40,56 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         backend = json.loads(args["model_config"])["parameters"]["backend"]["string_value"]
         bundle = Path(args["model_repository"]) / args["model_version"] / "bundle"
-        self._segmenter = Segmenter(bundle, backend)
+        self._segmenter = Segmenter(bundle, backend, throughput=True)
+        self._workers = Workers(self._segmenter.in_flight)
 
     def execute(self, requests: list[Any]) -> None:
-        for request in requests:
+        masks = self._side_by_side(requests) if self._segmenter.in_flight > 1 else self._together(requests)
+        for request, found in zip(requests, masks, strict=True):
             # at once: in what is returned the first of a batch would wait for its last
-            request.get_response_sender().send(self._answer(request), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            request.get_response_sender().send(_response(found), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def finalize(self) -> None:
+        self._workers.close()
         self._segmenter.close()
 
-    def _answer(self, request: Any) -> Any:
-        try:
-            labels = np.stack([self._segmenter.segment(frame).labels for frame in _frames(request)])
-            return triton.InferenceResponse([triton.Tensor.from_dlpack("labels", labels)])
-        except RefineNetEdgeError as exc:
-            return triton.InferenceResponse(error=triton.TritonError(str(exc)))
-        except Exception as exc:  # a mistake of ours is this request's error, not the others'
-            return triton.InferenceResponse(error=triton.TritonError(f"{type(exc).__name__}: {exc}"))
+    def _side_by_side(self, requests: list[Any]) -> Iterator[Masks]:
+        """On a CPU: those of a request as soon as they are done, of several requests at once."""
+
+        def masks(request: Any) -> Masks:
+            return [self._segmenter.segment(frame) for frame in _frames(request)]
+
+        return self._workers.in_order(partial(_or_error, masks), requests)
+
+    def _together(self, requests: list[Any]) -> Iterator[Masks]:
+        """On a GPU: all frames of the batch at once."""
+        taken = [_or_error(_frames, request) for request in requests]
+        frames = [frame for each in taken if not isinstance(each, Exception) for frame in each]
+        found = _or_error(self._segmenter.segment_batch, frames)
+        if isinstance(found, Exception):
+            yield from (each if isinstance(each, Exception) else found for each in taken)
+            return
+        rest = iter(found)
+        yield from (each if isinstance(each, Exception) else [next(rest) for _ in each] for each in taken)
 
 
-def _frames(request: Any) -> Iterable[Frame]:
+def _or_error(work: Callable[[Any], T], given: Any) -> T | Exception:
+    try:
+        return work(given)
+    except Exception as exc:  # a mistake of ours is this request's error, too, not the others'
+        return exc
+
+
+def _response(masks: Masks) -> Any:
+    found = masks if isinstance(masks, Exception) else next((one for one in masks if isinstance(one, Exception)), None)
+    if found is not None:
+        said = str(found) if isinstance(found, RefineNetEdgeError) else f"{type(found).__name__}: {found}"
+        return triton.InferenceResponse(error=triton.TritonError(said))
+    labels = np.stack([mask.labels for mask in masks if isinstance(mask, Mask)])
+    return triton.InferenceResponse([triton.Tensor.from_dlpack("labels", labels)])
+
+
+def _frames(request: Any) -> list[Frame]:
     images, frames = (triton.get_input_tensor_by_name(request, name) for name in ("image", "frame"))
     if (images is None) == (frames is None):
         raise InputError("a request has an image (an encoded file) or a frame (BGR, uint8), one of them")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 from refinenet_edge.bundle import open_bundle
+from refinenet_edge.errors import CudaError
 from refinenet_edge.runtime import Segmenter
+from refinenet_edge.runtime.in_flight import Workers
 from refinenet_edge.scenes import scene
 from tests.cluster.inputs import tiny_bundle
 
@@ -52,21 +55,71 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     made.finalize()
 
 
-def test_a_batch_is_answered_one_by_one_and_right(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = [scene(3, index, (50, 70))[0] for index in range(3)]
+def in_flight(model: Any, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let so many requests run at once, whatever this machine has; 1: as on a GPU."""
+    monkeypatch.setattr(type(model._segmenter), "in_flight", count)
+    monkeypatch.setattr(model, "_workers", Workers(count))
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["together", "side by side"])
+def test_a_batch_is_answered_in_order_and_right(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    in_flight(model, count, monkeypatch)
+    frames = [scene(3, index, (50, 70))[0] for index in range(5)]
     answers: list[Any] = []
-    sent_before: list[int] = []
-    segment = model._segmenter.segment
-    monkeypatch.setattr(model._segmenter, "segment", lambda f: (sent_before.append(len(answers)), segment(f))[1])
-    assert model.execute([Request(answers, frame=frame[None]) for frame in frames]) is None
-    assert sent_before == [0, 1, 2]
-    assert [flags for _, flags in answers] == [FINAL] * 3
+    requests = [Request(answers, frame=np.stack(frames[:2])), *(Request(answers, frame=f[None]) for f in frames[2:])]
+    assert model.execute(requests) is None
+    assert [flags for _, flags in answers] == [FINAL] * 4
+    found = np.concatenate([answer.tensors["labels"] for answer, _ in answers])
     with Segmenter(open_bundle(tmp_path / "1" / "bundle")) as local:
-        for frame, (answer, _) in zip(frames, answers, strict=True):
-            assert np.array_equal(answer.tensors["labels"], local.segment(frame).labels[None])
+        assert np.array_equal(found, [local.segment(frame).labels for frame in frames])
 
 
-def test_a_bad_request_in_a_batch_gets_its_error_and_the_others_their_labels(model: Any) -> None:
+def test_requests_run_at_once_and_the_first_answer_does_not_wait_for_the_last(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_flight(model, 2, monkeypatch)
+    frames = [np.full((50, 70, 3), number, np.uint8) for number in range(6)]
+    answers: list[Any] = []
+    segment, together = model._segmenter.segment, threading.Barrier(2)
+
+    def segmented(frame: np.ndarray) -> Any:
+        if frame[0, 0, 0] < 4:
+            together.wait(60)  # none gets on alone
+        elif frame[0, 0, 0] == 5:
+            assert first.wait(60)
+        return segment(frame)
+
+    first = threading.Event()
+    requests = [Request(answers, frame=frame[None]) for frame in frames]
+    requests[0].get_response_sender = lambda: SimpleNamespace(  # type: ignore[method-assign]
+        send=lambda answer, flags: (answers.append((answer, flags)), first.set())
+    )
+    monkeypatch.setattr(model._segmenter, "segment", segmented)
+    model.execute(requests)
+    assert [answer.error for answer, _ in answers] == [None] * 6
+
+
+def test_what_concerns_all_frames_together_is_the_error_of_each(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_flight(model, 1, monkeypatch)
+
+    def lost(frames: list[Any]) -> list[Any]:
+        raise CudaError("the GPU is lost", "")
+
+    monkeypatch.setattr(model._segmenter, "segment_batch", lost)
+    answers: list[Any] = []
+    frame = scene(3, 0, (50, 70))[0]
+    model.execute([Request(answers, frame=frame[None]), Request(answers), Request(answers, frame=frame[None])])
+    assert [answer.error for answer, _ in answers][::2] == ["the GPU is lost"] * 2
+    assert "one of them" in answers[1][0].error
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["together", "side by side"])
+def test_a_bad_request_in_a_batch_gets_its_error_and_the_others_their_labels(
+    model: Any, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    in_flight(model, count, monkeypatch)
     frame = scene(3, 0, (50, 70))[0]
     answers: list[Any] = []
     model.execute([Request(answers), Request(answers, frame=frame[None]), Request(answers, image=frame[:1, :, 0])])
