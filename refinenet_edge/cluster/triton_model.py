@@ -81,11 +81,12 @@ def _or_error(work: Callable[[Any], T], given: Any) -> T | Exception:
 
 
 def _response(masks: Masks) -> Any:
-    found = masks if isinstance(masks, Exception) else next((one for one in masks if isinstance(one, Exception)), None)
+    each = [masks] if isinstance(masks, Exception) else masks
+    found = next((one for one in each if isinstance(one, Exception)), None)
     if found is not None:
         said = str(found) if isinstance(found, RefineNetEdgeError) else f"{type(found).__name__}: {found}"
         return triton.InferenceResponse(error=triton.TritonError(said))
-    labels = np.stack([mask.labels for mask in masks if isinstance(mask, Mask)])
+    labels = np.stack([mask.labels for mask in each if isinstance(mask, Mask)])
     return triton.InferenceResponse([triton.Tensor.from_dlpack("labels", labels)])
 
 

@@ -101,7 +101,7 @@ def test_what_the_server_says_of_the_model(server: Server) -> None:
 
 MALFORMED = {
     "no image": ({"image": as_file(b"GIF89a")}, "is not a whole PNG"),
-    "cut short": ({"image": encoded(*frames_of(1))[:, :200]}, "cannot be decoded"),
+    "cut short": ({"image": encoded(*frames_of(1))[:, :200]}, "it is damaged"),
     "a bomb": (
         {"image": as_file(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\0\0\0\1\0\0")},
         "65536x65536 pixels, the limit",
