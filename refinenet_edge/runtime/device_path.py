@@ -26,7 +26,6 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,7 @@ from refinenet_edge.runtime.cuda import Buffer, Cuda, Scope
 from refinenet_edge.runtime.device_batch import DeviceBatch
 from refinenet_edge.runtime.frame import DeviceImage
 from refinenet_edge.runtime.frame_path import Answer, Network, or_error
+from refinenet_edge.runtime.gather import gathered
 from refinenet_edge.runtime.kernels.device import DeviceFrame, DeviceHead
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 
@@ -166,8 +166,7 @@ class DevicePath:
 
     def _gathered(self, frames: Iterable[Frame | DeviceImage]) -> Iterator[Mask]:
         """The masks of `frames`, so many at once as the engine takes at least."""
-        coming = iter(frames)
-        while chosen := list(islice(coming, self._network.batch.least)):
+        for chosen in gathered(frames, self._network.batch.least):
             for answer in self.batch(chosen):
                 if isinstance(answer, RefineNetEdgeError):
                     raise answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ from refinenet_edge.runtime.backends import open_session
 from refinenet_edge.runtime.device_path import DevicePath, fits_device
 from refinenet_edge.runtime.frame import DeviceImage, check_frame, check_size, on_device
 from refinenet_edge.runtime.frame_path import FramePath, Network, SharedSession, or_error
+from refinenet_edge.runtime.gather import gathered
 from refinenet_edge.runtime.host_path import HostPath
 from refinenet_edge.runtime.multi_scale import MultiScalePath, at_sizes
 from refinenet_edge.runtime.session import Session
@@ -47,6 +48,8 @@ from refinenet_edge.runtime.tiles import TiledPath
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11, Jetson has 3.10
+
+MAX_WAIT = 60_000  # ms: a frame that waits longer is forgotten
 
 logger = logging.getLogger(__name__)
 
@@ -229,18 +232,40 @@ class Segmenter:
             answers = iter(self._path.batch([frame for frame in taken if not isinstance(frame, RefineNetEdgeError)]))
             return [frame if isinstance(frame, RefineNetEdgeError) else next(answers) for frame in taken]
 
-    def segment_stream(self, frames: Iterable[Frame | Any], depth: int | None = None) -> Iterator[Mask]:
+    def segment_stream(
+        self,
+        frames: Iterable[Frame | Any],
+        depth: int | None = None,
+        *,
+        batch: int | None = None,
+        wait_ms: float | None = None,
+    ) -> Iterator[Mask]:
         """`segment` for each of `frames`, in their order, with up to `depth` of them on their way at once.
 
         None: as many as pay. On a discrete GPU the copies of one frame overlap the computation of another; with
         `throughput`, `in_flight` of them run at once. A frame must stay as it is until its mask comes; an iterator that
         is not read to its end is closed, or waits with its frames. Raises as `segment` does, and `InputError` for a
         `depth` below 1.
+
+        With `batch`, so many are gathered and segmented as by `segment_batch`, and masks come when the last of them has
+        come; with `wait_ms` the first of them waits no longer than that, and a thread reads up to `batch` frames ahead.
         """
+        _check_gathering(depth, batch, wait_ms)
+        if batch is not None:
+            yield from self._gathered(frames, batch, None if wait_ms is None else wait_ms / 1000)
+            return
         require(depth, (int, type(None)), "depth")
         if depth is not None and depth < 1:
             raise InputError(f"a depth of {depth}: at least 1 frame is on its way")
         yield from self._path.stream(map(self._usable, frames), depth)
+
+    def _gathered(self, frames: Iterable[Frame | Any], batch: int, wait: float | None) -> Iterator[Mask]:
+        with closing(gathered(frames, batch, wait)) as lists:
+            for chosen in lists:
+                for answer in self.segment_batch(chosen):
+                    if isinstance(answer, RefineNetEdgeError):
+                        raise answer
+                    yield answer
 
     def new_frame(self, height: int, width: int) -> Frame:
         """Memory to read frames of this size into, again and again: `camera.read(frame)`.
@@ -390,3 +415,17 @@ def _require_described(session: Session, manifest: Manifest, origin: str) -> Non
 
 def _without_channels(spec: TensorSpec) -> tuple[int | str, ...]:
     return (*spec.shape[:1], *spec.shape[2:])
+
+
+def _check_gathering(depth: int | None, batch: int | None, wait_ms: float | None) -> None:
+    """Raise `InputError` for what a stream cannot gather."""
+    require(batch, (int, type(None)), "batch")
+    require(wait_ms, (int, float, type(None)), "wait_ms")
+    if batch is None and wait_ms is not None:
+        raise InputError("wait_ms is how long a frame waits for others of its batch: say batch too")
+    if batch is not None and depth is not None:
+        raise InputError("depth is of frames one by one, batch of several at once: leave one out")
+    if batch is not None and batch < 1:
+        raise InputError(f"a batch of {batch}: at least 1 frame goes in")
+    if wait_ms is not None and not 0 <= wait_ms < MAX_WAIT:
+        raise InputError(f"wait_ms={wait_ms}: expected milliseconds, 0 to {MAX_WAIT}")
