@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import results_page
 import throughput
@@ -117,6 +118,25 @@ def test_the_tiles_are_those_that_were_measured() -> None:
     at = [f"{100 * result['inside_1024_by_32'][distance // 32]:.0f} %" for distance in (0, 128, 320)]
     inside = f"{at[0]} are the whole's at its border, {at[1]} 128 pixels inside and {at[2]} 320 pixels inside"
     assert inside in " ".join(TEXT["docs/evaluation.md"].split())
+
+
+def test_what_several_cameras_did_is_what_was_noted() -> None:
+    soak = json.loads((ROOT / "benchmarks/results/amd-epyc-2/soak_cameras.json").read_text("utf-8"))
+    rows = [
+        f"| {camera['size'][1]}x{camera['size'][0]} at {camera['rate']} "
+        f"| {camera['fps']:.1f} ({camera['fair_fps']:.1f}) "
+        f"| {100 * camera['share']:.0f} % | {camera['age_ms']['median']:.0f}, {camera['age_ms']['oldest']:.0f} "
+        f"| {camera['age_ms']['per_minute']:+.1f} | {camera['lag_ms']['median']:.0f} | {camera['drops']} |"
+        for camera in soak["cameras"]
+    ]
+    page = TEXT["docs/measurements.md"]
+    assert "\n".join(rows) in page
+    text = " ".join(page.split())
+    assert f"{soak['minutes']:.0f} minutes, {soak['fps']:.1f} frames a second in all, {soak['shown']} shown)" in text
+    assert f"back after {' and '.join(f'{seconds:.1f}' for seconds in soak['recovered_after_s'])} s" in text
+    assert f"by {soak['rss_mb']['per_minute']:.1f} MB a minute" in text
+    late = [(row["minute"], row["rss_mb"]) for row in soak["rows"] if row["minute"] >= 6]
+    assert f"by {np.polyfit(*zip(*late, strict=True), 1)[0]:.1f} in the last four minutes" in text
 
 
 def test_the_readme_is_read_in_a_minute() -> None:

@@ -230,6 +230,7 @@ class Show:
         self._last[result.camera] = result
         if not result.signal:
             statistics.no_signal(result.camera, 1000 * (started - result.captured))
+            self._unseen.pop(result.camera, None)
         elif not controls.paused:
             self._unseen[result.camera] = result
         if len(self._chosen) > 1 and not self._recording and started - self._pictured < GRID_PERIOD:

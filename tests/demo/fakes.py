@@ -119,7 +119,7 @@ class Audience:
     def close(self) -> None:
         self.closed = True
 
-    def wait(self, until: Callable[[], object], seconds: float = 10.0) -> None:
+    def wait(self, until: Callable[[], object], seconds: float = 60.0) -> None:
         """Until `until` holds; what is shown next is looked at each time."""
         with self._changed:
             assert self._changed.wait_for(until, seconds), self.figures[-1:]

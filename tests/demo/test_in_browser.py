@@ -143,7 +143,7 @@ def page(opened: Any) -> Iterator[Page]:
         opened.get("about:blank")
 
 
-def until(holds: Callable[[], object], seconds: float = 15.0) -> None:
+def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it does not come"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from refinenet_edge.demo import Captured, LiveSource, Model, Recording, Show, stream
+from refinenet_edge.demo import figures as figures_module
 from refinenet_edge.demo import show as show_module
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
@@ -318,7 +319,9 @@ def states(audience: Audience) -> list[str]:
     return [camera.state for camera in audience.figures[-1].cameras]
 
 
-def test_cameras_together_have_equal_shares_and_figures_of_their_own() -> None:
+def test_cameras_together_have_equal_shares_and_figures_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures_module, "FPS_WINDOW", 1e9)  # shares are of all that was shown
+    monkeypatch.setattr(show_module, "GRID_PERIOD", 0.0)
     cameras = [Paced(50), Paced(100, (96, 64)), Paced(150, (30, 30))]
     with together(*cameras) as (_, audience):
         audience.wait(lambda: audience.figures[-1].speed.frames > 60)
@@ -329,7 +332,7 @@ def test_cameras_together_have_equal_shares_and_figures_of_their_own() -> None:
         counts = [camera.frames for camera in figures.cameras]
         assert sum(counts) == figures.speed.frames and max(counts) - min(counts) <= 1
         assert sum(camera.share for camera in figures.cameras) == pytest.approx(1)
-        assert all(camera.share == pytest.approx(1 / 3, abs=0.1) for camera in figures.cameras)
+        assert all(camera.share == pytest.approx(1 / 3, abs=0.05) for camera in figures.cameras)
         # all but one of the frames that came in each round of three
         assert all(camera.drops >= 14 * (camera.frames - 2) for camera in figures.cameras)
         assert figures.speed.drops == sum(camera.drops for camera in figures.cameras)
@@ -351,7 +354,7 @@ def test_a_camera_that_goes_away_leaves_its_tile_and_comes_back_to_it(monkeypatc
         audience.wait(lambda: audience.figures[-1].cameras[0].frames > before + 20)
         assert np.median(audience.pictures[-1][200:, :640]) == 50
         audience.wait(lambda: audience.figures[-1].cameras[1].age_ms > away.age_ms)
-        assert audience.figures[-1].state == "live" and audience.figures[-1].speed.age_ms < away.age_ms + 10_000
+        assert audience.figures[-1].state == "live"
         goes.unplug(False)
         audience.wait(lambda: states(audience) == ["live", "live"] and audience.figures[-1].cameras[1].why == "")
         audience.wait(lambda: np.median(audience.pictures[-1][200:, 640:]) == 200)

@@ -303,7 +303,7 @@ def test_before_the_first_picture_it_is_not_well() -> None:
         page.web.close()
 
 
-def until(holds: Callable[[], object], seconds: float = 15.0) -> None:
+def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it does not come"
