@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.errors import BundleError, InputError, RefineNetEdgeError
 from refinenet_edge.records import Frame, LabelMap, Mask, Size
 from refinenet_edge.runtime.frame import DeviceImage, prepare
 from refinenet_edge.runtime.frame_path import Answer, Network, or_error
@@ -55,8 +55,36 @@ class HostPath:
         return mask, {stage: 1000 * (end - start) for stage, start, end in stages}
 
     def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
-        """`FramePath.batch`: `in_flight` at once."""
+        """`FramePath.batch`: `in_flight` at once; in one run, where the network takes no frame alone."""
+        if self.network.batch.least > 1:
+            return self._together(frames)
         return list(self._workers.in_order(partial(or_error, self.segment), frames))
+
+    def _together(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
+        """As many in a run as the network takes, of those whose images are of one size."""
+        images = [or_error(self.image, frame) for frame in frames]
+        answers: dict[int, Answer] = {}
+        by_shape: dict[tuple[int, ...], list[tuple[int, npt.NDArray[Any]]]] = {}
+        for index, image in enumerate(images):
+            if isinstance(image, RefineNetEdgeError):
+                answers[index] = image
+            else:
+                by_shape.setdefault(image.shape, []).append((index, image))
+        most = self.network.batch.most
+        for members in by_shape.values():
+            for first in range(0, len(members), most):
+                chosen = members[first : first + most]
+                outputs = or_error(self._run, np.concatenate([image for _, image in chosen]))
+                for place, (index, _) in enumerate(chosen):
+                    answers[index] = (
+                        outputs
+                        if isinstance(outputs, RefineNetEdgeError)
+                        else or_error(partial(self._mask_of, outputs[place : place + 1]), frames[index])
+                    )
+        return [answers[index] for index in range(len(frames))]
+
+    def _mask_of(self, output: npt.NDArray[Any], frame: Frame | DeviceImage) -> Mask:
+        return self._mask(output, (frame.shape[0], frame.shape[1]))
 
     def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Iterator[Mask]:
         """`FramePath.stream`: `in_flight` at once, or one after the other in turn with whoever shares the session."""
@@ -94,12 +122,15 @@ class HostPath:
             raise InputError(f"{self.network.origin} gives labels, no logits: build it without --gives labels")
         return self._run(image)
 
-    def _run(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        session, least = self.network.session, self.network.batch.least
-        images = np.repeat(image, least, axis=0) if least > 1 else image  # alone it goes in as often as it has to
+    def _run(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What the network makes of `images`; too few go in as often as they have to."""
+        session, frames = self.network.session, len(images)
+        missing = self.network.batch.least - frames
+        if missing > 0:
+            images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
         logits = session.run({session.inputs[0].name: images})[session.outputs[0].name]
-        if least > 1 and len(logits) == least:
-            logits = logits[:1]
+        if missing > 0 and len(logits) == len(images):
+            logits = logits[:frames]
         padded = self.network.channels > 3 and logits.ndim == 4
         return logits[:, : len(self.network.labels.names)] if padded else logits
 

@@ -16,7 +16,7 @@ from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle, write_bundle
 from refinenet_edge.errors import BundleError, GraphError, InputError
 from refinenet_edge.estimate import estimate
-from refinenet_edge.records import ONE, Batch, Manifest, Recipe
+from refinenet_edge.records import ONE, Batch, Manifest, Mask, Recipe
 from refinenet_edge.runtime import Segmenter, open_session
 from refinenet_edge.runtime.frame import prepare
 from tests.conftest import onnx_model, weights
@@ -177,6 +177,27 @@ def test_the_segmenter_takes_a_frame_alone(tmp_path: Path, text: str, gives: str
         Segmenter(made(theirs, None, gives=gives)[0]) as usual,
     ):
         assert np.array_equal(segmenter.segment(frame).labels, usual.segment(frame).labels)
+
+
+@pytest.mark.parametrize("text", BATCHES)
+@pytest.mark.parametrize("gives", ["logits", "labels"])
+def test_and_several_each_by_its_own(tmp_path: Path, text: str, gives: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the network takes no frame alone, those of a size go in together; a bad one is an error of its own."""
+    theirs = written(tmp_path)
+    frames = [frame[: 48 - 5 * index] for index, frame in enumerate(np.concatenate([FRAMES, FRAMES[:2]]))]
+    with (
+        Segmenter(made(theirs, text, gives=gives)[0]) as segmenter,
+        Segmenter(made(theirs, None, gives=gives)[0]) as usual,
+    ):
+        runs: list[int] = []
+        run = segmenter.session._run
+        monkeypatch.setattr(segmenter.session, "_run", lambda feeds: (runs.append(len(feeds["image"])), run(feeds))[1])
+        answers = segmenter.segment_batch([*frames[:3], frames[3][0], *frames[3:]])
+        assert runs == {"4": [4, 4], "1:8": 6 * [1], "2:3:4": [4, 2]}[text]
+        assert isinstance(answers.pop(3), InputError)
+        for answer, frame in zip(answers, frames, strict=True):
+            assert isinstance(answer, Mask)
+            assert np.array_equal(answer.labels, usual.segment(frame).labels)
 
 
 def test_a_manifest_of_another_batch_is_refused(tmp_path: Path) -> None:
