@@ -10,8 +10,10 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from refinenet_edge.calibration.histogram import BINS, Histogram
 from refinenet_edge.errors import CalibrationError
@@ -54,10 +56,11 @@ class Partial:
                 warnings.simplefilter("ignore")  # of headers that no numpy of today writes
                 if sum(part.file_size for part in held.zip.infolist()) > MAX_HEAD + len(tensors) * 2 * ROW.itemsize:
                     raise ValueError("it is larger than it can be")
-                if str(held["key"]) != self._key or held["names"].tolist() != list(tensors):
+                key, names, count, rows = (_array(held, name) for name in ("key", "names", "done", "histograms"))
+                if str(key) != self._key or names.tolist() != list(tensors):
                     logger.warning("%s is of another calibration: starting at the first frame", self._path)
                     return 0, fresh
-                done, rows = int(held["done"]), held["histograms"]
+                done = int(count)
                 if not 0 <= done <= frames or rows.shape != (len(tensors),) or rows.dtype != ROW:
                     raise ValueError("its numbers do not fit")
                 histograms = [
@@ -92,3 +95,10 @@ class Partial:
     def remove(self) -> None:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _array(held: Mapping[str, Any], name: str) -> npt.NDArray[Any]:
+    """A file of numpy's archive, which gives bytes where it holds something else."""
+    if not isinstance(found := held[name], np.ndarray):
+        raise ValueError(f"{name} is no array")
+    return found

@@ -108,15 +108,11 @@ def _in_hdf5(path: Path, wanted: tuple[Collection[str], ...]) -> list[list[Struc
         reader = _Hdf5(file, _Budget(path))
         found: list[list[Struct]] = [[] for _ in wanted]
 
-        def look(group: Any) -> None:
-            fields = set(group)
+        for group in reader.groups():
+            fields = set(reader.names(group))
             for structs, names in zip(found, wanted, strict=True):
                 if fields.issuperset(names):
                     structs += rows(reader.struct(group, 0, names))
-
-        look(file)
-        # every object once, through hard links only
-        file.visititems(lambda _, item: look(item) if isinstance(item, h5py.Group) else None)
         return found
 
 
@@ -126,12 +122,38 @@ class _Hdf5:
     def __init__(self, file: Any, budget: _Budget) -> None:
         self.file, self.budget = file, budget
 
+    def groups(self) -> Iterator[Any]:
+        """Every group once, through hard links only."""
+        import h5py
+
+        left, seen = [self.file], set()
+        while left:
+            group = left.pop()
+            # not `h5o.get_info`, which counts what a damaged group has, without end
+            if (place := h5py.h5g.get_objinfo(group.id).objno) in seen:
+                continue
+            seen.add(place)
+            yield group
+            hard = (name for name in self.names(group) if isinstance(group.get(name, getlink=True), h5py.HardLink))
+            left += [item for item in map(group.get, hard) if isinstance(item, h5py.Group)]
+
+    def names(self, group: Any) -> list[str]:
+        """The names in a group: counted as they come, as a damaged list of them may have no end."""
+        found: list[str] = []
+
+        def add(name: bytes) -> None:
+            self.budget.spend(OVERHEAD)
+            found.append(name.decode())
+
+        group.id.links.iterate(add)
+        return found
+
     def struct(self, group: Any, depth: int, names: Collection[str] = ()) -> Struct | list[Struct]:
         """A struct, or an array of them: then each field is references without a class, one for each struct."""
         import h5py
 
         fields = {}
-        for name in names or group:
+        for name in names or self.names(group):
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise CheckpointError(f"{self.budget.path}: {name} is a link out of the file")
             if not name.startswith("#"):

@@ -329,7 +329,7 @@ class _Machine:
         elif name == "BUILD":  # the state of what is below it: of a dictionary nothing that is needed
             self._taken(1)
         elif name == "NEWOBJ_EX":
-            stack.append(Other(getattr(self._taken(3)[0], "name", "object")))
+            stack.append(Other(_name_of(self._taken(3)[0])))
         elif name in ("INST", "OBJ", "FROZENSET"):
             self._marked()
             stack.append(Other(str(argument or "object").replace(" ", ".", 1)))
@@ -359,7 +359,7 @@ class _Machine:
         return items
 
     def _called(self, function: Any, arguments: Any) -> Any:
-        name = getattr(function, "name", "object")
+        name = _name_of(function)
         if not isinstance(function, Other) or not isinstance(arguments, tuple):
             return Other(name)
         if name == "collections.OrderedDict":
@@ -374,6 +374,10 @@ class _Machine:
             storage, offset, size, stride = arguments[:4]
             return _tensor(storage, offset, size, stride, self._load)
         return Other(name)
+
+
+def _name_of(function: Any) -> str:
+    return function.name if isinstance(function, Other) else "object"
 
 
 def _named(name: str) -> Any:

@@ -253,6 +253,16 @@ def test_a_state_of_other_frames_or_damaged_is_not_used(tmp_path: Path, caplog: 
     assert "cannot be read" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["key", "names", "done", "histograms"])
+def test_a_state_with_something_else_than_arrays_is_damaged(name: str, tmp_path: Path) -> None:
+    state, frames, made = tmp_path / ".x.partial.npz", scenes(2), io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(stopped(tmp_path, frames, 1))) as archive, zipfile.ZipFile(made, "w") as changed:
+        for file in archive.namelist():
+            changed.writestr(file, b"text" if file == f"{name}.npy" else archive.read(file))
+    state.write_bytes(made.getvalue())
+    assert calibrate(network(), SPEC, frames, out=tmp_path / "x") == calibrate(network(), SPEC, frames)
+
+
 def test_a_state_whose_numbers_lie_as_python_2_wrote_them_is_no_warning(tmp_path: Path) -> None:
     state, frames = tmp_path / ".x.partial.npz", scenes(2)
     good, made = stopped(tmp_path, frames, 1), io.BytesIO()

@@ -1,6 +1,7 @@
 """MATLAB files: values as MATLAB wrote them, and files that would become gigabytes, or read other files."""
 
 import struct
+import subprocess
 import sys
 import tracemalloc
 import zlib
@@ -232,3 +233,27 @@ def test_hdf5_that_is_cut_short(cut: int, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(CheckpointError, match="damaged or cut short"):
         find_structs(path, ("a",))
+
+
+def test_a_group_that_never_ends_is_an_error() -> None:
+    """HDF5 walks such a file for ever, within C."""
+    code = f"""
+import resource
+from pathlib import Path
+from refinenet_edge.errors import CheckpointError
+from refinenet_edge.model.matlab import find_structs
+resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
+try:
+    find_structs(Path({str(Path(__file__).with_name("endless.mat"))!r}), ("layers",), ("name", "weights"))
+except CheckpointError:
+    raise SystemExit(7)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 7
+
+
+def test_groups_in_a_circle_are_looked_at_once(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.mat", "w") as file:
+        inner = file.create_group("a/b")
+        inner["x"], inner["back"] = 3.0, file["a"]
+    ((found,),) = find_structs(tmp_path / "x.mat", ("x",))
+    assert found == {"x": 3.0}

@@ -200,3 +200,12 @@ def test_a_header_of_safetensors_is_bounded(tmp_path: Path, header: int) -> None
         file.truncate(200 << 20)
     with pytest.raises(CheckpointError, match="header is larger than one is"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(("step", "stack"), [("NEWOBJ_EX", [torch.ones(1), (), {}]), ("REDUCE", [torch.ones(1), ()])])
+def test_an_object_of_a_tensor_is_not_called_by_its_name(step: str, stack: list[Any]) -> None:
+    """A tensor has a name, too, which is None."""
+    machine = pickled._Machine(None)
+    machine.stack = stack
+    machine.step(step, None)
+    assert [made.name for made in machine.stack] == ["object"]
