@@ -107,6 +107,11 @@ def _seconds(graph: int, pixels: int) -> int:
     return math.ceil(SECONDS + graph / (1 << 20) + graph / 4 * pixels / STRIDE / SPEED)
 
 
+def _memory(graph: int, frame: int) -> int:
+    """The bytes that a graph of so many, on a frame of so many, may take, besides its threads' stacks."""
+    return MEMORY + PER_BYTE * graph + PER_INPUT_BYTE * frame
+
+
 def _limit(graph: int, pixels: int, frame: int, before: int) -> None:
     """Bound the time and the memory of this process; `frame`: the bytes of its input, `before`: what it had taken."""
     if resource is None:
@@ -115,7 +120,7 @@ def _limit(graph: int, pixels: int, frame: int, before: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (_seconds(graph, pixels), hard))
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = before + MEMORY + PER_BYTE * graph + PER_INPUT_BYTE * frame + PER_CORE * (os.cpu_count() or 1)
+    most = before + _memory(graph, frame) + PER_CORE * (os.cpu_count() or 1)
     resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, open_bundle, write_bundle
 from refinenet_edge.errors import BundleError, GraphError
+from refinenet_edge.model import MODELS, create
 from refinenet_edge.records import Recipe
 from refinenet_edge.runtime import first_run, open_session
 from tests.fuzz_targets import manifest
@@ -126,3 +128,27 @@ def test_limits_grow_with_the_graph_and_its_frame() -> None:
     lightest, full = first_run._seconds(1 << 10, 32 * 48), first_run._seconds(470 << 20, 1024 * 2048)
     assert lightest <= first_run.SECONDS + 1
     assert full > 4000  # of RefineNet-152, whose two thousand GMAC a slow core does in a thousand seconds
+
+
+@pytest.mark.parametrize("size", [(64, 64), (1024, 2048)])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_fits_the_limits_of_its_first_run(name: str, size: tuple[int, int]) -> None:
+    """By what its convolutions compute on a slow core and all that they give, none of it given back."""
+    given = macs = 0
+
+    def count(conv: torch.nn.Module, _: object, out: torch.Tensor) -> None:
+        nonlocal given, macs
+        assert isinstance(conv, torch.nn.Conv2d)
+        given += 4 * out.numel()
+        macs += out[0, 0].numel() * conv.weight.numel()
+
+    with torch.device("meta"), torch.no_grad():
+        module = create(name, 150).eval()
+        for part in module.modules():
+            if isinstance(part, torch.nn.Conv2d):
+                part.register_forward_hook(count)
+        module(torch.zeros(1, 3, *size))
+    graph = sum(4 * weights.numel() for weights in module.parameters())
+    assert macs / first_run.SPEED < first_run._seconds(graph, size[0] * size[1])
+    # the weights in the file, as they are read, packed, and what the library keeps besides
+    assert given + 4 * graph < first_run._memory(graph, 12 * size[0] * size[1])
