@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -13,10 +15,14 @@ import onnx
 import pytest
 import tomllib
 from click.testing import CliRunner, Result
+from packaging.requirements import Requirement
 
 from refinenet_edge.bundle import MODEL, open_bundle
 from refinenet_edge.cli import build_engine, main
+from refinenet_edge.frames.images import read_image, write_image
 from tests.cluster.inputs import pictures
+from tests.demo.fakes import write_video
+from tests.evaluation.data import plain
 from tests.runtime.tinynet import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -123,3 +129,125 @@ def test_a_result_is_reported_by_the_command_that_follows_it(odd: Path) -> None:
     again = typed(done.stdout.rpartition("next: ")[2])
     assert again.exit_code == 0, again.output
     assert Path("r 1.html").stat().st_size > 1000
+
+
+# each command that a message or a help page has, as it is found; below it, where that is another, the line that is run
+# for it, in this order: what is a user's own has a name, what takes long is small, TensorRT-RTX stands for TensorRT
+LINES = """
+refinenet-edge build --checkpoint people -o engines/people
+    refinenet-edge build --checkpoint people -o engines/people --size 64x64 --backend onnxruntime
+refinenet-edge build
+    refinenet-edge build --checkpoint people -o engines/people --size 64x64 --backend onnxruntime
+build-engine --onnx model.onnx -o engines/mine
+    build-engine --onnx model.onnx -o engines/mine --backend onnxruntime
+build-engine engines/scenes_int8.toml
+    build-engine engines/scenes_int8.toml --size 64x64 --backend onnxruntime
+build-engine engines/NAME.toml
+    build-engine engines/scenes_int8.toml --size 64x64 --backend onnxruntime
+refinenet-edge calibrate engines/people --frames photos -o calib/mine.ranges.json
+refinenet-edge calibrate
+    refinenet-edge calibrate engines/people --frames photos -o calib/mine.ranges.json
+refinenet-edge calibrate BUNDLE --frames X X --out FILE
+    refinenet-edge calibrate engines/mine --frames photos --method minmax --out r.json
+refinenet-edge inspect engines/people
+refinenet-edge inspect says it was built
+    refinenet-edge inspect engines/people
+refinenet-edge models --size 1080x1920
+refinenet-edge doctor
+refinenet-edge dla-check engines/people
+refinenet-edge dla-check BUNDLE
+    refinenet-edge dla-check engines/people
+refinenet-edge run engines/people photo.jpg -o masks
+refinenet-edge run
+    refinenet-edge run engines/people photo.jpg -o masks
+refinenet-edge run X IMAGE --out DIR
+    refinenet-edge run engines/people photo.jpg --out masks
+refinenet-edge run engines/people a.mp4 -o masks
+refinenet-edge compare engines/people engines/people_int8 photos
+    refinenet-edge compare engines/people engines/people photos
+refinenet-edge eval engines/scenes scenes:1:20
+    refinenet-edge eval engines/scenes_int8 scenes:1:2
+refinenet-edge eval engines/mine voc:data -o r.json
+    refinenet-edge eval engines/people plain:data -o r.json
+refinenet-edge demo
+    refinenet-edge demo engines/people --source photo.jpg --view none --frames 1
+refinenet-edge demo engines/people --source rtsp://camera/stream
+    refinenet-edge demo engines/people --source a.mp4 --view none --frames 1
+refinenet-edge bench engines/people --against torch,onnxruntime -o result.json
+    refinenet-edge bench engines/people --against onnxruntime -o before.json --brief --rounds 2 --frames scenes:1:1
+refinenet-edge bench BUNDLE -o result.json
+    refinenet-edge bench engines/mine -o result.json --brief --rounds 2 --frames scenes:1:1
+refinenet-edge bench -o X
+    refinenet-edge bench engines/people -o after.json --brief --rounds 2 --frames scenes:1:1
+refinenet-edge bench compare before.json after.json
+refinenet-edge report result.json -o result.html
+refinenet-edge estimate rf_lw50 --device orin-nano
+refinenet-edge batch engines/people videos -o labels
+refinenet-edge export-deepstream engines/plain -o deepstream
+refinenet-edge export-triton engines/people -o repository
+refinenet-edge plan engines/people --backend tensorrt
+    refinenet-edge plan engines/mine --backend tensorrt-rtx --workspace-mib 256
+refinenet-edge plan
+    refinenet-edge plan engines/mine --backend tensorrt-rtx --workspace-mib 256
+refinenet-edge plan X --backend X
+    refinenet-edge plan engines/mine --backend tensorrt-rtx --workspace-mib 256
+refinenet-edge plan ... --workspace-mib 256
+    refinenet-edge plan engines/mine --backend tensorrt-rtx --workspace-mib 256
+refinenet-edge inspect engines/people/model.plan
+    refinenet-edge inspect engines/mine/model.plan
+"""
+
+
+def printed() -> list[str]:
+    """The commands as they are found, without what follows them in a sentence."""
+    texts = {text for _, text in found(r"((?:refinenet-edge (?=[a-z])|build-engine (?=[-e])).*?)(?:, |;|`|\.?$)")}
+    return sorted(text.removesuffix(", with X") for text in texts if text.split()[1] not in {"says", "keeps", "on"})
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the commands name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for folder in ("engines", "calib"):
+        (tmp_path / folder).mkdir()
+    onnx.save(tiny("float32", (32, 48)), "model.onnx")
+    Path("engines/scenes_int8.toml").write_text('checkpoint = "scenes"\noutput = "engines/scenes_int8"\n')
+    pictures(Path("photos"), 1)
+    write_image("photo.jpg", read_image("photos/0.png"))
+    write_video(tmp_path / "a.avi", [10, 200]).rename("a.mp4")
+    Path("videos").mkdir()
+    shutil.copy("a.mp4", "videos")
+    plain(Path("data"), 2, 2)
+    done = typed("build-engine --onnx model.onnx -o engines/plain --io plain --backend tensorrt-rtx --no-plan")
+    assert done.exit_code == 0, done.output
+    return tmp_path
+
+
+def test_each_command_that_is_printed_does_what_it_says(prepared: Path) -> None:
+    lines: dict[str, str] = {}
+    for line in LINES.strip().splitlines():
+        if line.startswith(" "):
+            lines[list(lines)[-1]] = line.strip()
+        else:
+            lines[line] = line
+    assert sorted(lines) == printed()
+    failed = {}
+    for line in dict.fromkeys(lines.values()):
+        needs = {"export-triton": "tritonclient", "engines/mine/model.plan": "tensorrt_rtx", " plan ": "tensorrt_rtx"}
+        if all(find_spec(library) for word, library in needs.items() if word in line):
+            done = typed(line)
+            if done.exit_code:
+                failed[line] = done.output[-600:] or repr(done.exception)
+    assert failed == {}
+
+
+def test_what_is_told_to_be_installed_is_what_pip_understands() -> None:
+    named = found(r"pip install ([^;|]*?)(?:, (?!<)|;| builds| needs|$|\. )")
+    assert len(named) > 20
+    for where, text in named:
+        for word in shlex.split(text):
+            if word.startswith("-"):
+                assert word in {"--force-reinstall", "--no-deps", "--no-cache-dir"}, (where, text)
+            elif "X" not in word:
+                assert Requirement(word).name, (where, text)
