@@ -12,7 +12,7 @@ compare.py    ratios and verdicts, in one run and between two
 suite.py      TOML -> what to build and to measure
 """
 
-from refinenet_edge.bench.compare import compare, faster, measured_once, ratios
+from refinenet_edge.bench.compare import BatchCurve, batch_curves, compare, faster, measured_once, ratios
 from refinenet_edge.bench.entry import BundleEntry, Entry, bundle_entry
 from refinenet_edge.bench.measure import Contender, Estimate, Stages, Timing, take_turns, timed
 from refinenet_edge.bench.record import BenchmarkRun, Case, read_run, summary, write_run
@@ -20,7 +20,7 @@ from refinenet_edge.bench.run import Options, run
 from refinenet_edge.bench.suite import Scope, read_suite
 
 __all__ = [
-    "BenchmarkRun", "BundleEntry", "Case", "Contender", "Entry", "Estimate", "Options", "Scope", "Stages", "Timing",
-    "bundle_entry", "compare", "faster", "measured_once", "ratios", "read_run", "read_suite", "run", "summary",
-    "take_turns", "timed", "write_run",
+    "BatchCurve", "BenchmarkRun", "BundleEntry", "Case", "Contender", "Entry", "Estimate", "Options", "Scope", "Stages",
+    "Timing", "batch_curves", "bundle_entry", "compare", "faster", "measured_once", "ratios", "read_run", "read_suite",
+    "run", "summary", "take_turns", "timed", "write_run",
 ]  # fmt: skip

@@ -9,7 +9,8 @@ ratio of the medians. Both have a 95 % bootstrap interval, and the words mean
     unclear   none of these: measure longer, or on a quieter machine
 """
 
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,11 +19,13 @@ from refinenet_edge.bench.machine import comparable
 from refinenet_edge.bench.measure import RESAMPLES, Estimate, Timing, bounds
 from refinenet_edge.bench.record import BenchmarkRun, Case
 from refinenet_edge.errors import InputError
+from refinenet_edge.records import Size
 
 Word = Literal["same", "faster", "slower", "unclear"]
 
 CLEARLY = 0.01
 ALIKE = 0.02
+FLAT = 0.05  # of the time of a frame: less is not gained by a larger batch
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,34 @@ def _miou(before: BenchmarkRun, after: BenchmarkRun, name: str) -> float | None:
     if old.miou is None or new.miou is None or old.judge != new.judge:
         return None
     return 100 * (new.miou - old.miou)
+
+
+@dataclass(frozen=True)
+class BatchCurve:
+    """A subject in batches of several sizes. `ms`: batch -> median ms of all of it, the smallest batch first."""
+
+    subject: str
+    size: Size
+    streams: int
+    ms: dict[int, float]
+
+    @property
+    def per_frame(self) -> dict[int, float]:
+        """Batch -> ms of a frame of it."""
+        return {batch: ms / batch for batch, ms in self.ms.items()}
+
+    @property
+    def flat_from(self) -> int:
+        """The smallest batch of which a frame takes hardly longer than of the best."""
+        return next(batch for batch, ms in self.per_frame.items() if ms <= (1 + FLAT) * min(self.per_frame.values()))
+
+
+def batch_curves(run: BenchmarkRun) -> tuple[BatchCurve, ...]:
+    """Of each subject that was measured with several batches."""
+    curves: dict[tuple[str, Case], dict[int, float]] = {}
+    for one in sorted(run.measurements, key=lambda one: one.case.batch):
+        ms = curves.setdefault((one.subject, replace(one.case, batch=1)), {})
+        ms[one.case.batch] = statistics.median(one.ms)
+    return tuple(
+        BatchCurve(subject, case.size, case.streams, ms) for (subject, case), ms in curves.items() if len(ms) > 1
+    )

@@ -148,8 +148,6 @@ def _measure(
         name = entry.subject.name
         if name not in runners:
             continue
-        if isinstance(entry, BundleEntry) and case.batch > 1:
-            notes.append("a bundle takes one frame at a time: a batch of them runs in a row")
         ms = tuple(timing.samples(name))
         yield Measurement(
             subject=name,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -29,8 +29,20 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.records import MAX_BATCH, Recipe
 
 if TYPE_CHECKING:
-    from refinenet_edge.bench import BenchmarkRun, Case
+    from refinenet_edge.bench import BatchCurve, BenchmarkRun, Case
     from refinenet_edge.records import Size
+
+
+class BatchesType(click.ParamType[Any]):
+    """Numbers of frames, commas between them."""
+
+    name = "N,N..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        numbers = value if isinstance(value, tuple) else str(value).split(",")
+        if not all(str(number).strip().isdecimal() and int(number) for number in numbers):
+            self.fail(f"{value!r}: expected whole numbers from 1 on, such as 1,2,4,8", param, ctx)
+        return tuple(map(int, numbers))
 
 
 class BenchGroup(Group):
@@ -75,7 +87,12 @@ def bench_group() -> None:
     "--size", "sizes", type=SizeType(), multiple=True, show_default="the bundle's", help="Size of frames. Repeatable."
 )
 @option(
-    "--batch", "batches", type=click.IntRange(1), multiple=True, show_default="1", help="Frames at once. Repeatable."
+    "--batch",
+    "batches",
+    type=BatchesType(),
+    multiple=True,
+    show_default="1",
+    help="Frames at once, one number or several: 1,2,4,8. Repeatable.",
 )
 @option(
     "--streams",
@@ -97,7 +114,7 @@ def bench_run(
     against: str,
     checkpoint: Path | None,
     sizes: tuple[Size, ...],
-    batches: tuple[int, ...],
+    batches: tuple[tuple[int, ...], ...],
     streams: tuple[int, ...],
     frames: str,
     judge: str | None,
@@ -114,7 +131,7 @@ def bench_run(
     from refinenet_edge import bench
     from refinenet_edge.evaluation import open_dataset
 
-    scope = bench.Scope(tuple(filter(None, against.split(","))), sizes, batches, streams, judge, source)
+    scope = bench.Scope(tuple(filter(None, against.split(","))), sizes, sum(batches, ()), streams, judge, source)
     with progress_bar() as bar:
         task = bar.add_task("start", total=None)
 
@@ -138,6 +155,8 @@ def bench_run(
     bench.write_run(result, measured)
     for case in measured.cases():
         out.print(_timings(measured, case))
+    if curves := bench.batch_curves(measured):
+        out.print(_batches(curves))
     for note in measured.notes:
         err.print(styled("left out:", "yellow", f" {note}"), soft_wrap=True)
     print_next(shlex.join(["refinenet-edge", "report", str(result), "-o", str(result.with_suffix(".html"))]))
@@ -272,6 +291,16 @@ def _built_again(recipe: Recipe, step: Callable[[str], None]) -> str:
     with heavy(EXPORT):
         from refinenet_edge.build import build as build_bundle
     return str(build_bundle(recipe, lambda stage: step(f"{Path(recipe.output).name}: {stage}")).path)
+
+
+def _batches(curves: Sequence[BatchCurve]) -> Table:
+    table = Table(*folding(""), *numbers("frames at once", "ms", "ms a frame"), "", title="several frames at once")
+    for curve in curves:
+        name = f"{curve.subject}, {curve.size[0]}x{curve.size[1]}"
+        for batch, ms in curve.ms.items():
+            flat = "more gain little" if batch == curve.flat_from else ""
+            table.add_row(name, str(batch), f"{ms:.1f}", f"{curve.per_frame[batch]:.1f}", flat)
+    return table
 
 
 def _timings(run: BenchmarkRun, case: Case) -> Table:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
-from refinenet_edge.bench.compare import faster
+from refinenet_edge.bench.compare import BatchCurve, batch_curves, faster
 from refinenet_edge.bench.record import STAGES, BenchmarkRun, Case, Subject, summary
 from refinenet_edge.report import charts, examples
 from refinenet_edge.report.examples import ExampleView
@@ -49,6 +49,7 @@ class RunView:
     best: frozenset[int]  # keys of those that none beats in time and mIoU
     judges: tuple[str, ...]
     pareto: Markup | None  # None: fewer than two have a mIoU, or they were judged on different images
+    batches: tuple[BatchCurve, ...]
     profiles: dict[int, tuple[Block, ...]]  # key -> blocks
     examples: tuple[ExampleView, ...]
 
@@ -77,6 +78,7 @@ class RunView:
             ("examples", "Examples", self.examples),
             ("times", "Time of a frame", cases),
             ("sweep", "All cases", cases[1:]),
+            ("batches", "Several frames at once", self.batches),
             ("stages", "Stages of a frame", cases and any(row.measurement.stages for row in cases[0].rows)),
             ("blocks", "Blocks of the network", self.profiles),
             ("start", "Start and memory", run.starts),
@@ -125,6 +127,7 @@ def _view(anchor: str, name: str, run: BenchmarkRun) -> RunView:
         best=best,
         judges=judged,
         pareto=pareto,
+        batches=batch_curves(run),
         profiles={key: layers for key, layers in profiles.items() if layers},
         examples=examples.views(run),
     )

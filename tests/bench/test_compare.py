@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from refinenet_edge.bench.compare import compare, ratios, word
+from refinenet_edge.bench.compare import batch_curves, compare, ratios, word
 from refinenet_edge.bench.measure import Estimate
 from refinenet_edge.bench.record import BenchmarkRun, Case
 from refinenet_edge.errors import InputError
@@ -112,3 +112,15 @@ def test_a_miou_on_other_frames_is_not_compared() -> None:
     before, after = (run(measurement("ours", 10.0), miou=0.8) for _ in range(2))
     other = dataclasses.replace(after, subjects=(dataclasses.replace(after.subjects[0], judge="voc"),))
     assert compare(before, after)[0].miou == 0 and compare(before, other)[0].miou is None
+
+
+def test_where_more_frames_at_once_gain_little() -> None:
+    ms = {4: (100.0, 90.0, 110.0), 1: (100.0,), 8: (190.4,), 2: (100.0,)}
+    batches = (measurement("a", *times, case=Case((64, 96), batch)) for batch, times in ms.items())
+    (curve,) = batch_curves(run(*batches, measurement("b", 1.0)))
+    assert (curve.subject, curve.size, curve.streams) == ("a", (64, 96), 1)
+    assert curve.ms == {1: 100.0, 2: 100.0, 4: 100.0, 8: 190.4} and list(curve.ms) == [1, 2, 4, 8]
+    assert curve.per_frame == {1: 100.0, 2: 50.0, 4: 25.0, 8: 23.8}
+    assert curve.flat_from == 8
+    assert dataclasses.replace(curve, ms={**curve.ms, 8: 190.5}).flat_from == 4
+    assert dataclasses.replace(curve, ms={1: 10.0, 2: 25.0}).flat_from == 1

@@ -195,17 +195,38 @@ class TestOfABundle:
             layers = segmenter.session.layer_times({"image": np.zeros((1, 3, 64, 96), np.float32)})
         assert {"Conv", "MaxPool"} <= {layer.kind.removeprefix("Fused") for layer in layers}
 
-    def test_a_batch_runs_in_a_row_and_that_is_said(self, mobile_bundle: Path) -> None:
-        options = bench.Options((bench.Case((64, 96), 2),), rounds=2, brief=True)
+    def test_a_batch_is_segmented_at_once(self, mobile_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        batches: list[int] = []
+        segment_batch = Segmenter.segment_batch
+
+        def noted(self: Segmenter, frames: Sequence[np.ndarray]) -> list[Any]:
+            batches.append(len(frames))
+            return segment_batch(self, frames)
+
+        monkeypatch.setattr(Segmenter, "segment_batch", noted)
+        options = bench.Options((bench.Case((64, 96)), bench.Case((64, 96), 3)), rounds=2, brief=True)
         run = bench.run([bench.bundle_entry(mobile_bundle, "openvino")], options, "")
-        assert run.notes == ("a bundle takes one frame at a time: a batch of them runs in a row",)
+        assert batches == [3] * 4  # two warm-ups, two rounds
+        assert run.notes == ()
+        (one, three) = run.measurements
+        assert list(one.stages) == ["prepare", "engine", "head"] and not three.stages
+        (curve,) = bench.batch_curves(run)
+        assert list(curve.ms) == [1, 3] and curve.per_frame[3] == curve.ms[3] / 3
+
+    def test_a_frame_of_a_batch_that_cannot_be_segmented_is_an_error(
+        self, mobile_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Segmenter, "segment_batch", lambda self, frames: [InputError("not this one")])
+        options = bench.Options((bench.Case((64, 96), 2),), rounds=2, brief=True)
+        with pytest.raises(InputError, match="not this one"):
+            bench.run([bench.bundle_entry(mobile_bundle, "openvino")], options, "")
 
 
 class OnAGpu(bench.BundleEntry):
     """A bundle that says it runs on a GPU; it runs on the CPU."""
 
-    def segmenter(self) -> Segmenter:
-        return Segmenter(self.path, "openvino")
+    def segmenter(self, throughput: bool = False) -> Segmenter:
+        return Segmenter(self.path, "openvino", throughput=throughput)
 
 
 def test_a_gpus_frames_are_whole_and_its_stages_are_runs_of_their_own(mobile_bundle: Path) -> None:

@@ -285,3 +285,23 @@ def test_nothing_in_a_record_becomes_markup(full: Page) -> None:
 def test_a_case_without_the_reference_has_no_ratios() -> None:
     found = Page(page([("a", run(measurements=(measured("int8", 0.5), measured("int8", 4.0, Case((8, 8))))))]))
     assert found.table("Median ms of each case")[1:] == [["512x512", "–", "11.0 90.9/s"], ["8x8", "–", "88.0 11.4/s"]]
+
+
+def test_batches_have_the_time_of_a_frame_and_of_all() -> None:
+    times = {1: 40.0, 2: 44.0, 4: 64.0, 8: 126.0}
+    measurements = tuple(
+        measured("a", 1.0, Case((64, 96), batch), ms=(ms,) * 5, stages={}) for batch, ms in times.items()
+    )
+    subjects = (subject("a", "fp32"),)
+    shown = Page(page([("run", run(subjects=subjects, measurements=measurements))]))
+    ((_, table),) = [one for one in shown.found if one[0].startswith("Median ms of a frame by how many")]
+    assert [cell.split() for cell in table[0][1:]] == [["1"], ["2"], ["4"], ["8"]]
+    assert [cell.split() for cell in table[1][1:]] == [
+        ["40.0", "40.0"],
+        ["22.0", "44.0"],
+        ["16.0", "64.0"],
+        ["15.8", "126"],
+    ]
+    alone = Page(page([("run", run(subjects=subjects, measurements=measurements[:1]))]))
+    assert "Several frames at once" in shown.text
+    assert "Several frames at once" not in alone.text
