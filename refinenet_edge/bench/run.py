@@ -244,7 +244,8 @@ def _layers(entry: BundleEntry, frame: Frame) -> list[Layer]:
     """The layers of `entry`, the slowest first."""
     with entry.segmenter() as segmenter:
         session = segmenter.session
-        times = session.layer_times({session.inputs[0].name: segmenter.image(frame)})
+        images = segmenter.image(frame).repeat(segmenter.batch.least, axis=0)
+        times = session.layer_times({session.inputs[0].name: images})
     times.sort(key=lambda layer: -layer.ms)
     return [Layer(entry.subject.name, layer.name, layer.kind, block_of(layer.name), layer.ms) for layer in times]
 

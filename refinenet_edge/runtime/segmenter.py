@@ -197,6 +197,11 @@ class Segmenter:
         """How many frames at once pay: so many threads may each call `segment` with one, and run beside each other."""
         return self._path.in_flight
 
+    @property
+    def batch(self) -> Batch:
+        """How many frames the network takes at once."""
+        return self._network.batch
+
     def segment(self, frame: Frame | Any, labels: LabelMap | None = None) -> Mask:
         """The segmentation of `frame` (HxWx3 BGR uint8, any size), at its size; the mask is the caller's.
 

@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from refinenet_edge import cli
+from refinenet_edge.bench import bundle_entry
+from refinenet_edge.bench.run import _layers
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle, write_bundle
 from refinenet_edge.errors import BundleError, GraphError, InputError
@@ -251,3 +253,10 @@ def test_an_estimate_of_several_frames_is_of_one_of_them(batched: dict[str, str]
     assert estimate(batched["1:8"], "orin-nano", batch=4).bounds == four.bounds
     with pytest.raises(InputError, match="takes 4 frames at once: --batch 2 is none of them"):
         estimate(batched["4"], "orin-nano", batch=2)
+
+
+def test_a_benchmark_times_the_layers_of_a_batch(batched: dict[str, str]) -> None:
+    found = [_layers(bundle_entry(Path(batched[text])), FRAMES[0]) for text in ("1", "4", "2:3:4")]
+    assert len({len(layers) for layers in found}) == 1 and found[0]
+    with Segmenter(batched["2:3:4"]) as segmenter:
+        assert segmenter.batch == Batch(2, 3, 4)
