@@ -111,4 +111,5 @@ def test_damaged_pictures_and_other_sizes_lose_nothing() -> None:
             seen.append(next(results))
         seen += itertools.islice(results, 20)
         assert all(result.signal for result in seen)
-        assert seen[-1].frame.mean() > 90 and server.connections == 1
+        # the very last may be a damaged one, of which a part can be decoded
+        assert max(result.frame.mean() for result in seen[-20:]) > 180 and server.connections == 1
