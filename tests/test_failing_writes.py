@@ -1,0 +1,108 @@
+"""Every step of writing fails once: the old or the new is there, whole, with one error and no litter."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from refinenet_edge.bench.record import read_run
+from refinenet_edge.bundle import open_bundle
+from refinenet_edge.calibration.ranges import read_ranges
+from refinenet_edge.cli import main
+from refinenet_edge.frames.images import read_image
+from tests.evaluation.data import plain
+from tests.runtime.tinynet import CLASSES, tiny
+
+STEPS = ("open", "mkdir", "fsync", "replace", "rename")
+MOST = 60  # steps of a command
+
+
+def images(folder: Path) -> None:
+    for path in folder.rglob("*.png"):
+        read_image(path)
+
+
+COMMANDS: dict[str, tuple[str, str, Callable[[Path], object]]] = {  # what writes, what it writes, how that is read
+    "build": ("build --onnx net.onnx --backend onnxruntime --out net", "net", open_bundle),
+    "calibrate": ("calibrate net --frames scenes:1:2 --out r.ranges.json", "r.ranges.json", read_ranges),
+    "bench": ("bench net --brief --rounds 2 --frames scenes:1:1 --out r.json", "r.json", read_run),
+    "batch": ("batch net scenes:1:2 --out labels", "labels", images),
+    "run": ("run net scenes:1:1 --out masks", "masks", images),
+    "eval": ("eval net plain:data --out score.json", "score.json", Path.read_bytes),
+}
+
+
+def typed(line: str) -> Result:
+    return CliRunner().invoke(main, shlex.split(line))
+
+
+class Failing:
+    """Lets step number `at` of the package's own writing fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, number: int) -> None:
+        self.seen, self._at, self._number = 0, at, number
+        for name in STEPS:
+            monkeypatch.setattr(os, name, self._step(name, getattr(os, name)))
+
+    def _step(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*given: Any, **named: Any) -> Any:
+            ours = sys._getframe(1).f_globals["__name__"].startswith("refinenet_edge")
+            if ours and (name != "open" or given[1] & os.O_CREAT):
+                self.seen += 1
+                if self.seen == self._at:
+                    raise OSError(self._number, os.strerror(self._number), str(given[0]))
+            return real(*given, **named)
+
+        return step
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    onnx.save(tiny("float32", (32, 48)), "net.onnx")
+    plain(Path("data"), CLASSES, 1)
+    done = typed(COMMANDS["build"][0])
+    assert done.exit_code == 0, done.output
+    return tmp_path / "work"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_step_of_writing_fails_once(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line, out, read = COMMANDS[name]
+    done = typed(line)
+    assert done.exit_code == 0, done.output
+    read(folder / out)
+    clean = sorted(folder.rglob("*"))
+    for at in range(1, MOST):
+        number = (errno.ENOSPC, errno.EROFS, errno.EIO)[at % 3]
+        with monkeypatch.context() as patched:
+            failing = Failing(patched, at, number)
+            if name == "batch":  # or there is nothing to do
+                for path in (folder / out).glob("**/*.png"):
+                    path.unlink()
+            done = typed(line)
+        assert isinstance(done.exception, (SystemExit, type(None))), (at, done.exception)
+        assert done.exit_code in (0, 2, 4), (at, done.output)
+        if done.exit_code:
+            errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+            assert len(errors) <= 1 and "Traceback" not in done.output, (at, done.output)
+        read(folder / out)
+        if name != "batch" or not done.exit_code:
+            # where it goes on the next time
+            assert [path for path in sorted(folder.rglob("*")) if ".partial" not in path.name] == clean, at
+        if failing.seen < at:
+            break
+    assert 1 < at < MOST - 1
+    assert typed(line).exit_code == 0
+    assert sorted(folder.rglob("*")) == clean
