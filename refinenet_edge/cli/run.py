@@ -28,10 +28,12 @@ from refinenet_edge.cli.command import (
     with_ray,
 )
 from refinenet_edge.cli.screen import err, numbers, out, passes, percent, print_json, progress_bar, styled, upsampling
-from refinenet_edge.errors import BundleError, InputError, PartFailed
+from refinenet_edge.errors import BundleError, InputError, PartFailed, RefineNetEdgeError
 from refinenet_edge.records import Bilinear, Cubic, Inference, Interpolation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from refinenet_edge.bundle import Bundle
     from refinenet_edge.evaluation import EvaluationResult
     from refinenet_edge.evaluation.score import Evaluator
@@ -89,6 +91,7 @@ def run(
     from refinenet_edge.mask_files import open_writers
     from refinenet_edge.overlay import OverlayStyle, draw, legend_of
     from refinenet_edge.runtime import Segmenter
+    from refinenet_edge.runtime.in_flight import Workers
 
     frames, stems = _named_frames(images, folder)
     style = OverlayStyle(opacity, side_by_side=side_by_side)
@@ -103,12 +106,14 @@ def run(
         inference=inference,
         beside=beside,
         progress=lambda done, tiles: bar.update(task, completed=done, total=tiles, visible=True),
+        throughput=len(frames) > 1,
     )
-    with opened as segmenter, bar:
+    with opened as segmenter, bar, Workers(segmenter.in_flight) as workers:
         make_folder(folder)
         writers = open_writers(folder, formats)
+        every = workers.in_order(functools.partial(_segment, segmenter), _read(frames))
         for index, name in enumerate(bar.track(stems, description="segment")):
-            segmented = done.segment(segmenter, frames, index)
+            segmented = done.note(frames, index, next(every))
             if segmented is None:
                 continue
             frame, mask = segmented
@@ -148,6 +153,27 @@ def _named_frames(images: str, folder: Path) -> tuple[Frames, list[str]]:
     return frames, stems
 
 
+def _read(frames: Frames) -> Iterator[Frame | RefineNetEdgeError]:
+    """Each of `frames`, or why it cannot be used."""
+    for index in range(len(frames)):
+        try:
+            yield frames.read(index)
+        except (InputError, BundleError) as exc:
+            yield exc
+
+
+def _segment(segmenter: Segmenter, frame: Frame | RefineNetEdgeError) -> tuple[Frame, Mask, float] | RefineNetEdgeError:
+    """`frame`, its mask and the ms that took, beside others; or why it has none."""
+    if isinstance(frame, RefineNetEdgeError):
+        return frame
+    try:
+        started = time.perf_counter()
+        mask = segmenter.segment(frame)
+        return frame, mask, 1000 * (time.perf_counter() - started)
+    except (InputError, BundleError) as exc:
+        return exc
+
+
 @dataclasses.dataclass
 class _Segmented:
     """What became of the frames of `run`, as its JSON has it."""
@@ -155,19 +181,17 @@ class _Segmented:
     images: list[dict[str, Any]]
     failed: list[str]
 
-    def segment(self, segmenter: Segmenter, frames: Frames, index: int) -> tuple[Frame, Mask] | None:
+    def note(
+        self, frames: Frames, index: int, found: tuple[Frame, Mask, float] | RefineNetEdgeError
+    ) -> tuple[Frame, Mask] | None:
         """Frame `index` and its mask; None where it cannot be used and there are others."""
-        try:
-            frame = frames.read(index)
-            started = time.perf_counter()
-            mask = segmenter.segment(frame)
-        except (InputError, BundleError) as exc:
+        if isinstance(found, RefineNetEdgeError):
             if len(frames) == 1:
-                raise
-            self.failed.append(str(exc))
+                raise found
+            self.failed.append(str(found))
             return None
+        frame, mask, ms = found
         size = {"height": frame.shape[0], "width": frame.shape[1]}
-        ms = 1000 * (time.perf_counter() - started)
         self.images.append({"image": Path(frames.names[index]).stem, **size, "ms": ms})
         return frame, mask
 
