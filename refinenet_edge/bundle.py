@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from refinenet_edge.errors import BuildError, BundleError
-from refinenet_edge.files import claim, exchange, lock, open_regular
+from refinenet_edge.files import claim, exchange, lies_at, lock, open_regular
 from refinenet_edge.onnx_file import require_whole
 from refinenet_edge.records import FileDigest, Identity, Manifest, Recipe, from_json, from_plain, to_json
 
@@ -140,7 +140,8 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
                 lock(claimed[-1])
             _swap_in(beside, folder)
         finally:
-            _remove(beside)  # the replaced bundle, where all went well
+            if any(lies_at(descriptor, beside) for descriptor in claimed):  # not what the next writer has begun
+                _remove(beside)  # the replaced bundle, where all went well
             _remove(_beside(folder, "old"))
             for descriptor in claimed:
                 os.close(descriptor)

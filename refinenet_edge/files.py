@@ -77,15 +77,22 @@ def claim(place: Path, *, folder: bool = False) -> int:
             continue
         try:
             lock(descriptor)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.lstat(place)):
-                    if fresh:
-                        return descriptor
-                    shutil.rmtree(place) if folder else os.unlink(place)
+            if lies_at(descriptor, place):
+                if fresh:
+                    return descriptor
+                shutil.rmtree(place) if folder else os.unlink(place)
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def lies_at(descriptor: int, place: Path) -> bool:
+    """Whether what `descriptor` is of lies at `place`; not what another writer has put there since."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(place))
+    except FileNotFoundError:
+        return False
 
 
 def lock(descriptor: int) -> None:

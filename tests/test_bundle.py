@@ -278,6 +278,21 @@ def test_of_two_that_write_one_bundle_one_waits(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["pets"]
 
 
+def test_what_the_next_writer_has_begun_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = bundle_module._beside(tmp_path / "pets", "new")
+    swap_in = bundle_module._swap_in
+
+    def swap_in_and_begin(new: Path, folder: Path) -> None:
+        swap_in(new, folder)  # there was no bundle to exchange with: the name is free again
+        begun.mkdir()
+        (begun / MODEL).write_bytes(b"the next writer's")
+
+    monkeypatch.setattr(bundle_module, "_swap_in", swap_in_and_begin)
+    write(tmp_path / "pets", NEW)
+    assert contents(tmp_path / "pets") == NEW
+    assert (begun / MODEL).read_bytes() == b"the next writer's"
+
+
 @pytest.mark.parametrize("name", [MODEL, PLAN])
 def test_a_damaged_byte_is_found(tmp_path: Path, name: str) -> None:
     write(tmp_path / "pets", OLD)
