@@ -1,4 +1,4 @@
-"""Frames as they come, gathered into lists: those that go in at once."""
+"""Frames as they come, one by one or from several threads, gathered into lists: those that go in at once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 POLL = 0.1  # seconds between two looks at whether somebody still reads
 
@@ -103,3 +106,44 @@ class _Reader(Generic[T]):
         """Wait for the thread: for the item that it is at."""
         self._wanted = False
         self._thread.join()
+
+
+@dataclass(eq=False)
+class _Asked(Generic[T, R]):
+    item: T
+    answer: list[R] = field(default_factory=list)  # one, when it is there
+    error: Exception | None = None
+
+
+class Together(Generic[T, R]):
+    """Items that threads ask for one by one, worked on together: one thread works for up to `most` that wait.
+
+    Nobody waits for others to come: what comes meanwhile is worked on next.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: deque[_Asked[T, R]] = deque()
+        self._works = threading.Lock()
+
+    def answer(self, item: T, work: Callable[[list[T]], Sequence[R]]) -> R:
+        """What `work` answers to `item` in a list of some; what it raises is raised for each item of the list."""
+        asked: _Asked[T, R] = _Asked(item)
+        self._waiting.append(asked)
+        with self._works:
+            while not asked.answer and asked.error is None:
+                if asked not in self._waiting:  # who had taken it was interrupted
+                    self._waiting.append(asked)
+                self._work(work)
+        if asked.error is not None:
+            raise asked.error
+        return asked.answer[0]
+
+    def _work(self, work: Callable[[list[T]], Sequence[R]]) -> None:
+        chosen = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        try:
+            for asked, answer in zip(chosen, work([asked.item for asked in chosen]), strict=True):
+                asked.answer.append(answer)
+        except Exception as exc:
+            for asked in chosen:
+                asked.error = exc

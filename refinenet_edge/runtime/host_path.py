@@ -13,6 +13,7 @@ from refinenet_edge.errors import BundleError, InputError, RefineNetEdgeError
 from refinenet_edge.records import Frame, LabelMap, Mask, Size
 from refinenet_edge.runtime.frame import DeviceImage, prepare
 from refinenet_edge.runtime.frame_path import Answer, Network, or_error
+from refinenet_edge.runtime.gather import gathered
 from refinenet_edge.runtime.head import THREADS, nearest_axis, one_frame, upsample_argmax, upsample_softmax
 from refinenet_edge.runtime.in_flight import Workers
 
@@ -87,7 +88,20 @@ class HostPath:
         return self._mask(output, (frame.shape[0], frame.shape[1]))
 
     def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Iterator[Mask]:
-        """`FramePath.stream`: `in_flight` at once, or one after the other in turn with whoever shares the session."""
+        """`FramePath.stream`: `in_flight` at once, or one after the other in turn with whoever shares the session.
+
+        Where the network takes no frame alone, as many in a run as it takes.
+        """
+        if self.network.batch.least > 1:
+            most = self.network.batch.most
+            for chosen in gathered(frames, min(depth or most, most)):
+                with self.network.shared.turn:
+                    answers = self._together(chosen)
+                for answer in answers:
+                    if isinstance(answer, RefineNetEdgeError):
+                        raise answer
+                    yield answer
+            return
         yield from self._workers.in_order(self._in_turn, frames, depth)
 
     def _in_turn(self, frame: Frame | DeviceImage) -> Mask:

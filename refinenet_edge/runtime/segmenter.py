@@ -38,8 +38,8 @@ from refinenet_edge.records import (
 from refinenet_edge.runtime.backends import open_session
 from refinenet_edge.runtime.device_path import DevicePath, fits_device
 from refinenet_edge.runtime.frame import DeviceImage, check_frame, check_size, on_device
-from refinenet_edge.runtime.frame_path import FramePath, Network, SharedSession, or_error
-from refinenet_edge.runtime.gather import gathered
+from refinenet_edge.runtime.frame_path import Answer, FramePath, Network, SharedSession, or_error
+from refinenet_edge.runtime.gather import Together, gathered
 from refinenet_edge.runtime.host_path import HostPath
 from refinenet_edge.runtime.multi_scale import MultiScalePath, at_sizes
 from refinenet_edge.runtime.session import Session
@@ -96,7 +96,11 @@ class Segmenter:
         try:
             for one in opened:
                 session = open_session(
-                    one, backend, allow_host_code=allow_host_code, threads=threads, throughput=throughput
+                    one,
+                    backend,
+                    allow_host_code=allow_host_code,
+                    threads=threads,
+                    throughput=throughput and one.manifest.batch.least == 1,  # else a run has several frames anyway
                 )
                 networks.append(_described(session, one, confidence, inference))
         except BaseException:
@@ -168,6 +172,8 @@ class Segmenter:
                 raise InputError(f"{network.origin} crops frames: scales and tiles need one that is built without")
             self._host = HostPath(network)
             self._path: FramePath = _path(network, self._host)
+            together = self._path is self._host and network.batch.least > 1
+            self._together = Together[Frame | DeviceImage, Answer](network.batch.most) if together else None
         except BaseException:
             _leave(network)
             raise
@@ -194,8 +200,12 @@ class Segmenter:
 
     @property
     def in_flight(self) -> int:
-        """How many frames at once pay: so many threads may each call `segment` with one, and run beside each other."""
-        return self._path.in_flight
+        """How many frames at once pay: so many threads may each call `segment` with one.
+
+        They run beside each other, or, where the network takes no frame alone, together: then half of them wait for the
+        next run.
+        """
+        return self._path.in_flight if self._together is None else 2 * self._network.batch.most
 
     @property
     def batch(self) -> Batch:
@@ -213,6 +223,11 @@ class Segmenter:
         `CudaError` when the GPU fails.
         """
         require(labels, (np.ndarray, type(None)), "labels")
+        if self._together is not None and labels is None:
+            answer = self._together.answer(self._usable(frame), self._batch)
+            if isinstance(answer, RefineNetEdgeError):
+                raise answer
+            return answer
         with self._turn():
             return self._path.segment(self._usable(frame), labels)
 
@@ -232,10 +247,14 @@ class Segmenter:
         fails.
         """
         require(frames, Sequence, "frames")
+        self._check_open()
+        taken = [or_error(self._usable, frame) for frame in frames]
+        answers = iter(self._batch([frame for frame in taken if not isinstance(frame, RefineNetEdgeError)]))
+        return [frame if isinstance(frame, RefineNetEdgeError) else next(answers) for frame in taken]
+
+    def _batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
         with self._turn():
-            taken = [or_error(self._usable, frame) for frame in frames]
-            answers = iter(self._path.batch([frame for frame in taken if not isinstance(frame, RefineNetEdgeError)]))
-            return [frame if isinstance(frame, RefineNetEdgeError) else next(answers) for frame in taken]
+            return self._path.batch(frames)
 
     def segment_stream(
         self,

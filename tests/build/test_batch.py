@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from refinenet_edge.estimate import estimate
 from refinenet_edge.records import ONE, Batch, Manifest, Mask, Recipe
 from refinenet_edge.runtime import Segmenter, open_session
 from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.runtime.in_flight import Workers
 from tests.conftest import onnx_model, weights
 
 SIZE = (48, 64)
@@ -200,6 +202,49 @@ def test_and_several_each_by_its_own(tmp_path: Path, text: str, gives: str, monk
         for answer, frame in zip(answers, frames, strict=True):
             assert isinstance(answer, Mask)
             assert np.array_equal(answer.labels, usual.segment(frame).labels)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_streams_and_threads_fill_a_network_of_four(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = written(tmp_path)
+    frames = [frame[: 48 - 5 * index] for index, frame in enumerate(np.concatenate([FRAMES, FRAMES[:2]]))]
+    with Segmenter(made(theirs, None)[0], backend) as usual:
+        alone = [usual.segment(frame).labels for frame in frames]
+    with Segmenter(made(theirs, "4")[0], backend, throughput=True) as segmenter:
+        assert segmenter.in_flight == 8
+        runs, wait, together = 0, True, segmenter._together
+        run = segmenter.session._run
+        assert together is not None
+
+        def counted(feeds: Any) -> Any:
+            nonlocal runs, wait
+            runs += 1
+            until = time.monotonic() + 60
+            while wait and len(together._waiting) < len(frames) - 1:
+                assert time.monotonic() < until
+                time.sleep(0.001)
+            wait = False
+            return run(feeds)
+
+        monkeypatch.setattr(segmenter.session, "_run", counted)
+        with Workers(len(frames)) as workers:
+            ways = [list(workers.in_order(segmenter.segment, frames))]
+        assert runs == 1 + -(-(len(frames) - 1) // 4)  # the first does not wait for others
+        for depth, expected in ((None, -(-len(frames) // 4)), (9, -(-len(frames) // 4)), (1, len(frames))):
+            runs = 0
+            ways.append(list(segmenter.segment_stream(frames, depth)))
+            assert runs == expected
+        stream = segmenter.segment_stream([*frames[:2], frames[2][0], *frames[3:]])
+        found = [next(stream), next(stream)]
+        with pytest.raises(InputError, match="a frame is a HxWx3"):
+            next(stream)
+        with pytest.raises(InputError, match="a frame is a HxWx3"):
+            segmenter.segment(frames[2][0])
+    for way in (*ways, found):
+        for mask, labels in zip(way, alone, strict=way is not found):
+            assert np.array_equal(mask.labels, labels)
 
 
 def test_a_manifest_of_another_batch_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import FrameSpec, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
-from refinenet_edge.runtime.gather import gathered
+from refinenet_edge.runtime.gather import Together, gathered
 
 LONG = 60.0  # seconds: a test that waits so long has failed
 WAITS = [None, LONG]
@@ -123,3 +125,79 @@ def test_a_bad_frame_is_raised_at_its_place(segmenter: Segmenter, wait_ms: float
 def test_what_cannot_be_gathered_is_refused(segmenter: Segmenter, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         next(segmenter.segment_stream(FRAMES, **options))
+
+
+def until(true: Callable[[], bool]) -> None:
+    given_up = time.monotonic() + LONG
+    while not true():
+        assert time.monotonic() < given_up
+        time.sleep(0.001)
+
+
+class Work:
+    """Doubles numbers, when `go` is set; what it was given, list by list."""
+
+    def __init__(self) -> None:
+        self.lists: list[list[int]] = []
+        self.go = threading.Event()
+
+    def __call__(self, numbers: list[int]) -> list[int]:
+        self.lists.append(numbers)
+        assert self.go.wait(LONG)
+        if 13 in numbers:
+            raise ValueError(f"of {len(numbers)}")
+        return [2 * number for number in numbers]
+
+
+def test_what_threads_ask_for_meanwhile_is_worked_on_together() -> None:
+    together, work = Together[int, int](3), Work()
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(together.answer, 0, work)
+        until(lambda: len(work.lists) == 1)
+        others = [pool.submit(together.answer, number, work) for number in range(1, 8)]
+        until(lambda: len(together._waiting) == 7)
+        work.go.set()
+        assert [each.result(LONG) for each in (first, *others)] == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert work.lists[0] == [0]  # nobody waits for others
+    assert [len(each) for each in work.lists] == [1, 3, 3, 1]
+    assert sorted(number for each in work.lists for number in each) == list(range(8))
+
+
+def test_what_the_work_raises_is_raised_for_all_of_its_list_and_no_other() -> None:
+    together, work = Together[int, int](2), Work()
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(together.answer, 1, work)]
+        until(lambda: len(work.lists) == 1)
+        for count, number in enumerate((13, 2, 3), 1):
+            asked.append(pool.submit(together.answer, number, work))
+            until(lambda count=count: len(together._waiting) == count)
+        work.go.set()
+        assert [asked[0].result(LONG), asked[3].result(LONG)] == [2, 6]
+        for failed in asked[1:3]:
+            with pytest.raises(ValueError, match="of 2"):
+                failed.result(LONG)
+
+
+def test_who_waits_for_one_that_was_interrupted_works_itself() -> None:
+    together, taken, waits = Together[int, int](2), threading.Event(), threading.Event()
+
+    def interrupted(numbers: list[int]) -> list[int]:
+        taken.set()
+        assert waits.wait(LONG)
+        raise KeyboardInterrupt
+
+    def stopped() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            together.answer(1, interrupted)
+
+    work = Work()
+    work.go.set()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(stopped)
+        assert taken.wait(LONG)
+        other = pool.submit(together.answer, 2, work)
+        until(lambda: len(together._waiting) == 1)
+        together._waiting.clear()  # as if the first had taken it, too
+        waits.set()
+        assert other.result(LONG) == 4
+        first.result(LONG)

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from refinenet_edge.bundle import Bundle
-from refinenet_edge.records import PREPROCESSINGS, Bilinear, FrameSpec
+from refinenet_edge.errors import InputError
+from refinenet_edge.records import PREPROCESSINGS, Bilinear, FrameSpec, Mask
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.cuda import RESTART, Cuda, gpu_problem
 from refinenet_edge.runtime.cuda_bindings import CapturedGraphs, Nvrtc
@@ -35,9 +36,11 @@ SIZES = ((61, 47), (1, 1), (3, 5), (33, 130), (512, 512), (1080, 1920))
 # the network of fake_tensorrt.network, float16 and HWC8
 NETWORK = """
 extern "C" __global__ void mix(const unsigned short* image, const float* weight, unsigned short* logits,
-                               int channels, int padded, int width, int columns) {
+                               int channels, int padded, int height, int width, int columns) {
     const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y;
     if (x >= columns) return;
+    image += (long long)blockIdx.z * height * width * channels;
+    logits += (long long)blockIdx.z * gridDim.y * columns * padded;
     const unsigned short* pixel = image + ((long long)4 * y * width + 4 * x) * channels;
     for (int o = 0; o < padded; ++o) {
         float sum = 0;
@@ -187,11 +190,11 @@ class Hardware:
 
     def run(self, engine: Any, memory: object, addresses: dict[str, int], shape: tuple[int, ...]) -> None:
         """Queue the network."""
-        _, channels, height, width = shape
+        batch, channels, height, width = shape
         rows, columns = -(-height // 4), -(-width // 4)
         pointers = [ctypes.c_void_p(each) for each in (addresses["image"], self._weight, addresses["logits"])]
-        numbers = [ctypes.c_int(each) for each in (channels, engine._padded, width, columns)]
-        grid, block = (-(-columns // 64), rows, 1), (64, 1, 1)
+        numbers = [ctypes.c_int(each) for each in (channels, engine._padded, height, width, columns)]
+        grid, block = (-(-columns // 64), rows, batch), (64, 1, 1)
         self._cuda.provider.launch(self._module, "mix", grid, block, (*pointers, *numbers), self._here.stream)
 
 
@@ -207,25 +210,29 @@ class Opened:
 
 
 @pytest.fixture
-def opened(
-    cuda: Cuda,
-    make_plan: Callable[..., Bundle],
-    make_tensorrt: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Opened:
+def open_plan(cuda: Cuda, make_plan: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Opened]:
+    """open_plan(fields of plan()): a bundle of it on the GPU; once in a test."""
     hardware = Hardware(cuda)
-    profiles = [[[8, 8], [512, 512], [2048, 2048]]]
-    bundle = make_plan(hardware, "10.3", {"targets": (cuda.capability,)}, profiles=profiles)
-    context = sys.modules["tensorrt"].IExecutionContext  # type: ignore[attr-defined]
-    context._run = lambda self, *args: hardware.run(self._engine, *args)
     launch = CapturedGraphs.launch
 
     def counted(self: CapturedGraphs, graph: Any, stream: int) -> None:
         hardware.graph_launches += 1
         launch(self, graph, stream)
 
+    def make(**fields: Any) -> Opened:
+        profiles = [[[8, 8], [512, 512], [2048, 2048]]]
+        bundle = make_plan(hardware, "10.3", {"targets": (cuda.capability,)}, profiles=profiles, **fields)
+        context = sys.modules["tensorrt"].IExecutionContext  # type: ignore[attr-defined]
+        context._run = lambda self, *args: hardware.run(self._engine, *args)
+        return Opened(hardware, bundle)
+
     monkeypatch.setattr(CapturedGraphs, "launch", counted)
-    return Opened(hardware, bundle)
+    return make
+
+
+@pytest.fixture
+def opened(open_plan: Callable[..., Opened]) -> Opened:
+    return open_plan()
 
 
 def agree(labels: np.ndarray, frame: np.ndarray, spec: FrameSpec) -> None:
@@ -298,6 +305,43 @@ def test_confidence(opened: Opened) -> None:
             assert (mask.labels == plain.segment(frame).labels).all()
             assert mask.confidence is not None
             assert mask.confidence.shape == frame.shape[:2]
+
+
+@pytest.mark.parametrize("confidence", [False, True])
+@pytest.mark.parametrize("size", [(64, 96), None], ids=["stretched", "free"])
+@pytest.mark.parametrize("batch", [(1, 4, 4), (4, 4, 4)], ids=["1:4", "4"])
+def test_several_frames_at_once(
+    open_plan: Callable[..., Opened], batch: tuple[int, ...], size: tuple[int, int] | None, confidence: bool
+) -> None:
+    """Those of 1:4 are alone by the kernels of single frames; 4 is fed what is missing."""
+    shot = [*frames(3), *frames(2, (33, 47)), *frames(2, (480, 640))]
+    opened = open_plan(batch=batch, size=size)
+    with opened.segmenter(confidence=confidence) as segmenter:
+        alone = [segmenter.segment(frame) for frame in shot]
+        own = [segmenter.new_frame(*frame.shape[:2]) for frame in shot]
+        for place, frame, mask in zip(own, shot, alone, strict=True):
+            np.copyto(place, frame)
+            if size is None:  # where it resizes, bytes differ by one from OpenCV's
+                agree(mask.labels, frame, segmenter.frame_spec)
+        ways = [range(7), range(7), range(6, -1, -1), *(range(count) for count in range(1, 5)), *[(0, 1, 2, 0)] * 4]
+        for given in (shot, own):
+            before = opened.hardware.graph_launches
+            for way in ways:
+                answers = segmenter.segment_batch([given[n] for n in way])
+                for n, answer in zip(way, answers, strict=True):
+                    assert isinstance(answer, Mask), answer
+                    assert np.array_equal(answer.labels, alone[n].labels)
+                    found, sure = answer.confidence, alone[n].confidence
+                    assert (found is not None) == (sure is not None) == confidence
+                    if found is not None and sure is not None:
+                        assert np.array_equal(found, sure)
+            assert opened.hardware.graph_launches > before
+        first, bad, last = segmenter.segment_batch([shot[0], shot[1][0], shot[5]])
+        assert isinstance(bad, InputError)
+        for answer, n in ((first, 0), (last, 5)):
+            assert isinstance(answer, Mask) and np.array_equal(answer.labels, alone[n].labels)
+        for mask, one in zip(segmenter.segment_stream(shot, batch=4), alone, strict=True):
+            assert np.array_equal(mask.labels, one.labels)
 
 
 def test_stages_take_time_and_give_the_same(opened: Opened) -> None:
