@@ -89,6 +89,7 @@ class Segmenter:
         else all cores work on one frame so that it is soonest done. Memory grows by the activations of each.
         """
         require(confidence, bool, "confidence")
+        require(throughput, bool, "throughput")
         require(inference, (Whole, MultiScale, Tiles), "inference")
         opened = [_opened(one) for one in (bundle, *beside)]
         inference = at_sizes(inference, opened[0], opened[1:])

@@ -92,6 +92,7 @@ def test_every_argument_of_another_type_is_refused(calls: dict[str, Any]) -> Non
 def test_every_public_function_is_tried(calls: dict[str, Any]) -> None:
     untried = {
         "available",
+        "batch",
         "close",
         "session",
         "frame_spec",
