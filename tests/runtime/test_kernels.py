@@ -112,8 +112,8 @@ def test_the_nvrtc_of_jetpack_6_compiles_every_kind() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def loads(nvrtc: Any, file: str, defines: tuple[str, ...]) -> Counter[str]:
-    """How often each load from global memory stands in the PTX of `file` for sm_87: its type to its number."""
+def loads(nvrtc: Any, file: str, defines: tuple[str, ...]) -> dict[str, Counter[str]]:
+    """How often each load from global memory stands in the PTX of each kernel of `file` for sm_87, by its type."""
     source, header = ((device.FOLDER / name).read_bytes() for name in (file, device.HEADER))
     program = nvrtc.nvrtcCreateProgram(source, file.encode(), 1, [header], [device.HEADER.encode()])[1]
     options = [b"--gpu-architecture=compute_87", b"--std=c++17", b"--fmad=false"]
@@ -122,15 +122,20 @@ def loads(nvrtc: Any, file: str, defines: tuple[str, ...]) -> Counter[str]:
     text = bytearray(nvrtc.nvrtcGetPTXSize(program)[1])
     nvrtc.nvrtcGetPTX(program, text)
     nvrtc.nvrtcDestroyProgram(program)
-    return Counter(re.findall(r"\bld\.global(?:\.nc)?\.(\w+)", text.decode()))
+    kernels = re.split(r"^\.visible \.entry (\w+)", text.decode(), flags=re.MULTILINE)[1:]
+    return {
+        name: Counter(re.findall(r"\bld\.global(?:\.nc)?\.(\w+)", body))
+        for name, body in zip(kernels[::2], kernels[1::2], strict=True)
+    }
 
 
 @pytest.mark.parametrize(("file", "defines"), FRAMES)
 def test_a_frame_is_read_in_words_of_8_bytes(nvrtc: Any, file: str, defines: tuple[str, ...]) -> None:
     """Two rows, in each a word and, where the pixels reach into it, the next; it was 12 single bytes."""
     found = loads(nvrtc, file, defines)
-    assert found["u64"] == 4
-    assert not found["u8"] + found["s8"]
+    described = 2  # where one of several frames lies, and its pitch; what else describes it is read in pairs
+    assert {name: types["u64"] for name, types in found.items()} == {"prepare": 4, "prepare_together": 4 + described}
+    assert not any(types["u8"] + types["s8"] for types in found.values())
 
 
 def test_a_kernel_that_does_not_compile_says_why(nvrtc: Any) -> None:
