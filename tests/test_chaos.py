@@ -24,6 +24,7 @@ from refinenet_edge.bundle import open_bundle
 from refinenet_edge.calibration.ranges import read_ranges
 from refinenet_edge.frames.images import read_image
 from tests.conftest import onnx_model, weights
+from tests.demo.fakes import write_video
 
 pytestmark = pytest.mark.chaos
 
@@ -62,6 +63,7 @@ def counted(folder: Path) -> None:
 BUILD = "build --onnx net.onnx --size 32x48 --backend onnxruntime --output net"
 BENCH = "bench net --brief --rounds 2 --frames scenes:1:1 --out r.json"
 RECORD = "demo net --source scenes:1:9 --frames 9 --rate full --view none --record r.webm"
+IN_PIECES = "demo net --source drive.avi --frames 60 --rate full --view none --record r.mp4"  # three, in two files
 COMMANDS = {
     "build": Command(BUILD, "net", open_bundle),
     "calibrate": Command("calibrate net --frames scenes:1:3 --out r.ranges.json", "r.ranges.json", read_ranges),
@@ -69,6 +71,7 @@ COMMANDS = {
     "batch": Command("batch net scenes:1:6 --out labels", "labels", labelled),
     "batch coco": Command("batch net scenes:1:6 --out labels --format coco", "labels", counted),
     "record": Command(RECORD, "r.webm", plays),
+    "record in pieces": Command(IN_PIECES, "r.mp4", plays),
 }
 
 
@@ -81,6 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     body = "a = Conv<strides=[4, 4]>(x, w) y = Relu(a)"
     model = onnx_model(body, "float[1,3,32,48] x", "float[1,4,8,12] y", w=weights(4, 3, 4, 4))
     onnx.save(model, folder / "net.onnx")
+    write_video(folder / "drive.avi", range(0, 240, 4))
     assert run(folder, COMMANDS["build"]).returncode == 0
     return folder
 
@@ -139,7 +143,7 @@ def test_a_kill_leaves_the_old_or_the_new(name: str, place: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("largest", [0, 300, 4096])
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "record"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if not name.startswith("record")])
 def test_a_write_that_fails_leaves_what_was_there(name: str, largest: int, place: Path, tmp_path: Path) -> None:
     command, folder = COMMANDS[name], tmp_path / "work"
     shutil.copytree(place, folder)

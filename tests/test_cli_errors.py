@@ -244,3 +244,50 @@ def test_an_address_space_that_is_too_small_is_one_line(
     )
     assert not (tmp_path / "out").exists() or done.returncode == 0 or command.startswith("run")
     assert done.returncode == 2 or megabytes > 300
+
+
+SECRET = "s3://AKIA:wJalr/K7MD@bucket/a?region=eu"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "batch tiny URL --out out",
+        "batch tiny scenes:1:1 --out URL",
+        "bench URL --out r.json",
+        "bench tiny --out URL",
+        "bench tiny --out r.json --frames URL",
+        "build URL",
+        "build --onnx URL --out out",
+        "build --onnx tiny/model.onnx --out URL",
+        "build --onnx tiny/model.onnx --out out --labels URL",
+        "build --onnx tiny/model.onnx --out out --precision int8 --calib URL",
+        "build --onnx tiny/model.onnx --out out --precision int8 --calib scenes:1:1 --judge URL --min-agreement 99",
+        "calibrate tiny --frames URL --out r.json",
+        "calibrate tiny --frames scenes:1:1 --out URL",
+        "compare tiny tiny URL",
+        "demo tiny --view none --frames 1 --source URL",
+        "demo tiny --view none --frames 1 --source scenes:1:1 --record URL",
+        "dla-check URL",
+        "estimate URL --device orin-nano",
+        "eval tiny URL",
+        "eval tiny scenes:1:1 --out URL",
+        "export-deepstream tiny --out URL",
+        "export-triton tiny --out URL",
+        "inspect URL",
+        "plan URL",
+        "report URL --out out.html",
+        "run tiny URL --out out",
+        "run tiny scenes:1:1 --out URL",
+    ],
+)
+def test_a_secret_is_neither_printed_nor_kept(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_bundle(tmp_path / "tiny")
+    before = sorted(tmp_path.rglob("*"))
+    done = run(*line.replace("URL", SECRET).split())
+    assert done.exit_code in (2, 3), done.output
+    assert isinstance(done.exception, SystemExit)
+    assert "s3://bucket/a" in done.stderr
+    assert not [part for part in ("AKIA", "wJalr", "K7MD") if part.lower() in done.output.lower()], done.output
+    assert sorted(tmp_path.rglob("*")) == before

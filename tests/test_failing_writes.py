@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shlex
@@ -19,6 +20,8 @@ from refinenet_edge.bundle import open_bundle
 from refinenet_edge.calibration.ranges import read_ranges
 from refinenet_edge.cli import main
 from refinenet_edge.frames.images import read_image
+from refinenet_edge.frames.video import VideoFile
+from tests.demo.fakes import write_video
 from tests.evaluation.data import plain
 from tests.runtime.tinynet import CLASSES, tiny
 
@@ -31,6 +34,13 @@ def images(folder: Path) -> None:
         read_image(path)
 
 
+def plays(path: Path) -> None:
+    with contextlib.closing(VideoFile(path)) as video:
+        assert video.count() == FRAMES
+
+
+FRAMES = 4
+LIVE = f"demo net --source drive.avi --frames {FRAMES} --rate full --view none"
 COMMANDS: dict[str, tuple[str, str, Callable[[Path], object]]] = {  # what writes, what it writes, how that is read
     "build": ("build --onnx net.onnx --backend onnxruntime --out net", "net", open_bundle),
     "calibrate": ("calibrate net --frames scenes:1:2 --out r.ranges.json", "r.ranges.json", read_ranges),
@@ -38,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Path], object]]] = {  # what write
     "batch": ("batch net scenes:1:2 --out labels", "labels", images),
     "run": ("run net scenes:1:1 --out masks", "masks", images),
     "eval": ("eval net plain:data --out score.json", "score.json", Path.read_bytes),
+    "record": (f"{LIVE} --record r.mp4", "r.mp4", plays),
 }
 
 
@@ -72,6 +83,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     onnx.save(tiny("float32", (32, 48)), "net.onnx")
     plain(Path("data"), CLASSES, 1)
+    write_video(Path("drive.avi"), range(0, 10 * FRAMES, 10))
     done = typed(COMMANDS["build"][0])
     assert done.exit_code == 0, done.output
     return tmp_path / "work"

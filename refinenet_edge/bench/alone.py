@@ -117,6 +117,7 @@ def measure_screen(entry: BundleEntry, source: str) -> Screen:
     Raises `InputError` for a source that does not open or ends at once.
     """
     from refinenet_edge.demo import live, open_source  # needs OpenCV: estimate does not
+    from refinenet_edge.frames.address import shown
     from refinenet_edge.overlay import OverlayStyle, draw
 
     ages: list[float] = []
@@ -132,6 +133,7 @@ def measure_screen(entry: BundleEntry, source: str) -> Screen:
                 if now - began > SCREEN_SECONDS:
                     break
     if not ages:
-        raise InputError(f"{source} gave fewer than {WARM_UPS + 2} frames: camera to screen needs more")
+        raise InputError(f"{shown(source)} gave fewer than {WARM_UPS + 2} frames: camera to screen needs more")
     size = (result.frame.shape[0], result.frame.shape[1])
-    return Screen(entry.subject.name, source, size, tuple(ages), len(ages) / (now - began), int(result.drops - drops))
+    lost, rate = int(result.drops - drops), len(ages) / (now - began)
+    return Screen(entry.subject.name, shown(source), size, tuple(ages), rate, lost)

@@ -103,7 +103,7 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
             power.append(measure_power(entry, Case(options.cases[0].size), frames, gpu, notes))
         if isinstance(entry, BundleEntry):
             if options.source is not None:
-                step(f"show {options.source} by {name}")
+                step(f"show what {name} sees")
                 screens.append(measure_screen(entry, options.source))
             with _noted(f"layers of {name}", notes):
                 step(f"profile {name}")

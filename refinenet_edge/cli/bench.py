@@ -15,6 +15,7 @@ from rich.table import Table
 from refinenet_edge.cli.command import (
     EXPORT,
     Group,
+    LocalPath,
     SizeType,
     allow_host_code,
     heavy,
@@ -65,7 +66,7 @@ def bench_group() -> None:
     "--out",
     "-o",
     "result",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=LocalPath(dir_okay=False),
     required=True,
     metavar="JSON",
     help="File for the result.",
@@ -79,7 +80,7 @@ def bench_group() -> None:
 )
 @option(
     "--checkpoint",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     show_default="as the first bundle",
     help="Weights of torch and its exports.",
 )
@@ -130,6 +131,7 @@ def bench_run(
     """
     from refinenet_edge import bench
     from refinenet_edge.evaluation import open_dataset
+    from refinenet_edge.frames.address import shown
 
     scope = bench.Scope(tuple(filter(None, against.split(","))), sizes, sum(batches, ()), streams, judge, source)
     with progress_bar() as bar:
@@ -151,7 +153,7 @@ def bench_run(
         dataset = open_dataset(scope.judge) if scope.judge else None
         options = bench.Options(scope.cases(bundles[0].size), frames, rounds, dataset, scope.source, brief)
         make_folder(result.parent)
-        measured = bench.run(entries, options, shlex.join(["refinenet-edge", *sys.argv[1:]]), step)
+        measured = bench.run(entries, options, shlex.join(["refinenet-edge", *map(shown, sys.argv[1:])]), step)
     bench.write_run(result, measured)
     for case in measured.cases():
         out.print(_timings(measured, case))
@@ -163,8 +165,8 @@ def bench_run(
 
 
 @bench_group.command("compare")
-@click.argument("before", type=click.Path(path_type=Path))
-@click.argument("after", type=click.Path(path_type=Path))
+@click.argument("before", type=LocalPath())
+@click.argument("after", type=LocalPath())
 @option(
     "--threshold",
     type=click.FloatRange(0),
@@ -204,19 +206,17 @@ def bench_compare(before: Path, after: Path, threshold: float, strict: bool, for
 
 
 @main.command("report")
-@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("results", nargs=-1, required=True, type=LocalPath())
 @option(
     "--out",
     "-o",
     "page",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=LocalPath(dir_okay=False),
     required=True,
     metavar="HTML",
     help="File for the page.",
 )
-@option(
-    "--markdown", type=click.Path(dir_okay=False, path_type=Path), help="File for tables to put into a README, too."
-)
+@option("--markdown", type=LocalPath(dir_okay=False), help="File for tables to put into a README, too.")
 def report(results: tuple[Path, ...], page: Path, markdown: Path | None) -> None:
     """Write the RESULTS of bench as one page that needs nothing else."""
     from refinenet_edge.report import write_report
@@ -241,7 +241,7 @@ def report(results: tuple[Path, ...], page: Path, markdown: Path | None) -> None
     show_default="1, or the bundle's best",
     help="Frames at once; what is said is of one of them.",
 )
-@option("--out", "-o", "result", type=click.Path(dir_okay=False, path_type=Path), help="File for the result (JSON).")
+@option("--out", "-o", "result", type=LocalPath(dir_okay=False), help="File for the result (JSON).")
 @with_json
 def estimate(
     model: str,

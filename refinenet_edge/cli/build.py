@@ -17,6 +17,7 @@ from refinenet_edge.cli.command import (
     BatchType,
     ChannelsType,
     Command,
+    LocalPath,
     SizeType,
     heavy,
     main,
@@ -38,7 +39,7 @@ BUILDERS = ("auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime")
 
 # the fields of `Recipe`, and what is said while it is built
 BUILD_OPTIONS = (
-    click.argument("recipe", required=False, type=click.Path(path_type=Path)),
+    click.argument("recipe", required=False, type=LocalPath()),
     option("--out", "--output", "-o", "output", metavar="FOLDER", help="The bundle to write, such as engines/NAME."),
     option(
         "--model",
@@ -231,7 +232,7 @@ build_engine = click.version_option(__version__)(click.command("build-engine", c
 
 
 @main.command("plan")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=LocalPath())
 @option(
     "--backend",
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
@@ -243,7 +244,7 @@ build_engine = click.version_option(__version__)(click.command("build-engine", c
 @option(
     "--workspace-mib", type=click.IntRange(16), default=1024, show_default=True, help="The builder's scratch memory."
 )
-@option("--timing-cache", type=click.Path(path_type=Path), help="Read TensorRT's timings from here, and keep them.")
+@option("--timing-cache", type=LocalPath(), help="Read TensorRT's timings from here, and keep them.")
 @option("--size", type=SizeType(), help="The usual size, for a bundle that takes any.")
 def plan(
     bundle: Path,
@@ -271,13 +272,13 @@ def plan(
 
 
 @main.command("calibrate")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=LocalPath())
 @option("--frames", "source", required=True, metavar="DIR|VIDEO|scenes[:SEED:COUNT]", help="Frames to look at.")
 @option(
     "--out",
     "-o",
     "path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=LocalPath(dir_okay=False),
     required=True,
     help="File for the ranges, such as calib/NAME.ranges.json.",
 )

@@ -8,6 +8,7 @@ import click
 from refinenet_edge.cli.command import (
     EXPORT,
     MASK_FORMATS,
+    LocalPath,
     allow_host_code,
     heavy,
     main,
@@ -23,7 +24,7 @@ from refinenet_edge.records import Inference
 
 
 @main.command("batch")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=LocalPath())
 @click.argument("source", metavar="INPUT")
 @option("--out", "-o", "folder", required=True, metavar="DIR", help="Folder for the labels, or a URL such as s3://...")
 @option(
@@ -91,13 +92,13 @@ def batch(
 
 
 @main.command("export-triton")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=LocalPath())
 @option(
     "--out",
     "-o",
     "--repository",
     "repository",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=LocalPath(file_okay=False),
     required=True,
     metavar="DIR",
     help="The model repository.",
@@ -118,10 +119,8 @@ def export_triton(bundle: Path, repository: Path, name: str | None) -> None:
 
 
 @main.command("export-deepstream")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@option(
-    "--out", "-o", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to be written."
-)
+@click.argument("bundle", type=LocalPath())
+@option("--out", "-o", "folder", type=LocalPath(), required=True, metavar="DIR", help="Folder to be written.")
 def export_deepstream(bundle: Path, folder: Path) -> None:
     """Write a folder for DeepStream: nvinfer's configuration of BUNDLE, its graph, class names and colours."""
     from refinenet_edge.bundle import open_bundle

@@ -33,6 +33,7 @@ OUT_OF_MEMORY = (
     *("can't start new thread", "failed to map segment"),
 )
 EXIT_INTERRUPTED = 130
+TAKE_URLS = ("source", "sources", "folder", "images", "frames", "calib", "judge", "ray", "public_url")
 
 
 option = functools.partial(click.option, cls=helps.Option)
@@ -40,9 +41,10 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 class _Printing(click.Command):
-    """A command whose help may not be printed, either."""
+    """A command whose help may not be printed, either; what Python says of an exception has no escape codes."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        sys.excepthook = lambda *raised: err.print("".join(traceback.format_exception(*raised)), soft_wrap=True)
         try:
             return super().main(*args, **kwargs)
         except OSError as exc:
@@ -76,7 +78,7 @@ class Command(_Printing):
         screen.quiet = quiet
         code = 1
         try:
-            _require_utf8(ctx.params)
+            _require_names(ctx.params)
             result = super().invoke(ctx)
             sys.stdout.flush()
             code = 0
@@ -109,10 +111,20 @@ class Command(_Printing):
         return ctx.exit(code)
 
 
-def _require_utf8(given: dict[str, Any]) -> None:
-    """Raise `InputError` for a name that no result could be written with: results are UTF-8."""
-    for value in given.values():
+def _is_url(text: str) -> str:
+    from refinenet_edge.frames.address import shown
+
+    return f"{shown(text)} is a URL: expected a file or folder of this machine"
+
+
+def _require_names(given: dict[str, Any]) -> None:
+    """Raise `InputError` for a name that no result could be written with, as results are UTF-8, and for a URL where
+    a file or folder is expected.
+    """
+    for name, value in given.items():
         for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and "://" in text and name not in TAKE_URLS:
+                raise InputError(_is_url(text))
             if isinstance(text, (str, Path)):
                 try:
                     str(text).encode()
@@ -177,6 +189,18 @@ with_backend = option(
 )
 
 
+class LocalPath(click.Path):
+    """A file or folder of this machine."""
+
+    def __init__(self, **options: bool) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and "://" in value:  # as a path it would lose a slash, and show its secret
+            self.fail(_is_url(value), param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class SizeType(click.ParamType[Any]):
     """HEIGHTxWIDTH in pixels."""
 
@@ -224,7 +248,7 @@ def with_inference(command: Callable[..., None]) -> Callable[..., None]:
         "beside",
         multiple=True,
         metavar="BUNDLE",
-        type=click.Path(path_type=Path),
+        type=LocalPath(),
         help="A bundle of the network at another fixed size: its class scores are averaged, too. Repeatable.",
     )
     @option("--tiles", type=SizeType(), help="Segment frames at their own size, in tiles of this size: for large ones.")

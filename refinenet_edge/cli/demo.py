@@ -13,7 +13,16 @@ import click
 from rich.text import Text
 
 from refinenet_edge import __version__
-from refinenet_edge.cli.command import EXPORT, allow_host_code, heavy, main, make_folder, option, with_backend
+from refinenet_edge.cli.command import (
+    EXPORT,
+    LocalPath,
+    allow_host_code,
+    heavy,
+    main,
+    make_folder,
+    option,
+    with_backend,
+)
 from refinenet_edge.cli.screen import err, out, progress_bar
 from refinenet_edge.errors import InputError
 from refinenet_edge.records import DEFAULT_SIZE, Recipe, Size
@@ -26,7 +35,7 @@ CAMERA = Path("/dev/video0")
 
 
 @main.command("demo")
-@click.argument("bundles", nargs=-1, metavar="[BUNDLE]...", type=click.Path(path_type=Path))
+@click.argument("bundles", nargs=-1, metavar="[BUNDLE]...", type=LocalPath())
 @option("--source", "sources", multiple=True, metavar="0|csi|URL|FILE|DIR|scenes", help="What to look at. Repeatable.")
 @option("--together", is_flag=True, help="All sources at once, in a grid; one engine takes them in turn.")
 @option(
@@ -40,7 +49,7 @@ CAMERA = Path("/dev/video0")
     "-o",
     "--record",
     "record",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=LocalPath(dir_okay=False),
     metavar="OUT.webm",
     help="File to record into what is shown: .webm or .mp4.",
 )

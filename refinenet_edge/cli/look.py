@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from refinenet_edge.cli.command import EXPORT, SizeType, heavy, main, option, with_json
+from refinenet_edge.cli.command import EXPORT, LocalPath, SizeType, heavy, main, option, with_json
 from refinenet_edge.cli.screen import folding, harms_table, manifest_table, numbers, out, percent, print_json
 from refinenet_edge.records import ONE
 
@@ -16,7 +16,7 @@ NAMES = 8  # of nodes in a row
 
 
 @main.command("inspect")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=LocalPath())
 @with_json
 def inspect(path: Path, as_json: bool) -> None:
     """Show what is in a bundle, or in a .plan file; needs no GPU."""
@@ -87,7 +87,7 @@ def doctor(as_json: bool) -> None:
 
 
 @main.command("dla-check")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=LocalPath())
 @with_json
 def dla_check(bundle: Path, as_json: bool) -> None:
     """Say which nodes of BUNDLE would not run on DLA and why, by NVIDIA's documents; nothing is built."""

@@ -17,6 +17,7 @@ from rich.text import Text
 from refinenet_edge.cli.command import (
     BACKENDS,
     MASK_FORMATS,
+    LocalPath,
     allow_host_code,
     main,
     make_folder,
@@ -49,9 +50,9 @@ UPSAMPLINGS: dict[str, Interpolation] = {
 
 
 @main.command("run")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=LocalPath())
 @click.argument("images")
-@option("--out", "-o", "folder", type=click.Path(path_type=Path), required=True, help="Folder for overlays and labels.")
+@option("--out", "-o", "folder", type=LocalPath(), required=True, help="Folder for overlays and labels.")
 @with_backend
 @option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of the classes on the overlay.")
 @option("--legend", is_flag=True, help="Write the classes' names and colours into the overlay.")
@@ -204,8 +205,8 @@ class _Segmented:
 
 
 @main.command("compare")
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=LocalPath())
+@click.argument("second", type=LocalPath())
 @click.argument("images")
 @option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs FIRST.")
 @option("--second-backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs SECOND.")
@@ -237,11 +238,9 @@ def compare(
 
 
 @main.command("eval")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=LocalPath())
 @click.argument("dataset")
-@option(
-    "--out", "-o", "result_path", type=click.Path(dir_okay=False, path_type=Path), help="File for the result (JSON)."
-)
+@option("--out", "-o", "result_path", type=LocalPath(dir_okay=False), help="File for the result (JSON).")
 @with_backend
 @option(
     "--upsample",

@@ -19,6 +19,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.layouts import LAYOUTS, SPLIT
 from refinenet_edge.evaluation.samples import Sample, SceneSample
 from refinenet_edge.frames import parse_scenes
+from refinenet_edge.frames.address import shown
 from refinenet_edge.labels import SCENES, read_label_file
 from refinenet_edge.records import Labels
 
@@ -72,7 +73,7 @@ def _root(text: str) -> tuple[Path, str | None]:
         return Path(text), None
     head, colon, split = text.rpartition(":")
     if not colon or not head or not Path(head).is_dir():
-        raise InputError(f"no data set at {text}: expected a folder, or scenes")
+        raise InputError(f"no data set at {shown(text)}: expected a folder, or scenes")
     if not re.fullmatch(r"[\w-]+", split):
         raise InputError(f"data set {text}: {split!r} is no split, such as val, train or test")
     return Path(head), split

@@ -74,11 +74,11 @@ def _network(address: Url) -> LiveSource:
     try:
         parts = urlsplit(url)
         scheme, host = parts.scheme, parts.hostname
-    except ValueError as exc:
-        raise InputError(f"{str(address)[:80]!r} is no address: {exc}") from exc
+    except ValueError:
+        raise InputError(f"{str(address)[:80]!r} is no address that can be read") from None  # which it quotes
     # quotes, spaces and backslashes mean something to GStreamer
     if scheme not in ("rtsp", "rtsps", "http", "https") or not host or set(url) & set("\"'\\ \t\r\n"):
-        raise InputError(f"{scheme}://{host or ''}: expected rtsp://, rtsps://, http:// or https:// and a host")
+        raise InputError(f"{address}: expected rtsp://, rtsps://, http:// or https:// and a host")
     rtsp = scheme.startswith("rtsp")
     with_gstreamer = rtsp and _has_gstreamer()
 

@@ -12,6 +12,7 @@ from refinenet_edge import bench
 from refinenet_edge.bench import alone, bundle_entry
 from refinenet_edge.bench.entry import Runner
 from refinenet_edge.bench.measure import WARM_UPS
+from refinenet_edge.demo import open_source
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import LiveSource
 from refinenet_edge.records import Frame
@@ -65,10 +66,18 @@ def test_pictures_have_ages_and_a_rate(mobile_bundle: Path, tmp_path: Path, monk
     assert len(measured.age_ms) >= 0.5 * measured.frames_per_second
 
 
+def test_no_password_of_a_camera_is_kept(mobile_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alone, "SCREEN_SECONDS", 0)
+    camera = open_source(str(write_video(tmp_path / "in.avi", range(0, 250, 10), rate=50)), repeat=True)
+    monkeypatch.setattr("refinenet_edge.demo.open_source", lambda *_, **__: camera)
+    measured = alone.measure_screen(bundle_entry(mobile_bundle, "openvino"), "rtsp://admin:hunter2@cam/a")
+    assert measured.source == "rtsp://cam/a"
+
+
 def test_a_source_has_more_frames_than_the_warm_ups(mobile_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def short(*given_: object, **options: object) -> LiveSource:
         return source(given([grey(0)] * (WARM_UPS + 1)), live=False, lasting=False)
 
     monkeypatch.setattr("refinenet_edge.demo.open_source", short)
-    with pytest.raises(InputError, match="gave fewer than 4 frames"):
-        alone.measure_screen(bundle_entry(mobile_bundle, "openvino"), "short")
+    with pytest.raises(InputError, match=r"^rtsp://cam/a gave fewer than 4 frames"):
+        alone.measure_screen(bundle_entry(mobile_bundle, "openvino"), "rtsp://admin:hunter2@cam/a")

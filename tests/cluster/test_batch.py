@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.cli import main
-from refinenet_edge.cluster import batch, work
+from refinenet_edge.cluster import batch, storage, work
 from refinenet_edge.cluster.batch import (
     INPUTS,
     PROBLEMS,
@@ -35,6 +35,7 @@ from refinenet_edge.cluster.bundles import Opening, opening
 from refinenet_edge.cluster.work import Item
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.evaluation.masks import read_mask
+from refinenet_edge.files import list_files
 from refinenet_edge.frames.images import read_image, write_png
 from refinenet_edge.frames.video import VideoFile
 from refinenet_edge.labels import numbered
@@ -576,6 +577,62 @@ def test_labels_do_not_go_among_the_images(bundle: Path, source: Path) -> None:
     assert done.exit_code == 2
     assert "would be taken for images" in done.stderr
     assert not (source / "labels").exists()
+
+
+class Counted(str):
+    """A name whose comparisons are calls of Python's."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) is True
+
+
+def calls_until_told(bundle: Path, source: Path, out: Path) -> int:
+    """How many calls `label` makes until it tells how many frames there are, which is before the first one."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    def told(_done: int, frames: int) -> None:
+        sys.setprofile(None)
+        raise InterruptedError(frames)
+
+    opened = open_bundle(bundle)
+    sys.setprofile(count)
+    try:
+        with pytest.raises(InterruptedError, match=f"^{len(list(source.iterdir()))}$"):
+            label(opened, str(source), str(out), progress=told)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_what_is_done_before_the_first_frame_grows_as_the_folder_does(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "list_files", lambda *given, **more: list(map(Counted, list_files(*given, **more))))
+    calls: list[list[int]] = []
+    for count in (1, 100, 200, 400):  # the first also imports
+        source, out = tmp_path / f"in{count}", tmp_path / f"out{count}"
+        source.mkdir()
+        for index in range(count):
+            (source / f"{index}.png").write_bytes(b"")
+        first = calls_until_told(bundle, source, out)
+        for index in range(0, count, 2):
+            (out / f"{index}.png.png").write_bytes(b"")
+        resumed = calls_until_told(bundle, source, out)
+        assert len(list(out.glob("*.png"))) == (count + 1) // 2
+        for path in source.iterdir():
+            path.write_bytes(b"another")
+        replaced = calls_until_told(bundle, source, out)
+        assert not list(out.glob("*.png"))
+        calls.append([first, resumed, replaced])
+    for _, few, more, most in zip(*calls, strict=True):
+        assert 100 < more - few < most - more < 2.2 * (more - few)
 
 
 def test_without_ray_it_is_named(bundle: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from refinenet_edge.demo import Captured, Model, Show, access, web
-from refinenet_edge.demo.access import HEADERS, MAX_CONNECTIONS
+from refinenet_edge.demo.access import HEADERS, MAX_CONNECTIONS, OF_ONE_ADDRESS
 from refinenet_edge.demo.web import Web
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
@@ -389,8 +389,9 @@ def test_a_page_that_was_never_started_is_closed() -> None:
 # --- who keeps others out
 
 
-def idle(page: Page, count: int) -> list[socket.socket]:
-    return [socket.create_connection(("127.0.0.1", page.web.port)) for _ in range(count)]
+def idle(page: Page, count: int, address: str = "127.0.0.1") -> list[socket.socket]:
+    place = "127.0.0.1", page.web.port
+    return [socket.create_connection(place, source_address=(address, 0)) for _ in range(count)]
 
 
 def closed_after(connection: socket.socket, seconds: float, feed: bytes = b"") -> float:
@@ -417,6 +418,19 @@ def test_connections_that_ask_for_nothing_keep_nobody_out(count: int) -> None:
         for _ in range(5):
             assert page.ask(f"/?token={TOKEN}")[0].status == 303
         assert page.ask("/")[0].status == 401
+
+
+def test_many_idle_connections_of_one_address_cost_those_of_another_none() -> None:
+    with served() as page, contextlib.ExitStack() as stack:
+        other = stack.enter_context(idle(page, 1)[0])
+        many = [stack.enter_context(connection) for connection in idle(page, OF_ONE_ADDRESS + 1, "127.0.0.2")]
+        many[0].settimeout(60)
+        with contextlib.suppress(ConnectionResetError):
+            assert many[0].recv(1) == b""  # cut for the last one
+        for connection in (other, many[1], many[-1]):
+            connection.sendall(b"GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            connection.settimeout(60)
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_viewers_stay_when_others_ask_for_nothing() -> None:
