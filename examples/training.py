@@ -337,6 +337,9 @@ def train(task: Task, out: Path, device: torch.device) -> None:
         logger.info("stopping after this step; the same command goes on from here")
         trainer.stop = True
 
-    signal.signal(signal.SIGINT, stop)
-    if trainer.run():
-        trainer.finish()
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        if trainer.run():
+            trainer.finish()
+    finally:
+        signal.signal(signal.SIGINT, before)

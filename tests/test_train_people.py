@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import click
@@ -206,6 +207,8 @@ class TestARun:
         start = tmp_path / "start.safetensors"
         save_checkpoint(create("rf_lw_effnet_lite0", 3), start)
         words = ["--data", str(folder), "--start", str(start), "--out", str(tmp_path / "mine"), "--steps", "1"]
+        before = signal.getsignal(signal.SIGINT)
         done = CliRunner().invoke(train_people.main, [*words, "--device", "cpu"], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         assert (tmp_path / "mine" / "start_mine.safetensors").is_file()
+        assert signal.getsignal(signal.SIGINT) is before  # Ctrl-C ends again whatever comes after it
