@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import Frames
-from refinenet_edge.records import Labels, relative_error
+from refinenet_edge.records import Frame, Labels, relative_error
 from refinenet_edge.runtime import Segmenter
+from refinenet_edge.runtime.in_flight import Workers
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,22 @@ class Difference:
 def compare_bundles(first: Segmenter, second: Segmenter, frames: Frames) -> Iterator[Difference]:
     """Segment every image with both and compare: the logits as they come, the labels at the image's size.
 
-    Raises `InputError` when a label of the one is another class than the same label of the other.
+    As many images at once as both sessions have requests. Raises `InputError` when a label of the one is another class than the same label of the other.
     """
     _require_same_classes(first.labels, second.labels)
-    for index, name in enumerate(frames.names):
-        frame = frames.read(index)
+
+    def compared(named: tuple[str, Frame]) -> Difference:
+        name, frame = named
         logits = first.logits(frame), second.logits(frame)
         error = relative_error(*logits) if logits[0].shape == logits[1].shape else None
         size = (frame.shape[0], frame.shape[1])
         labels = first.mask(logits[0], size).labels, second.mask(logits[1], size).labels
-        yield Difference(name, error, float((labels[0] == labels[1]).mean()))
+        return Difference(name, error, float((labels[0] == labels[1]).mean()))
+
+    # not in_flight: logits of a session without requests are the next frame's, too
+    with Workers(min(first.session.requests, second.session.requests)) as workers:
+        read = ((name, frames.read(index)) for index, name in enumerate(frames.names))
+        yield from workers.in_order(compared, read)
 
 
 def _require_same_classes(first: Labels, second: Labels) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from refinenet_edge.frames import open_frames, parse
 from refinenet_edge.labels import CITYSCAPES, VOC, numbered
 from refinenet_edge.records import FrameSpec, Labels, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
+from refinenet_edge.runtime.frame import prepare
 
 
 def test_the_error_is_relative_to_the_largest_expected_number() -> None:
@@ -74,6 +76,42 @@ def test_logits_of_another_size_are_compared_by_their_labels(photos: Path) -> No
         (difference,) = compare_bundles(first, second, open_frames(parse(str(photos / "b.png"))))
     assert difference.relative_error is None
     assert difference.label_agreement > 0.9
+
+
+def test_as_many_images_at_once_as_both_have_requests(photos: Path) -> None:
+    """Their own channels are the logits, but for green in the second: each image has another difference."""
+    together = threading.Barrier(2)
+    now: list[threading.Thread] = []
+    kept = np.zeros((1, 3, 8, 8), np.float32)
+
+    def handled(image: np.ndarray, green: float, requests: int) -> np.ndarray:
+        if requests == 1:  # its memory is the next run's, too
+            assert not now or now == [threading.current_thread()]
+            now[:] = [threading.current_thread()]
+            np.copyto(kept, image)
+            return kept
+        if green:
+            together.wait(60)  # no image gets on alone
+        logits = image.copy()
+        logits[:, 1] += green
+        return logits
+
+    def opened(green: float, requests: int) -> Segmenter:
+        ends = tuple((TensorSpec(name, "float32", (1, 3, 8, 8)),) for name in ("image", "logits"))
+        session = FakeSession(lambda feeds: {"logits": handled(feeds["image"], green, requests)}, *ends, requests)
+        return Segmenter.from_session(session, FrameSpec((8, 8)), numbered(3))
+
+    frames = open_frames(parse(str(photos)))
+    with opened(0.5, 2) as first, opened(0, 2) as second:
+        found = list(compare_bundles(first, second, frames))
+    assert [each.image for each in found] == ["a.png", "b.png"]
+    for index, difference in enumerate(found):
+        image = prepare(frames.read(index), FrameSpec((8, 8)), "float32")
+        expected = image.copy()
+        expected[:, 1] += 0.5
+        assert difference.relative_error == relative_error(expected, image)
+    with opened(0, 1) as first, opened(0, 2) as second:
+        assert all(each.label_agreement == 1 for each in compare_bundles(first, second, frames))
 
 
 def test_an_image_that_cannot_be_read_stops(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def compare(
     from refinenet_edge.runtime import Segmenter
 
     frames = open_frames(parse(images))
-    opened = functools.partial(Segmenter, allow_host_code=allow_host_code)
+    opened = functools.partial(Segmenter, allow_host_code=allow_host_code, throughput=len(frames) > 1)
     with opened(first, backend) as a, opened(second, second_backend) as b, progress_bar() as bar:
         differences = list(bar.track(compare_bundles(a, b, frames), total=len(frames), description="compare"))
         title = f"{first} on {a.session.name} and {second} on {b.session.name}"
