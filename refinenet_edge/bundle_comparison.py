@@ -22,7 +22,8 @@ class Difference:
 def compare_bundles(first: Segmenter, second: Segmenter, frames: Frames) -> Iterator[Difference]:
     """Segment every image with both and compare: the logits as they come, the labels at the image's size.
 
-    As many images at once as both sessions have requests. Raises `InputError` when a label of the one is another class than the same label of the other.
+    As many images at once as both sessions have requests.
+    Raises `InputError` when a label of the one is another class than the same label of the other.
     """
     _require_same_classes(first.labels, second.labels)
 

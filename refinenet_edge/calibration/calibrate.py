@@ -25,7 +25,6 @@ from refinenet_edge.frames import Frames, Scenes, open_frames, parse
 from refinenet_edge.frames.images import digest_of
 from refinenet_edge.records import Frame, FrameSpec, Range, Ranges, RangesKey
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.runtime.in_flight import Workers, cores
 from refinenet_edge.scenes import VALIDATION
 
 logger = logging.getLogger(__name__)
@@ -78,8 +77,7 @@ class LocalFrameObserver:
         self._counter: ActivationCounter | None = None
 
     def checks(self) -> Iterator[FrameCheck]:
-        with Workers(cores()) as workers:
-            yield from workers.in_order(check_frame, map(self._frames.read, range(len(self._frames))))
+        return (check_frame(self._frames.read(index)) for index in range(len(self._frames)))
 
     def counts(self, first: int) -> Iterator[Counted]:
         return ((1, self.count(index)) for index in range(first, len(self._frames)))

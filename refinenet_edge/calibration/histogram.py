@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refinenet_edge.opencv import cv2
-
 BINS = 2048
 BLOCK = 1 << 18  # values at a time: what stays in a cache
 SMALLEST = -100  # exponent: a narrower bin would not be told from zero, and 2^100 is still a float32
@@ -59,7 +57,7 @@ class Histogram:
             return
         # + 0.0: of -0.0 and 0.0 the first to come would stay, and the order of the frames would show
         self.low, self.high = min(self.low, low) + 0.0, max(self.high, high) + 0.0
-        zeros = block.size - int(np.count_nonzero(block != 0))
+        zeros = block.size - int(np.count_nonzero(block))
         self.zeros += zeros
         if zeros == block.size:
             return
@@ -67,9 +65,7 @@ class Histogram:
         assert self.exponent is not None
         places = np.abs(block)
         places *= np.float32(math.ldexp(1.0, -self.exponent))
-        # numpy's bincount keeps Python's lock while it counts. Of a block's numbers each is exact in float32
-        counted = cv2.calcHist([places.astype(np.uint16)], [0], None, [BINS], [0, BINS])
-        self.counts += counted.reshape(BINS).astype(np.int64)
+        self.counts += np.bincount(places.astype(np.int32), minlength=BINS)
         self.counts[0] -= zeros
 
     def _widen(self, exponent: int) -> None:

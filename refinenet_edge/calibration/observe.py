@@ -17,7 +17,6 @@ import onnx_ir as ir
 
 from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.errors import CalibrationError, GraphError, first_line
-from refinenet_edge.runtime.in_flight import Workers, cores
 from refinenet_edge.runtime.ort import open_onnxruntime
 from refinenet_edge.trace import to_bytes
 
@@ -55,19 +54,16 @@ class ActivationCounter:
     groups: tuple[Any, ...]  # ONNX Runtime's sessions
 
     def count(self, image: Activation, name: str) -> dict[str, Histogram]:
-        """Tensor -> histogram of one prepared frame (1x3xhxw), a core for each tensor.
-
-        Raises `CalibrationError` for NaN or infinity.
-        """
+        """Tensor -> histogram of one prepared frame (1x3xhxw). Raises `CalibrationError` for NaN or infinity."""
         histograms = {}
-        with Workers(cores()) as workers:
-            for tensor, histogram in workers.in_order(_counted, self.activations(image)):
-                if histogram.not_finite:
-                    raise CalibrationError(
-                        f"{tensor} holds {histogram.not_finite} NaN or infinite values on {name}: these weights cannot "
-                        "be quantised; check the checkpoint with refinenet-edge run"
-                    )
-                histograms[tensor] = histogram
+        for tensor, values in self.activations(image):
+            histogram = histograms[tensor] = Histogram()
+            histogram.add(values)
+            if histogram.not_finite:
+                raise CalibrationError(
+                    f"{tensor} holds {histogram.not_finite} NaN or infinite values on {name}: these weights cannot "
+                    "be quantised; check the checkpoint with refinenet-edge run"
+                )
         return histograms
 
     def activations(self, image: Activation) -> Iterator[tuple[str, Activation]]:
@@ -80,14 +76,6 @@ class ActivationCounter:
             except Exception as exc:  # ONNX Runtime's own classes are private
                 raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
             yield from zip(names, values, strict=True)
-            del values  # before the next group's are there
-
-
-def _counted(activation: tuple[str, Activation]) -> tuple[str, Histogram]:
-    tensor, values = activation
-    histogram = Histogram()
-    histogram.add(values)
-    return tensor, histogram
 
 
 def peaks(model: ir.Model, images: Iterable[Activation]) -> dict[str, float]:

@@ -8,7 +8,6 @@ import json
 import shlex
 import shutil
 import struct
-import threading
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -24,7 +23,6 @@ from refinenet_edge import precision
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MANIFEST, open_bundle
 from refinenet_edge.calibration import calibrate, calibration_frames, observe, read_ranges, require, write_ranges
-from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.calibration.methods import Entropy, MinMax, Percentile
 from refinenet_edge.calibration.ranges import graph_digests, key_of
 from refinenet_edge.cli import main
@@ -93,23 +91,6 @@ def test_groups_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observe, "GROUP_BYTES", 1)
     assert len(observe.activation_counter(network()).groups) == 4
     assert calibrate(network(), SPEC, scenes(2)) == whole
-
-
-@pytest.mark.parametrize("cores", [2, 3, 16])
-def test_any_number_of_cores_gives_the_same_ranges(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
-    frames, together, first = scenes(3), threading.Barrier(2), iter([True, True])
-    monkeypatch.setattr(observe, "cores", lambda: 1)
-    one = calibrate(network(), SPEC, frames)
-    count = Histogram.add
-
-    def counted(self: Histogram, values: np.ndarray) -> None:
-        if next(first, False):
-            together.wait(60)  # the first two tensors get on only together
-        count(self, values)
-
-    monkeypatch.setattr(Histogram, "add", counted)
-    monkeypatch.setattr(observe, "cores", lambda: cores)
-    assert calibrate(network(), SPEC, frames) == one
 
 
 @pytest.mark.parametrize("at", range(4))
