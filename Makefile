@@ -55,8 +55,9 @@ fuzz: setup  ## FUZZ changed files for each parser, other ones each time
 	FUZZ=$(FUZZ) FUZZ_FIRST=$(or $(FUZZ_FIRST),$(shell date +%s%N)) $(BIN)/python -m pytest -n auto tests/test_fuzz.py
 
 KILLS ?= 40
-chaos: setup  ## KILLS times kill -9 for each command that writes, and writes that fail
+chaos: setup  ## KILLS times kill -9 for each command that writes; each write and large allocation fails
 	KILLS=$(KILLS) $(BIN)/python -m pytest -n auto -m chaos tests/test_chaos.py
+	EACH=1 $(BIN)/python -m pytest -n auto tests/test_failing_memory.py
 
 bench: setup  ## the shipped model in fp32 and INT8 beside torch, ONNX Runtime and OpenVINO: bench-out/scenes.html
 	$(BIN)/refinenet-edge bench benchmarks/suites/scenes.toml -o bench-out/scenes.json

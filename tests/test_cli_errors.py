@@ -201,7 +201,13 @@ def test_a_frame_that_the_network_fails_on_is_that_frames_problem(
     assert "2 of 3 images segmented" in done.stdout
 
 
+def as_opencv() -> None:
+    """Its functions set an exception and give a value, which Python says so."""
+    raise SystemError("<built-in function addWeighted> returned a result with an exception set") from MemoryError()
+
+
 MEMORY: dict[str, Callable[[], object]] = {
+    "OpenCV": as_opencv,
     "numpy": lambda: np.empty(1 << 60, np.uint8),
     "torch": lambda: torch.empty(1 << 60, dtype=torch.uint8),
     "Python": lambda: bytes(1 << 62),

@@ -139,6 +139,8 @@ def _print_error(said: str) -> None:
 
 def _of_memory(exc: Exception) -> str:
     """What is to be said where memory ran out, whichever library noticed it; "" where that is not what happened."""
+    if isinstance(exc, SystemError) and isinstance(exc.__cause__, Exception):  # OpenCV's, with the reason as its cause
+        exc = exc.__cause__
     if not isinstance(exc, MemoryError) and not any(words in str(exc).lower() for words in OUT_OF_MEMORY):
         return ""
     said = first_line(exc).split("; ")[0][:200]
