@@ -124,7 +124,9 @@ def test_each_fails_once(name: str, kind: str, library: Path, folder: Path) -> N
         done = typed(line)
         assert done.exit_code == 0, done.output
     program = [sys.executable, "-m", "tests.test_failing_memory", name, str(KINDS.index(kind))]
-    env = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    root = Path(__file__).parents[1]
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    env = {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": str(root), **threads}
     done_ = subprocess.run(program, env=env, capture_output=True, text=True, check=False, timeout=1200)
     assert done_.returncode == 0, done_.stderr
     found = json.loads(done_.stdout)
