@@ -17,8 +17,7 @@ from click.testing import CliRunner
 from refinenet_edge import cli
 from refinenet_edge.cli import main
 from tests.demo.fakes import read_video, write_video
-
-SOON = 10  # seconds: two, on a machine that does nothing else
+from tests.patience import TooSlow, promises_a_time
 
 
 def run(*arguments: str | Path) -> Any:
@@ -148,10 +147,11 @@ def test_a_camera_that_is_there_is_looked_at_with_the_model_for_people(
     assert done.exit_code == 2 and "camera 0 does not open" in done.output  # there is none behind that path
 
 
+@promises_a_time
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("name", ["out.webm", "out.mp4"])
+@pytest.mark.parametrize(("name", "most"), [("out.webm", 2), ("out.mp4", 10)])  # VP9 is slow on a busy machine
 def test_ctrl_c_leaves_a_recording_that_plays(
-    mobile_bundle: Path, tmp_path: Path, number: signal.Signals, name: str
+    mobile_bundle: Path, tmp_path: Path, number: signal.Signals, name: str, most: float
 ) -> None:
     out = tmp_path / name
     command = [sys.executable, "-u", "-m", "refinenet_edge.cli", "demo", str(mobile_bundle), "--source", "scenes"]
@@ -181,4 +181,5 @@ def test_ctrl_c_leaves_a_recording_that_plays(
     assert "frames in" in rest and "Traceback" not in rest
     assert len(read_video(out)) > 1
     assert list(tmp_path.iterdir()) == [out]
-    assert taken < SOON
+    if taken >= most:
+        raise TooSlow(f"{taken:.2f} s, expected less than {most}")
