@@ -36,21 +36,21 @@ HOW = Bilinear(align_corners=True)
 Work = Callable[[], Any]
 
 
-def captured(work: Work) -> torch.cuda.CUDAGraph:
-    """`CALLS` times `work` in one graph."""
-    side = torch.cuda.Stream()
+def captured(work: Work, calls: int = CALLS, stream: torch.cuda.Stream | None = None) -> torch.cuda.CUDAGraph:
+    """`calls` times `work` in one graph; captured on `stream`, where the work queues itself on one."""
+    side = stream or torch.cuda.Stream()
     with torch.cuda.stream(side):
         for _ in range(3):
             work()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(CALLS):
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(calls):
             work()
     return graph
 
 
-def milliseconds(launches: dict[str, tuple[Work, torch.cuda.Stream]]) -> dict[str, list[float]]:
+def milliseconds(launches: dict[str, tuple[Work, torch.cuda.Stream]], calls: int = CALLS) -> dict[str, list[float]]:
     """Each contender's ms a call, a sample a round; in another order every round."""
     samples: dict[str, list[float]] = {name: [] for name in launches}
     random = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def milliseconds(launches: dict[str, tuple[Work, torch.cuda.Stream]]) -> dict[st
             launch()
             end.record()
         end.synchronize()
-        samples[name].append(begin.elapsed_time(end) / CALLS)
+        samples[name].append(begin.elapsed_time(end) / calls)
     return {name: times[1:] for name, times in samples.items()}
 
 

@@ -37,6 +37,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from refinenet_edge.errors import CheckpointError
@@ -159,9 +160,8 @@ def mean_iou(ious: list[float]) -> float:
 @torch.no_grad()
 def follow(average: nn.Module, module: nn.Module, keep: float) -> None:
     """Move the average towards the module, batch-norm statistics included."""
-    for ours, theirs in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
-        if ours.is_floating_point():
-            ours.lerp_(theirs, 1 - keep)
+    ours, theirs = ([v for v in each.state_dict().values() if v.is_floating_point()] for each in (average, module))
+    get_ema_multi_avg_fn(keep)(ours, theirs, 0)
 
 
 class Trainer:
