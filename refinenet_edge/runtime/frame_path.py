@@ -47,7 +47,7 @@ class Network:
 
     `confidence`: masks say how sure each label is. `beside`: the same network at other sizes, whose class scores are
     averaged with this one's. `progress`: told after each tile of a frame how many of how many are done. `batch`: how
-    many frames the session takes at once.
+    many frames the session takes at once. `throughput`: as many frames as can be, rather than each soon.
     """
 
     shared: SharedSession
@@ -60,6 +60,7 @@ class Network:
     beside: tuple["Network", ...] = ()
     progress: Callable[[int, int], None] | None = None
     batch: Batch = ONE
+    throughput: bool = False
 
     @property
     def session(self) -> Session:
@@ -143,8 +144,8 @@ class FramePath(Protocol):
     def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
         """The mask of each of `frames`, in order, or the error that it would raise alone; they may differ in size."""
 
-    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None) -> Iterator[Mask]:
-        """The masks of `frames`, in order; up to `depth` frames are on their way at once, None: as many as pay."""
+    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None) -> Iterator[Answer]:
+        """`batch` for `frames` as they come; up to `depth` are on their way at once, None: as many as pay."""
 
     def new_frame(self, size: Size) -> Frame:
         """Memory for frames of `size` (height, width); it ends with `close`."""

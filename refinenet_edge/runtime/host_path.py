@@ -87,7 +87,7 @@ class HostPath:
     def _mask_of(self, output: npt.NDArray[Any], frame: Frame | DeviceImage) -> Mask:
         return self._mask(output, (frame.shape[0], frame.shape[1]))
 
-    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Iterator[Mask]:
+    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Iterator[Answer]:
         """`FramePath.stream`: `in_flight` at once, or one after the other in turn with whoever shares the session.
 
         Where the network takes no frame alone, as many in a run as it takes.
@@ -97,16 +97,13 @@ class HostPath:
             for chosen in gathered(frames, min(depth or most, most)):
                 with self.network.shared.turn:
                     answers = self._together(chosen)
-                for answer in answers:
-                    if isinstance(answer, RefineNetEdgeError):
-                        raise answer
-                    yield answer
+                yield from answers
             return
         yield from self._workers.in_order(self._in_turn, frames, depth)
 
-    def _in_turn(self, frame: Frame | DeviceImage) -> Mask:
+    def _in_turn(self, frame: Frame | DeviceImage) -> Answer:
         with self.network.shared.turn:
-            return self.segment(frame)
+            return or_error(self.segment, frame)
 
     def new_frame(self, size: Size) -> Frame:
         return np.zeros((*size, 3), np.uint8)

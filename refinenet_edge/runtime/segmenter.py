@@ -86,7 +86,8 @@ class Segmenter:
         scores are averaged with this one's: `MultiScale` where sizes are fixed.
         `progress(done, tiles)` is called after each tile of a frame, where there are `Tiles`.
         `throughput`: on a CPU, several frames at once on a core or some each, for the most frames per second, where
-        else all cores work on one frame so that it is soonest done. Memory grows by the activations of each.
+        else all cores work on one frame so that it is soonest done. Memory grows by the activations of each. On a GPU,
+        `segment_stream` fills the batches of an engine that takes several frames.
         """
         require(confidence, bool, "confidence")
         require(throughput, bool, "throughput")
@@ -103,7 +104,7 @@ class Segmenter:
                     threads=threads,
                     throughput=throughput and one.manifest.batch.least == 1,  # else a run has several frames anyway
                 )
-                networks.append(_described(session, one, confidence, inference))
+                networks.append(replace(_described(session, one, confidence, inference), throughput=throughput))
         except BaseException:
             for network in networks:
                 network.shared.leave()
@@ -268,29 +269,26 @@ class Segmenter:
         """`segment` for each of `frames`, in their order, with up to `depth` of them on their way at once.
 
         None: as many as pay. On a discrete GPU the copies of one frame overlap the computation of another; with
-        `throughput`, `in_flight` of them run at once. A frame must stay as it is until its mask comes; an iterator that
-        is not read to its end is closed, or waits with its frames. Raises as `segment` does, and `InputError` for a
-        `depth` below 1.
+        `throughput`, `in_flight` of them run at once, on a GPU as many as its engine takes. A frame must stay as it is
+        until its mask comes; an iterator that is not read to its end is closed, or waits with its frames. Raises as
+        `segment` does, and `InputError` for a `depth` below 1.
 
         With `batch`, so many are gathered and segmented as by `segment_batch`, and masks come when the last of them has
         come; with `wait_ms` the first of them waits no longer than that, and a thread reads up to `batch` frames ahead.
         """
         _check_gathering(depth, batch, wait_ms)
         if batch is not None:
-            yield from self._gathered(frames, batch, None if wait_ms is None else wait_ms / 1000)
+            yield from _masks(self._gathered(frames, batch, None if wait_ms is None else wait_ms / 1000))
             return
         require(depth, (int, type(None)), "depth")
         if depth is not None and depth < 1:
             raise InputError(f"a depth of {depth}: at least 1 frame is on its way")
-        yield from self._path.stream(map(self._usable, frames), depth)
+        yield from _masks(self._path.stream(map(self._usable, frames), depth))
 
-    def _gathered(self, frames: Iterable[Frame | Any], batch: int, wait: float | None) -> Iterator[Mask]:
+    def _gathered(self, frames: Iterable[Frame | Any], batch: int, wait: float | None) -> Iterator[Answer]:
         with closing(gathered(frames, batch, wait)) as lists:
             for chosen in lists:
-                for answer in self.segment_batch(chosen):
-                    if isinstance(answer, RefineNetEdgeError):
-                        raise answer
-                    yield answer
+                yield from self.segment_batch(chosen)
 
     def new_frame(self, height: int, width: int) -> Frame:
         """Memory to read frames of this size into, again and again: `camera.read(frame)`.
@@ -365,6 +363,15 @@ class Segmenter:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _masks(answers: Iterator[Answer]) -> Iterator[Mask]:
+    """Each of `answers`, which end with the first that is an error: that is raised."""
+    with closing(answers):  # type: ignore[type-var]  # they are generators
+        for answer in answers:
+            if isinstance(answer, RefineNetEdgeError):
+                raise answer
+            yield answer
 
 
 def _opened(bundle: str | Path | Bundle) -> Bundle:

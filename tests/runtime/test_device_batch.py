@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,56 @@ def test_more_than_the_engine_takes_go_in_in_turns(opened: Open) -> None:
     assert_same(found, alone)
 
 
+def throughput(batch: str, opened: Open, **fields: Any) -> tuple[Gpu, DevicePath]:
+    gpu, device = opened(batch, **fields)
+    device._network = replace(device._network, throughput=True)
+    return gpu, device
+
+
+def test_batches_of_a_stream_overlap(opened: Open) -> None:
+    """The second is uploaded and queued before the first is waited for, and the third before the second."""
+    gpu, device = throughput("1:4", opened)
+    shot = frames(16)
+    alone = [device.segment(frame) for frame in shot]
+    for _ in range(2):
+        assert_same(list(device.stream(shot)), alone)
+    found: list[Answer] = []
+    asked = calls(gpu, lambda: found.extend(device.stream(shot)))
+    assert_same(found, alone)
+    names = {"cuMemcpyHtoDAsync": "up", "cuGraphLaunch": "run", "cuMemcpyDtoHAsync": "down", "cuEventSynchronize": "|"}
+    batch = ["up", "run", "down"]
+    assert [names[name] for name in asked if name in names] == [*batch, *(3 * [*batch, "|"]), "|"]
+    assert not {"execute_async_v3", "cuLaunchKernel", "cuMemAlloc", "cuStreamSynchronize"} & set(asked)
+    assert gpu.held()["streams"] == 3
+
+
+@pytest.mark.parametrize("batch", ["1:4", "4"])
+@pytest.mark.parametrize("integrated", [False, True], ids=["discrete", "integrated"])
+@pytest.mark.parametrize("order", ["late", "early", 1, 2])
+def test_a_stream_fills_batches(opened: Open, batch: str, integrated: bool, order: Any) -> None:
+    gpu, device = throughput(batch, opened, integrated=integrated, order=order)
+    shot = frames(14)
+    alone = [device.segment(frame) for frame in shot]
+    found: list[Answer] = []
+    for depth, batches in ((None, 4), (8, 4), (4, 4), (2, 7)):
+        asked = calls(gpu, lambda depth=depth: found.extend(device.stream(shot, depth)))
+        assert asked.count("execute_async_v3") + asked.count("cuGraphLaunch") == batches + asked.count(
+            "cuStreamEndCapture"
+        )
+        assert_same(found, alone)
+        found.clear()
+
+
+def test_a_stream_takes_no_more_than_two_batches_ahead(opened: Open) -> None:
+    gpu, device = throughput("1:4", opened)
+    taken: list[int] = []
+    stream = device.stream(frame for number, frame in enumerate(frames(20)) if not taken.append(number))  # type: ignore
+    next(stream)
+    assert len(taken) == 8
+    stream.close()  # type: ignore[attr-defined]
+    assert not any(gpu.streams.values())
+
+
 def test_frames_of_free_sides_go_in_with_those_of_their_size(opened: Open) -> None:
     gpu, device = opened("1:4", FrameSpec(None))
     shot = [*frames(2, (16, 24)), *frames(1, (24, 16)), *frames(2, (16, 24))]
@@ -244,15 +295,14 @@ def test_a_gpu_that_fails_fails_for_all_and_the_next_frames_come_through(opened:
 
 
 def use(bundle: Bundle, backend: str) -> None:
-    """Open, three batches, close."""
-    shot = frames(3)
+    """Open, a batch, a stream of three, close."""
+    shot = frames(4)
     with TrtSession.open(bundle, backend, allow_host_code=True) as session:
-        device = path(session, FrameSpec((32, 32)), "1:4")
+        device = path(session, FrameSpec((32, 32)), "1:4", throughput=True)
         try:
-            for _ in range(3):
-                for answer in device.batch(shot):
-                    if isinstance(answer, RefineNetEdgeError):
-                        raise answer
+            for answer in [*device.batch(shot), *device.stream(shot * 3)]:
+                if isinstance(answer, RefineNetEdgeError):
+                    raise answer
         finally:
             device.close()
 

@@ -362,7 +362,7 @@ def test_without_a_graph_each_step_is_launched(
 ) -> None:
     run = running(provider="pycuda" if refuses == "pycuda" else "cuda-bindings")
     run.gpu.fail(refuses)
-    with caplog.at_level("INFO", "refinenet_edge.runtime.device_path"):
+    with caplog.at_level("INFO", "refinenet_edge.runtime.device_lane"):
         for frame in frames(3):
             assert np.array_equal(run.labels(frame), expected(frame, run.spec))
     assert run.launches() == 0

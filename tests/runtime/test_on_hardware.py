@@ -344,6 +344,32 @@ def test_several_frames_at_once(
             assert np.array_equal(mask.labels, one.labels)
 
 
+@pytest.mark.parametrize("given", ["arrays", "page-locked"])
+@pytest.mark.parametrize("batch", [(1, 4, 4), (4, 4, 4)], ids=["1:4", "4"])
+def test_batches_of_a_long_stream_overlap(open_plan: Callable[..., Opened], batch: tuple[int, ...], given: str) -> None:
+    """One batch is uploaded while the other runs: neither has pixels or labels of another."""
+    shot = [*frames(5, (480, 640)), *frames(3, (1080, 1920)), *frames(3)]
+    opened = open_plan(batch=batch, size=(64, 96))
+    with opened.segmenter() as single:
+        alone = [single.segment(frame).labels for frame in shot]
+    with opened.segmenter(throughput=True) as segmenter:
+        if given == "page-locked":
+            own = [segmenter.new_frame(*frame.shape[:2]) for frame in shot]
+            for place, frame in zip(own, shot, strict=True):
+                np.copyto(place, frame)
+            shot = own
+        before = opened.hardware.graph_launches
+        stream = segmenter.segment_stream(shot[n % 11] for n in range(201))
+        for n, mask in enumerate(stream):
+            assert np.array_equal(mask.labels, alone[n % 11])
+        assert n == 200
+        assert 44 <= opened.hardware.graph_launches - before <= 50  # 50 batches of four, and one frame
+        stream = segmenter.segment_stream(shot)
+        assert np.array_equal(next(stream).labels, alone[0])
+        stream.close()  # with two on their way
+        assert np.array_equal(segmenter.segment(shot[1]).labels, alone[1])
+
+
 def test_stages_take_time_and_give_the_same(opened: Opened) -> None:
     with opened.segmenter() as segmenter:
         (frame,) = frames(1, (480, 640))
