@@ -7,8 +7,9 @@ server's Python must have refinenet-edge and what runs the bundle. A request has
     frame    [n, h, w, 3]   uint8, BGR
 
 and is answered with `labels` [n, h, w], uint8. On a CPU several requests are on their way at once, each on a core or
-some, and each is answered as soon as it is done, whatever else is in its batch (Triton 24.06 and later); on a GPU the
-frames of a batch are segmented together. A request that cannot be answered gets an error of its own.
+some; `execute` hands them over and returns, so that those of the next batch need not wait for the last of this one, and
+each is answered as soon as it is done (Triton 24.06 and later). On a GPU the frames of a batch are segmented together.
+A request that cannot be answered gets an error of its own.
 
 Tensors go in and out by DLPack, not by `as_numpy` and `Tensor(name, array)`, and none is of BYTES: where Triton's
 backend was built for numpy 1, as that of nvidia-pytriton 0.7.0 is, and numpy 2 is installed, those give arrays of one
@@ -16,8 +17,9 @@ repeated element, send nothing, and kill the process.
 """
 
 import json
+import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,9 +30,10 @@ from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.frames.images import decode_image
 from refinenet_edge.records import Frame, Mask
 from refinenet_edge.runtime import Segmenter
-from refinenet_edge.runtime.in_flight import Workers
+from refinenet_edge.runtime.in_flight import AHEAD
 
 T = TypeVar("T")
+Given = bytes | np.ndarray  # an encoded file, or frames
 Masks = list[Mask] | list[Mask | RefineNetEdgeError] | Exception  # of a request
 
 
@@ -41,29 +44,43 @@ class TritonPythonModel:
         backend = json.loads(args["model_config"])["parameters"]["backend"]["string_value"]
         bundle = Path(args["model_repository"]) / args["model_version"] / "bundle"
         self._segmenter = Segmenter(bundle, backend, throughput=True)
-        self._workers = Workers(self._segmenter.in_flight)
+        self._at_once = ThreadPoolExecutor(self._segmenter.in_flight)
+        self._room = threading.Semaphore(AHEAD * self._segmenter.in_flight)
 
     def execute(self, requests: list[Any]) -> None:
-        masks = self._side_by_side(requests) if self._segmenter.in_flight > 1 else self._together(requests)
-        for request, found in zip(requests, masks, strict=True):
-            # at once: in what is returned the first of a batch would wait for its last
-            request.get_response_sender().send(_response(found), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        if self._segmenter.in_flight > 1:
+            for request in requests:
+                self._hand_over(request)
+            return
+        for request, found in zip(requests, self._together(requests), strict=True):
+            _answer(request.get_response_sender(), found)
 
     def finalize(self) -> None:
-        self._workers.close()
+        self._at_once.shutdown()  # what was handed over is answered first
         self._segmenter.close()
 
-    def _side_by_side(self, requests: list[Any]) -> Iterator[Masks]:
-        """On a CPU: those of a request as soon as they are done, of several requests at once."""
+    def _hand_over(self, request: Any) -> None:
+        """Begin with a request when there is room: Triton gives more as soon as `execute` returns."""
+        self._room.acquire()
+        given = _or_error(_given, request)
+        if isinstance(given, np.ndarray):
+            given = given.copy()  # Triton takes the request's memory back when `execute` returns
+        self._at_once.submit(self._segment, given, request.get_response_sender())
 
-        def masks(request: Any) -> Masks:
-            return [self._segmenter.segment(frame) for frame in _frames(request)]
+    def _segment(self, given: Given | Exception, sender: Any) -> None:
+        def masks(given: Given) -> list[Mask]:
+            return [self._segmenter.segment(frame) for frame in _frames(given)]
 
-        return self._workers.in_order(partial(_or_error, masks), requests)
+        try:
+            _answer(sender, given if isinstance(given, Exception) else _or_error(masks, given))
+        except Exception as exc:  # nobody waits for what this returns
+            triton.Logger.log_error(f"an answer could not be sent: {exc}")
+        finally:
+            self._room.release()
 
     def _together(self, requests: list[Any]) -> Iterator[Masks]:
         """On a GPU: all frames of the batch at once."""
-        taken = [_or_error(_frames, request) for request in requests]
+        taken = [_or_error(lambda one: _frames(_given(one)), request) for request in requests]
         frames = [frame for each in taken if not isinstance(each, Exception) for frame in each]
         found = _or_error(self._segmenter.segment_batch, frames)
         if isinstance(found, Exception):
@@ -80,6 +97,10 @@ def _or_error(work: Callable[[Any], T], given: Any) -> T | Exception:
         return exc
 
 
+def _answer(sender: Any, masks: Masks) -> None:
+    sender.send(_response(masks), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
 def _response(masks: Masks) -> Any:
     each = [masks] if isinstance(masks, Exception) else masks
     found = next((one for one in each if isinstance(one, Exception)), None)
@@ -90,13 +111,17 @@ def _response(masks: Masks) -> Any:
     return triton.InferenceResponse([triton.Tensor.from_dlpack("labels", labels)])
 
 
-def _frames(request: Any) -> list[Frame]:
+def _given(request: Any) -> Given:
     images, frames = (triton.get_input_tensor_by_name(request, name) for name in ("image", "frame"))
     if (images is None) == (frames is None):
         raise InputError("a request has an image (an encoded file) or a frame (BGR, uint8), one of them")
     if frames is not None:
-        return list(np.from_dlpack(frames))
+        return np.from_dlpack(frames)
     files = np.from_dlpack(images)
     if len(files) != 1:
         raise InputError(f"a request has one image, this has {len(files)}: send them one by one")
-    return [decode_image(files[0].tobytes(), "of the request")]
+    return bytes(files[0].tobytes())
+
+
+def _frames(given: Given) -> list[Frame]:
+    return [decode_image(given, "of the request")] if isinstance(given, bytes) else list(given)
