@@ -21,6 +21,8 @@ extra is missing, with 4 where a part failed.
 from numbers import Integral
 from typing import Any
 
+from refinenet_edge.urls import is_url, masked, shown
+
 
 def require(value: Any, kinds: Any, what: str) -> None:
     """Raise `TypeError` unless `value`, which an error calls `what`, is of the type or types `kinds`.
@@ -35,7 +37,10 @@ def require(value: Any, kinds: Any, what: str) -> None:
 
 
 class RefineNetEdgeError(Exception):
-    """Base of all expected failures."""
+    """Base of all expected failures; as text without the secrets of URLs."""
+
+    def __str__(self) -> str:
+        return masked(super().__str__())
 
 
 class CheckpointError(RefineNetEdgeError):
@@ -80,6 +85,12 @@ class CudaError(RefineNetEdgeError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def require_local(text: str) -> None:
+    """Raise `InputError` for a URL where a file or folder is expected."""
+    if is_url(text):
+        raise InputError(f"{shown(text)} is a URL: expected a file or folder of this machine")
 
 
 def first_line(exc: Exception) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from refinenet_edge.cli import build_engine, main
 from refinenet_edge.cli.command import Command
 from refinenet_edge.errors import BundleError
 from refinenet_edge.frames.images import write_png
-from refinenet_edge.records import Range
+from refinenet_edge.records import Range, Recipe
 from refinenet_edge.runtime import Segmenter
 from tests.cluster.inputs import pictures, tiny_bundle
 from tests.runtime.tinynet import tiny
@@ -297,3 +299,96 @@ def test_a_secret_is_neither_printed_nor_kept(line: str, tmp_path: Path, monkeyp
     assert "s3://bucket/a" in done.stderr
     assert not [part for part in ("AKIA", "wJalr", "K7MD") if part.lower() in done.output.lower()], done.output
     assert sorted(tmp_path.rglob("*")) == before
+
+
+PATHS = ("output", "checkpoint", "onnx", "calib", "judge", "labels", "timing_cache")
+TEXTS = tuple(field.name for field in fields(Recipe) if field.name not in ("model", "onnx", "checkpoint", "output"))
+
+
+def no_secret(result: Result) -> str:
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert not [part for part in ("AKIA", "wJalr", "K7MD", "eu") if part.lower() in result.output.lower()], (
+        result.output
+    )
+    return refused(result)
+
+
+@pytest.mark.parametrize("value", ["'{}'", "['{}']", "{{ '{}' = '{}' }}", "[['{}']]"])
+@pytest.mark.parametrize("name", ["model", "onnx", "checkpoint", "output", *TEXTS, SECRET])
+def test_no_field_of_a_recipe_shows_a_secret(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_bundle(tmp_path / "tiny")
+    text = f"'{name}' = {value.format(SECRET, SECRET)}\n"
+    text += "" if name in ("model", "onnx", "checkpoint") else "onnx = 'tiny/model.onnx'\n"
+    text += "precision = 'int8'\nmin_agreement = 99\n" if name in ("calib", "judge") else ""
+    text += "calib = 'scenes:1:1'\n" if name == "judge" else ""
+    (tmp_path / "net.toml").write_text(text)
+    suite = "\n".join(["[bundles.a]", *(line for line in text.splitlines())])
+    (tmp_path / "suite.toml").write_text(suite)
+    before = sorted(tmp_path.rglob("*"))
+    said = no_secret(run("build", "net.toml"))
+    if name in PATHS and value == "'{}'":
+        assert "s3://bucket/a is a URL: expected a file or folder of this machine" in said
+    no_secret(run("bench", "suite.toml", "--out", "r.json"))
+    assert [path for path in sorted(tmp_path.rglob("*")) if path not in before] in ([], [tmp_path / "bench-out"])
+
+
+@pytest.mark.parametrize("line", ["judge = '{}'", "source = ['{}']", "sizes = ['{}']", "against = ['{}']", "'{}' = 1"])
+def test_no_field_of_a_suite_shows_a_secret(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_bundle(tmp_path / "tiny")
+    (tmp_path / "suite.toml").write_text(line.format(SECRET) + "\n[bundles.a]\nonnx = 'tiny/model.onnx'\n")
+    no_secret(run("bench", "suite.toml", "--out", "r.json"))
+    (tmp_path / "suite.toml").write_text(f"[bundles.'{SECRET}']\nonnx = 'tiny/model.onnx'\n")
+    no_secret(run("bench", "suite.toml", "--out", "r.json"))
+
+
+@pytest.mark.parametrize("field", ["title", "mode", "sm", "gpu_mhz", "tensor_tflops", "source", SECRET])
+def test_no_field_of_a_device_shows_a_secret(field: str, tmp_path: Path) -> None:
+    path = tmp_path / "d.toml"
+    path.write_text(f"[orin]\n'{field}' = '{SECRET}'\n")
+    no_secret(run("estimate", "rf_lw_mbv2", "--device", path))
+    path.write_text(f"['{SECRET}']\n'{field}' = '{SECRET}'\n['b']\n")
+    no_secret(run("estimate", "rf_lw_mbv2", "--device", path))
+
+
+def leaves(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each text in a JSON value: what holds it, and its key there."""
+    for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        if isinstance(item, str):
+            yield value, key
+        elif isinstance(item, (dict, list)):
+            yield from leaves(item)
+
+
+def test_no_text_of_a_manifest_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_bundle(tmp_path / "tiny")
+    manifest = tmp_path / "tiny" / "manifest.json"
+    table = json.loads(manifest.read_text())
+    kept = 0
+    for holder, key in leaves(table):
+        before, holder[key] = holder[key], SECRET
+        manifest.write_text(json.dumps(table))
+        for words in (["inspect", "tiny"], ["inspect", "tiny", "--json"], ["inspect", "tiny", "--debug"]):
+            done = run(*words)
+            assert "AKIA" not in done.output and "wJalr" not in done.output and "region" not in done.output, done.output
+            kept += done.exit_code == 0 and "s3://bucket/a" in done.output
+        holder[key] = before
+    assert kept > 5  # such as the names of labels, which nothing refuses
+
+
+def test_no_text_of_ranges_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_bundle(tmp_path / "tiny")
+    assert run("calibrate", "tiny", "--frames", "scenes:1:1", "--out", "r.ranges.json").exit_code == 0
+    table = json.loads(Path("r.ranges.json").read_text())
+    table["key"]["graph"] = "0" * 64  # then it is said where they are from
+    for holder, key in leaves(table):
+        before, holder[key] = holder[key], SECRET
+        Path("r.ranges.json").write_text(json.dumps(table))
+        words = ("--precision", "int8", "--calib", "r.ranges.json", "--out", "out")
+        no_secret(run("build", "--onnx", "tiny/model.onnx", *words))
+        holder[key] = before

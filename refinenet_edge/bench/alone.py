@@ -117,8 +117,8 @@ def measure_screen(entry: BundleEntry, source: str) -> Screen:
     Raises `InputError` for a source that does not open or ends at once.
     """
     from refinenet_edge.demo import live, open_source  # needs OpenCV: estimate does not
-    from refinenet_edge.frames.address import shown
     from refinenet_edge.overlay import OverlayStyle, draw
+    from refinenet_edge.urls import shown
 
     ages: list[float] = []
     began = drops = 0.0

@@ -131,7 +131,7 @@ def bench_run(
     """
     from refinenet_edge import bench
     from refinenet_edge.evaluation import open_dataset
-    from refinenet_edge.frames.address import shown
+    from refinenet_edge.urls import shown
 
     scope = bench.Scope(tuple(filter(None, against.split(","))), sizes, sum(batches, ()), streams, judge, source)
     with progress_bar() as bar:

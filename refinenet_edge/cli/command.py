@@ -18,7 +18,7 @@ from refinenet_edge import __version__
 from refinenet_edge.cli import help as helps
 from refinenet_edge.cli import screen
 from refinenet_edge.cli.screen import err, styled
-from refinenet_edge.errors import InputError, MissingExtra, PartFailed, RefineNetEdgeError, first_line
+from refinenet_edge.errors import InputError, MissingExtra, PartFailed, RefineNetEdgeError, first_line, require_local
 from refinenet_edge.recipe import parse_channels, parse_size
 from refinenet_edge.records import WHOLE, Batch, Inference, MultiScale, Tiles
 
@@ -111,20 +111,14 @@ class Command(_Printing):
         return ctx.exit(code)
 
 
-def _is_url(text: str) -> str:
-    from refinenet_edge.frames.address import shown
-
-    return f"{shown(text)} is a URL: expected a file or folder of this machine"
-
-
 def _require_names(given: dict[str, Any]) -> None:
     """Raise `InputError` for a name that no result could be written with, as results are UTF-8, and for a URL where
     a file or folder is expected.
     """
     for name, value in given.items():
         for text in value if isinstance(value, tuple) else (value,):
-            if isinstance(text, str) and "://" in text and name not in TAKE_URLS:
-                raise InputError(_is_url(text))
+            if isinstance(text, str) and name not in TAKE_URLS:
+                require_local(text)
             if isinstance(text, (str, Path)):
                 try:
                     str(text).encode()
@@ -198,8 +192,10 @@ class LocalPath(click.Path):
         super().__init__(path_type=Path, **options)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and "://" in value:  # as a path it would lose a slash, and show its secret
-            self.fail(_is_url(value), param, ctx)
+        try:
+            require_local(str(value))  # as a path it would lose a slash
+        except InputError as exc:
+            self.fail(str(exc), param, ctx)
         return super().convert(value, param, ctx)
 
 

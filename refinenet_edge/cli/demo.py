@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.text import Text
 
 from refinenet_edge import __version__
 from refinenet_edge.cli.command import (
@@ -159,7 +158,7 @@ def _serve(show: Show, host: str, port: int, token: str | None, public: str | No
     web = Web(show, host, port, token, public)
     show.views.append(web)
     web.start()
-    out.print(Text.assemble("open ", (web.address, "bold"), " (Ctrl-C ends it)"), soft_wrap=True)
+    click.echo(f"open {click.style(web.address, bold=True)} (Ctrl-C ends it)")  # with its token
     if has_display() and out.is_terminal:
         click.launch(web.address)
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shlex
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -15,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from refinenet_edge.records import CHANNEL_MULTIPLE, ONE, Bilinear, Inference, Interpolation, MultiScale, Tiles
+from refinenet_edge.urls import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +31,11 @@ class Screen(Console):
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What is to be written, in pieces; control characters are spelt out."""
+        """What is to be written, in pieces; control characters are spelt out, the secrets of URLs masked."""
+        if isinstance(renderable, str):
+            renderable = masked(renderable)  # before it is broken into lines
+        elif isinstance(renderable, Text) and masked(renderable.plain) != renderable.plain:
+            renderable = Text(masked(renderable.plain), renderable.style)
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(spelt_out(segment.text), segment.style)
 
@@ -85,7 +91,15 @@ def progress_bar() -> Progressing:
 def print_json(value: Any) -> None:
     """A record, or plain values, on stdout; docs/commands.md has the keys."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-    out.file.write(json.dumps(plain, indent=1, default=str) + "\n")
+    out.file.write(json.dumps(_masked(plain), indent=1, default=str) + "\n")
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {masked(key) if isinstance(key, str) else key: _masked(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(item) for item in value]
+    return masked(str(value)) if isinstance(value, (str, Path)) else value
 
 
 def numbers(*headings: str) -> list[Column]:

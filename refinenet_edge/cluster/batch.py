@@ -40,12 +40,12 @@ from refinenet_edge.cluster.pool import Pool, open_pool
 from refinenet_edge.cluster.storage import CLUSTER, Storage, absolute, open_storage
 from refinenet_edge.cluster.work import Counter, InputFile, Item, Piece, Reader, everywhere, find, is_video, pieces_of
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
-from refinenet_edge.frames.address import is_url, shown
 from refinenet_edge.frames.images import digest_of, encode_image
 from refinenet_edge.mask_files import FORMATS
 from refinenet_edge.records import WHOLE, Frame, Identity, Inference, Labels, Mask, from_json, to_json
 from refinenet_edge.runtime.in_flight import Workers
 from refinenet_edge.runtime.multi_scale import at_sizes
+from refinenet_edge.urls import is_url, shown
 
 RUN, INPUTS, PROBLEMS = "batch.json", "inputs.json", "problems.json"
 PART = "part-"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from refinenet_edge.errors import InputError, MissingExtra
 from refinenet_edge.files import list_files, read_bytes, stamp_of, write_atomically
-from refinenet_edge.frames.address import is_url, shown
+from refinenet_edge.urls import is_url, shown
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

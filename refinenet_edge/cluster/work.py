@@ -19,11 +19,11 @@ from refinenet_edge.cluster.storage import Storage, absolute, locate
 from refinenet_edge.errors import InputError
 from refinenet_edge.files import stamp_of
 from refinenet_edge.frames import Camera, Scenes, parse, parse_scenes
-from refinenet_edge.frames.address import shown
 from refinenet_edge.frames.images import BY_PILLOW, SUFFIXES, decode_image, is_named_like
 from refinenet_edge.frames.video import VIDEOS, VideoFile
 from refinenet_edge.records import Frame
 from refinenet_edge.scenes import scene
+from refinenet_edge.urls import shown
 
 PIECE = 64  # frames
 

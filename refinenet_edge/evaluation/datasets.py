@@ -19,9 +19,9 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.layouts import LAYOUTS, SPLIT
 from refinenet_edge.evaluation.samples import Sample, SceneSample
 from refinenet_edge.frames import parse_scenes
-from refinenet_edge.frames.address import shown
 from refinenet_edge.labels import SCENES, read_label_file
 from refinenet_edge.records import Labels
+from refinenet_edge.urls import shown
 
 LABEL_FILE = "labels.txt"
 AS_STORED = ", masks as stored"  # in the name of a data set that was opened so

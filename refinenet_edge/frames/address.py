@@ -23,11 +23,11 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.frames.images import BY_PILLOW, SUFFIXES, is_image_file
 from refinenet_edge.frames.video import VIDEOS
 from refinenet_edge.scenes import VALIDATION, VALIDATION_COUNT
+from refinenet_edge.urls import is_url, shown
 
 MAX_SCENES = 10_000_000
 SCENES = re.compile(r"scenes(?::(\d{1,18})(?::(\d{1,18}))?)?", re.ASCII)
 CSI = re.compile(r"csi(?::(\d{1,2}))?", re.ASCII)
-PORT = re.compile(r"[^/@:?#]*:\d{1,5}([/?#]|$)")  # a host and its port, then whatever
 NUMBER = re.compile(r"\d{1,2}", re.ASCII)
 
 logger = logging.getLogger(__name__)
@@ -118,21 +118,6 @@ def parse_scenes(text: str, *, seed: int = VALIDATION, count: int = VALIDATION_C
         )
     _say_if_path(text)
     return scenes
-
-
-def is_url(text: str) -> bool:
-    """Whether `text` is a URL, not a path."""
-    return "://" in text
-
-
-def shown(text: str) -> str:
-    """`text` as others may read it: a URL without the secret of `s3://key:secret@bucket`, and without its options."""
-    if not is_url(text):
-        return text
-    scheme, _, rest = text.partition("://")
-    if scheme == "s3" or not PORT.match(rest):  # the secrets of S3 have slashes in them, and some begin with digits
-        rest = re.sub(r"^([^/?#]*@|[^/@:?#]*:[^@]*@)", "", rest)
-    return f"{scheme}://{re.split(r'[?#]', rest, maxsplit=1)[0]}"
 
 
 def _say_if_path(text: str) -> None:

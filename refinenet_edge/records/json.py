@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union
 
 from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.urls import masked
 
 Record = TypeVar("Record")
 
@@ -58,7 +59,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
             return tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     elif origin is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
         if isinstance(value, dict):
-            return {key: _read(args[1], item, f"{where}[{key[:60]!r}]") for key, item in value.items()}
+            return {key: _read(args[1], item, f"{where}[{_start(key)!r}]") for key, item in value.items()}
     elif dataclasses.is_dataclass(kind):
         return _read_record(kind, value, where)
     elif kind in (int, float) and isinstance(value, int) and abs(value) > MAX_INTEGER:
@@ -71,7 +72,12 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     expected = f"one of {_listed(args)}" if origin is Literal else getattr(kind, "__name__", str(kind))
-    raise BundleError(f"{where}: {expected} expected, found {str(value)[:60]!r}")
+    raise BundleError(f"{where}: {expected} expected, found {_start(value)!r}")
+
+
+def _start(value: object) -> str:
+    """What a message quotes of it; a secret is masked first, as one cut off in its middle is not known."""
+    return masked(str(value))[:60]
 
 
 def _listed(choices: Iterable[object]) -> str:
@@ -84,7 +90,7 @@ def _read_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
     named = [kind for kind in kinds if kind is not type(None)]
     if all(typing.get_origin(kind) is Literal for kind in named):
         named = [Literal[tuple(choice for kind in named for choice in typing.get_args(kind))]]
-    failure = BundleError(f"{where}: nothing fits {str(value)[:60]!r}")
+    failure = BundleError(f"{where}: nothing fits {_start(value)!r}")
     for kind in named:
         try:
             return _read(kind, value, where)
@@ -95,16 +101,16 @@ def _read_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
 
 def _read_record(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise BundleError(f"{where}: an object expected, found {str(value)[:60]!r}")
+        raise BundleError(f"{where}: an object expected, found {_start(value)!r}")
     hints = _hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     if "schema" in fields and (schema := value.get("schema", current := fields["schema"].default)) != current:
         if schema is True or schema != 1 or not hasattr(kind, "from_schema_1"):
-            raise BundleError(f"{where}: schema {str(schema)[:60]}, this toolkit reads {current}: make it again")
+            raise BundleError(f"{where}: schema {_start(schema)}, this toolkit reads {current}: make it again")
         value = kind.from_schema_1(value)
     for name in value:
         if name not in fields:
-            raise BundleError(f"{where}.{name[:60]}: unknown field")
+            raise BundleError(f"{where}.{_start(name)}: unknown field")
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in value:

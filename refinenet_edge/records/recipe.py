@@ -8,7 +8,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.errors import BundleError, InputError, require_local
 from refinenet_edge.records.batch import Batch
 from refinenet_edge.records.frame import MAX_SIDE, PREPROCESSINGS, FrameSpec, Size
 from refinenet_edge.records.json import from_plain
@@ -71,6 +71,10 @@ class Recipe:
     batch: Batch | None = None  # frames at once; None: as the ONNX file is fixed, else one
 
     def __post_init__(self) -> None:
+        for value in vars(self).values():  # manifests hold them
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str):
+                    require_local(text)
         if self.onnx is not None and (self.model or self.checkpoint):
             raise InputError("--onnx takes the model from the file: leave --model and --checkpoint out")
         if self.checkpoint is None and (self.state_key is not None or self.collapse_ind is not None):

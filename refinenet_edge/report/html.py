@@ -1,6 +1,7 @@
 """Runs as one HTML page that needs nothing else: no script, no font, no picture from anywhere.
 
-What a record says is untrusted: jinja2 escapes it, and the page's own policy forbids whatever would load or run.
+What a record says is untrusted: jinja2 escapes it, secrets of URLs are masked, and the page's own policy forbids
+whatever would load or run.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from refinenet_edge.report import charts, examples
 from refinenet_edge.report.examples import ExampleView
 from refinenet_edge.report.view import Block, Row, blocks, judges, rows, stages, undominated
 from refinenet_edge.report.words import frames, interval, moment, number, percent, sentence, size
+from refinenet_edge.urls import masked
 
 STAGE_COLOURS = dict(
     zip(STAGES, ("#9aa3ad", "#5cb8b2", "#a5c05b", "#e0b000", "#b59be0", "#d99a5b", "#e08aa0"), strict=True)
@@ -96,6 +98,7 @@ def page(runs: Sequence[tuple[str, BenchmarkRun]]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("refinenet_edge.report"),
         autoescape=True,
+        finalize=lambda value: masked(value) if type(value) is str else value,  # not Markup, which is ours
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -7,6 +7,7 @@ from refinenet_edge.bench.compare import faster
 from refinenet_edge.bench.record import BenchmarkRun
 from refinenet_edge.report.view import Row, rows
 from refinenet_edge.report.words import frames, interval, moment, number, percent, sentence
+from refinenet_edge.urls import masked
 
 COLUMNS = ("precision", "backend", "mIoU", "p50", "p90", "p99", "max", "frames/s")
 
@@ -48,5 +49,5 @@ def _cells(row: Row) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """`text` as itself: no markup, and one line."""
-    return re.sub(r"([\\`*\[\]|~])", r"\\\1", " ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
+    """`text` as itself: no markup, no secret of a URL, and one line."""
+    return re.sub(r"([\\`*\[\]|~])", r"\\\1", " ".join(masked(text).split())).replace("&", "&amp;").replace("<", "&lt;")

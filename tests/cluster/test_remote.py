@@ -14,8 +14,9 @@ import pytest
 
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.cluster.batch import PROBLEMS, label
-from refinenet_edge.cluster.storage import Remote, locate, open_storage, shown
+from refinenet_edge.cluster.storage import Remote, locate, open_storage
 from refinenet_edge.errors import InputError
+from refinenet_edge.urls import shown
 from tests.cluster.inputs import contents, pictures, tiny_bundle
 from tests.videos import written
 

@@ -12,7 +12,7 @@ import pytest
 
 from refinenet_edge.bench.compare import ALIKE, CLEARLY
 from refinenet_edge.bench.record import BenchmarkRun, Case
-from refinenet_edge.report import page
+from refinenet_edge.report import markdown, page
 from refinenet_edge.report.charts import COLOURS
 from refinenet_edge.report.html import STAGE_COLOURS
 from tests.report.made_up import MACHINE, full_run, measured, run, subject
@@ -259,16 +259,16 @@ def test_the_same_runs_make_the_same_page(text: str) -> None:
 HOSTILE = "</style><script>alert(1)</script>\"'> onload=x $\\frac{ {{ 7 * 7 }} é漢\n"
 
 
-def poisoned(value: Any) -> Any:
+def poisoned(value: Any, by: str = HOSTILE) -> Any:
     """`value` with something hostile behind every text in it."""
     if isinstance(value, str):
-        return value + HOSTILE
+        return value + by
     if isinstance(value, tuple):
-        return tuple(map(poisoned, value))
+        return tuple(poisoned(item, by) for item in value)
     if isinstance(value, dict):
-        return {poisoned(name): poisoned(item) for name, item in value.items()}
+        return {poisoned(name, by): poisoned(item, by) for name, item in value.items()}
     if is_dataclass(value):
-        return replace(value, **{f.name: poisoned(getattr(value, f.name)) for f in fields(value)})
+        return replace(value, **{f.name: poisoned(getattr(value, f.name), by) for f in fields(value)})
     return value
 
 
@@ -280,6 +280,14 @@ def test_nothing_in_a_record_becomes_markup(full: Page) -> None:
     assert {name for _, attrs in found.tags for name in attrs} == names
     assert "int8</style><script>alert(1)</script>" in found.text
     assert "{{ 7 * 7 }}" in found.text
+
+
+def test_no_secret_of_a_url_is_on_a_page_or_in_markdown() -> None:
+    """Results that others or earlier releases wrote may have them."""
+    given: BenchmarkRun = poisoned(full_run(), " rtsp://admin:hunter2@cam/a?key=abc")
+    for made in (page([("result.json", given)]), markdown([("result.json", given)])):
+        assert "rtsp://cam/a" in made
+        assert not [part for part in ("admin", "hunter2", "abc") if part in made]
 
 
 def test_a_case_without_the_reference_has_no_ratios() -> None:
