@@ -24,6 +24,7 @@ FOR_MORE_IMAGES = {"PIL", "pillow_heif"}  # imported where such an image is read
 ALLOWED = {"numpy", "cv2", *FOR_MORE_IMAGES, *FOR_MYPY, *sys.stdlib_module_names} - {"tomllib"}
 ON_DEVICE = (
     "errors",
+    "urls",
     "files",
     "onnx_file",
     "records",
