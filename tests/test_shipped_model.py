@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ from refinenet_edge.model import SHIPPED, load_checkpoint
 from refinenet_edge.recipe import read_recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.tensorrt.engine import read_header
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ROOT / "engines"
@@ -55,6 +61,25 @@ def test_the_card_is_of_these_weights(name: str) -> None:
     assert list(card["iou"]) == list(NETWORKS[name][1].names)
     assert card["miou"] == pytest.approx(sum(card["iou"].values()) / len(card["iou"]), abs=1e-4)
     assert {"data", "licence", "history"} <= card.keys()
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/weights.md", "docs/training.md", "refinenet_edge/weights/LICENCES.md", "card"]
+)
+def test_what_the_people_weights_were_made_from_is_credited_wherever_they_go(page: str) -> None:
+    text = json.dumps(card_of("people")) if page == "card" else (ROOT / page).read_text("utf-8")
+    words = " ".join(text.split())
+    for credit in ("Clothing Co-Parsing", "Yang, Luo, Lin", "CVPR 2014", "EfficientNet-Lite0", "Apache-2.0"):
+        assert credit in words.replace("Wei Yang, Ping Luo, Liang Lin", "Yang, Luo, Lin"), credit
+
+
+def test_every_page_of_licences_travels_with_the_package() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        named = tomllib.load(file)["project"]["license-files"]
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "refinenet_edge").rglob("LICENCES.md")}
+    assert pages == set(named) - {"LICENSE"} and len(pages) == 2
+    said = (SHIPPED["people"].parent / "LICENCES.md").read_text("utf-8")
+    assert all(f"`{weights.name}`" in said for weights in SHIPPED.values())
 
 
 @pytest.mark.parametrize("name", SHIPPED)
