@@ -100,6 +100,27 @@ def test_the_reference_knows_what_imagenet_knows(published: dict[str, Tensor], n
     assert int(logits.argmax()) in classes
 
 
+# five values, evenly spread, of each tap and of the logits, as efficientnet_lite_pytorch 0.1.0 computes them, the code
+# that these weights were published with
+PUBLISHED = (
+    (-0.9313145875930786, 1.684775948524475, -8.878944396972656, 11.556703567504883, 3.6822543144226074),
+    (-21.29987907409668, 8.544766426086426, 8.477609634399414, 3.858999252319336, -7.4336652755737305),
+    (-0.2578873634338379, -0.6798135638237, 0.8248410224914551, -9.023786544799805, 3.288297653198242),
+    (2.1197736263275146, 0.9631778001785278, 1.3803097009658813, 0.26829251646995544, -3.9661285877227783),
+    (0.5368500351905823, -0.4950370490550995, 1.1783266067504883, 0.13888798654079437, -1.8967092037200928),
+)
+
+
+@torch.no_grad()
+def test_the_reference_computes_what_the_published_code_does(published: dict[str, Tensor]) -> None:
+    """On waves of 224 pixels, where the padding is on one side only, at every stride."""
+    y, x = torch.meshgrid(torch.arange(224.0), torch.arange(224.0), indexing="ij")
+    waves = [127 + 100 * torch.sin(x / 17 + y / 29 + c) * torch.cos(y / (11 + c)) for c in range(3)]
+    for values, expected in zip(tensorflow(published, (torch.stack(waves)[None] - 127) / 128), PUBLISHED, strict=True):
+        five = values.flatten()[torch.linspace(0, values.numel() - 1, 5).long()]
+        assert (five - torch.tensor(expected)).abs().max() <= 1e-4 * values.abs().max()
+
+
 @torch.no_grad()
 def test_it_is_tensorflows_network_where_both_pad_alike(
     published: dict[str, Tensor], encoder: EfficientNetLite0
