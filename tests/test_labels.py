@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 
 from refinenet_edge.errors import InputError
+from refinenet_edge.evaluation.masks import read_mask
+from refinenet_edge.frames.images import read_image
 from refinenet_edge.labels import (
     LABEL_SETS,
     MAX_LABEL_FILE,
+    PEOPLE,
     find_labels,
     fitting,
     numbered,
@@ -17,6 +20,8 @@ from refinenet_edge.labels import (
 from refinenet_edge.records import RGB
 from tests.colours import SEEN_BY, ciede2000, lab
 
+PHOTOS = Path(__file__).parents[1] / "refinenet_edge" / "photos" / "people"
+MASKS = Path(__file__).parent / "people_masks"
 JUST_NOTICED = 2.3  # CIE76
 COUNTS = {
     "voc": 21,
@@ -157,6 +162,20 @@ class TestColours:
         pairs = list(itertools.combinations(seen, 2))
         assert min(float(np.linalg.norm(a - b)) for a, b in pairs) > 10 * JUST_NOTICED
         assert min(float(ciede2000(a, b)) for a, b in pairs) > (27 if who == "all cones" else 18)
+
+    @pytest.mark.parametrize("who", SEEN_BY)
+    def test_everybody_can_tell_them_apart_over_skin_and_clothes(self, who: str) -> None:
+        """At the opacity that overlays have, over people's own pixels: of each class of the photos that ship."""
+        rng, pixels = np.random.default_rng(0), []
+        for mask in sorted(MASKS.glob("*.png")):
+            image, labels = read_image(PHOTOS / f"{mask.stem}.jpg"), read_mask(mask)
+            for number in set(np.unique(labels)) & set(range(1, len(PEOPLE.names))):
+                pixels.append(rng.choice(image[labels == number], 60)[:, ::-1])
+        assert len(pixels) >= 20
+        seen = lab((np.concatenate(pixels)[:, None] + np.array(PEOPLE.palette)) / 2, who)
+        pairs = itertools.combinations(range(len(PEOPLE.names)), 2)
+        least = min(float(ciede2000(seen[:, one], seen[:, other]).min()) for one, other in pairs)
+        assert least > (12 if who == "all cones" else 5)  # 1 is noticed at second sight
 
     @pytest.mark.parametrize("name", ["people", "scenes"])
     def test_no_class_is_as_grey_or_as_dark_as_a_street(self, name: str) -> None:
