@@ -138,8 +138,6 @@ def _baseline(kind: str, bundle: Bundle, checkpoint: Path | None, on_gpu: bool) 
     if kind in ("onnxruntime", "openvino"):
         _require(kind)
     manifest, recipe = bundle.manifest, bundle.manifest.recipe
-    if not isinstance(recipe, Recipe):
-        raise InputError(f"{bundle.path} does not say which network it is{bundle.advice}, or leave {kind} out")
     if recipe.onnx is not None:
         raise InputError(f"{bundle.path} was made from an ONNX file: give that file to --against")
     if recipe.checkpoint is None and checkpoint is not None:

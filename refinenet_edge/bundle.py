@@ -291,7 +291,7 @@ def _command_in(text: str) -> object:
     """The rebuild command of a manifest that this toolkit cannot read."""
     try:
         value = json.loads(text)
-        recipe = value.get("recipe", value.get("command"))  # command: of schema 1
+        recipe = value.get("recipe", value.get("command"))  # command: of older ones
         return from_plain(Recipe, recipe).command if isinstance(recipe, dict) else recipe
     except (AttributeError, ValueError, RecursionError, BundleError):
         return None

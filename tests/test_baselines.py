@@ -129,9 +129,3 @@ def test_a_bundle_from_onnx_has_no_torch(changed: Callable[..., Path]) -> None:
     entry = bundle_entry(changed(recipe={"output": "b", "onnx": "theirs.onnx"}), "openvino")
     with pytest.raises(InputError, match="was made from an ONNX file: give that file to --against"):
         baselines_for(["torch"], entry)
-
-
-def test_a_bundle_that_does_not_say_its_network_has_no_torch(changed: Callable[..., Path]) -> None:
-    entry = bundle_entry(changed(recipe="make engine"), "openvino")
-    with pytest.raises(InputError, match="does not say which network it is; build it again: make engine, or leave"):
-        baselines_for(["torch"], entry)

@@ -112,7 +112,7 @@ def test_a_file_name_that_leaves_the_bundle_is_not_written(tmp_path: Path) -> No
 
 
 def test_a_manifest_too_large_to_read_back_is_not_written(tmp_path: Path) -> None:
-    manifest = dataclasses.replace(MANIFEST_RECORD, recipe="x" * MAX_MANIFEST)
+    manifest = dataclasses.replace(MANIFEST_RECORD, recipe=Recipe("x" * MAX_MANIFEST, "rf50"))
     with pytest.raises(BuildError, match=str(MAX_MANIFEST)):
         write_bundle(tmp_path / "pets", manifest, OLD)
     assert not list(tmp_path.iterdir())
@@ -380,19 +380,21 @@ def test_a_manifest_that_cannot_be_read_tells_what_it_can(tmp_path: Path, held: 
     assert "\x1b" not in str(caught.value)
 
 
-def test_a_bundle_of_schema_1_opens_and_tells_its_command(tmp_path: Path) -> None:
+def test_a_bundle_of_schema_1_tells_its_command(tmp_path: Path) -> None:
     write(tmp_path / "pets", OLD)
     path = tmp_path / "pets" / MANIFEST
     value = {name: item for name, item in json.loads(path.read_text()).items() if name != "recipe"}
     command = "refinenet-edge build --out 'my pets' --onnx pets.onnx"
     path.write_text(json.dumps({**value, "schema": 1, "command": command}))
-    bundle = open_bundle(tmp_path / "pets")
-    assert bundle.manifest.recipe == Recipe("my pets", onnx="pets.onnx")
-    assert bundle.advice == f"; build it again: {command}"
+    with pytest.raises(BundleError, match=f"schema 1, this toolkit reads 2.*; build it again: {command}"):
+        open_bundle(tmp_path / "pets")
 
 
 def test_a_command_with_control_characters_is_not_shown(tmp_path: Path) -> None:
-    write_bundle(tmp_path / "pets", dataclasses.replace(MANIFEST_RECORD, recipe="\x1b[2J rm"), {MODEL: b"x"})
+    controls = dataclasses.replace(MANIFEST_RECORD, recipe=Recipe("\x1b[2J rm", "rf50"))
+    write_bundle(tmp_path / "pets", controls, {MODEL: b"x"})
+        tmp_path / "pets", dataclasses.replace(MANIFEST_RECORD, recipe=Recipe("\x1b[2J rm", "rf50")), {MODEL: b"x"}
+    )
     (tmp_path / "pets" / MODEL).unlink()
     with pytest.raises(BundleError, match="build it again with refinenet-edge build") as caught:
         open_bundle(tmp_path / "pets")

@@ -18,7 +18,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -194,13 +194,6 @@ class BenchmarkRun:
             if len({len(measurement.ms) for measurement in self.of(case).values()}) > 1:
                 raise BundleError(f"{case}: not every subject ran as often as the others")
 
-    @staticmethod
-    def from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
-        """There a subject had the fields of its identity, but for what it was built for."""
-        subjects = value.get("subjects")
-        listed = [*map(_subject_of_schema_1, subjects)] if isinstance(subjects, list) else subjects
-        return {**value, "schema": 2, "subjects": listed}
-
     def cases(self) -> tuple[Case, ...]:
         """The cases in the order in which they were measured."""
         return tuple(dict.fromkeys(measurement.case for measurement in self.measurements))
@@ -211,15 +204,6 @@ class BenchmarkRun:
 
     def subject(self, name: str) -> Subject:
         return next(subject for subject in self.subjects if subject.name == name)
-
-
-def _subject_of_schema_1(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    there = dict(value)
-    names = {"model": "model", "checkpoint": "weights", "precision": "precision", "digest": "manifest_sha256"}
-    identity = {name: there.pop(old, None) for name, old in names.items()}
-    return {**there, "identity": {**identity, "backend": None}}
 
 
 @dataclass(frozen=True)

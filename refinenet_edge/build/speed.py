@@ -13,7 +13,7 @@ from refinenet_edge.build.engine import Engine
 from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.bundle import open_bundle, write_bundle
 from refinenet_edge.files import scratch_folder
-from refinenet_edge.records import Manifest, Recipe, Speed
+from refinenet_edge.records import Manifest, Speed
 from refinenet_edge.runtime import Session, open_session
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,7 @@ def add_speed(manifest: Manifest, typed: TypedModel, engine: Engine, step: Calla
     other = dataclasses.replace(
         manifest, precision=than, engine=plain.info, inputs=reference.inputs, outputs=reference.outputs
     )
-    beside = Path(manifest.recipe.output).parent if isinstance(manifest.recipe, Recipe) else Path()
-    with scratch_folder(beside) as folder, ExitStack() as stack:
+    with scratch_folder(Path(manifest.recipe.output).parent) as folder, ExitStack() as stack:
         contenders = {}
         for described, files in ((manifest, engine.files), (other, plain.files)):
             path = Path(folder) / described.precision

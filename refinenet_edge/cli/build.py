@@ -308,14 +308,15 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
             raise InputError(f"{bundle} has the Q/DQ of the ONNX file it is of: there is nothing to calibrate")
         raise InputError(
             f"{bundle} is {manifest.precision}: ranges are measured on a fp32 bundle of the same network; build it: "
-            + _rebuilt(manifest.recipe, "fp32", f"{bundle}_fp32")
+            + manifest.recipe.in_precision("fp32", f"{bundle}_fp32").command
         )
-    if isinstance(manifest.recipe, Recipe) and manifest.recipe.gives != "logits":
+    if manifest.recipe.gives != "logits":
         raise InputError(f"{bundle} gives {manifest.recipe.gives}: build it without --gives to calibrate it")
     if manifest.batch != ONE:
         raise InputError(
             f"{bundle} takes {manifest.batch} frames at once; ranges are measured frame by frame, and serve any batch: "
-            f"calibrate the same network without --batch: {_alone(manifest.recipe, f'{bundle}_1')}"
+            "calibrate the same network without --batch: "
+            + dataclasses.replace(manifest.recipe, batch=ONE, output=f"{bundle}_1").command
         )
     if path.suffix != ".json":
         raise InputError(f"{path}: ranges are written as .json, which --calib knows them by: {path}.json")
@@ -347,22 +348,7 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
         )
     out.print(_cut(ranges))
     out.print(f"{len(ranges.tensors)} tensors over {ranges.count} frames, by {ranges.key.method}: {path}")
-    print_next(_rebuilt(manifest.recipe, "int8", f"{bundle}_int8", str(path)))
-
-
-def _rebuilt(recipe: str | Recipe, precision: str, output: str, calib: str | None = None) -> str:
-    """The command that builds the network of `recipe` in another precision."""
-    if isinstance(recipe, Recipe):
-        return recipe.in_precision(precision, output, calib).command
-    options = {"--precision": precision, "--out": output} | ({"--calib": calib} if calib else {})
-    changed = shlex.join(word for option in options.items() for word in option)
-    return f"as refinenet-edge inspect says it was built, with {changed}"
-
-
-def _alone(recipe: str | Recipe, output: str) -> str:
-    """The command that builds the network of `recipe` for one frame."""
-    assert isinstance(recipe, Recipe)  # who knew of batches wrote recipes
-    return dataclasses.replace(recipe, batch=ONE, output=output).command
+    print_next(manifest.recipe.in_precision("int8", f"{bundle}_int8", str(path)).command)
 
 
 def _cut(ranges: Ranges) -> Table:

@@ -1,8 +1,4 @@
-"""Records as JSON, and JSON that is not trusted as records.
-
-A record with a `schema` is read from that schema only, and from schema 1 where it has `from_schema_1`, which makes the
-fields of today from those.
-"""
+"""Records as JSON, and JSON that is not trusted as records. A record with a `schema` is read from that schema only."""
 
 import dataclasses
 import functools
@@ -105,9 +101,7 @@ def _read_record(kind: Any, value: Any, where: str) -> Any:
     hints = _hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     if "schema" in fields and (schema := value.get("schema", current := fields["schema"].default)) != current:
-        if schema is True or schema != 1 or not hasattr(kind, "from_schema_1"):
-            raise BundleError(f"{where}: schema {_start(schema)}, this toolkit reads {current}: make it again")
-        value = kind.from_schema_1(value)
+        raise BundleError(f"{where}: schema {_start(schema)}, this toolkit reads {current}: make it again")
     for name in value:
         if name not in fields:
             raise BundleError(f"{where}.{_start(name)}: unknown field")

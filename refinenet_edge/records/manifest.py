@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -15,7 +14,7 @@ from refinenet_edge.errors import BundleError
 from refinenet_edge.records.batch import ONE, Batch
 from refinenet_edge.records.frame import FrameSpec, Labels, Size
 from refinenet_edge.records.quantised import Budget, RangesKey, Speed
-from refinenet_edge.records.recipe import Backend, Recipe, recipe_of_command
+from refinenet_edge.records.recipe import Backend, Recipe
 
 INPUT, OUTPUT = "image", "logits"  # the names of every graph's input and output
 LABELS = "labels"  # the output's, where it is the labels at the image's size
@@ -133,7 +132,7 @@ class Manifest:
     labels: Labels
     rewrites: Mapping[str, int]
     parity: tuple[Parity, ...]
-    recipe: str | Recipe  # str: the command in a manifest of schema 1 that no recipe of today has
+    recipe: Recipe
     toolkit: str
     traced_cost: GraphCost | None = None  # None: sizes are free
     fused_cost: GraphCost | None = None
@@ -163,18 +162,10 @@ class Manifest:
     @property
     def command(self) -> str:
         """The command that builds it again, to be shown. It comes from the bundle: not to be run unseen."""
-        return self.recipe if isinstance(self.recipe, str) else self.recipe.command
+        return self.recipe.command
 
     @property
     def left_without_vnni(self) -> float | None:
         """The least share of the labels of a picture that is left on a processor without VNNI; None: not measured."""
         found = [p.label_agreement for p in self.parity if p.backend == LESSER and p.frame != NOISE]
         return min(found, default=None)
-
-    @staticmethod
-    def from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
-        """That one held the command as text instead of the recipe."""
-        fields = {name: item for name, item in value.items() if name != "command"}
-        command = value.get("command")
-        recipe = recipe_of_command(command) if isinstance(command, str) else None
-        return {**fields, "schema": 2, "recipe": dataclasses.asdict(recipe) if recipe else command}

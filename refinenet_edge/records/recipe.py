@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import typing
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from refinenet_edge.errors import BundleError, InputError, require_local
 from refinenet_edge.records.batch import Batch
 from refinenet_edge.records.frame import MAX_SIDE, PREPROCESSINGS, FrameSpec, Size
-from refinenet_edge.records.json import from_plain
 
 Backend = Literal["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]  # what a bundle is built for
 DEFAULT_SIZE: Size = (512, 512)  # (height, width) of networks that take any
 Gives = Literal["logits", "labels", "full-logits"]  # what a graph ends with
-MAX_COMMAND = 64 * 1024  # characters
 OPTIONS = {"output": "out"}  # of fields that are called otherwise
-FIELDS = {option: field for field, option in OPTIONS.items()}
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
 
@@ -159,33 +155,3 @@ class Recipe:
                 for item in value if isinstance(value, tuple) else (value,):
                     words += [option, str(item)]
         return shlex.join(words)
-
-
-def recipe_of_command(command: str) -> Recipe | None:
-    """The recipe whose `command` that is, None if it is none's: manifests of schema 1 held the text alone."""
-    kinds = typing.get_type_hints(Recipe)
-    values: dict[str, Any] = {}
-    try:
-        program, verb, *rest = shlex.split(command[:MAX_COMMAND])
-        words = iter(rest)
-        for word in words:
-            negated = word.startswith("--no-")
-            name = word.removeprefix("--no-" if negated else "--").replace("-", "_")
-            name = FIELDS.get(name, name)
-            accepted = {kinds[name], *typing.get_args(kinds[name])}
-            if bool in accepted:
-                values[name] = not negated
-            elif name == "size":
-                values[name] = [int(side) for side in next(words).split("x")]
-            elif name in ("mean", "std"):
-                values[name] = [float(channel) for channel in next(words).split(",")]
-            elif name == "batch":
-                values[name] = dataclasses.asdict(Batch.parse(next(words)))
-            elif typing.get_origin(kinds[name]) is tuple:
-                values[name] = [*values.get(name, []), next(words)]
-            else:
-                convert = next((kind for kind in (int, float) if kind in accepted), str)
-                values[name] = convert(next(words))
-        return from_plain(Recipe, values) if (program, verb) == ("refinenet-edge", "build") else None
-    except (BundleError, InputError, KeyError, StopIteration, ValueError):
-        return None

@@ -7,7 +7,6 @@ import shlex
 from typing import Any
 from unittest.mock import patch
 
-import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 from refinenet_edge import cli
 from refinenet_edge.fusion import REWRITES
 from refinenet_edge.records import PREPROCESSINGS, Batch, Recipe
-from refinenet_edge.records.recipe import recipe_of_command
 
 
 def test_the_command_names_only_what_is_not_at_its_default() -> None:
@@ -99,48 +97,6 @@ RECIPES = st.builds(
 @given(RECIPES)
 def test_the_command_builds_the_same_recipe_again(recipe: Recipe) -> None:
     assert parsed(recipe.command) == recipe
-
-
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
-@given(RECIPES)
-def test_the_recipe_of_its_command_is_itself(recipe: Recipe) -> None:
-    assert recipe_of_command(recipe.command) == recipe
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "",
-        "refinenet-edge build",
-        "refinenet-edge build 'engines/x",
-        "refinenet-edge build --out b",
-        "refinenet-edge build --out b --model",
-        "refinenet-edge build rf_lw50 --random",
-        "refinenet-edge build --out b --model rf50 --trees 3",
-        "refinenet-edge build --out b --model rf50 --size 64",
-        "refinenet-edge build --out b --model rf50 --size 64xx",
-        "refinenet-edge build --out b --model rf50 --size 0x64",
-        "refinenet-edge build --out b --model rf50 --no-crp",
-        "refinenet-edge build --out b --model rf50 --batch 8:1",
-        "refinenet-edge build --out b --model rf50 --workspace-mib lots",
-        f"refinenet-edge build --out b --model rf50 --workspace-mib {'9' * 5000}",
-        "refinenet-edge build --out b --model rf50 --backend cuda",
-        "refinenet-edge build --out b --model rf50 --onnx pets.onnx",
-        "refinenet-edge run --out b --model rf50",
-        "rm -rf --out b --model rf50",
-    ],
-)
-def test_what_is_no_recipes_command_has_none(command: str) -> None:
-    assert recipe_of_command(command) is None
-
-
-@settings(deadline=None, database=None)
-@given(
-    st.text()
-    | st.lists(st.sampled_from(["refinenet-edge", "build", "--size", "--no-dynamic", "--x", "1"])).map(" ".join)
-)
-def test_any_text_is_a_recipe_or_none(text: str) -> None:
-    assert isinstance(recipe_of_command(text), Recipe | None)
 
 
 class TestInAnotherPrecision:

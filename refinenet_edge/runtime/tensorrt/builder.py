@@ -163,10 +163,8 @@ def add_plan(bundle: Bundle, flavour: Flavour, options: EngineOptions, progress:
     return write_bundle(bundle.path, manifest, {MODEL: model, PLAN: plan})
 
 
-def _planned(recipe: str | Recipe, flavour: Flavour, options: EngineOptions) -> str | Recipe:
-    """The recipe that gives such a plan again; text, of an older manifest, stays as it is."""
-    if isinstance(recipe, str):
-        return recipe
+def _planned(recipe: Recipe, flavour: Flavour, options: EngineOptions) -> Recipe:
+    """The recipe that gives such a plan again."""
     return dataclasses.replace(
         recipe,
         backend=flavour,
