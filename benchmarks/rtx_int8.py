@@ -30,8 +30,8 @@ from refinenet_edge.bundle import PLAN
 from refinenet_edge.calibration import calibration_frames
 from refinenet_edge.errors import BuildError
 from refinenet_edge.model import create, load_checkpoint
-from refinenet_edge.precision import PRECISIONS, QUANTISED
-from refinenet_edge.records import EngineInfo, FrameSpec, Recipe
+from refinenet_edge.precision import QUANTISED
+from refinenet_edge.records import PRECISIONS, EngineInfo, FrameSpec, Recipe
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
 

@@ -115,31 +115,29 @@ class MaskFormat:
 
 
 class MaskWriter:
-    """Writes masks into a folder in one format, each file whole or not at all. Raises `InputError` when the disk
-    refuses.
+    """Writes masks into a folder in those of `FORMATS` that are named, each file whole or not at all.
+
+    Raises `InputError` when the disk refuses.
     """
 
-    def __init__(self, folder: Path, form: MaskFormat) -> None:
-        self._folder, self._form = folder, form
-        self._parts: list[tuple[str, bytes]] = []
+    def __init__(self, folder: Path, formats: tuple[str, ...]) -> None:
+        self._folder = folder
+        self._parts: dict[str, list[tuple[str, bytes]]] = {form: [] for form in formats}
 
     def add(self, name: str, file_name: str, mask: Mask) -> None:
-        """The mask of the frame `file_name`; its own file is called after `name`."""
-        data = self._form.encode(file_name, mask)
-        if self._form.join:
-            self._parts.append((name, data))
-        else:
-            write_atomically(self._folder / f"{name}{self._form.ending}", data, InputError)
+        """The mask of the frame `file_name`; its own files are called after `name`."""
+        for form, parts in self._parts.items():
+            data = FORMATS[form].encode(file_name, mask)
+            if FORMATS[form].join:
+                parts.append((name, data))
+            else:
+                write_atomically(self._folder / f"{name}{FORMATS[form].ending}", data, InputError)
 
     def finish(self) -> None:
         """After the last mask."""
-        if self._form.join and self._form.whole:
-            write_atomically(self._folder / self._form.whole, self._form.join(self._parts), InputError)
-
-
-def open_writers(folder: Path, formats: tuple[str, ...]) -> list[MaskWriter]:
-    """A writer into `folder` for each of `FORMATS` that is named."""
-    return [MaskWriter(folder, FORMATS[form]) for form in dict.fromkeys(formats)]
+        for form, parts in self._parts.items():
+            if (join := FORMATS[form].join) and (whole := FORMATS[form].whole):
+                write_atomically(self._folder / whole, join(parts), InputError)
 
 
 def _coco(annotations: Callable[[Mask], Iterator[dict[str, Any]]], file_name: str, mask: Mask) -> bytes:

@@ -393,8 +393,6 @@ def test_a_bundle_of_schema_1_tells_its_command(tmp_path: Path) -> None:
 def test_a_command_with_control_characters_is_not_shown(tmp_path: Path) -> None:
     controls = dataclasses.replace(MANIFEST_RECORD, recipe=Recipe("\x1b[2J rm", "rf50"))
     write_bundle(tmp_path / "pets", controls, {MODEL: b"x"})
-        tmp_path / "pets", dataclasses.replace(MANIFEST_RECORD, recipe=Recipe("\x1b[2J rm", "rf50")), {MODEL: b"x"}
-    )
     (tmp_path / "pets" / MODEL).unlink()
     with pytest.raises(BundleError, match="build it again with refinenet-edge build") as caught:
         open_bundle(tmp_path / "pets")

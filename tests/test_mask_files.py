@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.masks import read_mask
 from refinenet_edge.labels import ADE150, VOC, numbered
-from refinenet_edge.mask_files import FORMATS, encode_labels, open_writers, regions_of, run_lengths
+from refinenet_edge.mask_files import FORMATS, MaskWriter, encode_labels, regions_of, run_lengths
 from refinenet_edge.records import LabelMap, Labels, Mask
 
 RING = """
@@ -80,7 +80,7 @@ def mask(request: pytest.FixtureRequest) -> Mask:
 
 
 def written(folder: Path, form: str, *masks: Mask) -> Path:
-    (writer,) = open_writers(folder, (form,))
+    writer = MaskWriter(folder, (form,))
     for index, one in enumerate(masks):
         writer.add(f"m{index}", f"m{index}.jpg", one)
     writer.finish()
@@ -216,8 +216,12 @@ class TestCsv:
         ]
 
 
-def test_each_format_once() -> None:
-    assert len(open_writers(Path(), ("png", "csv", "png"))) == 2
+def test_each_format_once(tmp_path: Path) -> None:
+    writer = MaskWriter(tmp_path, ("png", "csv", "png"))
+    writer.add("m", "m.jpg", Mask(np.zeros((2, 2), np.uint8), numbered(2)))
+    writer.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m_labels.png", "shares.csv"]
+    assert (tmp_path / "shares.csv").read_text().count("m.jpg") == 1
     assert list(FORMATS) == ["png", "geojson", "coco", "coco-polygons", "csv"]
 
 

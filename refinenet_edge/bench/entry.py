@@ -13,12 +13,11 @@ from refinenet_edge.bench.measure import Stages, timed
 from refinenet_edge.bench.record import Case, Subject
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.errors import RefineNetEdgeError
-from refinenet_edge.records import Frame, LabelMap, Size
+from refinenet_edge.records import DEFAULT_SIZE, Frame, LabelMap, Size
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.backends import choose
 from refinenet_edge.runtime.libraries import MODULES
 
-DEFAULT_SIZE = (512, 512)
 WHOLE = "frame"  # the one stage of a run that is not divided
 Runner = Callable[[Sequence[Frame]], Stages]  # frames (one, or a batch) to labels -> ms of each stage, or of `WHOLE`
 

@@ -7,16 +7,17 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
 from refinenet_edge.cli.command import (
     EXPORT,
+    SIZE,
     Group,
     LocalPath,
-    SizeType,
+    Parsed,
     allow_host_code,
     heavy,
     main,
@@ -34,16 +35,15 @@ if TYPE_CHECKING:
     from refinenet_edge.records import Size
 
 
-class BatchesType(click.ParamType[Any]):
+def _counts(text: str) -> tuple[int, ...]:
     """Numbers of frames, commas between them."""
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() and int(number) for number in numbers):
+        raise InputError(f"{text!r}: expected whole numbers from 1 on, such as 1,2,4,8")
+    return tuple(map(int, numbers))
 
-    name = "N,N..."
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        numbers = value if isinstance(value, tuple) else str(value).split(",")
-        if not all(str(number).strip().isdecimal() and int(number) for number in numbers):
-            self.fail(f"{value!r}: expected whole numbers from 1 on, such as 1,2,4,8", param, ctx)
-        return tuple(map(int, numbers))
+BATCHES = Parsed("N,N...", _counts)
 
 
 class BenchGroup(Group):
@@ -84,13 +84,11 @@ def bench_group() -> None:
     show_default="as the first bundle",
     help="Weights of torch and its exports.",
 )
-@option(
-    "--size", "sizes", type=SizeType(), multiple=True, show_default="the bundle's", help="Size of frames. Repeatable."
-)
+@option("--size", "sizes", type=SIZE, multiple=True, show_default="the bundle's", help="Size of frames. Repeatable.")
 @option(
     "--batch",
     "batches",
-    type=BatchesType(),
+    type=BATCHES,
     multiple=True,
     show_default="1",
     help="Frames at once, one number or several: 1,2,4,8. Repeatable.",
@@ -134,15 +132,10 @@ def bench_run(
     from refinenet_edge.urls import shown
 
     scope = bench.Scope(tuple(filter(None, against.split(","))), sizes, sum(batches, ()), streams, judge, source)
-    with progress_bar() as bar:
-        task = bar.add_task("start", total=None)
-
-        def step(name: str) -> None:
-            bar.update(task, description=name)
-
+    with progress_bar("start") as bar:
         if len(what) == 1 and what[0].endswith(".toml"):
             suite = bench.read_suite(Path(what[0]), Path("build", "suites", Path(what[0]).stem))
-            what = tuple(_built_again(recipe, step) for recipe in suite.bundles.values())
+            what = tuple(_built_again(recipe, bar.step) for recipe in suite.bundles.values())
             scope = scope.before(suite.scope)
         bundles = [bench.bundle_entry(Path(path), backend, allow_host_code) for path in what]
         entries: list[bench.Entry] = [*bundles]
@@ -153,7 +146,7 @@ def bench_run(
         dataset = open_dataset(scope.judge) if scope.judge else None
         options = bench.Options(scope.cases(bundles[0].size), frames, rounds, dataset, scope.source, brief)
         make_folder(result.parent)
-        measured = bench.run(entries, options, shlex.join(["refinenet-edge", *map(shown, sys.argv[1:])]), step)
+        measured = bench.run(entries, options, shlex.join(["refinenet-edge", *map(shown, sys.argv[1:])]), bar.step)
     bench.write_run(result, measured)
     for case in measured.cases():
         out.print(_timings(measured, case))
@@ -233,7 +226,7 @@ def report(results: tuple[Path, ...], page: Path, markdown: Path | None) -> None
     metavar="NAME|FILE",
     help="A board (orin-nano, orin-nx, agx-orin, thor, rtx4090 ...), or a file.",
 )
-@option("--size", type=SizeType(), show_default="512x512, or the bundle's", help="Size of the network's input.")
+@option("--size", type=SIZE, show_default="512x512, or the bundle's", help="Size of the network's input.")
 @option("--classes", type=click.IntRange(1, 255), show_default="21, or the bundle's", help="Number of classes.")
 @option(
     "--batch",

@@ -14,11 +14,10 @@ from rich.table import Table
 from refinenet_edge import __version__
 from refinenet_edge.cli.command import (
     EXPORT,
-    BatchType,
-    ChannelsType,
+    SIZE,
     Command,
     LocalPath,
-    SizeType,
+    Parsed,
     heavy,
     main,
     make_folder,
@@ -27,13 +26,14 @@ from refinenet_edge.cli.command import (
 )
 from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, print_next, progress_bar
 from refinenet_edge.errors import BundleError, InputError
-from refinenet_edge.recipe import read_recipe
-from refinenet_edge.records import ONE, PREPROCESSINGS, Recipe
+from refinenet_edge.recipe import parse_channels, read_recipe
+from refinenet_edge.records import ONE, PREPROCESSINGS, Batch, Recipe
 
 if TYPE_CHECKING:
     from refinenet_edge.fusion import Firing
-    from refinenet_edge.records import Range, Ranges
+    from refinenet_edge.records import Manifest, Range, Ranges
 
+CHANNELS = Parsed("A,B,C", parse_channels)
 BUILDERS = ("auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime")
 
 
@@ -60,14 +60,14 @@ BUILD_OPTIONS = (
     ),
     option(
         "--size",
-        type=SizeType(),
+        type=SIZE,
         show_default="the file's, or 512x512",
         help="What the network takes; frames are resized to it.",
     ),
     option("--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."),
     option(
         "--batch",
-        type=BatchType(),
+        type=Parsed("N|LEAST:MOST|LEAST:BEST:MOST", Batch.parse),
         show_default="the file's, or 1",
         help="Frames that go in at once: a number, or a range with the one that it is tuned for.",
     ),
@@ -114,8 +114,8 @@ BUILD_OPTIONS = (
         show_default="imagenet",
         help="How the frames were prepared that it was trained on.",
     ),
-    option("--mean", type=ChannelsType(), help="Mean of each channel, in the channels' order, taken from x / scale."),
-    option("--std", type=ChannelsType(), help="Deviation of each channel, which the rest is divided by."),
+    option("--mean", type=CHANNELS, help="Mean of each channel, in the channels' order, taken from x / scale."),
+    option("--std", type=CHANNELS, help="Deviation of each channel, which the rest is divided by."),
     option("--scale", type=float, metavar="NUMBER", help="What a byte is divided by first: 255, or 1."),
     option("--order", type=click.Choice(["rgb", "bgr"]), help="Order of the channels."),
     option(
@@ -210,13 +210,8 @@ def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
         wanted = Recipe(**chosen)
     with heavy(EXPORT):
         from refinenet_edge.build import build as build_bundle
-    with progress_bar() as bar:
-        task = bar.add_task("start", total=None)
-        built = build_bundle(
-            wanted,
-            lambda step: bar.update(task, description=step, total=None),
-            lambda phase, done, steps: bar.update(task, description=phase, completed=done, total=steps or None),
-        )
+    with progress_bar("start") as bar:
+        built = build_bundle(wanted, bar.step, bar.phase)
     if explain:
         out.print(_firings(built.firings))
     if built.manifest.budget and built.manifest.budget.harms:
@@ -245,7 +240,7 @@ build_engine = click.version_option(__version__)(click.command("build-engine", c
     "--workspace-mib", type=click.IntRange(16), default=1024, show_default=True, help="The builder's scratch memory."
 )
 @option("--timing-cache", type=LocalPath(), help="Read TensorRT's timings from here, and keep them.")
-@option("--size", type=SizeType(), help="The usual size, for a bundle that takes any.")
+@option("--size", type=SIZE, help="The usual size, for a bundle that takes any.")
 def plan(
     bundle: Path,
     backend: Any,
@@ -260,14 +255,8 @@ def plan(
 
     opened = open_bundle(bundle)
     options = EngineOptions(target, workspace_mib << 20, profile_of(opened.manifest, size), timing_cache)
-    with progress_bar() as bar:
-        task = bar.add_task(f"build the {backend} engine", total=None)
-        manifest = add_plan(
-            opened,
-            backend,
-            options,
-            lambda phase, done, steps: bar.update(task, description=phase, completed=done, total=steps),
-        )
+    with progress_bar(f"build the {backend} engine") as bar:
+        manifest = add_plan(opened, backend, options, bar.phase)
     out.print(manifest_table(manifest, str(bundle)))
 
 
@@ -303,21 +292,7 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
 
     opened = open_bundle(bundle)
     manifest = opened.manifest
-    if manifest.precision != "fp32":
-        if manifest.precision in ("int8", "fp8") and manifest.calibration is None:
-            raise InputError(f"{bundle} has the Q/DQ of the ONNX file it is of: there is nothing to calibrate")
-        raise InputError(
-            f"{bundle} is {manifest.precision}: ranges are measured on a fp32 bundle of the same network; build it: "
-            + manifest.recipe.in_precision("fp32", f"{bundle}_fp32").command
-        )
-    if manifest.recipe.gives != "logits":
-        raise InputError(f"{bundle} gives {manifest.recipe.gives}: build it without --gives to calibrate it")
-    if manifest.batch != ONE:
-        raise InputError(
-            f"{bundle} takes {manifest.batch} frames at once; ranges are measured frame by frame, and serve any batch: "
-            "calibrate the same network without --batch: "
-            + dataclasses.replace(manifest.recipe, batch=ONE, output=f"{bundle}_1").command
-        )
+    _require_calibratable(bundle, manifest)
     if path.suffix != ".json":
         raise InputError(f"{path}: ranges are written as .json, which --calib knows them by: {path}.json")
     overrides = calibration.parse_overrides(special)
@@ -326,8 +301,7 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
     require_runs(graph, manifest.files[MODEL].sha256, "onnxruntime", BundleError, str(opened.path / MODEL))
     model = read_onnx(opened.path / MODEL, None, graph)
     frames = calibration.calibration_frames(source)
-    with progress_bar() as bar, contextlib.ExitStack() as stack:
-        task = bar.add_task("observe", total=None)
+    with progress_bar("observe") as bar, contextlib.ExitStack() as stack:
         observer = None
         if ray != "off":
             from refinenet_edge.cluster.calibrate import DistributedFrameObserver
@@ -343,12 +317,31 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
             calibration.parse_method(method) if method else calibration.DEFAULT,
             overrides,
             path,
-            lambda done, count: bar.update(task, completed=done, total=count),
+            bar.count,
             observer,
         )
     out.print(_cut(ranges))
     out.print(f"{len(ranges.tensors)} tensors over {ranges.count} frames, by {ranges.key.method}: {path}")
     print_next(manifest.recipe.in_precision("int8", f"{bundle}_int8", str(path)).command)
+
+
+def _require_calibratable(bundle: Path, manifest: Manifest) -> None:
+    """Raise `InputError` for a bundle that ranges cannot be measured on, with the command that builds one."""
+    if manifest.precision != "fp32":
+        if manifest.precision in ("int8", "fp8") and manifest.calibration is None:
+            raise InputError(f"{bundle} has the Q/DQ of the ONNX file it is of: there is nothing to calibrate")
+        raise InputError(
+            f"{bundle} is {manifest.precision}: ranges are measured on a fp32 bundle of the same network; build it: "
+            + manifest.recipe.in_precision("fp32", f"{bundle}_fp32").command
+        )
+    if manifest.recipe.gives != "logits":
+        raise InputError(f"{bundle} gives {manifest.recipe.gives}: build it without --gives to calibrate it")
+    if manifest.batch != ONE:
+        raise InputError(
+            f"{bundle} takes {manifest.batch} frames at once; ranges are measured frame by frame, and serve any batch: "
+            "calibrate the same network without --batch: "
+            + dataclasses.replace(manifest.recipe, batch=ONE, output=f"{bundle}_1").command
+        )
 
 
 def _cut(ranges: Ranges) -> Table:

@@ -62,8 +62,7 @@ def batch(
     from refinenet_edge.bundle import open_bundle
     from refinenet_edge.cluster.batch import PROBLEMS, label
 
-    with progress_bar() as bar:
-        task = bar.add_task("label", total=None)
+    with progress_bar("label") as bar:
         done = label(
             open_bundle(bundle),
             source,
@@ -76,7 +75,7 @@ def batch(
             unknown_below=least,
             inference=inference,
             beside=tuple(map(open_bundle, beside)),
-            progress=lambda finished, frames: bar.update(task, completed=finished, total=frames),
+            progress=bar.count,
         )
     rate = ""
     if done.labelled:

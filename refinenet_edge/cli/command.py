@@ -19,8 +19,8 @@ from refinenet_edge.cli import help as helps
 from refinenet_edge.cli import screen
 from refinenet_edge.cli.screen import err, styled
 from refinenet_edge.errors import InputError, MissingExtra, PartFailed, RefineNetEdgeError, first_line, require_local
-from refinenet_edge.recipe import parse_channels, parse_size
-from refinenet_edge.records import WHOLE, Batch, Inference, MultiScale, Tiles
+from refinenet_edge.recipe import parse_size
+from refinenet_edge.records import WHOLE, Inference, MultiScale, Tiles
 
 EXPORT = "'refinenet-edge[export]'"
 
@@ -199,40 +199,20 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-class SizeType(click.ParamType[Any]):
-    """HEIGHTxWIDTH in pixels."""
+class Parsed(click.ParamType[Any]):
+    """What `parse` makes of an option's text, which its help calls `name`; `parse` raises `InputError`."""
 
-    name = "HEIGHTxWIDTH"
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self._parse = name, parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return parse_size(value) if isinstance(value, str) else value
+            return self._parse(value) if isinstance(value, str) else value
         except InputError as exc:
             self.fail(str(exc), param, ctx)
 
 
-class BatchType(click.ParamType[Any]):
-    """Frames at once: N, LEAST:MOST or LEAST:BEST:MOST."""
-
-    name = "N|LEAST:MOST|LEAST:BEST:MOST"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return Batch.parse(value) if isinstance(value, str) else value
-        except InputError as exc:
-            self.fail(str(exc), param, ctx)
-
-
-class ChannelsType(click.ParamType[Any]):
-    """A number for each of the network's three channels, or one for all."""
-
-    name = "A,B,C"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return parse_channels(value) if isinstance(value, str) else value
-        except InputError as exc:
-            self.fail(str(exc), param, ctx)
+SIZE = Parsed("HEIGHTxWIDTH", parse_size)
 
 
 def with_inference(command: Callable[..., None]) -> Callable[..., None]:
@@ -249,7 +229,7 @@ def with_inference(command: Callable[..., None]) -> Callable[..., None]:
         type=LocalPath(),
         help="A bundle of the network at another fixed size: its class scores are averaged, too. Repeatable.",
     )
-    @option("--tiles", type=SizeType(), help="Segment frames at their own size, in tiles of this size: for large ones.")
+    @option("--tiles", type=SIZE, help="Segment frames at their own size, in tiles of this size: for large ones.")
     @option(
         "--overlap",
         type=int,

@@ -105,18 +105,13 @@ def demo(
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from refinenet_edge.demo import Model, Recording, Show, open_source
     from refinenet_edge.demo.figures import RecentWatts
-    from refinenet_edge.demo.window import KEYS, Window, has_windows
     from refinenet_edge.overlay import OverlayStyle
     from refinenet_edge.runtime.cuda import gpu_bus_id
     from refinenet_edge.sensors import Meters
 
-    if view is None:
-        view = "window" if has_windows() else "web"
     repeat = view != "none" and record is None
     chosen = sources or _default_sources(bool(bundles))
-    for text in chosen:
-        if record and record.exists() and Path(text).exists() and record.samefile(text):
-            raise InputError(f"{record} is what is looked at: give --record another name")
+    _require_elsewhere(record, chosen)
     opened = [open_source(text, every_frame=rate == "full", repeat=repeat) for text in chosen]
     # without bundles each source has the shipped model that was made for it
     shipped = [] if bundles else [_recipe_for(text) for text in chosen]
@@ -130,10 +125,7 @@ def demo(
         model_of_source = [recipes.index(recipe) for recipe in shipped]
         show = Show(opened, models, OverlayStyle(opacity), recording, RecentWatts(meters), model_of_source, together)
         stack.callback(show.close)
-        if view == "window":
-            show.views.append(Window(show))
-            out.print(f"keys: {KEYS}")
-        elif view == "web":
+        if view != "none" and not _opens_window(show, view):
             _serve(show, host, port, token, public_url)
         with _until_interrupted():
             show.run(frames)
@@ -142,11 +134,29 @@ def demo(
     out.print(f"{summary.frames} frames in {summary.seconds:.1f} s{rest}" + (f": {record}" if record else ""))
 
 
+def _require_elsewhere(record: Path | None, sources: Sequence[str]) -> None:
+    """Raise `InputError` where what is looked at would be recorded over."""
+    for text in sources:
+        if record and record.exists() and Path(text).exists() and record.samefile(text):
+            raise InputError(f"{record} is what is looked at: give --record another name")
+
+
 def _rate_of(sources: Sequence[LiveSource], together: bool) -> float | None:
     """Pictures a second of a recording with every frame in it; None: as they come."""
     rates = [source.rate for source in (sources if together else sources[:1])]
     known = [rate for rate in rates if rate is not None]
     return sum(known) if len(known) == len(rates) else None
+
+
+def _opens_window(show: Show, view: str | None) -> bool:
+    """Show it in a window, where that is asked for, or nothing is and there are windows; whether it is."""
+    from refinenet_edge.demo.window import KEYS, Window, has_windows
+
+    if view == "web" or (view is None and not has_windows()):
+        return False
+    show.views.append(Window(show))
+    out.print(f"keys: {KEYS}")
+    return True
 
 
 def _serve(show: Show, host: str, port: int, token: str | None, public: str | None) -> None:
@@ -204,9 +214,8 @@ def shipped_bundle(name: str, size: Size) -> Path:
         err.print(f"the shipped model is built into {path}, this once", soft_wrap=True)
         make_folder(path.parent)
         recipe = Recipe(str(path), checkpoint=name, size=size)
-        with progress_bar() as bar:
-            task = bar.add_task("start", total=None)
-            build_bundle(recipe, lambda step: bar.update(task, description=step))
+        with progress_bar("start") as bar:
+            build_bundle(recipe, bar.step)
     return path
 
 

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from refinenet_edge.cli.command import EXPORT, LocalPath, SizeType, heavy, main, option, with_json
+from refinenet_edge.cli.command import EXPORT, SIZE, LocalPath, heavy, main, option, with_json
 from refinenet_edge.cli.screen import folding, harms_table, manifest_table, numbers, out, percent, print_json
 from refinenet_edge.records import ONE
 
@@ -43,7 +43,7 @@ def inspect(path: Path, as_json: bool) -> None:
 
 
 @main.command("models")
-@option("--size", type=SizeType(), default="512x512", show_default=True, help="Size of the network's input.")
+@option("--size", type=SIZE, default="512x512", show_default=True, help="Size of the network's input.")
 @option("--classes", type=click.IntRange(1, 255), default=21, show_default=True, help="Number of classes.")
 @with_json
 def models(size: tuple[int, int], classes: int, as_json: bool) -> None:

@@ -89,7 +89,7 @@ def run(
 ) -> None:
     """Segment IMAGES, an image or video file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
     from refinenet_edge.frames.images import write_image, write_png
-    from refinenet_edge.mask_files import open_writers
+    from refinenet_edge.mask_files import MaskWriter
     from refinenet_edge.overlay import OverlayStyle, draw, legend_of
     from refinenet_edge.runtime import Segmenter
     from refinenet_edge.runtime.in_flight import Workers
@@ -111,31 +111,24 @@ def run(
     )
     with opened as segmenter, bar, Workers(segmenter.in_flight) as workers:
         make_folder(folder)
-        writers = open_writers(folder, formats)
-        every = workers.in_order(functools.partial(_segment, segmenter), _read(frames))
+        writer = MaskWriter(folder, formats)
+        every = workers.in_order(functools.partial(_segment, segmenter, least), _read(frames))
         for index, name in enumerate(bar.track(stems, description="segment")):
-            segmented = done.note(frames, index, next(every))
-            if segmented is None:
+            if (segmented := done.note(frames, index, next(every))) is None:
                 continue
             frame, mask = segmented
-            if least is not None:
-                mask = mask.unknown_below(least)
             picture = draw(frame, mask, style, legend=legend_of(mask) if legend else ())
             write_image(folder / f"{name}_overlay.jpg", picture)
-            for writer in writers:
-                writer.add(name, frames.names[index], mask)
+            writer.add(name, frames.names[index], mask)
             if confidence and mask.confidence is not None:
                 write_png(folder / f"{name}_confidence.png", mask.confidence)
-            done.images[-1] |= {"shares": mask.shares()}
-        for writer in writers:
-            writer.finish()
+        writer.finish()
     if as_json:
         print_json(dataclasses.asdict(done))
     else:
         out.print(done.table(str(bundle)))
         out.print(f"{len(done.images)} of {len(frames)} images segmented into {folder}")
-    if done.failed:
-        raise PartFailed(f"{len(done.failed)} images could not be used: {'; '.join(done.failed[:3])}")
+    done.require_all()
 
 
 def _named_frames(images: str, folder: Path) -> tuple[Frames, list[str]]:
@@ -163,14 +156,17 @@ def _read(frames: Frames) -> Iterator[Frame | RefineNetEdgeError]:
             yield exc
 
 
-def _segment(segmenter: Segmenter, frame: Frame | RefineNetEdgeError) -> tuple[Frame, Mask, float] | RefineNetEdgeError:
-    """`frame`, its mask and the ms that took, beside others; or why it has none."""
+def _segment(
+    segmenter: Segmenter, least: float | None, frame: Frame | RefineNetEdgeError
+) -> tuple[Frame, Mask, float] | RefineNetEdgeError:
+    """`frame`, its mask and the ms that took, beside others; or why it has none. Below `least` labels are unknown."""
     if isinstance(frame, RefineNetEdgeError):
         return frame
     try:
         started = time.perf_counter()
         mask = segmenter.segment(frame)
-        return frame, mask, 1000 * (time.perf_counter() - started)
+        ms = 1000 * (time.perf_counter() - started)
+        return frame, mask if least is None else mask.unknown_below(least), ms
     except (InputError, BundleError) as exc:
         return exc
 
@@ -193,8 +189,13 @@ class _Segmented:
             return None
         frame, mask, ms = found
         size = {"height": frame.shape[0], "width": frame.shape[1]}
-        self.images.append({"image": Path(frames.names[index]).stem, **size, "ms": ms})
+        self.images.append({"image": Path(frames.names[index]).stem, **size, "ms": ms, "shares": mask.shares()})
         return frame, mask
+
+    def require_all(self) -> None:
+        """Raise `PartFailed` where frames could not be used."""
+        if self.failed:
+            raise PartFailed(f"{len(self.failed)} images could not be used: {'; '.join(self.failed[:3])}")
 
     def table(self, title: str) -> Table:
         table = Table("image", *numbers("height x width", "ms"), "classes", title=title)
@@ -283,16 +284,15 @@ def evaluate(
     opened, others = open_bundle(bundle), tuple(map(open_bundle, beside))
     data = evaluation.open_dataset(dataset, masks_as_stored=masks_as_stored)
     way = UPSAMPLINGS[upsample] if upsample else None
-    with contextlib.ExitStack() as stack, progress_bar() as bar:
+    with contextlib.ExitStack() as stack, progress_bar("evaluate") as bar:
         by = _evaluator(stack, opened, backend, ray, way, allow_host_code, inference, others)
-        task = bar.add_task("evaluate", total=len(data.samples))
         result = evaluation.evaluate(
             by,
             data,
             identity=opened.identity,
             out=result_path,
             strict=strict,
-            progress=lambda done, samples: bar.update(task, completed=done, total=samples),
+            progress=bar.count,
         )
     if as_json:
         print_json(result)

@@ -56,6 +56,22 @@ class Progressing(Progress):
         self._lines, self._began, self._said = lines, time.monotonic(), 0.0
         self._step, self._step_began = "", 0.0
 
+    def begin(self, description: str) -> None:
+        """Tell of one task from now on, by `step`, `phase` and `count`."""
+        self._only = self.add_task(description, total=None)
+
+    def step(self, name: str) -> None:
+        """It is at the step `name`, whose length is not known."""
+        self.update(self._only, description=name, total=None)
+
+    def phase(self, name: str, done: int, count: int) -> None:
+        """It is at the step `name`, `done` of `count` parts of which are done."""
+        self.update(self._only, description=name, completed=done, total=count or None)
+
+    def count(self, done: int, count: int) -> None:
+        """So many of its parts are done."""
+        self.update(self._only, completed=done, total=count)
+
     def update(self, task_id: TaskID, **fields: Any) -> None:
         super().update(task_id, **fields)
         self._tell(self._tasks[task_id])
@@ -81,11 +97,14 @@ class Progressing(Progress):
         err.print(line, soft_wrap=True)
 
 
-def progress_bar() -> Progressing:
-    """Progress on stderr: what a command prints stays clean."""
+def progress_bar(description: str = "") -> Progressing:
+    """Progress on stderr, of one task where it is described: what a command prints stays clean."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     bar = err.is_terminal and not quiet
-    return Progressing(*columns, lines=not bar and not quiet, console=err, transient=True, disable=not bar)
+    made = Progressing(*columns, lines=not bar and not quiet, console=err, transient=True, disable=not bar)
+    if description:
+        made.begin(description)
+    return made
 
 
 def print_json(value: Any) -> None:

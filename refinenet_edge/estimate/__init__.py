@@ -18,12 +18,11 @@ from refinenet_edge.estimate.bound import Bounds, bound
 from refinenet_edge.estimate.devices import find_device
 from refinenet_edge.estimate.kernels import frame_size, kernels
 from refinenet_edge.onnx_ends import fix_batch
-from refinenet_edge.records import ONE, Batch, Size
+from refinenet_edge.records import DEFAULT_SIZE, ONE, Batch, Size
 
-SIZE = (512, 512)
-CLASSES = 21
+CLASSES = 21  # of a name, where nobody says
 
-__all__ = ["CLASSES", "SIZE", "Bounds", "estimate"]
+__all__ = ["Bounds", "estimate"]
 
 
 def estimate(
@@ -31,7 +30,7 @@ def estimate(
 ) -> Bounds:
     """The bounds of `model`, a name of `model.MODELS` or a bundle's folder, on `device`, a name or a TOML file.
 
-    Of a name: `size` is (height, width), `classes` a count, by default `SIZE` and `CLASSES`; the weights do not matter.
+    Of a name: `size` is (height, width), `classes` a count, by default `DEFAULT_SIZE` and `CLASSES`.
     A bundle has its own, and needs no torch. `batch` frames go in at once, by default one, or as many as are best for
     the bundle: what comes out is of one of them. Every precision of the device is bounded, whatever the bundle is in.
     Raises `InputError` for a device that is not known and a `size` that is not the bundle's, `GraphError` as `kernels`.
@@ -44,7 +43,7 @@ def estimate(
         if not own.takes(batch):
             raise InputError(f"bundle {model} takes {own} frames at once: --batch {batch} is none of them")
     else:
-        graph = _graph_of_name(model, size or SIZE, classes or CLASSES)
+        graph = _graph_of_name(model, size or DEFAULT_SIZE, classes or CLASSES)
     with impossible_nodes():
         frames = batch or 1
         bounds = [bound(kernels(graph, precision, keep), precision, specs, frames) for precision in specs.precisions]

@@ -17,13 +17,6 @@ from refinenet_edge.evaluation.samples import Sample, Unusable
 from refinenet_edge.evaluation.score import EvaluationResult, SampleProblem, evaluate
 
 __all__ = [
-    "IGNORE",
-    "Confusion",
-    "DataSet",
-    "EvaluationResult",
-    "Sample",
-    "SampleProblem",
-    "Unusable",
-    "evaluate",
+    "IGNORE", "Confusion", "DataSet", "EvaluationResult", "Sample", "SampleProblem", "Unusable", "evaluate",
     "open_dataset",
-]
+]  # fmt: skip

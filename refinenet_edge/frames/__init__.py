@@ -17,18 +17,6 @@ from refinenet_edge.frames.opening import open_frames, open_source
 from refinenet_edge.frames.readers import Captured, CapturedFrames, Frames, LiveSource
 
 __all__ = [
-    "Address",
-    "Camera",
-    "Captured",
-    "CapturedFrames",
-    "Frames",
-    "Images",
-    "LiveSource",
-    "Scenes",
-    "Url",
-    "Video",
-    "open_frames",
-    "open_source",
-    "parse",
-    "parse_scenes",
-]
+    "Address", "Camera", "Captured", "CapturedFrames", "Frames", "Images", "LiveSource", "Scenes", "Url", "Video",
+    "open_frames", "open_source", "parse", "parse_scenes",
+]  # fmt: skip

@@ -13,21 +13,9 @@ It is done in the graph, in the opset that the file is of, so that all that come
     batch.py     one frame or several at once
 """
 
-from refinenet_edge.onnx_ends.batch import BATCH, fix_batch, set_batch
-from refinenet_edge.onnx_ends.ends import NOTHING, Array, Ends, Said, Taken
+from refinenet_edge.onnx_ends.batch import fix_batch, set_batch
+from refinenet_edge.onnx_ends.ends import NOTHING, Array, Ends, Said
 from refinenet_edge.onnx_ends.gives import give_logits
 from refinenet_edge.onnx_ends.takes import in_float32, take_image
 
-__all__ = [
-    "BATCH",
-    "NOTHING",
-    "Array",
-    "Ends",
-    "Said",
-    "Taken",
-    "fix_batch",
-    "give_logits",
-    "in_float32",
-    "set_batch",
-    "take_image",
-]
+__all__ = ["NOTHING", "Array", "Ends", "Said", "fix_batch", "give_logits", "in_float32", "set_batch", "take_image"]

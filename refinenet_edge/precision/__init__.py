@@ -28,24 +28,9 @@ QUANTISED = ("int8", "fp8")
 ON_GPU: tuple[Backend, ...] = ("tensorrt", "tensorrt-rtx")
 
 __all__ = [
-    "ON_GPU",
-    "PRECISIONS",
-    "QUANTISED",
-    "Placement",
-    "apply",
-    "asymmetric",
-    "give",
-    "in_7_bits",
-    "is_quantised",
-    "needs_vnni",
-    "pad_channels",
-    "placement_of",
-    "plain_ends",
-    "quantise",
-    "stored_in_half",
-    "to_fp16",
-    "uncalibrated",
-]
+    "ON_GPU", "QUANTISED", "Placement", "apply", "asymmetric", "give", "in_7_bits", "is_quantised", "needs_vnni",
+    "pad_channels", "placement_of", "plain_ends", "quantise", "stored_in_half", "to_fp16", "uncalibrated",
+]  # fmt: skip
 
 
 def uncalibrated(precision: str) -> str:

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from refinenet_edge.bench import Case, Scope, read_suite
-from refinenet_edge.cli.bench import BatchesType
+from refinenet_edge.cli.bench import BATCHES
 from refinenet_edge.errors import InputError
 
 GOOD = """
@@ -71,7 +71,7 @@ def test_the_suites_here_can_be_read() -> None:
 
 
 def test_batches_are_numbers_with_commas_between_them() -> None:
-    assert [BatchesType().convert(text, None, None) for text in ("4", "1,2,4,8")] == [(4,), (1, 2, 4, 8)]
+    assert [BATCHES.convert(text, None, None) for text in ("4", "1,2,4,8")] == [(4,), (1, 2, 4, 8)]
     for wrong in ("", "0", "1,,2", "1:8", "-1", "two"):
         with pytest.raises(click.BadParameter, match="expected whole numbers from 1 on"):
-            BatchesType().convert(wrong, None, None)
+            BATCHES.convert(wrong, None, None)
