@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from refinenet_edge.evaluation.score import Evaluator
     from refinenet_edge.frames import Frames
     from refinenet_edge.records import Frame, Mask
-    from refinenet_edge.runtime import Segmenter
 
 UPSAMPLINGS: dict[str, Interpolation] = {
     "bilinear": Bilinear(align_corners=False),
@@ -92,7 +91,7 @@ def run(
     from refinenet_edge.mask_files import MaskWriter
     from refinenet_edge.overlay import OverlayStyle, draw, legend_of
     from refinenet_edge.runtime import Segmenter
-    from refinenet_edge.runtime.in_flight import Workers
+    from refinenet_edge.runtime.many import Many
 
     frames, stems = _named_frames(images, folder)
     style = OverlayStyle(opacity, side_by_side=side_by_side)
@@ -109,10 +108,11 @@ def run(
         progress=lambda done, tiles: bar.update(task, completed=done, total=tiles, visible=True),
         throughput=len(frames) > 1,
     )
-    with opened as segmenter, bar, Workers(segmenter.in_flight) as workers:
+    with opened as segmenter, bar, Many(segmenter) as many:
         make_folder(folder)
         writer = MaskWriter(folder, formats)
-        every = workers.in_order(functools.partial(_segment, segmenter, least), _read(frames))
+        answered = functools.partial(_answered, least)
+        every = many.each(_read(frames), lambda frame: (frame, (frame, time.perf_counter())), answered)
         for index, name in enumerate(bar.track(stems, description="segment")):
             if (segmented := done.note(frames, index, next(every))) is None:
                 continue
@@ -156,19 +156,20 @@ def _read(frames: Frames) -> Iterator[Frame | RefineNetEdgeError]:
             yield exc
 
 
-def _segment(
-    segmenter: Segmenter, least: float | None, frame: Frame | RefineNetEdgeError
+def _answered(
+    least: float | None, given: tuple[Frame | RefineNetEdgeError, float], mask: Mask | RefineNetEdgeError
 ) -> tuple[Frame, Mask, float] | RefineNetEdgeError:
-    """`frame`, its mask and the ms that took, beside others; or why it has none. Below `least` labels are unknown."""
-    if isinstance(frame, RefineNetEdgeError):
-        return frame
-    try:
-        started = time.perf_counter()
-        mask = segmenter.segment(frame)
-        ms = 1000 * (time.perf_counter() - started)
-        return frame, mask if least is None else mask.unknown_below(least), ms
-    except (InputError, BundleError) as exc:
-        return exc
+    """A frame, its mask and the ms since it was there, beside others; or why it has none. Below `least` labels are
+    unknown.
+    """
+    frame, since = given
+    if isinstance(mask, (InputError, BundleError)):
+        return mask
+    if isinstance(mask, RefineNetEdgeError):
+        raise mask
+    assert not isinstance(frame, RefineNetEdgeError)  # it has a mask
+    ms = 1000 * (time.perf_counter() - since)
+    return frame, mask if least is None else mask.unknown_below(least), ms
 
 
 @dataclasses.dataclass

@@ -39,11 +39,11 @@ from refinenet_edge.cluster.bundles import Opening, common_backend, gpus_of, ope
 from refinenet_edge.cluster.pool import Pool, open_pool
 from refinenet_edge.cluster.storage import CLUSTER, Storage, absolute, open_storage
 from refinenet_edge.cluster.work import Counter, InputFile, Item, Piece, Reader, everywhere, find, is_video, pieces_of
-from refinenet_edge.errors import BundleError, InputError, MissingExtra
+from refinenet_edge.errors import BundleError, InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.frames.images import digest_of, encode_image
 from refinenet_edge.mask_files import FORMATS
 from refinenet_edge.records import WHOLE, Frame, Identity, Inference, Labels, Mask, from_json, to_json
-from refinenet_edge.runtime.in_flight import Workers
+from refinenet_edge.runtime.many import Many
 from refinenet_edge.runtime.multi_scale import at_sizes
 from refinenet_edge.urls import is_url, shown
 
@@ -216,7 +216,7 @@ class Labeller:
     def __init__(self, job: Job) -> None:
         self._run = job.run
         self._segmenter = job.opening.segmenter()
-        self._workers = Workers(self._segmenter.in_flight)
+        self._many = Many(self._segmenter)
         self._reader = Reader(job.source)
         self._out = open_storage(job.out)
         try:
@@ -230,23 +230,24 @@ class Labeller:
     def __call__(self, piece: Piece) -> Report:
         started = time.process_time()
         # read one after the other, as a video has them
-        done = list(self._workers.in_order(self._label, self._reader.frames(piece)))
+        done = list(self._many.each(self._reader.frames(piece), lambda read: (read[1], read), self._label))
         problems = tuple(each for each in done if isinstance(each, FrameProblem))
         if rows := [each for each in done if isinstance(each, dict)]:
             self._out.write(part_name(piece), _table(rows, self._run))
         return Report(len(done) - len(problems), problems, time.process_time() - started)
 
-    def _label(self, read: tuple[Item, Frame | InputError]) -> FrameProblem | dict[str, Any] | None:
+    def _label(
+        self, read: tuple[Item, Frame | InputError], mask: Mask | RefineNetEdgeError
+    ) -> FrameProblem | dict[str, Any] | None:
         """Put the labels of a frame there; where they are rows of a table, its row."""
         item, frame = read
-        try:
-            if isinstance(frame, InputError):
-                raise frame
-            mask = self._segmenter.segment(frame)
-            if self._run.unknown_below is not None:
-                mask = mask.unknown_below(self._run.unknown_below)
-        except (InputError, BundleError) as exc:
-            return FrameProblem(item.id, str(exc))
+        if isinstance(mask, (InputError, BundleError)):
+            return FrameProblem(item.id, str(mask))
+        if isinstance(mask, RefineNetEdgeError):
+            raise mask
+        assert not isinstance(frame, InputError)  # it has a mask
+        if self._run.unknown_below is not None:
+            mask = mask.unknown_below(self._run.unknown_below)
         if self._run.format == "parquet":
             return _row(item, frame, mask, self._run)
         if self._run.confidence and mask.confidence is not None:  # first: the labels say that the frame is done
@@ -256,7 +257,7 @@ class Labeller:
         return None
 
     def close(self) -> None:
-        self._workers.close()
+        self._many.close()
         self._reader.close()
         self._segmenter.close()
 

@@ -18,20 +18,31 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from refinenet_edge import __version__
-from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.errors import BundleError, InputError, RefineNetEdgeError
 from refinenet_edge.evaluation.confusion import IGNORE, Confusion
 from refinenet_edge.evaluation.datasets import DataSet
 from refinenet_edge.evaluation.doubts import doubts, numbering_doubt
 from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
 from refinenet_edge.files import read_utf8, write_atomically
-from refinenet_edge.records import WHOLE, Frame, FrameSpec, Identity, Inference, Labels, Mask, from_json, to_json
+from refinenet_edge.records import (
+    WHOLE,
+    Frame,
+    FrameSpec,
+    Identity,
+    Inference,
+    Labels,
+    Mask,
+    from_json,
+    to_json,
+)
 from refinenet_edge.runtime import Segmenter
-from refinenet_edge.runtime.in_flight import Workers
+from refinenet_edge.runtime.many import Many, Segments
 
 SAVE_SECONDS = 15.0
 MAX_PARTIAL = 256 << 20  # bytes
@@ -93,19 +104,9 @@ class _Partial:
     seconds: float
 
 
+Truth = npt.NDArray[np.integer[Any]]
+_Read = tuple[Sample, str, Truth | None, Truth | None]  # with its stamp, truth, and truth turned by EXIF
 Compared = tuple[Sample, str, Confusion | SampleProblem]  # the stamp is from before the sample was read
-
-
-class Segments(Protocol):
-    """As much of a `Segmenter` as judging needs."""
-
-    @property
-    def labels(self) -> Labels: ...
-
-    @property
-    def frame_spec(self) -> FrameSpec: ...
-
-    def segment(self, frame: Frame) -> Mask: ...
 
 
 class Evaluator(Protocol):
@@ -128,26 +129,36 @@ class Evaluator(Protocol):
 
 
 class LocalEvaluator:
-    """A segmenter in this process, `in_flight` samples at once; up to twice as many are in memory."""
+    """A segmenter in this process, as many samples at once as pay."""
 
     segmenter: Segments
-    in_flight = 1
 
     def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter, self.in_flight = segmenter, segmenter.in_flight
+        self.segmenter = segmenter
         self.labels, self.frame, self.backend = segmenter.labels, segmenter.frame_spec, segmenter.session.name
         self.inference = segmenter.inference
 
     def compare(self, samples: Sequence[Sample]) -> Iterator[Compared]:
-        with Workers(self.in_flight) as workers:
-            yield from workers.in_order(self._compare, samples)
+        with Many(self.segmenter) as many:
+            yield from many.each(samples, self._read, self._compare)
 
-    def _compare(self, sample: Sample) -> Compared:
+    def _read(self, sample: Sample) -> tuple[Frame | Unusable, _Read]:
         stamp = sample.stamp()
         try:
-            return sample, stamp, compare(self.segmenter, sample)
+            frame, truth, turned = read(sample, len(self.labels.names))
         except Unusable as exc:
-            return sample, stamp, SampleProblem(sample.id, exc.kind, str(exc))
+            return exc, (sample, stamp, None, None)
+        return frame, (sample, stamp, truth, turned)
+
+    def _compare(self, read: _Read, answer: Mask | RefineNetEdgeError) -> Compared:
+        sample, stamp, truth, turned = read
+        if isinstance(answer, InputError):
+            kind = answer.kind if isinstance(answer, Unusable) else "refused"
+            return sample, stamp, SampleProblem(sample.id, kind, str(answer))
+        if isinstance(answer, RefineNetEdgeError):
+            raise answer
+        assert truth is not None  # it was read
+        return sample, stamp, compare(answer, truth, turned, self.frame)
 
 
 @dataclass(frozen=True)
@@ -257,10 +268,9 @@ def evaluate(
     return result
 
 
-def compare(segmenter: Segments, sample: Sample) -> Confusion:
-    """One sample's matrix. Raises `Unusable`."""
+def read(sample: Sample, classes: int) -> tuple[Frame, Truth, Truth | None]:
+    """A sample's frame, its truth, and that turned where only so it fits the frame. Raises `Unusable`."""
     frame, truth = sample.read()
-    classes = len(segmenter.labels.names)
     turn = sample.turn()
     turned = turn(truth) if turn and turn(truth).shape == frame.shape[:2] else None
     if truth.shape != frame.shape[:2]:
@@ -271,14 +281,15 @@ def compare(segmenter: Segments, sample: Sample) -> Confusion:
     if wrong.size:
         unknown = ", ".join(map(str, np.unique(wrong)[:5]))
         raise Unusable("label", f"the mask has label {unknown}, the classes are 0..{classes - 1}")
-    try:
-        mask = segmenter.segment(frame)
-    except InputError as exc:
-        raise Unusable("refused", str(exc)) from exc
-    if segmenter.frame_spec.fit == "crop":  # what it does not see counts for nothing
-        seen = mask.labels != segmenter.labels.ignore
+    return frame, truth, turned
+
+
+def compare(mask: Mask, truth: Truth, turned: Truth | None, spec: FrameSpec) -> Confusion:
+    """One sample's matrix."""
+    if spec.fit == "crop":  # what it does not see counts for nothing
+        seen = mask.labels != mask.classes.ignore
         mask, truth = replace(mask, labels=np.where(seen, mask.labels, 0)), np.where(seen, truth, IGNORE)
-    found = Confusion.of(truth, mask.labels, classes)
+    found = Confusion.of(truth, mask.labels, len(mask.classes.names))
     if turned is None:
         return found
     return replace(found, turned=int((turned == mask.labels).sum()) - int(found.matrix.trace()))

@@ -17,7 +17,7 @@ with an engine of our own in TensorRT's place. A NaN among the logits is not loo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -65,6 +65,11 @@ class DevicePath:
         """`FramePath.in_flight`."""
         return 1
 
+    @property
+    def gathers(self) -> bool:
+        """`FramePath.gathers`: for throughput, and where the engine takes no frame alone."""
+        return self._network.batch.most > 1 and (self._network.throughput or not self._alone)
+
     def new_frame(self, size: Size) -> Frame:
         """`FramePath.new_frame`: page-locked memory."""
         self._session.check_open()
@@ -110,9 +115,9 @@ class DevicePath:
         with self._session.cuda.use():
             return self._queue_list(frames).answers()
 
-    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Iterator[Answer]:
+    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Generator[Answer, None, None]:
         """`FramePath.stream`: copies and computation of several frames, or lists of them, overlap."""
-        most = self._network.batch.most if self._network.throughput or not self._alone else 1
+        most = self._network.batch.most if self.gathers else 1
         together = min(depth or most, most)
         lists = max(1, (depth or DEPTH * most) // together)
         cuda = self._session.cuda

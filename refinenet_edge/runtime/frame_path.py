@@ -1,7 +1,7 @@
 """From a frame to its mask: what a `Segmenter` asks of its path, on the host or on the device, and what both know."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -129,11 +129,15 @@ def or_error(work: Callable[..., T], frame: object) -> T | RefineNetEdgeError:
 class FramePath(Protocol):
     """One way from frames to masks. Frames are HxWx3 BGR uint8 arrays, checked, or `DeviceImage`s.
 
-    `in_flight`: how many threads with a frame each are worth it; 1: they take turns.
+    `in_flight`: how many threads with a frame each are worth it; 1: they take turns. `gathers`: whether `stream` makes
+    batches of its frames.
     """
 
     @property
     def in_flight(self) -> int: ...
+
+    @property
+    def gathers(self) -> bool: ...
 
     def segment(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> Mask:
         """The mask of `frame`, at its size; its labels are `into`, memory of `new_labels`, or a new array."""
@@ -144,7 +148,7 @@ class FramePath(Protocol):
     def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
         """The mask of each of `frames`, in order, or the error that it would raise alone; they may differ in size."""
 
-    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None) -> Iterator[Answer]:
+    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None) -> Generator[Answer, None, None]:
         """`batch` for `frames` as they come; up to `depth` are on their way at once, None: as many as pay."""
 
     def new_frame(self, size: Size) -> Frame:

@@ -1,7 +1,7 @@
 """Frame -> mask with arrays on the host: OpenCV prepares, any session runs, the head in C++ or numpy makes labels."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,6 +30,11 @@ class HostPath:
         """`FramePath.in_flight`."""
         return self.network.session.requests
 
+    @property
+    def gathers(self) -> bool:
+        """`FramePath.gathers`: where the network takes no frame alone."""
+        return self.network.batch.least > 1
+
     def segment(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> Mask:
         """`FramePath.segment`. Raises `InputError` for a frame on the GPU."""
         mask = self._segment(frame)
@@ -57,7 +62,7 @@ class HostPath:
 
     def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
         """`FramePath.batch`: `in_flight` at once; in one run, where the network takes no frame alone."""
-        if self.network.batch.least > 1:
+        if self.gathers:
             return self._together(frames)
         return list(self._workers.in_order(partial(or_error, self.segment), frames))
 
@@ -87,12 +92,12 @@ class HostPath:
     def _mask_of(self, output: npt.NDArray[Any], frame: Frame | DeviceImage) -> Mask:
         return self._mask(output, (frame.shape[0], frame.shape[1]))
 
-    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Iterator[Answer]:
+    def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Generator[Answer, None, None]:
         """`FramePath.stream`: `in_flight` at once, or one after the other in turn with whoever shares the session.
 
         Where the network takes no frame alone, as many in a run as it takes.
         """
-        if self.network.batch.least > 1:
+        if self.gathers:
             most = self.network.batch.most
             for chosen in gathered(frames, min(depth or most, most)):
                 with self.network.shared.turn:

@@ -38,6 +38,11 @@ class MultiScalePath(HostPath):
                 "or at other sizes, too, and name those --with it; --flip alone needs neither"
             )
 
+    @property
+    def gathers(self) -> bool:
+        """`FramePath.gathers`: a run is of one frame."""
+        return False
+
     def _segment(self, frame: Frame | DeviceImage) -> Mask:
         return self._label(self._passes(frame), (frame.shape[0], frame.shape[1]))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -174,7 +175,7 @@ class Segmenter:
                 raise InputError(f"{network.origin} crops frames: scales and tiles need one that is built without")
             self._host = HostPath(network)
             self._path: FramePath = _path(network, self._host)
-            together = self._path is self._host and network.batch.least > 1
+            together = self._path is self._host and self._path.gathers
             self._together = Together[Frame | DeviceImage, Answer](network.batch.most) if together else None
         except BaseException:
             _leave(network)
@@ -208,6 +209,11 @@ class Segmenter:
         next run.
         """
         return self._path.in_flight if self._together is None else 2 * self._network.batch.most
+
+    @property
+    def gathers(self) -> bool:
+        """Whether `segment_each` and `segment_stream` gather frames, as many as the network takes, for one run."""
+        return self._path.gathers
 
     @property
     def batch(self) -> Batch:
@@ -280,12 +286,37 @@ class Segmenter:
         if batch is not None:
             yield from _masks(self._gathered(frames, batch, None if wait_ms is None else wait_ms / 1000))
             return
+        yield from _masks(self.segment_each(frames, depth))
+
+    def segment_each(
+        self, frames: Iterable[Frame | Any | RefineNetEdgeError], depth: int | None = None
+    ) -> Generator[Mask | RefineNetEdgeError, None, None]:
+        """`segment_stream`, but a bad frame is an error for itself only, as in `segment_batch`.
+
+        An error in a frame's place, why it could not be read, is its own answer. Raises `InputError` after close() and
+        for a `depth` below 1, `CudaError` where the GPU fails.
+        """
         require(depth, (int, type(None)), "depth")
         if depth is not None and depth < 1:
             raise InputError(f"a depth of {depth}: at least 1 frame is on its way")
-        yield from _masks(self._path.stream(map(self._usable, frames), depth))
+        self._check_open()
+        errors: deque[RefineNetEdgeError | None] = deque()  # of the frames whose answers are still to come
 
-    def _gathered(self, frames: Iterable[Frame | Any], batch: int, wait: float | None) -> Iterator[Answer]:
+        def usable() -> Iterator[Frame | DeviceImage]:
+            for frame in frames:
+                one = frame if isinstance(frame, RefineNetEdgeError) else or_error(self._usable, frame)
+                errors.append(one if isinstance(one, RefineNetEdgeError) else None)
+                if not isinstance(one, RefineNetEdgeError):
+                    yield one
+
+        with closing(self._path.stream(usable(), depth)) as answers:
+            for answer in answers:
+                while (error := errors.popleft()) is not None:
+                    yield error
+                yield answer
+        yield from filter(None, errors)
+
+    def _gathered(self, frames: Iterable[Frame | Any], batch: int, wait: float | None) -> Generator[Answer, None, None]:
         with closing(gathered(frames, batch, wait)) as lists:
             for chosen in lists:
                 yield from self.segment_batch(chosen)
@@ -365,9 +396,9 @@ class Segmenter:
         self.close()
 
 
-def _masks(answers: Iterator[Answer]) -> Iterator[Mask]:
+def _masks(answers: Generator[Answer, None, None]) -> Iterator[Mask]:
     """Each of `answers`, which end with the first that is an error: that is raised."""
-    with closing(answers):  # type: ignore[type-var]  # they are generators
+    with closing(answers):
         for answer in answers:
             if isinstance(answer, RefineNetEdgeError):
                 raise answer

@@ -56,6 +56,11 @@ class TiledPath(HostPath):
         """`FramePath.in_flight`: one frame, which may be large; its tiles are what runs at once."""
         return 1
 
+    @property
+    def gathers(self) -> bool:
+        """`FramePath.gathers`: a run is of one frame."""
+        return False
+
     def close(self) -> None:
         self._beside.close()
         super().close()

@@ -415,8 +415,6 @@ def test_labels_of_videos_are_of_the_frame_that_they_are_named_after(
     class Says:
         """Labels a frame with the number that is drawn in it."""
 
-        in_flight = 1
-
         def segment(self, frame: np.ndarray) -> Mask:
             numbers.append(number_of(frame))
             return Mask(np.full(frame.shape[:2], numbers[-1], np.uint8), numbered(100))

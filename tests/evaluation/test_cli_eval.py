@@ -195,7 +195,7 @@ def test_interrupted_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def until_the_third(*given: Any) -> Any:
         if len(compared) == 2:
             raise KeyboardInterrupt
-        compared.append(given[1].id)
+        compared.append(given)
         return compare(*given)
 
     with monkeypatch.context() as patch:

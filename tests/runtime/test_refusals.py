@@ -40,6 +40,10 @@ def stream(frames: Any, depth: Any = 2) -> list[Any]:
     return list(segmenter().segment_stream(frames, depth))
 
 
+def each(frames: Any, depth: Any = 2) -> list[Any]:
+    return list(segmenter().segment_each(frames, depth))
+
+
 def gathering(frames: Any, batch: Any, wait_ms: Any) -> list[Any]:
     return list(segmenter().segment_stream(frames, batch=batch, wait_ms=wait_ms))
 
@@ -65,6 +69,7 @@ def calls(make_bundle: Callable[..., Bundle]) -> dict[str, tuple[Callable[..., A
         "staged": (segmenter().staged, {"frame": FRAME}),
         "segment_batch": (segmenter().segment_batch, {"frames": [FRAME]}),
         "segment_stream": (stream, {"frames": [FRAME], "depth": 2}),
+        "segment_each": (each, {"frames": [FRAME], "depth": 2}),
         "segment_stream, gathering": (gathering, {"frames": [FRAME], "batch": 2, "wait_ms": 5.0}),
         "new_frame": (segmenter().new_frame, {"height": 8, "width": 9}),
         "new_labels": (segmenter().new_labels, {"height": 8, "width": 9}),
@@ -101,6 +106,7 @@ def test_every_public_function_is_tried(calls: dict[str, Any]) -> None:
         "close",
         "session",
         "frame_spec",
+        "gathers",
         "inference",
         "in_flight",
         "labels",

@@ -1,0 +1,168 @@
+"""Many frames through one segmenter: `eval`, `run` and `batch` fill the batches of a GPU's engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from refinenet_edge.bundle import Bundle
+from refinenet_edge.cli import main
+from refinenet_edge.cluster.batch import label
+from refinenet_edge.errors import CudaError, InputError, RefineNetEdgeError
+from refinenet_edge.evaluation import evaluate, open_dataset
+from refinenet_edge.evaluation.masks import read_mask
+from refinenet_edge.frames.images import read_image, write_png
+from refinenet_edge.records import Batch, Mask, MultiScale
+from refinenet_edge.runtime import Segmenter, backends
+from refinenet_edge.runtime.in_flight import AHEAD, most_requests
+from refinenet_edge.runtime.many import Many
+from tests.evaluation import data
+from tests.runtime.gpu import Gpu
+from tests.runtime.tinynet import CLASSES
+
+COUNT, BAD = 11, 5
+OnGpu = tuple[Gpu, Bundle]
+
+
+@pytest.fixture
+def on_gpu(
+    make_gpu: Callable[..., Gpu], make_plan: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], OnGpu]:
+    """A GPU, and a bundle of that batch on it."""
+    monkeypatch.setattr(backends, "_problem", lambda backend: None)  # there is no driver
+    gpu = make_gpu("cuda-bindings")
+
+    def make(batch: str) -> OnGpu:
+        wanted = Batch.parse(batch)
+        return gpu, make_plan(gpu, size=(32, 32), batch=[wanted.least, wanted.best, wanted.most])
+
+    return make
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Of two sizes; one of them is none."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index in range(COUNT):
+        shape = (40 + index % 2, 60, 3)
+        write_png(folder / f"{index:02}.png", np.random.default_rng(index).integers(0, 256, shape, np.uint8))
+    (folder / f"{BAD:02}.png").write_bytes(b"none")
+    return folder
+
+
+def runs(gpu: Gpu, act: Callable[[], Any]) -> int:
+    """How often the engine ran meanwhile."""
+    before = len(gpu.calls)
+    act()
+    asked = gpu.calls[before:]
+    return asked.count("execute_async_v3") + asked.count("cuGraphLaunch") - asked.count("cuStreamEndCapture")
+
+
+@pytest.mark.parametrize("batch", ["1:4", "4"])
+class TestCommands:
+    def test_masks_are_those_of_each_alone(
+        self, on_gpu: Callable[[str], OnGpu], pictures: Path, tmp_path: Path, batch: str
+    ) -> None:
+        gpu, bundle = on_gpu(batch)
+
+        def run() -> None:
+            done = CliRunner().invoke(main, ["run", str(bundle.path), str(pictures), "--out", str(tmp_path / "run")])
+            assert done.exit_code == 4, done.output
+            assert f"{COUNT - 1} of {COUNT} images segmented" in done.output
+
+        def batched() -> None:
+            done = label(bundle, str(pictures), str(tmp_path / "batch"), backend="tensorrt")
+            assert [problem.id for problem in done.problems] == [f"{BAD:02}.png"]
+
+        assert runs(gpu, run) == 3  # ten frames
+        assert runs(gpu, batched) == 3
+        with Segmenter(bundle, "tensorrt") as segmenter:
+            for index in set(range(COUNT)) - {BAD}:
+                known = segmenter.segment(read_image(pictures / f"{index:02}.png")).labels
+                assert np.array_equal(read_mask(tmp_path / "batch" / f"{index:02}.png.png"), known)
+                assert np.array_equal(read_mask(tmp_path / "run" / f"{index:02}_labels.png"), known)
+
+    def test_scores_are_those_of_each_alone(self, on_gpu: Callable[[str], OnGpu], tmp_path: Path, batch: str) -> None:
+        gpu, bundle = on_gpu(batch)
+        dataset = open_dataset(str(data.plain(tmp_path / "d", CLASSES, COUNT)))
+        (tmp_path / "d" / "masks" / "s2.png").write_bytes(b"none")
+        write_png(tmp_path / "d" / "images" / "s4.png", np.zeros((41, 60, 3), np.uint8))
+        with Segmenter(bundle, "tensorrt") as single:
+            known = replace(evaluate(single, dataset), seconds=0.0)
+        assert {problem.sample: problem.kind for problem in known.problems} == {"s2": "unreadable", "s4": "size"}
+        with Segmenter(bundle, "tensorrt", throughput=True) as segmenter:
+            found = []
+            assert runs(gpu, lambda: found.append(evaluate(segmenter, dataset))) == 3  # nine frames
+        assert replace(found[0], seconds=0.0) == known
+
+
+def test_a_bad_frame_is_an_error_for_itself_only(on_gpu: Callable[[str], OnGpu]) -> None:
+    _, bundle = on_gpu("1:4")
+    good = np.full((40, 60, 3), 7, np.uint8)
+    given: list[Any] = [InputError("was not read"), good, good[0], good, "no frame", *([good] * 4), InputError("last")]
+    with Segmenter(bundle, "tensorrt", throughput=True) as segmenter, Many(segmenter) as many:
+        known = segmenter.segment(good).labels
+        found = list(many.each(range(10), lambda index: (given[index], index), lambda *pair: pair))
+    assert [index for index, _ in found] == list(range(10))
+    said = {index: str(answer) for index, answer in found if isinstance(answer, RefineNetEdgeError)}
+    assert said.keys() == {0, 2, 4, 9}
+    assert (said[0], said[9]) == ("was not read", "last")
+    assert "a frame is a HxWx3" in said[2] and "a frame is a HxWx3" in said[4]
+    for index, answer in found:
+        assert index in said or (isinstance(answer, Mask) and np.array_equal(answer.labels, known))
+
+
+def test_memory_is_bounded(on_gpu: Callable[[str], OnGpu]) -> None:
+    """Of those that were taken and whose masks were not used yet."""
+    _, bundle = on_gpu("1:4")
+    taken, most, lock = 0, 0, threading.Lock()
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for index in range(200):
+            with lock:
+                taken += 1
+            yield index
+
+    def use(index: int, answer: object) -> int:
+        nonlocal most
+        with lock:
+            most = max(most, taken - index)
+        return index
+
+    frame = np.zeros((40, 60, 3), np.uint8)
+    with Segmenter(bundle, "tensorrt", throughput=True) as segmenter, Many(segmenter) as many:
+        for number, index in enumerate(many.each(items(), lambda index: (frame, index), use)):
+            assert number == index
+    assert most <= 2 * 4 + 2 * AHEAD * most_requests()
+
+
+def test_a_gpu_that_fails_fails_for_all(on_gpu: Callable[[str], OnGpu]) -> None:
+    gpu, bundle = on_gpu("1:4")
+    frame = np.zeros((40, 60, 3), np.uint8)
+    with Segmenter(bundle, "tensorrt", throughput=True) as segmenter, Many(segmenter) as many:
+        gpu.fail("cuLaunchKernel")
+        with pytest.raises(CudaError, match="cuLaunchKernel"):
+            list(many.each(range(9), lambda index: (frame, index), lambda index, answer: answer))
+        gpu.fail_at(-1)
+        again = list(many.each(range(9), lambda index: (frame, index), lambda index, answer: answer))
+        assert all(isinstance(answer, Mask) for answer in again)
+
+
+def test_scales_are_no_batch(on_gpu: Callable[[str], OnGpu]) -> None:
+    """With several views of each frame, of a network of exactly four, too."""
+    _, bundle = on_gpu("4")
+    shot = [np.random.default_rng(index).integers(0, 256, (40, 60, 3), np.uint8) for index in range(3)]
+    with Segmenter(bundle, "tensorrt", throughput=True, inference=MultiScale(flip=True)) as segmenter:
+        alone = [segmenter.segment(frame).labels for frame in shot]
+        for answers in (segmenter.segment_batch(shot), list(segmenter.segment_each(shot))):
+            for answer, known in zip(answers, alone, strict=True):
+                assert isinstance(answer, Mask) and np.array_equal(answer.labels, known)
