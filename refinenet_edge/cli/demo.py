@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,9 +111,11 @@ def demo(
     from refinenet_edge.sensors import Meters
 
     repeat = view != "none" and record is None
-    chosen = sources or _default_sources(bool(bundles))
+    names = dict.fromkeys(sources) or _default_sources(bool(bundles))
+    chosen = sources or tuple(names)
     _require_elsewhere(record, chosen)
     opened = [open_source(text, every_frame=rate == "full", repeat=repeat) for text in chosen]
+    opened = [replace(source, name=names[text] or source.name) for text, source in zip(chosen, opened, strict=True)]
     # without bundles each source has the shipped model that was made for it
     shipped = [] if bundles else [_recipe_for(text) for text in chosen]
     recipes = list(dict.fromkeys(shipped))
@@ -127,6 +130,10 @@ def demo(
         stack.callback(show.close)
         if view != "none" and not _opens_window(show, view):
             _serve(show, host, port, token, public_url)
+        if not sources and not CAMERA.exists():
+            out.print(
+                "; next source: ".join(source.name for source in opened), "(--source names another)", soft_wrap=True
+            )
         with _until_interrupted():
             show.run(frames)
     summary = show.summary()
@@ -173,14 +180,15 @@ def _serve(show: Show, host: str, port: int, token: str | None, public: str | No
         click.launch(web.address)
 
 
-def _default_sources(own_model: bool) -> tuple[str, ...]:
-    """What is looked at where nobody said: the camera, where there is one, and what ships."""
+def _default_sources(own_model: bool) -> dict[str, str | None]:
+    """What is looked at where nobody said, and what the page calls it (None: by its address).
+
+    The camera, where there is one, and what ships.
+    """
     if CAMERA.exists():
-        return "0", "scenes"
-    if own_model:
-        return ("scenes",)
-    out.print("no camera here: drawn streets, and photos of people (choose in the page); --source names another")
-    return "scenes", str(PEOPLE)
+        return {"0": None, "scenes": "drawn streets"}
+    people = {} if own_model else {str(PEOPLE): "photos of people"}
+    return {"scenes": f"drawn streets, as there is no camera at {CAMERA}", **people}
 
 
 def _recipe_for(source: str) -> tuple[str, Size]:

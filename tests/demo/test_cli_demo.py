@@ -105,7 +105,7 @@ def test_a_shipped_model_is_built_once(
         (("scenes",), ["scenes 512x512"], ""),
         (("PHOTOS",), ["people 448x448"], ""),
         (("PHOTOS", "scenes:3:4", "scenes"), ["people 448x448", "scenes 512x512"], ""),
-        ((), ["scenes 512x512", "people 448x448"], "no camera here: drawn streets, and photos of people"),
+        ((), ["scenes 512x512", "people 448x448"], "; next source: photos of people (--source names another)"),
     ],
 )
 def test_without_a_bundle_each_source_has_the_shipped_model_made_for_it(
@@ -123,6 +123,45 @@ def test_without_a_bundle_each_source_has_the_shipped_model_made_for_it(
     assert done.exit_code == 0, done.output
     assert asked == opened
     assert said in done.output
+
+
+NO_CAMERA = "drawn streets, as there is no camera at /nowhere/video0"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (("BUNDLE",), (NO_CAMERA,)),
+        ((), (NO_CAMERA, "photos of people")),
+        (("BUNDLE", "--source", "scenes:3:4"), ("scenes:3:4",)),
+    ],
+    ids=str,
+)
+def test_the_page_says_what_is_looked_at_and_why(
+    given: tuple[str, ...], named: tuple[str, ...], mobile_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, ...]] = []
+
+    class Seen:
+        """A page that keeps what its list of sources has."""
+
+        written = False
+
+        def wanted(self) -> bool:
+            return True
+
+        def show(self, _: Any, figures: Any) -> None:
+            seen.append(figures.playing.sources)
+
+        def close(self) -> None: ...
+
+    bundles_asked_for(mobile_bundle, monkeypatch)
+    monkeypatch.setattr(cli.demo, "CAMERA", Path("/nowhere/video0"))
+    monkeypatch.setattr(cli.demo, "_serve", lambda show, *_: show.views.append(Seen()))
+    done = run(*(mobile_bundle if word == "BUNDLE" else word for word in given), "--view", "web", "--frames", "2")
+    assert done.exit_code == 0, done.output
+    assert set(seen) == {named}
+    assert ("no camera at /nowhere/video0" in done.output) == (NO_CAMERA in named)
 
 
 def bundles_asked_for(instead: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
