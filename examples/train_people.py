@@ -252,7 +252,10 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
 @dataclass(frozen=True)
 class Unseen(Dataset[tuple[Tensor, Tensor]]):
-    """Validation photos: 3xHxW, the longer side resized to the plan's; labels at the photo's own size."""
+    """Validation photos: 3xHxW, labels at the photo's own size.
+
+    The longer side is the plan's, and both go up to multiples of 32, as a bundle's do: the network is trained at such.
+    """
 
     photos: Photos
     longer_side: int
@@ -266,8 +269,8 @@ class Unseen(Dataset[tuple[Tensor, Tensor]]):
             raise IndexError(index)
         image, labels = self.photos.read(self.photos.unseen[index])
         scale = self.longer_side / max(image.shape[:2])
-        size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+        height, width = (-(-round(side * scale) // 32) * 32 for side in image.shape[:2])
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(labels)
 
 
@@ -368,7 +371,8 @@ class PhotoTask:
         counts = f"{len(self.photos.training)} photos to train on, {len(self.photos.unseen)} unseen"
         return {
             "data": f"{self.photos.folder.name}: {counts}",
-            "validation": f"{len(self.photos.unseen)} photos, {self.schedule.longer_side} pixels on the longer side",
+            "validation": f"{len(self.photos.unseen)} photos, {self.schedule.longer_side} pixels on the longer side, "
+            "sides up to multiples of 32",
         }
 
 

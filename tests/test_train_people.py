@@ -170,9 +170,13 @@ class TestSamples:
             shares.append(float((classes == 1).mean()))
         assert max(shares) > 0.6 and min(shares) < 0.2  # near and far
 
-    def test_validation_photos_keep_their_shape_and_their_labels_their_size(self, folder: Path) -> None:
+    def test_validation_photos_are_as_large_as_a_bundle_takes_them_and_labels_keep_their_size(
+        self, folder: Path
+    ) -> None:
         image, labels = Unseen(open_photos(folder, None), 64, 10)[0]
-        assert image.shape == (3, 48, 64) and labels.shape == (60, 80)
+        assert image.shape == (3, 64, 64) and labels.shape == (60, 80)  # 48x64, up to a multiple of 32
+        image, _ = Unseen(open_photos(folder, None), 128, 10)[0]
+        assert image.shape == (3, 96, 128)
 
 
 class TestARun:

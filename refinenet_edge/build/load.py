@@ -16,7 +16,7 @@ from refinenet_edge.files import sha256
 from refinenet_edge.fusion import parity
 from refinenet_edge.fusion.rewrite import constant
 from refinenet_edge.labels import fitting
-from refinenet_edge.model import open_network
+from refinenet_edge.model import SHIPPED, open_network
 from refinenet_edge.model.blocks import CrpOrder
 from refinenet_edge.onnx_ends import Ends, Said
 from refinenet_edge.records import (
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 RANDOM = "random"
 DEFAULT_CLASSES = 21  # of random weights: VOC's
 AFFINE = ("BatchNormalization", "Div", "Mul", "Sub", "Add")  # by constants, what normalises an input in the graph
+STEP = 32  # pixels, the deepest stride: what the shipped networks learned of borders holds at sides that it divides
 NEUTRAL = ("Cast", "Identity", "Transpose")  # what may lie between them
 
 
@@ -146,7 +147,17 @@ def _from_module(network: Network) -> _Given:
     )
     if network.checkpoint is None:
         logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", network.model)
-    spec, traced = module.spec, trace(module, network.size or DEFAULT_SIZE, network.dynamic)
+    size = network.size or DEFAULT_SIZE
+    if network.checkpoint in SHIPPED.values() and any(side % STEP for side in size) and not network.dynamic:
+        better = "x".join(str(-(-side // STEP) * STEP) for side in size)
+        logger.warning(
+            "the weights that ship were trained at sides that are multiples of %d, and label worse at %dx%d: "
+            "--size %s is next to it",
+            STEP,
+            *size,
+            better,
+        )
+    spec, traced = module.spec, trace(module, size, network.dynamic)
     preprocessing = network.preprocessing
     if not network.preprocessing_said:
         preprocessing = replace(spec.preprocessing, fit=preprocessing.fit)

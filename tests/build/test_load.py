@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from refinenet_edge.build import build
 from refinenet_edge.errors import InputError
+from refinenet_edge.model import SHIPPED
 from refinenet_edge.model.refinenet import ModelSpec
 from refinenet_edge.onnx_ends import Said
 from refinenet_edge.records import Bilinear, FrameSpec, Recipe
@@ -27,18 +29,15 @@ class Small(nn.Module):
         return logits
 
 
-def test_the_authors_pixels_are_rgb_minus_128(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    module = Small(ModelSpec("rf101", 5, align_corners=False, framework="matconvnet"))
-    monkeypatch.setattr(stage, "open_network", lambda *_, **__: module)
-    network = stage.Network(
+def network(checkpoint: Path | None = None, size: tuple[int, int] = (32, 64), dynamic: bool = False) -> Any:
+    return stage.Network(
         onnx=None,
-        checkpoint=None,
+        checkpoint=checkpoint,
         model="rf101",
         crp=None,
         align_corners=None,
-        size=(32, 64),
-        dynamic=False,
+        size=size,
+        dynamic=dynamic,
         labels=None,
         ends=Said(),
         preprocessing=FrameSpec(None),
@@ -47,8 +46,41 @@ def test_the_authors_pixels_are_rgb_minus_128(monkeypatch: pytest.MonkeyPatch) -
         precision="fp32",
         calibrated=False,
     )
-    spec = stage.load(network, lambda _: None).spec
+
+
+def test_the_authors_pixels_are_rgb_minus_128(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module = Small(ModelSpec("rf101", 5, align_corners=False, framework="matconvnet"))
+    monkeypatch.setattr(stage, "open_network", lambda *_, **__: module)
+    spec = stage.load(network(), lambda _: None).spec
     assert spec == FrameSpec((32, 64), upsample=Bilinear(False), mean=(128.0,) * 3, std=(1.0,) * 3, scale=1.0)
+
+
+@pytest.mark.parametrize(
+    ("shipped", "size", "dynamic", "said"),
+    [
+        (True, (64, 90), False, "at 64x90: --size 64x96"),
+        (True, (33, 64), False, "at 33x64: --size 64x64"),
+        (True, (64, 96), False, None),
+        (True, (64, 90), True, None),
+        (False, (64, 90), False, None),
+    ],
+)
+def test_sides_that_the_shipped_weights_were_not_trained_at_are_said(
+    shipped: bool,
+    size: tuple[int, int],
+    dynamic: bool,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    own = tmp_path / "own.pth"
+    own.write_bytes(b"weights")
+    monkeypatch.setattr(stage, "open_network", lambda *_, **__: Small(ModelSpec("rf_lw_effnet_lite0", 8)))
+    stage.load(network(SHIPPED["people"] if shipped else own, size, dynamic), lambda _: None)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == (said is not None) and (not said or said in warned[0])
 
 
 def test_which_weights_of_a_checkpoint_and_its_wiring_are_as_the_recipe_says(
