@@ -161,11 +161,19 @@ def measured(cuda: Cuda, module: nn.Module, name: str, classes: int, batch: int)
             each: round(1000 * batch / float(np.median(samples[each])), 1) for each in ("ours", "torch.compile")
         },
         "times_the_frames": float(np.median(np.array(samples["torch.compile"]) / np.array(samples["ours"]))),
-        "us_a_frame": {
-            each: [round(float(np.percentile(times, q)) * 1000 / batch, 2) for q in (25, 50, 75)]
-            for each, times in samples.items()
-        },
+        "us_a_frame": {each: round(float(np.median(times)) * 1000 / batch, 2) for each, times in samples.items()},
     }
+
+
+def rows(cells: list[dict[str, Any]]) -> list[str]:
+    """The lines of the table in docs/measurements.md."""
+    lines = []
+    for cell in cells:
+        rates, us = cell["frames_per_second"], cell["us_a_frame"]
+        whole = f"{rates['ours']:.0f} | {rates['torch.compile']:.0f} | {cell['times_the_frames']:.3f}"
+        parts = (f"{us[f'{part}, {whose}']:.2f}" for part in ("frame", "head") for whose in ("ours", "torch.compile"))
+        lines.append(f"| `{cell['model']}`, {cell['batch']} | {whole} | {' | '.join(parts)} |")
+    return lines
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
@@ -183,12 +191,13 @@ def main(only: tuple[str, int] | None, out: Path | None) -> None:
             torch._dynamo.reset()  # else it stops compiling after eight
             cells.append(measured(cuda, module, name, classes, batch))
             cell = cells[-1]
-            medians = {each: quartiles[1] for each, quartiles in cell["us_a_frame"].items()}
-            print(f"{name}, batch {batch}: frames/s {cell['frames_per_second']}, us a frame {medians}", flush=True)
+            print(f"{name}, batch {batch}: frames/s {cell['frames_per_second']}, us {cell['us_a_frame']}", flush=True)
+            if only is None:  # each time: what was measured stays when the rest is cut off
+                record: dict[str, Any] = {"device": gpu(), "torch": torch.__version__, "cells": cells}
+                written = save(record, "gpu_batches.json", out, record["device"]["name"])
     cuda.close()
     if only is None:
-        record: dict[str, Any] = {"device": gpu(), "torch": torch.__version__, "cells": cells}
-        print(save(record, "gpu_batches.json", out, record["device"]["name"]))
+        print(written)
 
 
 if __name__ == "__main__":

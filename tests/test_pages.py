@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 import click
+import gpu_batches
 import numpy as np
 import pytest
 import results_page
@@ -100,6 +101,11 @@ def test_frames_per_second_on_a_cpu_are_those_that_were_measured() -> None:
     found = throughput.TABLE.search(TEXT["docs/measurements.md"])
     assert found
     assert found[0] == found[1] + "".join(f"{line}\n" for line in throughput.rows(cells))
+
+
+def test_batches_on_a_gpu_are_those_that_were_measured() -> None:
+    result = json.loads((ROOT / "benchmarks/results/nvidia-h100-80gb-hbm3/gpu_batches.json").read_text("utf-8"))
+    assert "\n".join(gpu_batches.rows(result["cells"])) in TEXT["docs/measurements.md"]
 
 
 def test_the_sizes_of_the_extras_are_those_that_were_measured() -> None:
