@@ -5,6 +5,7 @@ A run lives in one folder, OUT:
     last.pt             all that resuming needs, every other minute
     curve.csv           step, images, minutes, loss, validation mIoU (of the averaged weights)
     NAME.safetensors    the averaged weights in float16
+    labels.txt          the names of the classes, for build-engine --labels
     card.json           how they were made, and their IoU per class on the validation images
 
 Every sample is a pure function of its number, so a run that was stopped (Ctrl-C) goes on with the very next batch when
@@ -304,7 +305,11 @@ class Trainer:
             "iou": {name: round(iou, 4) for name, iou in zip(self.task.names, ious, strict=True)},
         }
         (self.out / "card.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+        labels = self.out / "labels.txt"
+        labels.write_text("".join(f"{name}\n" for name in self.task.names), "utf-8")
         logger.info("mIoU %.4f on unseen images: %s", mean_iou(ious), self.readable(ious))
+        build = shlex.join(["build-engine", "--checkpoint", str(path), "--labels", str(labels)])
+        logger.info("next: %s --backend openvino --out engines/%s", build, self.out.name)
         return card
 
     def readable(self, ious: list[float]) -> str:

@@ -19,7 +19,7 @@ import training
 from train_people import Batches, PhotoTask, Plan, Unseen, class_weights, from_checkpoint, join, open_photos, piece
 from training import IGNORED, Trainer
 
-from refinenet_edge.labels import PEOPLE
+from refinenet_edge.labels import PEOPLE, read_label_file
 from refinenet_edge.model import create, load_checkpoint, save_checkpoint
 
 CLASSES = Path(__file__).parents[1] / "examples" / "people.toml"
@@ -215,4 +215,19 @@ class TestARun:
         done = CliRunner().invoke(train_people.main, [*words, "--device", "cpu"], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         assert (tmp_path / "mine" / "start_mine.safetensors").is_file()
+        assert read_label_file(tmp_path / "mine" / "labels.txt").names == NAMES
         assert signal.getsignal(signal.SIGINT) is before  # Ctrl-C ends again whatever comes after it
+
+    @pytest.mark.parametrize(
+        ("device", "more", "said"),
+        [("cuda", (), True), ("cuda", ("--batch", "4"), False), ("cpu", (), False)],
+    )
+    def test_a_gpu_may_train_longer_which_the_command_says(
+        self, device: str, more: tuple[str, ...], said: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tasks: list[PhotoTask] = []
+        monkeypatch.setattr(train_people, "train", lambda task, *_: tasks.append(task))
+        words = ["--data", str(folder), "--out", "run", "--device", device, *more]
+        done = CliRunner().invoke(train_people.main, words, catch_exceptions=False)
+        assert done.exit_code == 0 and ("a GPU may train longer" in done.output) is said
+        assert tasks[0].schedule.steps == Plan.steps
