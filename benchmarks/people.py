@@ -1,6 +1,7 @@
 """The people model on real photographs: IoU per class in fp32, fp16 and INT8, by calibrator and beside others' INT8.
 
-    python benchmarks/people.py DATA      -> benchmarks/results/<cpu>/people.json and calib/people.ranges.json
+    python benchmarks/people.py DATA      -> benchmarks/results/<cpu>/people.json, calib/people.ranges.json, and the
+                                             tables of docs/training.md
 
 DATA is Clothing Co-Parsing as examples/train_people.py takes it; its validation photos are what is measured on, at
 512x352, which is their shape. INT8 is calibrated on 64 training photos, unless its name says otherwise: "on drawn
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -20,21 +22,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 import cv2
 import numpy as np
 import onnxruntime as ort
 import openvino
-from int8 import FLOAT, INT8, QUANTISERS, Scored, accuracies, prepared, scored
+from int8 import FLOAT, INT8, QUANTISERS, accuracies, prepared, scored
 from int8_peers import quantise
 from machine import cpu, save
 from rich.console import Console
-from rich.table import Table
 
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, open_bundle
 from refinenet_edge.calibration import calibrate, calibration_frames, parse_method, write_ranges
+from refinenet_edge.files import write_atomically
 from refinenet_edge.labels import PEOPLE
 from refinenet_edge.model import load_checkpoint
 from refinenet_edge.records import Recipe
@@ -58,6 +61,9 @@ METHODS = {
 CALIBRATION = 64  # photos
 LAID_OUT = Path("build", "people")  # relative: ranges say what they were measured on
 RANGES = HERE / "calib" / "people.ranges.json"
+PAGE = HERE / "docs" / "training.md"
+BLOCK = re.compile(r"(<!-- people\.json -->\n).*?(<!-- end of people\.json -->)", re.DOTALL)
+NAMED = {"mean": "**mean of the classes**", "person": "a person against the background"}
 
 
 def laid_out(photos: Photos, folder: Path) -> tuple[str, str]:
@@ -98,17 +104,27 @@ def iou(matrices: Sequence[np.ndarray]) -> dict[str, float]:
     return {**found, "mean": float(each.mean()), "person": float(person / (table.sum() - table[0, 0]))}
 
 
-def tables(results: Mapping[str, Scored]) -> list[Table]:
-    accuracy = accuracies(results)
-    first = Table("", "mIoU", "points lost", "fp32's labels, %", title="INT8 and fp16")
-    for who, row in accuracy.items():
-        first.add_row(who, f"{row.miou:.2f}", str(row.lost), f"{100 * row.agreement:.2f}")
-    shown = [who for who in (FLOAT, FP16, INT8) if who in results]
-    second = Table("IoU, %", *shown, title="by class")
-    by_class = [iou(results[who].matrices) for who in shown]
-    for name in by_class[0]:
-        second.add_row(name, *(f"{100 * each[name]:.2f}" for each in by_class))
-    return [first, second]
+def markdown(record: Mapping[str, Any]) -> str:
+    """The tables of docs/training.md from a result."""
+    shown = [who for who in (FLOAT, FP16, INT8) if who in record["iou"]]
+    size = "x".join(map(str, record["size"]))
+    heads = " | ".join(who.removeprefix("ours ") for who in shown)
+    lines = [f"| IoU, % on {record['photos']} unseen photos, {size} | {heads} |", "|---" * (1 + len(shown)) + "|"]
+    for name in record["iou"][FLOAT]:
+        cells = " | ".join(f"{100 * record['iou'][who][name]:.2f}" for who in shown)
+        lines.append(f"| {NAMED.get(name, name)} | {cells} |")
+    lines += ["", "| | mIoU, % | points lost (95 %) | fp32's labels kept, % |", "|---|---|---|---|"]
+    for who, row in record["accuracy"].items():
+        if who != FLOAT:
+            value, low, high = (row["lost"][key] for key in ("value", "low", "high"))
+            lost = f"{value:.2f} ({low:.2f} to {high:.2f})"
+            lines.append(f"| {who} | {row['miou']:.2f} | {lost} | {100 * row['agreement']:.2f} |")
+    return "\n".join(lines)
+
+
+def filled(text: str, record: Mapping[str, Any]) -> str:
+    """The page `text` with the tables of a result between its markers."""
+    return BLOCK.sub(lambda found: f"{found[1]}\n{markdown(record)}\n\n{found[2]}", text)
 
 
 @click.command(help=__doc__)
@@ -136,7 +152,6 @@ def main(data: Path, names: tuple[str, ...], out: Path | None) -> None:
             segmenters[who] = stack.enter_context(Segmenter.from_session(OpenVinoSession(graph), spec, labels))
         console.print("label the validation photos")
         results = scored(segmenters, unseen)
-    console.print(*tables(results), sep="\n")
     for who, why in quantised.missing.items():
         console.print(f"{who} cannot be had here: {why}")
     record = {
@@ -151,7 +166,10 @@ def main(data: Path, names: tuple[str, ...], out: Path | None) -> None:
         "accuracy": {who: asdict(row) for who, row in accuracies(results).items()},
         "iou": {who: iou(each.matrices) for who, each in results.items()},
     }
+    click.echo(markdown(record))
     console.print(f"written to {save(record, 'people.json', out)}")
+    if out is None:
+        write_atomically(PAGE, filled(PAGE.read_text("utf-8"), record).encode())
 
 
 if __name__ == "__main__":

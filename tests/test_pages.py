@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import gpu_batches
 import numpy as np
+import people
 import pytest
 import results_page
 import throughput
@@ -81,6 +82,13 @@ def test_the_results_are_those_of_the_files() -> None:
     text = TEXT["docs/results.md"]
     assert results_page.filled(text) == text
     assert results_page.BLOCK.search(text)
+
+
+def test_the_people_model_has_its_results_on_the_page() -> None:
+    record = json.loads((ROOT / "benchmarks/results/amd-epyc-2/people.json").read_text("utf-8"))
+    text = people.PAGE.read_text("utf-8")
+    assert people.BLOCK.search(text) and people.filled(text, record) == text
+    assert people.markdown(record).count("\n| ") == 2 + 9 + len(record["accuracy"]) - 1
 
 
 def test_what_a_batch_costs_is_what_was_counted() -> None:
