@@ -75,7 +75,9 @@ class ActivationCounter:
                 values = session.run(names, {self.input: image})
             except Exception as exc:  # ONNX Runtime's own classes are private
                 raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
-            yield from zip(names, values, strict=True)
+            values.reverse()
+            for name in names:
+                yield name, values.pop()  # not kept here: the next group's come while the caller has the last
 
 
 def peaks(model: ir.Model, images: Iterable[Activation]) -> dict[str, float]:

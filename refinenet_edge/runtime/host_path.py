@@ -1,7 +1,8 @@
 """Frame -> mask with arrays on the host: OpenCV prepares, any session runs, the head in C++ or numpy makes labels."""
 
+import itertools
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from refinenet_edge.records import Frame, LabelMap, Mask, Size
 from refinenet_edge.runtime.frame import DeviceImage, prepare
 from refinenet_edge.runtime.frame_path import Answer, Network, or_error
 from refinenet_edge.runtime.gather import gathered
-from refinenet_edge.runtime.head import THREADS, nearest_axis, one_frame, upsample_argmax, upsample_softmax
+from refinenet_edge.runtime.head import THREADS, Logits, nearest_axis, one_frame, upsample_argmax, upsample_softmax
 from refinenet_edge.runtime.in_flight import Workers
 
 
@@ -133,10 +134,29 @@ class HostPath:
         return prepare(frame, spec, network.session.inputs[0].dtype, network.channels)
 
     def logits(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """What the network makes of `image`, without padding: 1xCxhxw, memory that the next frame may overwrite."""
+        """What the network makes of `image`, or several: nxCxhxw, without padding; the next frame may overwrite it."""
         if self.network.gives_labels:
             raise InputError(f"{self.network.origin} gives labels, no logits: build it without --gives labels")
         return self._run(image)
+
+    def views(self, images: Iterable[npt.NDArray[Any]]) -> Iterator[Logits]:
+        """What the network makes of each of `images` (1xCxhxw) of a frame, CxHxW, in their order.
+
+        Where it takes none alone, those of one size that follow each other go in together.
+        """
+        for _, alike in itertools.groupby(images, lambda image: image.shape):
+            for chosen in gathered(alike, self.at_once):
+                outputs = self.logits(np.concatenate(chosen) if len(chosen) > 1 else chosen[0])
+                if outputs.ndim == 4:
+                    self.network.check_classes(outputs.shape[1])
+                each = [outputs] if len(chosen) == 1 else (outputs[place : place + 1] for place in range(len(chosen)))
+                for logits in each:  # copied: the session overwrites its own
+                    yield np.array(one_frame(logits), np.float32, order="C")
+
+    @property
+    def at_once(self) -> int:
+        """How many images go into a run: one where the network takes one alone."""
+        return self.network.batch.most if self.network.batch.least > 1 else 1
 
     def _run(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the network makes of `images`; too few go in as often as they have to."""

@@ -6,6 +6,7 @@ labels are prepared on the CPU whatever runs the network.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from refinenet_edge.bundle import Bundle
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import SMALLEST_SIDE, WHOLE, Frame, Inference, Mask, MultiScale, Size
 from refinenet_edge.runtime.frame_path import Network
-from refinenet_edge.runtime.head import Logits, Pass, average_softmax, one_frame
+from refinenet_edge.runtime.head import Logits, Pass, average_softmax
 from refinenet_edge.runtime.host_path import HostPath
 
 if TYPE_CHECKING:
@@ -68,13 +69,10 @@ class MultiScalePath(HostPath):
             for scaled, scale in zip(sizes, self._inference.scales, strict=False):
                 if scaled:
                     _require_large_enough(scaled, scale)
-                for mirrored in (False, True)[: 1 + self._inference.flip]:
-                    seen = np.ascontiguousarray(frame[:, ::-1]) if mirrored else frame  # type: ignore[index]
-                    logits = path.logits(path.image(seen, scaled))
-                    path.network.check_classes(logits.shape[1] if logits.ndim == 4 else 0)
-                    # a copy: the session overwrites its own
-                    kept = np.array(one_frame(logits), np.float32, order="C")
-                    passes.append(Pass(kept, spec.upsample, spec.spans(size), mirrored))
+            views = list(itertools.product(sizes, (False, True)[: 1 + self._inference.flip]))
+            images = (path.image(_mirrored(frame) if mirrored else frame, scaled) for scaled, mirrored in views)
+            for logits, (_, mirrored) in zip(path.views(images), views, strict=True):
+                passes.append(Pass(logits, spec.upsample, spec.spans(size), mirrored))
         return passes
 
     def _label(self, passes: list[Pass], size: Size) -> Mask:
@@ -112,6 +110,10 @@ def at_sizes(inference: Inference, bundle: Bundle, beside: Sequence[Bundle]) -> 
     areas = [size[0] * size[1] for size in sizes if size]
     scales = tuple(round(math.sqrt(area / areas[0]), 4) for area in areas)
     return MultiScale(scales, flip, bundles=tuple(one.digest for one in beside))
+
+
+def _mirrored(frame: Frame | DeviceImage) -> Frame:
+    return np.ascontiguousarray(frame[:, ::-1])  # type: ignore[index]
 
 
 def _require_large_enough(size: Size, scale: float) -> None:

@@ -15,21 +15,23 @@ that differ is said once where it is more than `SEAMS`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import ALIGNED, Frame, Mask, Tiles
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.frame_path import Network
-from refinenet_edge.runtime.head import Logits, label_rows, lowest_needed, one_frame
+from refinenet_edge.runtime.gather import gathered
+from refinenet_edge.runtime.head import Logits, label_rows, lowest_needed
 from refinenet_edge.runtime.host_path import HostPath
 from refinenet_edge.runtime.in_flight import Workers
 
@@ -107,10 +109,10 @@ class TiledPath(HostPath):
         down, across = (_starts(length, side, self._tiles.overlap) for length, side in sides)
         stride = None
         count = 0
-        for row, (top, following) in enumerate(pairwise([*down, frame.shape[0] + ALIGNED])):
+        for row, (top, following) in enumerate(itertools.pairwise([*down, frame.shape[0] + ALIGNED])):
             strip = None
-            tiles = self._beside.in_order(partial(self._logits_of, frame, top), across)
-            for left, logits in zip(across, tiles, strict=True):
+            tiles = self._beside.in_order(partial(self._logits_of, frame, top), gathered(across, self.at_once))
+            for left, logits in zip(across, itertools.chain.from_iterable(tiles), strict=True):
                 if stride is None:
                     stride = _stride(self._sides(frame, top, left), logits)
                 strip = logits if strip is None else _blend(strip, logits, left // stride, 2, self._seams)
@@ -131,7 +133,11 @@ class TiledPath(HostPath):
             return height, width
         return min(height, frame.shape[0] - top), min(width, frame.shape[1] - left)
 
-    def _logits_of(self, frame: Frame, top: int, left: int) -> Logits:
+    def _logits_of(self, frame: Frame, top: int, lefts: Sequence[int]) -> list[Logits]:
+        """Of the tiles that begin there."""
+        return list(self.views(self._image_of(frame, top, left) for left in lefts))
+
+    def _image_of(self, frame: Frame, top: int, left: int) -> npt.NDArray[Any]:
         network, (height, width) = self.network, self._sides(frame, top, left)
         network.check_range((height, width))
         part = frame[top : top + height, left : left + width]
@@ -145,10 +151,7 @@ class TiledPath(HostPath):
             within = np.zeros((*image.shape[:2], height, width), image.dtype)
             within[:, :, : part.shape[0], : part.shape[1]] = image
             image = within
-        logits = self.logits(image)
-        if logits.ndim == 4:
-            network.check_classes(logits.shape[1])
-        return np.array(one_frame(logits), np.float32, order="C")  # a copy: the session overwrites its own
+        return image
 
 
 SEAMS = 0.05  # of the labels where tiles meet: more is said

@@ -9,10 +9,12 @@ import shlex
 import shutil
 import struct
 import warnings
+import weakref
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -91,6 +93,31 @@ def test_groups_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observe, "GROUP_BYTES", 1)
     assert len(observe.activation_counter(network()).groups) == 4
     assert calibrate(network(), SPEC, scenes(2)) == whole
+
+
+def test_one_group_at_a_time_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the next group's activations come, but for the last one of those before, which the caller has."""
+    most = max(observe._bytes(value) for node in network().graph for value in node.outputs)
+    monkeypatch.setattr(observe, "GROUP_BYTES", 2 * most)
+    counter = observe.activation_counter(network())
+    made: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    class Noting:
+        def __init__(self, session: Any) -> None:
+            self.get_outputs, self._run = session.get_outputs, session.run
+
+        def run(self, *given: Any) -> list[Any]:
+            values: list[Any] = self._run(*given)
+            alive.append(sum(each() is not None for each in made))
+            made.extend(map(weakref.ref, values))
+            return values
+
+    counter = replace(counter, groups=tuple(map(Noting, counter.groups)))
+    assert max(len(group.get_outputs()) for group in counter.groups) > 1
+    counter.count(prepare(scenes(1).read(0), SPEC), "a frame")
+    assert len(alive) == len(counter.groups) > 1
+    assert max(alive) <= 1
 
 
 @pytest.mark.parametrize("at", range(4))

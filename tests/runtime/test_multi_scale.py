@@ -19,13 +19,16 @@ from refinenet_edge.records import (
     EngineInfo,
     FrameSpec,
     Interpolation,
+    Mask,
     MultiScale,
     Profile,
+    TensorSpec,
     Tiles,
     from_plain,
 )
 from refinenet_edge.runtime import FakeSession, Segmenter
 from refinenet_edge.runtime.multi_scale import MultiScalePath
+from refinenet_edge.runtime.session import Feeds, Outputs
 from tests.runtime.test_segmenter import colour_session, plain
 from tests.runtime.tinynet import CLASSES, convolve, tiny
 
@@ -274,3 +277,39 @@ def test_scales_that_cannot_be(fields: dict[str, Any], problem: str) -> None:
         MultiScale(**fields)
     with pytest.raises(BundleError):
         from_plain(MultiScale, {name: list(value) for name, value in fields.items()})
+
+
+@pytest.mark.parametrize(("frames", "runs"), [(1, [1] * 8), (2, [2] * 4), (3, [3, 3, 3, 3]), (5, [5] * 4)])
+def test_views_of_one_size_go_into_a_network_of_several_together(frames: int, runs: list[int]) -> None:
+    """Of a frame, at four scales, mirrored too; what such a network lacks is what it has once more."""
+    fed: list[npt.NDArray[Any]] = []
+
+    def handler(feeds: Feeds) -> Outputs:
+        fed.append(feeds["image"])
+        return {"logits": 3 * feeds["image"]}
+
+    specs = [TensorSpec(name, "float32", (frames, 3, "height", "width")) for name in ("image", "logits")]
+    session = FakeSession(handler, specs[:1], specs[1:])
+    inference = MultiScale(SCALES, flip=True)
+    with Segmenter.from_session(session, plain(), numbered(3), inference=inference) as segmenter:
+        answers = [*segmenter.segment_batch([FRAME]), *segmenter.segment_stream([FRAME]), segmenter.segment(FRAME)]
+    handled = [len(images) for images in fed]
+    assert handled == 3 * runs
+    with Segmenter.from_session(colour_session(3.0), plain(), numbered(3), inference=inference) as segmenter:
+        known = segmenter.segment(FRAME).labels
+    for answer in answers:
+        assert isinstance(answer, Mask) and np.array_equal(answer.labels, known)
+    if frames > 1:
+        for images in fed:
+            assert np.array_equal(images[0], images[1][:, :, ::-1])
+
+
+def test_an_answer_of_another_number_of_frames_is_refused() -> None:
+    session = colour_session()
+    run = session.run
+    session.run = lambda feeds: {"logits": np.concatenate(2 * [run(feeds)["logits"]])}  # type: ignore[method-assign]
+    with (
+        Segmenter.from_session(session, plain(), numbered(3), inference=MultiScale(flip=True)) as segmenter,
+        pytest.raises(BundleError, match="logits"),
+    ):
+        segmenter.segment(FRAME)

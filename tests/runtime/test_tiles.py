@@ -22,6 +22,7 @@ from refinenet_edge.records import (
     FrameSpec,
     Interpolation,
     Manifest,
+    Mask,
     Profile,
     Recipe,
     Size,
@@ -31,6 +32,7 @@ from refinenet_edge.records import (
     to_json,
 )
 from refinenet_edge.runtime import FakeSession, Segmenter, head
+from refinenet_edge.runtime.session import Feeds, Outputs
 from refinenet_edge.runtime.tiles import _starts
 from tests.runtime.test_segmenter import RANGE, colour_session, plain
 
@@ -299,3 +301,24 @@ def test_nothing_is_said_where_tiles_give_the_labels_of_the_whole(
     with Segmenter(toy_bundle(tmp_path / "toy", None), inference=Tiles((128, 160), OVERLAP)) as segmenter:
         segmenter.segment(picture(448, 320))
     assert not caplog.messages
+
+
+@pytest.mark.parametrize(("frames", "runs"), [(1, 12), (2, 6), (3, 6), (4, 3), (8, 3)])
+def test_tiles_of_a_row_go_into_a_network_of_several_together(frames: int, runs: int) -> None:
+    """Three rows of four."""
+    fed: list[npt.NDArray[np.float32]] = []
+
+    def handler(feeds: Feeds) -> Outputs:
+        fed.append(feeds["image"])
+        return {"logits": feeds["image"].copy()}
+
+    specs = [TensorSpec(name, "float32", (frames, 3, 64, 64)) for name in ("image", "logits")]
+    frame = np.random.default_rng(4).integers(0, 256, (192, 256, 3), np.uint8)
+    session, told = FakeSession(handler, specs[:1], specs[1:]), []
+    with Segmenter.from_session(session, plain((64, 64)), numbered(3), inference=Tiles((64, 64), 0)) as segmenter:
+        segmenter._path.network.__dict__["progress"] = lambda *done: told.append(done)
+        for answer in (*segmenter.segment_batch([frame]), *segmenter.segment_stream([frame])):
+            assert isinstance(answer, Mask)
+            assert np.array_equal(answer.labels, frame[:, :, ::-1].argmax(axis=2))
+    assert [len(images) for images in fed] == 2 * runs * [frames]
+    assert told == 2 * [(tile, 12) for tile in range(1, 13)]
