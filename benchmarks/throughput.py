@@ -6,7 +6,9 @@ Each tree has a process of its own, which has the bundle open and does one short
 faster and slower by the minute, so the ratio is taken round by round, with its interval (bench/measure.py). A turn
 reads, segments and compares, or writes the labels of, the same files; opening the bundle is not in it. The bundles are
 built by the other commit, which this one reads, and both must find the same confusion matrix. Memory is the largest
-that a process had in a turn, its libraries and the weights included.
+that a process had in a turn, its libraries and the weights included. `cores_busy` is the share of all cores' time that
+a process used: what was not used is all that doing things side by side can win. `engine` is what OpenVINO's several
+requests in flight bring by themselves, against its one request on all cores: nothing else runs there.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +35,7 @@ BEFORE = "3c1800a"  # the last commit that had one frame at a time
 RECIPES = {"fp32": "scenes", "int8": "scenes_int8"}
 TASKS = ("eval", "batch")
 PAGE = ROOT / "docs/measurements.md"
+ALONE = "The network alone, with several requests in flight, makes"
 TABLE = re.compile(r"(\| precision, command \|.*\n\|[-|]+\|\n)(?:\|.*\n)*")
 
 
@@ -64,19 +68,19 @@ def tasks(bundle: Path, data: Path) -> Iterator[dict[str, Callable[[], Any]]]:
 
 
 def serve(bundle: Path, data: Path) -> None:
-    """Do the turn that a line of stdin names; its seconds, its largest memory in MB and its result on a line."""
+    """Do the turn that a line of stdin names; its seconds, the cores' in it, its most memory in MB and its result."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for turns in tasks(bundle, data):
         print("ready", file=answers, flush=True)
         for line in sys.stdin:
             Path("/proc/self/clear_refs").write_text("5")  # forget the largest memory
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             result = turns[line.strip()]()
-            seconds = time.perf_counter() - began
+            seconds, working = time.perf_counter() - began, time.process_time() - worked
             most = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
             megabytes = int(most[1]) / 1024 if most else 0.0
-            print(json.dumps([seconds, megabytes, result]), file=answers, flush=True)
+            print(json.dumps([seconds, working, megabytes, result]), file=answers, flush=True)
 
 
 class Tree:
@@ -89,13 +93,15 @@ class Tree:
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=tree, env=environment)
         self._frames = frames
         self.megabytes = dict.fromkeys(TASKS, 0.0)
+        self.busy: dict[str, list[float]] = {task: [] for task in TASKS}  # a share of a turn
         self.found: dict[str, Any] = {}
         self._answer()
 
     def turn(self, task: str) -> dict[str, float]:
         assert self.process.stdin
         print(task, file=self.process.stdin, flush=True)
-        seconds, megabytes, self.found[task] = json.loads(self._answer())
+        seconds, working, megabytes, self.found[task] = json.loads(self._answer())
+        self.busy[task].append(working / seconds / (os.cpu_count() or 1))
         self.megabytes[task] = max(self.megabytes[task], megabytes)
         return {"frame": 1000 * seconds / self._frames}
 
@@ -115,14 +121,25 @@ def rows(cells: list[dict[str, Any]]) -> list[str]:
     for cell in cells:
         rates, sizes, times = cell["frames_per_second"], cell["megabytes"], cell["times_the_frames"]
         ratio = f"{times['value']:.2f} ({times['low']:.2f} to {times['high']:.2f})"
-        numbers = f"{rates['before']:.1f} | {rates['now']:.1f} | {ratio} | {sizes['before']} | {sizes['now']}"
+        busy = " | ".join(f"{100 * share:.0f} %" for share in cell["cores_busy"].values())
+        numbers = f"{rates['before']:.1f} | {rates['now']:.1f} | {ratio} | {busy} | {sizes['before']} | {sizes['now']}"
         lines.append(f"| {cell['precision']}, `{cell['task']}` | {numbers} |")
     return lines
 
 
-def write_page(cells: list[dict[str, Any]]) -> None:
+def bound(engines: dict[str, Any]) -> str:
+    """The sentence about the network alone in docs/measurements.md."""
+    said = []
+    for precision, alone in engines.items():
+        times = alone["times_the_frames"]
+        said.append(f"{times['value']:.2f} times ({times['low']:.2f} to {times['high']:.2f}) in {precision}")
+    return f"{ALONE} {' and '.join(said)}."
+
+
+def write_page(cells: list[dict[str, Any]], engines: dict[str, Any]) -> None:
     text = PAGE.read_text("utf-8")
-    PAGE.write_text(TABLE.sub(lambda found: found[1] + "".join(f"{line}\n" for line in rows(cells)), text), "utf-8")
+    text = TABLE.sub(lambda found: found[1] + "".join(f"{line}\n" for line in rows(cells)), text)
+    PAGE.write_text(re.sub(f"^{ALONE}.*$", bound(engines), text, flags=re.MULTILINE), "utf-8")
 
 
 def write_data(folder: Path, frames: int) -> None:
@@ -149,6 +166,39 @@ def checkout(commit: str, into: Path) -> Path:
     return into
 
 
+def engine(bundle: Path, frames: int, rounds: int) -> dict[str, Any]:
+    """How many times the frames several requests in flight make, of one on all cores; the network alone."""
+    from concurrent.futures import ThreadPoolExecutor
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from refinenet_edge.bench.measure import take_turns
+    from refinenet_edge.runtime.openvino import OpenVinoSession
+
+    with contextlib.ExitStack() as stack:
+        model = bundle / "model.onnx"
+        sessions = {name: OpenVinoSession(model, throughput=name == "several") for name in ("one", "several")}
+        threads = {}
+        for name, session in sessions.items():
+            stack.callback(session.close)
+            threads[name] = stack.enter_context(ThreadPoolExecutor(session.requests))
+        (image,) = sessions["one"].inputs
+        feeds = {image.name: np.random.default_rng(0).standard_normal(image.shape).astype(image.dtype)}
+
+        def turn(name: str) -> dict[str, float]:
+            began = time.perf_counter()
+            for done in [threads[name].submit(sessions[name].run, feeds) for _ in range(frames)]:
+                done.result()
+            return {"frame": 1000 * (time.perf_counter() - began) / frames}
+
+        timing = take_turns({name: functools.partial(turn, name) for name in sessions}, rounds)
+    return {
+        "times_the_frames": asdict(timing.ratio("one", "several")),
+        "ms": {name: round(timing.ms(name), 2) for name in sessions},
+    }
+
+
 def measure(
     precision: str, before: Path, folder: Path, data: Path, frames: int, rounds: int
 ) -> Iterator[dict[str, Any]]:
@@ -171,6 +221,7 @@ def measure(
             "task": task,
             "times_the_frames": asdict(timing.ratio("before", "now")),
             "frames_per_second": {name: round(1000 / timing.ms(name), 2) for name in trees},
+            "cores_busy": {name: round(statistics.median(tree.busy[task]), 3) for name, tree in trees.items()},
             "megabytes": {name: round(tree.megabytes[task]) for name, tree in trees.items()},
             "ms_per_frame": {name: [round(ms, 2) for ms in timing.samples(name)] for name in trees},
         }
@@ -196,8 +247,9 @@ def main(served: tuple[Path, ...], serving: bool, rounds: int, frames: int, comm
 
     from refinenet_edge.bench.measure import Estimate
 
-    cells = []
-    table = Table("bundle", "task", "before, frames/s", "now", "times the frames", "MB before", "MB now", title=cpu())
+    cells, engines = [], {}
+    columns = ("before, frames/s", "now", "times the frames", "cores busy before", "now", "MB before", "MB now")
+    table = Table("bundle", "task", *columns, title=cpu())
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "tree").mkdir()
@@ -207,13 +259,24 @@ def main(served: tuple[Path, ...], serving: bool, rounds: int, frames: int, comm
             for cell in measure(precision, before, folder, folder / "data", frames, rounds):
                 cells.append(cell)
                 rates, sizes = cell["frames_per_second"], cell["megabytes"]
-                numbers = rates["before"], rates["now"], Estimate(**cell["times_the_frames"]), *sizes.values()
-                table.add_row(precision, cell["task"], *map(str, numbers))
+                numbers = *rates.values(), Estimate(**cell["times_the_frames"]), *cell["cores_busy"].values()
+                table.add_row(precision, cell["task"], *map(str, (*numbers, *sizes.values())))
+            engines[precision] = engine(folder / precision, frames, rounds)
     Console().print(table)
-    record = {"cpu": cpu(), "cores": os.cpu_count(), "before": commit, "frames": frames, "cells": cells}
+    for precision, alone in engines.items():
+        times = Estimate(**alone["times_the_frames"])
+        print(f"{precision}, the network alone: {times} times the frames, {alone['ms']} ms")
+    record = {
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "before": commit,
+        "frames": frames,
+        "cells": cells,
+        "engine": engines,
+    }
     Console().print(save(record, "throughput.json", out))
     if out is None:
-        write_page(cells)
+        write_page(cells, engines)
 
 
 if __name__ == "__main__":

@@ -102,13 +102,15 @@ def test_what_a_batch_costs_is_what_was_counted() -> None:
 
 
 def test_frames_per_second_on_a_cpu_are_those_that_were_measured() -> None:
-    cells = json.loads((ROOT / "benchmarks/results/amd-epyc-2/throughput.json").read_text("utf-8"))["cells"]
+    result = json.loads((ROOT / "benchmarks/results/amd-epyc-2/throughput.json").read_text("utf-8"))
+    cells = result["cells"]
     assert [(cell["precision"], cell["task"]) for cell in cells] == [
         (precision, task) for precision in ("fp32", "int8") for task in ("eval", "batch")
     ]
     found = throughput.TABLE.search(TEXT["docs/measurements.md"])
     assert found
     assert found[0] == found[1] + "".join(f"{line}\n" for line in throughput.rows(cells))
+    assert throughput.bound(result["engine"]) in TEXT["docs/measurements.md"]
 
 
 def test_batches_on_a_gpu_are_those_that_were_measured() -> None:
