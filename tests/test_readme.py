@@ -43,7 +43,8 @@ ELSEWHERE = {
     "sudo apt install git make python3-venv": "tests/newcomer",  # a bare Debian
     "git clone URL refinenet_edge && cd refinenet_edge": "tests/newcomer",
     "make demo": "tests/newcomer",  # minutes
-    ".venv/bin/refinenet-edge run engines/people photo.jpg --out mine": "tests/newcomer",
+    ".venv/bin/refinenet-edge run engines/people photo.jpg --legend --out mine": "tests/newcomer",
+    ".venv/bin/refinenet-edge demo": "tests/test_readme.py",  # further down without the folder
     "make test": "Makefile",  # this is it
     "pip install '.[cpu,demo]'": "tests/test_wheel.py",  # environments of their own
     "pip install '.[cpu,demo,export]'": "Makefile",
