@@ -27,7 +27,7 @@ from refinenet_edge.demo.figures import Figures, Playing, Statistics
 from refinenet_edge.demo.grid import Grid, Tile, columns_of
 from refinenet_edge.demo.record import Recording
 from refinenet_edge.demo.stream import Cameras, SegmentedFrame
-from refinenet_edge.errors import InputError
+from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.frames import LiveSource
 from refinenet_edge.overlay import OverlayStyle, draw, no_signal
 from refinenet_edge.records import Frame, Mask
@@ -190,6 +190,18 @@ class Show:
         mask = self._models[model].segmenter.segment(frame)
         self._made_by.append(model)
         return mask
+
+    @property
+    def at_once(self) -> int:
+        """`Segmenter.at_once` of that model."""
+        return self._models[self.controls.model].segmenter.at_once
+
+    def segment_batch(self, frames: Sequence[Frame]) -> list[Mask | RefineNetEdgeError]:
+        """`segment` for frames of several cameras."""
+        model = self.controls.model
+        answers = self._models[model].segmenter.segment_batch(frames)
+        self._made_by.extend([model] * len(answers))
+        return answers
 
     def _play(self, playing: int, limit: int | None) -> bool:
         """Play choice `playing`; returns whether another was chosen."""

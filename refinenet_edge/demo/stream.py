@@ -20,10 +20,10 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from refinenet_edge.demo.handover import Ended, Handover
-from refinenet_edge.errors import InputError
+from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.evaluation.confusion import Truth
 from refinenet_edge.frames import Captured, LiveSource
 from refinenet_edge.records import Frame, Mask
@@ -67,11 +67,22 @@ class Segments(Protocol):
     def segment(self, frame: Frame) -> Mask: ...
 
 
+@runtime_checkable
+class SegmentsSeveral(Segments, Protocol):
+    """A `Segmenter` has these, too; `at_once` frames at most go into a run."""
+
+    @property
+    def at_once(self) -> int: ...
+
+    def segment_batch(self, frames: Sequence[Frame]) -> list[Mask | RefineNetEdgeError]: ...
+
+
 def live(source: LiveSource | Sequence[LiveSource], segmenter: Segments) -> Generator[SegmentedFrame, None, None]:
     """The results of `source` as they come, the newest frame first; closing the iterator ends its threads.
 
-    Several sources share the segmenter: each has its turn, and `result.camera` is which one a result is of. Memory is
-    that of each source's newest frame and last result.
+    Several sources share the segmenter: each has its turn, and `result.camera` is which one a result is of. Where the
+    network takes no frame alone, those that wait have it together. Memory is that of each source's newest frame and
+    last result.
 
     A lost camera or stream is opened again and again, less often as time goes by (every two seconds at last); meanwhile
     its last result is repeated twice a second with `signal=False`, and the others go on. Raises what
@@ -196,20 +207,20 @@ class Slot(Generic[Item]):
             self._given = True
             self._changed.notify_all()
 
-    def take(self, timeout: float | None = None) -> Item:
+    def take(self, most: int = 1, timeout: float | None = None) -> list[Item]:
         """Wait for an item: that of the giver whose last one was taken the longest ago.
 
-        Raises `TimeoutError`, and after the last item the failure given to `end`, or `Ended`.
+        Up to `most` that are there come in this order. Raises `TimeoutError`, and after the last item the failure given
+        to `end`, or `Ended`.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._ended or self._items, timeout):
                 raise TimeoutError
-            for giver in self._turns:
-                if giver in self._items:
-                    self._turns.remove(giver)
-                    self._turns.append(giver)
-                    self._changed.notify_all()
-                    return self._items.pop(giver)
+            if self._items:
+                givers = [giver for giver in self._turns if giver in self._items][:most]
+                self._turns = [giver for giver in self._turns if giver not in givers] + givers
+                self._changed.notify_all()
+                return [self._items.pop(giver) for giver in givers]
             if self._failure is not None:
                 raise self._failure
             raise Ended
@@ -311,26 +322,39 @@ def _infer(frames: Slot[ReadFrame], segmenter: Segments, results: Handover[Segme
     taken = [0] * sources
     try:
         while True:
-            camera, captured, index, ready = frames.take()
+            given = frames.take(segmenter.at_once if isinstance(segmenter, SegmentsSeveral) else 1)
             started = time.monotonic()
-            mask = segmenter.segment(captured.frame)
+            masks = _segmented(segmenter, [captured.frame for _, captured, _, _ in given])
             done = time.monotonic()
-            stages = {"read": ready - captured.at, "wait": started - ready, "segment": done - started}
-            result = SegmentedFrame(
-                frame=captured.frame,
-                mask=mask,
-                truth=captured.truth,
-                index=index,
-                captured=captured.at,
-                age_ms=1000 * (done - captured.at),
-                stages_ms={stage: 1000 * seconds for stage, seconds in stages.items()},
-                drops=index - taken[camera],
-                camera=camera,
-            )
-            taken[camera] += 1
-            results.wait_until_free()
-            results.put(result)
+            for (camera, captured, index, ready), mask in zip(given, masks, strict=True):
+                stages = {"read": ready - captured.at, "wait": started - ready, "segment": done - started}
+                result = SegmentedFrame(
+                    frame=captured.frame,
+                    mask=mask,
+                    truth=captured.truth,
+                    index=index,
+                    captured=captured.at,
+                    age_ms=1000 * (done - captured.at),
+                    stages_ms={stage: 1000 * seconds for stage, seconds in stages.items()},
+                    drops=index - taken[camera],
+                    camera=camera,
+                )
+                taken[camera] += 1
+                results.wait_until_free()
+                results.put(result)
     except Ended:
         results.end()
     except BaseException as exc:
         results.end(exc)
+
+
+def _segmented(segmenter: Segments, frames: Sequence[Frame]) -> list[Mask]:
+    """The masks of `frames`; raises the first error."""
+    if len(frames) == 1 or not isinstance(segmenter, SegmentsSeveral):
+        return [segmenter.segment(frame) for frame in frames]
+    masks = []
+    for answer in segmenter.segment_batch(frames):
+        if isinstance(answer, RefineNetEdgeError):
+            raise answer
+        masks.append(answer)
+    return masks

@@ -18,14 +18,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from refinenet_edge import __version__
 from refinenet_edge.errors import BundleError, InputError, RefineNetEdgeError
-from refinenet_edge.evaluation.confusion import IGNORE, Confusion
+from refinenet_edge.evaluation.confusion import IGNORE, Confusion, Truth
 from refinenet_edge.evaluation.datasets import DataSet
 from refinenet_edge.evaluation.doubts import doubts, numbering_doubt
 from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
@@ -104,7 +103,6 @@ class _Partial:
     seconds: float
 
 
-Truth = npt.NDArray[np.integer[Any]]
 _Read = tuple[Sample, str, Truth | None, Truth | None]  # with its stamp, truth, and truth turned by EXIF
 Compared = tuple[Sample, str, Confusion | SampleProblem]  # the stamp is from before the sample was read
 

@@ -66,9 +66,9 @@ class DevicePath:
         return 1
 
     @property
-    def gathers(self) -> bool:
-        """`FramePath.gathers`: for throughput, and where the engine takes no frame alone."""
-        return self._network.batch.most > 1 and (self._network.throughput or not self._alone)
+    def at_once(self) -> int:
+        """`FramePath.at_once`: for throughput as many as the engine takes."""
+        return self._network.batch.most if self._network.throughput else self._network.at_once
 
     def new_frame(self, size: Size) -> Frame:
         """`FramePath.new_frame`: page-locked memory."""
@@ -117,9 +117,8 @@ class DevicePath:
 
     def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Generator[Answer, None, None]:
         """`FramePath.stream`: copies and computation of several frames, or lists of them, overlap."""
-        most = self._network.batch.most if self.gathers else 1
-        together = min(depth or most, most)
-        lists = max(1, (depth or DEPTH * most) // together)
+        together = min(depth or self.at_once, self.at_once)
+        lists = max(1, (depth or DEPTH * together) // together)
         cuda = self._session.cuda
         waiting: deque[_List] = deque()
         try:

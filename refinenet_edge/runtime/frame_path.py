@@ -74,6 +74,11 @@ class Network:
         return channels if isinstance(channels, int) and channels > 3 else 3
 
     @property
+    def at_once(self) -> int:
+        """How many images go into a run: one where the network takes one alone."""
+        return self.batch.most if self.batch.least > 1 else 1
+
+    @property
     def gives_labels(self) -> bool:
         """Whether the network's output is labels, at the size of its input, instead of logits."""
         return self.session.outputs[0].gives_labels
@@ -129,15 +134,15 @@ def or_error(work: Callable[..., T], frame: object) -> T | RefineNetEdgeError:
 class FramePath(Protocol):
     """One way from frames to masks. Frames are HxWx3 BGR uint8 arrays, checked, or `DeviceImage`s.
 
-    `in_flight`: how many threads with a frame each are worth it; 1: they take turns. `gathers`: whether `stream` makes
-    batches of its frames.
+    `in_flight`: how many threads with a frame each are worth it; 1: they take turns.
+    `at_once`: how many frames `stream` gathers for a run.
     """
 
     @property
     def in_flight(self) -> int: ...
 
     @property
-    def gathers(self) -> bool: ...
+    def at_once(self) -> int: ...
 
     def segment(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> Mask:
         """The mask of `frame`, at its size; its labels are `into`, memory of `new_labels`, or a new array."""

@@ -32,9 +32,9 @@ class HostPath:
         return self.network.session.requests
 
     @property
-    def gathers(self) -> bool:
-        """`FramePath.gathers`: where the network takes no frame alone."""
-        return self.network.batch.least > 1
+    def at_once(self) -> int:
+        """`FramePath.at_once`."""
+        return self.network.at_once
 
     def segment(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> Mask:
         """`FramePath.segment`. Raises `InputError` for a frame on the GPU."""
@@ -63,7 +63,7 @@ class HostPath:
 
     def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
         """`FramePath.batch`: `in_flight` at once; in one run, where the network takes no frame alone."""
-        if self.gathers:
+        if self.at_once > 1:
             return self._together(frames)
         return list(self._workers.in_order(partial(or_error, self.segment), frames))
 
@@ -98,9 +98,8 @@ class HostPath:
 
         Where the network takes no frame alone, as many in a run as it takes.
         """
-        if self.gathers:
-            most = self.network.batch.most
-            for chosen in gathered(frames, min(depth or most, most)):
+        if self.at_once > 1:
+            for chosen in gathered(frames, min(depth or self.at_once, self.at_once)):
                 with self.network.shared.turn:
                     answers = self._together(chosen)
                 yield from answers
@@ -145,18 +144,13 @@ class HostPath:
         Where it takes none alone, those of one size that follow each other go in together.
         """
         for _, alike in itertools.groupby(images, lambda image: image.shape):
-            for chosen in gathered(alike, self.at_once):
+            for chosen in gathered(alike, self.network.at_once):
                 outputs = self.logits(np.concatenate(chosen) if len(chosen) > 1 else chosen[0])
                 if outputs.ndim == 4:
                     self.network.check_classes(outputs.shape[1])
                 each = [outputs] if len(chosen) == 1 else (outputs[place : place + 1] for place in range(len(chosen)))
                 for logits in each:  # copied: the session overwrites its own
                     yield np.array(one_frame(logits), np.float32, order="C")
-
-    @property
-    def at_once(self) -> int:
-        """How many images go into a run: one where the network takes one alone."""
-        return self.network.batch.most if self.network.batch.least > 1 else 1
 
     def _run(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the network makes of `images`; too few go in as often as they have to."""

@@ -38,7 +38,7 @@ class Many:
         self._segmenter = segmenter
         threads = 1
         if isinstance(segmenter, Segmenter):
-            threads = most_requests() if segmenter.gathers else segmenter.in_flight
+            threads = segmenter.in_flight if segmenter.at_once == 1 else most_requests()
         self._workers = Workers(threads)
 
     def each(
@@ -52,7 +52,7 @@ class Many:
         An error in a frame's place is its own answer. What `read` or `use` raises comes after the results before it.
         """
         segmenter = self._segmenter
-        if isinstance(segmenter, Segmenter) and segmenter.gathers:
+        if isinstance(segmenter, Segmenter) and segmenter.at_once > 1:
             yield from self._gathered(segmenter, self._workers.in_order(read, items), use)
             return
 

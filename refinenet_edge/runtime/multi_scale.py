@@ -40,9 +40,9 @@ class MultiScalePath(HostPath):
             )
 
     @property
-    def gathers(self) -> bool:
-        """`FramePath.gathers`: a run is of one frame."""
-        return False
+    def at_once(self) -> int:
+        """`FramePath.at_once`: a run is of one frame."""
+        return 1
 
     def _segment(self, frame: Frame | DeviceImage) -> Mask:
         return self._label(self._passes(frame), (frame.shape[0], frame.shape[1]))

@@ -175,7 +175,7 @@ class Segmenter:
                 raise InputError(f"{network.origin} crops frames: scales and tiles need one that is built without")
             self._host = HostPath(network)
             self._path: FramePath = _path(network, self._host)
-            together = self._path is self._host and self._path.gathers
+            together = self._path is self._host and self._path.at_once > 1
             self._together = Together[Frame | DeviceImage, Answer](network.batch.most) if together else None
         except BaseException:
             _leave(network)
@@ -211,9 +211,9 @@ class Segmenter:
         return self._path.in_flight if self._together is None else 2 * self._network.batch.most
 
     @property
-    def gathers(self) -> bool:
-        """Whether `segment_each` and `segment_stream` gather frames, as many as the network takes, for one run."""
-        return self._path.gathers
+    def at_once(self) -> int:
+        """How many frames `segment_each` and `segment_stream` gather for one run."""
+        return self._path.at_once
 
     @property
     def batch(self) -> Batch:

@@ -59,9 +59,9 @@ class TiledPath(HostPath):
         return 1
 
     @property
-    def gathers(self) -> bool:
-        """`FramePath.gathers`: a run is of one frame."""
-        return False
+    def at_once(self) -> int:
+        """`FramePath.at_once`: a run is of one frame."""
+        return 1
 
     def close(self) -> None:
         self._beside.close()
@@ -111,7 +111,7 @@ class TiledPath(HostPath):
         count = 0
         for row, (top, following) in enumerate(itertools.pairwise([*down, frame.shape[0] + ALIGNED])):
             strip = None
-            tiles = self._beside.in_order(partial(self._logits_of, frame, top), gathered(across, self.at_once))
+            tiles = self._beside.in_order(partial(self._logits_of, frame, top), gathered(across, self.network.at_once))
             for left, logits in zip(across, itertools.chain.from_iterable(tiles), strict=True):
                 if stride is None:
                     stride = _stride(self._sides(frame, top, left), logits)

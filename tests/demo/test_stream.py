@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
 from refinenet_edge.demo import Captured, SegmentedFrame, live, stream
 from refinenet_edge.demo.stream import Cameras, Ended, Slot
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import CapturedFrames
-from tests.demo.fakes import Paced, given, grey, segmenter, source, ticking
+from tests.demo.fakes import Paced, given, grey, segmenter, several, source, ticking
 from tests.patience import promises_a_time, within
 
 
@@ -231,11 +232,11 @@ def test_a_slot_holds_one_thing() -> None:
         slot.put(3)
     with pytest.raises(Ended):
         slot.wait_until_free()
-    assert slot.take() == 2
+    assert slot.take() == [2]
     with pytest.raises(ValueError, match="done"):
         slot.take()
     with pytest.raises(TimeoutError):
-        Slot[int]().take(0.01)
+        Slot[int]().take(timeout=0.01)
 
 
 # --- several sources
@@ -346,8 +347,45 @@ def test_a_slot_of_several_gives_the_one_that_waited_longest() -> None:
     for number, letter in enumerate("abc"):
         slot.put(letter, number)
     slot.put("A", 0)
-    assert slot.take() == "A"
+    assert slot.take() == ["A"]
     slot.put("a", 0)
-    assert [slot.take() for _ in range(3)] == ["b", "c", "a"]
+    assert [slot.take() for _ in range(3)] == [["b"], ["c"], ["a"]]
     slot.put("c", 2)
-    assert slot.take() == "c"
+    assert slot.take() == ["c"]
+    for number, letter in enumerate("abc"):
+        slot.put(letter, number)
+    assert [slot.take(2), slot.take(2)] == [["b", "a"], ["c"]]
+    slot.put("a", 0)
+    assert slot.take(3) == ["a"]
+
+
+@pytest.mark.parametrize("frames", [2, 3, 5])
+def test_cameras_that_wait_go_together_into_a_network_of_several(frames: int) -> None:
+    cameras, runs = [Paced(0), Paced(100), Paced(200)], []
+
+    def give_all(images: np.ndarray) -> None:
+        runs.append(len(images))
+        for camera in cameras:
+            camera.give(2)
+
+    with contextlib.closing(Cameras([camera.source() for camera in cameras], several(frames, give_all))) as opened:
+        cameras[0].give()
+        results = list(itertools.islice(opened.results(), 30))
+        for camera in cameras:
+            camera.unplug()
+    assert set(runs) == {frames}
+    assert len(runs) <= 1 + -(-29 // min(frames, 3)) + 2  # those that were on their way at the end, too
+    assert [result.camera for result in results] == [0, *([1, 2, 0] * 10)[:29]]
+    for result in results:
+        assert int(result.mask.labels[0, 0]) == result.camera
+        assert sum(result.stages_ms.values()) == pytest.approx(result.age_ms, abs=0.01)
+    for number in range(3):
+        own = [result for result in results if result.camera == number]
+        assert all(result.drops == result.index - turn for turn, result in enumerate(own))
+
+
+def test_what_a_network_of_several_does_not_take_ends_it_as_alone() -> None:
+    cameras = [source(given([np.zeros((4, 4), np.uint8)] * 9), live=False, lasting=False) for _ in range(2)]
+    with pytest.raises(InputError, match="a frame is a HxWx3 BGR"):
+        list(live(cameras, several(2, lambda images: None)))
+    assert all_end()

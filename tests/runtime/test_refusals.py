@@ -101,12 +101,12 @@ def test_every_argument_of_another_type_is_refused(calls: dict[str, Any]) -> Non
 
 def test_every_public_function_is_tried(calls: dict[str, Any]) -> None:
     untried = {
+        "at_once",
         "available",
         "batch",
         "close",
         "session",
         "frame_spec",
-        "gathers",
         "inference",
         "in_flight",
         "labels",
