@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -47,6 +48,17 @@ void *mmap(void *at, size_t size, int protection, int flags, int file, off_t off
     static void *(*real)(void *, size_t, int, int, int, off_t);
     if (!real) real = dlsym(RTLD_NEXT, "mmap");
     return lacks(size) ? MAP_FAILED : real(at, size, protection, flags, file, offset);
+}
+
+void *mmap64(void *at, size_t size, int protection, int flags, int file, off_t offset) {
+    return mmap(at, size, protection, flags, file, offset);
+}
+
+/* its stack is mapped inside the C library */
+int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*run)(void *), void *given) {
+    static int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    if (!real) real = dlsym(RTLD_NEXT, "pthread_create");
+    return lacks(LARGE) ? EAGAIN : real(thread, how, run, given);
 }
 
 ssize_t write(int file, const void *data, size_t size) {

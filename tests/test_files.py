@@ -8,6 +8,7 @@ import resource
 import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,23 @@ def test_files_are_read_within_bounds(tmp_path: Path, name: str) -> None:
     with pytest.raises(RefineNetEdgeError, match=r"is larger than \d+ bytes"):
         READERS[name](tmp_path / "large")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+@pytest.mark.parametrize("how", ["written over", "put in its place"])
+def test_a_stamp_follows_bytes_whose_size_and_time_are_the_same(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"one")
+    before, when = files.stamp_of(path), path.stat().st_mtime_ns
+    until = time.monotonic() + 60
+    while files.stamp_of(path) == before and time.monotonic() < until:  # the clock of files has steps
+        other = path if how == "written over" else tmp_path / "other"
+        other.write_bytes(b"two")
+        os.utime(other, ns=(when, when))
+        other.replace(path)
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == (when, 3)
+    assert files.stamp_of(path) != before
+    assert files.stamp_of(path) == files.stamp_of(path)
+    assert files.stamp_of(tmp_path / "none") == files.stamp_of(None) == "-"
 
 
 def test_an_exchange(tmp_path: Path) -> None:

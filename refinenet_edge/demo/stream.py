@@ -18,6 +18,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
@@ -105,8 +106,12 @@ class Cameras:
         self._readers = [_Reader(number, source, self._frames) for number, source in enumerate(sources)]
         given = (self._frames, segmenter, self._results, len(sources))
         self._inference = threading.Thread(target=_infer, args=given, name="inference", daemon=True)
-        for thread in (*self._readers, self._inference):
-            thread.start()
+        try:
+            for thread in (*self._readers, self._inference):
+                thread.start()
+        except BaseException:  # Ctrl-C, or no memory for a thread's stack
+            self.close()
+            raise
 
     def results(self) -> Iterator[SegmentedFrame]:
         """What `live` yields, and raises."""
@@ -150,13 +155,14 @@ class Cameras:
             reader.stop.set()
         until = time.monotonic() + JOIN_TIMEOUT
         for reader in self._readers:
-            reader.join(max(until - time.monotonic(), 0))
-        _left_behind.extend(reader for reader in self._readers if reader.is_alive())
+            if reader.is_alive():
+                reader.join(max(until - time.monotonic(), 0))
         # the segmenter is the caller's to close afterwards, so its frame has to be finished
-        self._inference.join()
+        if self._inference.is_alive():
+            self._inference.join()
 
 
-_left_behind: list[threading.Thread] = []  # readers that wait inside OpenCV
+_readers: weakref.WeakSet["_Reader"] = weakref.WeakSet()  # some wait inside OpenCV when all else has ended
 _exit_code: int | None = None
 
 
@@ -170,9 +176,10 @@ def exit_with(code: int) -> None:
 def _end_readers() -> None:
     """A thread that comes back from OpenCV to an interpreter that has ended aborts the process."""
     until = time.monotonic() + (0 if _exit_code is not None else LAST_TIMEOUT)
-    for reader in _left_behind:
+    waiting = [reader for reader in _readers if reader.is_alive()]
+    for reader in waiting:
         reader.join(max(until - time.monotonic(), 0))
-    if _exit_code is not None and any(reader.is_alive() for reader in _left_behind):
+    if _exit_code is not None and any(reader.is_alive() for reader in waiting):
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -263,6 +270,7 @@ class _Reader(threading.Thread):
         self._lost: str | None = None  # why
         self._index = 0
         self._waiting_since: float | None = None  # for a frame
+        _readers.add(self)
 
     @property
     def why_silent(self) -> str | None:

@@ -128,7 +128,11 @@ class Workers:
         self._ends.append(weakref.finalize(self, _end, self._tasks, begun))
         for _ in range(self.threads):
             begun.append(threading.Thread(target=_work, args=(self._tasks,), name="in flight", daemon=True))
-            begun[-1].start()
+            try:
+                begun[-1].start()
+            except RuntimeError:  # there is no memory for its stack
+                begun.pop()
+                raise
 
     def close(self) -> None:
         """End the threads, when they have done what was given to them; a second call does nothing."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,6 +94,24 @@ def test_any_rate_and_size(tmp_path: Path, rate: float, size: tuple[int, int], n
         ((*size, 3), False),
         ((*size, 3), True),
     ]
+
+
+@pytest.mark.parametrize(("rate", "size"), [(119.873, (48, 64)), (1000 / 7, (48, 64)), (25, (16, 8200))])
+def test_what_mpeg_4_does_not_take_is_rounded_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, size: tuple[int, int]
+) -> None:
+    monkeypatch.setitem(record.CODECS, ".mp4", ("mp4v",))
+    (tmp_path / "out.mp4").write_bytes(b"old")
+    recording = Recording(tmp_path / "out.mp4", rate=rate)
+    with contextlib.closing(recording):
+        if max(size) > 8191:
+            with pytest.raises(InputError, match=r"no codec of this OpenCV .* writes 16x8200 pixels at 25 a second"):
+                recording.write(grey(20, size))
+        else:
+            for level in (20, 220):
+                recording.write(grey(level, size))
+    assert size[1] > 8191 or len(read_video(tmp_path / "out.mp4")) == 2
+    assert (size[1] > 8191) == ((tmp_path / "out.mp4").read_bytes() == b"old")
 
 
 @pytest.mark.parametrize(("name", "codecs"), [("out.mp4", (b"vp09", b"avc1")), ("out.webm", (b"V_VP8",))])

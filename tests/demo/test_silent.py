@@ -49,6 +49,40 @@ def test_a_signal_ends_the_demo_while_its_reader_waits(tmp_path: Path, silent: s
     assert end(command, silent, number, seconds=2) == (0, "")
 
 
+# what comes back from OpenCV to an interpreter that is ending aborts the process
+LAST = """
+import os, sys, time
+class Last:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"the interpreter ends")
+        sleep(5)
+last = Last()
+from refinenet_edge.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("wait", [0, 1])  # seconds: while its threads begin, and when they have
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_reader_comes_back_to_an_interpreter_that_has_ended(
+    tmp_path: Path, silent: socket.socket, number: int, wait: float
+) -> None:
+    bundle = tiny_bundle(tmp_path / "tiny")
+    source = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+    command = [sys.executable, "-c", LAST, "demo", str(bundle), "--source", source, "--view", "none"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        time.sleep(wait)
+        process.send_signal(number)
+        assert process.stdout
+        said = b""
+        while b"ends" not in said and (more := process.stdout.read(1)):
+            said += more
+        connection.close()  # the reader comes back
+        assert process.wait(60) == 0
+
+
 def test_a_program_of_ones_own_waits_for_the_reader(silent: socket.socket) -> None:
     code = f"""
 from refinenet_edge.demo import live, open_source

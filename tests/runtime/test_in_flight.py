@@ -193,3 +193,18 @@ def test_a_process_that_ends_in_the_middle_ends_well() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=LIMIT, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_thread_that_cannot_be_started_is_an_error_and_the_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, begun = threading.Thread.start, []
+
+    def refuse(thread: threading.Thread) -> None:
+        begun.append(thread)
+        if len(begun) == 3:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"), Workers(4) as workers:
+        list(workers.in_order(str, range(9)))
+    assert not ours() and len(begun) == 3
