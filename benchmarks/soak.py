@@ -6,9 +6,9 @@
 
 20 minutes or 20 000 shown frames, whichever is first. The camera gives 100 frames a second, changes its resolution
 every 1000, and is unplugged for three seconds twice. A web page is served; one viewer reads it, another stops reading.
-Every second the ages of the masks, the memory and the drops are noted; lines are fitted after the first tenth. Exits
-with 1 if the age drifts, if memory grows, if a frame is neither shown nor counted as dropped, or if the camera takes
-longer than 5 seconds to be back.
+Every second the ages of the masks, the memory (`rss_mb`: what the process holds, `used_mb`: without what malloc keeps
+free) and the drops are noted; lines are fitted after the first tenth. Exits with 1 if the age drifts, if memory grows,
+if a frame is neither shown nor counted as dropped, or if the camera takes longer than 5 seconds to be back.
 
 With --cameras so many HTTP cameras of different rates and sizes are looked at together. Two of them are unplugged, one
 after the other, for a twentieth of the time. Also noted are each camera's share, and how long its pictures took until
@@ -18,6 +18,7 @@ have the same), or if the others notice that one is away.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 import multiprocessing
@@ -111,6 +112,7 @@ class Log:
                     "age_ms": statistics.median(self._ages),
                     "oldest_ms": max(self._ages),
                     "rss_mb": rss_mb(),
+                    "used_mb": used_mb(),
                     "fps": figures.speed.fps,
                     "frames": figures.speed.frames,
                     "drops": figures.speed.drops,
@@ -163,6 +165,26 @@ def rss_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+class Mallinfo(ctypes.Structure):
+    """`mallinfo2` of malloc.h."""
+
+    _fields_ = (
+        ("before", ctypes.c_size_t * 4),
+        ("hblkhd", ctypes.c_size_t),
+        ("between", ctypes.c_size_t * 2),
+        ("uordblks", ctypes.c_size_t),
+        ("after", ctypes.c_size_t * 2),
+    )
+
+
+def used_mb() -> float:
+    """Of that what malloc has given out; the rest of it is free, and kept for what comes."""
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = Mallinfo
+    found = mallinfo()
+    return float(found.uordblks + found.hblkhd) / 1e6
+
+
 def made_up(seconds: float = 0.02) -> Segmenter:
     logits = np.random.default_rng(0).standard_normal((1, len(SCENES.names), 128, 128)).astype(np.float32)
 
@@ -186,6 +208,10 @@ def watch(address: str, forever: bool) -> None:
 def slope(rows: list[dict[str, float]], name: str) -> float:
     """Per minute."""
     return float(np.polyfit([row["minute"] for row in rows], [row[name] for row in rows], 1)[0])
+
+
+def of_memory(rows: list[dict[str, float]], name: str) -> dict[str, float]:
+    return {"first": rows[0][name], "last": rows[-1][name], "per_minute": slope(rows, name)}
 
 
 @click.command(help=__doc__)
@@ -304,7 +330,7 @@ def judged(camera: Camera, log: Log, frames: int, drops: int) -> dict[str, Any]:
             "oldest": max(row["oldest_ms"] for row in steady),
             "per_minute": age,
         },
-        "rss_mb": {"first": steady[0]["rss_mb"], "last": steady[-1]["rss_mb"], "per_minute": memory},
+        **{name: of_memory(steady, name) for name in ("rss_mb", "used_mb")},
         "recovered_after_s": recoveries,
         "flat": {
             "age": abs(age) < MS_PER_MINUTE,
@@ -332,7 +358,7 @@ def judged_together(log: Log, outages: list[Outage]) -> dict[str, Any]:
         "drops": log.rows[-1]["drops"],
         "fps": statistics.median(row["fps"] for row in steady),
         "cameras": [{**item, "fair_fps": fps} for item, fps in zip(found, fair, strict=True)],
-        "rss_mb": {"first": steady[0]["rss_mb"], "last": steady[-1]["rss_mb"], "per_minute": memory},
+        **{name: of_memory(steady, name) for name in ("rss_mb", "used_mb")},
         "recovered_after_s": recoveries,
         "flat": {
             "age": all(abs(item["age_ms"]["per_minute"]) < MS_PER_MINUTE for item in found),
