@@ -36,6 +36,7 @@ from training import IGNORED, MEAN, STD, Schedule, chosen_device, train
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation.masks import read_mask
+from refinenet_edge.frames.images import read_image, turn_of
 from refinenet_edge.model import SegmentationNet, create, load_checkpoint
 from refinenet_edge.model.encoders import EFFICIENTNET_STAGES
 
@@ -72,26 +73,33 @@ class Photos:
 
     folder: Path
     names: tuple[str, ...]
-    values: tuple[int, ...]  # 256: mask value -> class, or IGNORED
+    values: tuple[int, ...]  # mask value -> class, or IGNORED
     training: tuple[Path, ...]
     unseen: tuple[Path, ...]
     masks: Path
 
     def read(self, photo: Path) -> tuple[np.ndarray, np.ndarray]:
-        """HxWx3 BGR uint8, and HxW uint8 classes."""
-        image = cv2.imread(str(photo), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        """HxWx3 BGR uint8, turned as its EXIF says, as everywhere else, and HxW uint8 classes."""
         path = self.masks / f"{photo.stem}.png"
-        if image is None:
-            raise click.ClickException(f"{photo} cannot be read")
         try:
-            mask = read_mask(path)
+            image, mask = read_image(photo), read_mask(path)
+            # some tools paint on the photo as it is stored
+            if mask.shape != image.shape[:2] and (turn := turn_of(photo)) and turn(mask).shape == image.shape[:2]:
+                mask = turn(mask)
         except InputError as exc:
             raise click.ClickException(str(exc)) from exc
         if mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
             raise click.ClickException(
                 f"{path} is {mask.dtype}, {mask.shape}: expected one 8-bit channel of the photo's {image.shape[:2]}"
             )
-        return image, np.take(np.array(self.values, np.uint8), mask)
+        unknown = mask[(mask >= len(self.values)) & (mask != IGNORED)]
+        if unknown.size:
+            raise click.ClickException(
+                f"{path} has the value {unknown[0]}: names.txt names 0 to {len(self.values) - 1}, 255 does not count"
+            )
+        table = np.full(256, IGNORED, np.uint8)
+        table[: len(self.values)] = self.values
+        return image, table[mask]
 
 
 def open_photos(folder: Path, joined: Path | None) -> Photos:
@@ -115,7 +123,7 @@ def open_photos(folder: Path, joined: Path | None) -> Photos:
             f"{folder} has {len(training)} photos to train on and {len(unseen)} to validate on"
             + (f", but {missing[0]} and {len(missing) - 1} more of its lists are not in {images}" if missing else "")
         )
-    classes, values = join(names, joined) if joined else (tuple(names), (*range(len(names)), *[IGNORED] * 256)[:256])
+    classes, values = join(names, joined) if joined else (tuple(names), tuple(range(len(names))))
     training, unseen = ([photos[Path(stem).stem] for stem in stems] for stems in (training, unseen))
     return Photos(folder, classes, values, tuple(training), tuple(unseen), masks)
 
@@ -124,7 +132,7 @@ def join(names: list[str], path: Path) -> tuple[tuple[str, ...], tuple[int, ...]
     """Class names, and the class of each mask value, by a file like examples/people.toml."""
     table = tomllib.loads(path.read_text("utf-8"))
     classes = table["classes"]
-    values = [IGNORED] * 256
+    values = [IGNORED] * len(names)
     for number, members in enumerate(classes.values()):
         for name in members:
             if name not in names:
