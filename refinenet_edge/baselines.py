@@ -70,15 +70,7 @@ class Baseline:
 
         manifest, recipe = open_bundle(self.bundle).manifest, self.recipe
         size, classes = manifest.frame.size or case.size, len(manifest.labels.names)
-        module = open_network(
-            recipe.model,
-            self.checkpoint,
-            classes,
-            crp=recipe.crp,
-            align_corners=recipe.align_corners,
-            state_key=recipe.state_key,
-            collapse_ind=recipe.collapse_ind,
-        )
+        module = open_network(recipe, self.checkpoint, classes)
         if self.kind in ("torch", "compile"):
             yield _Usual(_torch(module, self.kind == "compile", self.device), manifest.frame, size)
         else:

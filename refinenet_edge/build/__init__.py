@@ -52,10 +52,7 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     """
     resolved = resolve(recipe)
     loaded = load(resolved.network, step)
-    proven = replace(loaded.spec, size=loaded.size)  # of a dynamic network, the usual size
-    fused = fuse_and_prove(
-        loaded.model, loaded.reference, resolved.rewrites, proven, step, loaded.last_bit, loaded.batch
-    )
+    fused = fuse_and_prove(loaded, resolved.rewrites, step)
     rounding = find_rounding(resolved.quantisation, resolved.bits, fused, loaded.spec, loaded.labels, step)
     ends = replace(resolved.ends, upsample=loaded.spec.upsample, batch=loaded.batch)
     typed = put_precision(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
 import numpy as np
 import onnx_ir as ir
 
+from refinenet_edge.build.load import LoadedModel
 from refinenet_edge.errors import GraphError
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import Firing, Rewrite, fuse, parity
 from refinenet_edge.onnx_ends import set_batch
-from refinenet_edge.records import NOISE, ONE, Batch, FrameSpec, Parity
+from refinenet_edge.records import NOISE, ONE, FrameSpec, Parity, Size
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.trace import copy_of, num_classes, to_bytes
 
@@ -36,27 +37,19 @@ class FusedModel:
     noise: Callable[[], float]
 
 
-def fuse_and_prove(
-    model: ir.Model,
-    reference: parity.Reference,
-    rewrites: Sequence[Rewrite],
-    spec: FrameSpec,
-    step: Callable[[str], None],
-    last_bit: float | None = parity.LAST_BIT,
-    batch: Batch = ONE,
-) -> FusedModel:
-    """`model`, which is changed in place, fused and held to `reference` on frames as `spec` says, which has a size.
+def fuse_and_prove(loaded: LoadedModel, rewrites: Sequence[Rewrite], step: Callable[[str], None]) -> FusedModel:
+    """The graph of `loaded`, changed in place, fused and held to its reference at its usual size.
 
-    It is, frame by frame, and with as many at once as `batch` says. `last_bit` is that of the numbers that `reference`
-    computes in; None: its logits are labels, 0 or 1.
+    It is, frame by frame, and with as many at once as its bundle is to take.
     Raises `GraphError` naming the rewrite that is not exact, or saying that the import is not.
     """
     step("fuse the graph")
-    frames = _proof_frames(spec)
+    model, batch, last_bit = loaded.model, loaded.batch, loaded.last_bit
+    frames = _proof_frames(loaded.spec, loaded.size)
     traced = to_bytes(model)
     firings = fuse(model, rewrites)
     step("hold the fused graph to what was handed in")
-    logits = reference(frames)
+    logits = loaded.reference(frames)
     given, classes = next(iter(logits.values())).shape, num_classes(model)
     if len(given) != 4 or given[1] != classes:
         raise GraphError(f"the model gives {'x'.join(map(str, given))}, it says that it gives {classes} classes")
@@ -68,10 +61,9 @@ def fuse_and_prove(
     return FusedModel(model, tuple(firings), frames, logits, proof, noise)
 
 
-def _proof_frames(spec: FrameSpec) -> parity.Inputs:
-    """A random frame and a real one, as the network takes them."""
-    assert spec.size is not None
-    noise = np.random.default_rng(0).integers(0, 256, (*spec.size, 3), np.uint8)
+def _proof_frames(spec: FrameSpec, size: Size) -> parity.Inputs:
+    """A random frame and a real one, as the network takes them at `size`."""
+    spec, noise = replace(spec, size=size), np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     with resources.as_file(resources.files("refinenet_edge") / "photos" / "people" / PHOTO) as path:
         photo = read_image(path)
     return {name: prepare(frame, spec) for name, frame in ((NOISE, noise), (PHOTO, photo))}

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -17,7 +16,6 @@ from refinenet_edge.fusion import parity
 from refinenet_edge.fusion.rewrite import constant
 from refinenet_edge.labels import fitting
 from refinenet_edge.model import SHIPPED, open_network
-from refinenet_edge.model.blocks import CrpOrder
 from refinenet_edge.onnx_ends import Ends, Said
 from refinenet_edge.records import (
     DEFAULT_SIZE,
@@ -27,8 +25,10 @@ from refinenet_edge.records import (
     Bilinear,
     Cubic,
     FrameSpec,
+    Interpolation,
     Labels,
     Nearest,
+    Recipe,
     Size,
 )
 from refinenet_edge.runtime.first_run import require_runs
@@ -45,25 +45,14 @@ NEUTRAL = ("Cast", "Identity", "Transpose")  # what may lie between them
 
 @dataclass(frozen=True)
 class Network:
-    """Which network: the graph in `onnx`, the weights in `checkpoint`, or else `model` with random weights."""
+    """Which network `recipe` is of: its weights in `checkpoint` (None: the ONNX file's, or random), its `labels`.
 
-    onnx: Path | None
+    None: they are numbered.
+    """
+
+    recipe: Recipe
     checkpoint: Path | None
-    model: str | None  # what a checkpoint must be of; None where the file may say
-    crp: CrpOrder | None  # None: as the checkpoint says
-    align_corners: bool | None  # None: as the checkpoint says
-    size: Size | None  # the usual one of a dynamic network; None: the file's own, else DEFAULT_SIZE
-    dynamic: bool
-    labels: Labels | None  # None: numbered
-    ends: Said  # what an ONNX file does not say itself
-    preprocessing: FrameSpec  # how frames become its input, at any size
-    preprocessing_said: bool  # by the user; else it is an assumption
-    cubic: bool  # how logits reach the frame's size
-    precision: str
-    calibrated: bool  # we quantise it: then it has no Q/DQ yet
-    state_key: str | None = None  # which weights of a checkpoint that holds several
-    collapse_ind: str | None = None  # of DenseTorch's checkpoints
-    batch: Batch | None = None  # frames at once; None: as an ONNX file is fixed, else one
+    labels: Labels | None
 
 
 @dataclass(frozen=True)
@@ -91,22 +80,38 @@ class LoadedModel:
 def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
     """The traced graph. Raises `CheckpointError`, `GraphError`, or `InputError` where the recipe does not fit it."""
     step("load and trace the model")
-    path = network.onnx or network.checkpoint
-    given = _from_module(network) if network.onnx is None else _from_onnx(network, network.onnx)
-    upsample = given.upsample or (Cubic() if network.cubic else Bilinear(given.align_corners))
-    size = _sides(given.model) or network.size or DEFAULT_SIZE
+    return _from_module(network) if network.recipe.onnx is None else _from_onnx(network, Path(network.recipe.onnx))
+
+
+def _described(
+    network: Network,
+    name: str,
+    path: Path | None,
+    model: ir.Model,
+    preprocessing: FrameSpec,
+    upsample: Interpolation,
+    reference: parity.Reference,
+    last_bit: float | None = parity.LAST_BIT,
+    batch: Batch = ONE,
+) -> LoadedModel:
+    recipe = network.recipe
+    size = _sides(model) or recipe.size or DEFAULT_SIZE
     return LoadedModel(
-        given.name,
+        name,
         path.name if path else RANDOM,
         sha256(path, CheckpointError) if path else None,
-        given.model,
-        replace(given.preprocessing, size=None if network.dynamic else size, upsample=upsample),
-        fitting(network.labels, num_classes(given.model)),
-        given.reference,
+        model,
+        replace(preprocessing, size=None if recipe.dynamic else size, upsample=upsample),
+        fitting(network.labels, num_classes(model)),
+        reference,
         size,
-        given.last_bit,
-        network.batch or given.batch,
+        last_bit,
+        recipe.batch or batch,
     )
+
+
+def _upsampling(recipe: Recipe, align_corners: bool) -> Interpolation:
+    return Cubic() if recipe.upsample == "cubic" else Bilinear(align_corners)
 
 
 def _sides(model: ir.Model) -> Size | None:
@@ -117,38 +122,13 @@ def _sides(model: ir.Model) -> Size | None:
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-class _Given(NamedTuple):
-    """The network's name, its traced graph, whether its logits are upsampled with aligned corners, what it was.
-
-    `preprocessing` is what the user says, else what it was trained on. `upsample`: the only way that its logits can be.
-    `batch` is what it was made for.
-    """
-
-    name: str
-    model: ir.Model
-    align_corners: bool
-    reference: parity.Reference
-    preprocessing: FrameSpec
-    upsample: Nearest | None = None
-    last_bit: float | None = parity.LAST_BIT
-    batch: Batch = ONE
-
-
-def _from_module(network: Network) -> _Given:
-    classes = len(network.labels.names) if network.labels else DEFAULT_CLASSES
-    module = open_network(
-        network.model,
-        network.checkpoint,
-        classes,
-        crp=network.crp,
-        align_corners=network.align_corners,
-        state_key=network.state_key,
-        collapse_ind=network.collapse_ind,
-    )
-    if network.checkpoint is None:
-        logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", network.model)
-    size = network.size or DEFAULT_SIZE
-    if network.checkpoint in SHIPPED.values() and any(side % STEP for side in size) and not network.dynamic:
+def _from_module(network: Network) -> LoadedModel:
+    recipe, path = network.recipe, network.checkpoint
+    module = open_network(recipe, path, len(network.labels.names) if network.labels else DEFAULT_CLASSES)
+    if path is None:
+        logger.warning("%s has random weights (no --checkpoint was given): its masks mean nothing", recipe.model)
+    size = recipe.size or DEFAULT_SIZE
+    if path in SHIPPED.values() and any(side % STEP for side in size) and not recipe.dynamic:
         better = "x".join(str(-(-side // STEP) * STEP) for side in size)
         logger.warning(
             "the weights that ship were trained at sides that are multiples of %d, and label worse at %dx%d: "
@@ -157,54 +137,56 @@ def _from_module(network: Network) -> _Given:
             *size,
             better,
         )
-    spec, traced = module.spec, trace(module, size, network.dynamic)
-    preprocessing = network.preprocessing
-    if not network.preprocessing_said:
-        preprocessing = replace(spec.preprocessing, fit=preprocessing.fit)
-    return _Given(spec.name, traced, spec.align_corners, partial(torch_logits, module), preprocessing)
+    spec, traced = module.spec, trace(module, size, recipe.dynamic)
+    trained_on = replace(spec.preprocessing, fit=recipe.resize)
+    preprocessing = recipe.preprocessing if recipe.says_preprocessing else trained_on
+    upsample = _upsampling(recipe, spec.align_corners)
+    return _described(network, spec.name, path, traced, preprocessing, upsample, partial(torch_logits, module))
 
 
-def _from_onnx(network: Network, path: Path) -> _Given:
-    model = read_onnx(
-        path,
-        None if network.dynamic else network.size,
-        said=network.ends,
-        otherwise=None if network.dynamic else DEFAULT_SIZE,
-    )
+def _from_onnx(network: Network, path: Path) -> LoadedModel:
+    recipe, usual = network.recipe, None if network.recipe.dynamic else DEFAULT_SIZE
+    said = Said(recipe.output_name, recipe.layout, len(network.labels.names) if network.labels else None)
+    model = read_onnx(path, None if recipe.dynamic else recipe.size, said=said, otherwise=usual)
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     require_runs(path, sha256(path, GraphError), "onnxruntime", GraphError, str(path), weights=weights)
     shape = model.graph.inputs[0].shape
-    if network.dynamic and shape is not None and any(isinstance(side, int) for side in shape[2:]):
+    if recipe.dynamic and shape is not None and any(isinstance(side, int) for side in shape[2:]):
         raise GraphError(f"{path} is fixed to {shape[2]}x{shape[3]}: leave --dynamic out, or export it with free sides")
-    needs_ranges = network.precision in precision.QUANTISED
-    if precision.is_quantised(model):
-        if not needs_ranges:
-            raise InputError(f"{path} is quantised (it has Q/DQ): build it with --precision int8")
-        if network.calibrated:
-            raise InputError(f"{path} is quantised already (it has Q/DQ): leave --calib and budgets out")
-    elif needs_ranges and not network.calibrated:
-        raise InputError(f"{path} has no Q/DQ, and {precision.uncalibrated(network.precision)}")
-    spec = _preprocessing(network, path, model)
-    if not network.preprocessing_said:
+    _require_quantised_once(recipe, path, model)
+    spec = _preprocessing(recipe, path, model)
+    if not recipe.says_preprocessing:
         logger.warning("%s", _assumed(path, model, spec))
     ends: Ends = model.meta[ENDS]
-    last_bit = parity.LAST_BIT_OF_HALF if ends.half else parity.LAST_BIT
     labels = ends.kind in ("labels", "ones")
-    return _Given(
+    return _described(
+        network,
         path.stem,
+        path,
         model,
-        network.align_corners is True,
-        partial(given_logits, path, ends),
         spec,
-        Nearest() if labels else None,
-        None if labels else last_bit,
+        Nearest() if labels else _upsampling(recipe, recipe.align_corners is True),
+        partial(given_logits, path, ends),
+        None if labels else parity.LAST_BIT_OF_HALF if ends.half else parity.LAST_BIT,
         Batch(ends.frames, ends.frames, ends.frames),
     )
 
 
-def _preprocessing(network: Network, path: Path, model: ir.Model) -> FrameSpec:
+def _require_quantised_once(recipe: Recipe, path: Path, model: ir.Model) -> None:
+    """Raise `InputError` unless a quantised precision comes of the file's Q/DQ or of calibration, of one of the two."""
+    needs_ranges = recipe.precision in precision.QUANTISED
+    if precision.is_quantised(model):
+        if not needs_ranges:
+            raise InputError(f"{path} is quantised (it has Q/DQ): build it with --precision int8")
+        if recipe.calib is not None:
+            raise InputError(f"{path} is quantised already (it has Q/DQ): leave --calib and budgets out")
+    elif needs_ranges and recipe.calib is None:
+        raise InputError(f"{path} has no Q/DQ, and {precision.uncalibrated(recipe.precision)}")
+
+
+def _preprocessing(recipe: Recipe, path: Path, model: ir.Model) -> FrameSpec:
     """How frames become the input of somebody's `model`. Raises `InputError` where that cannot be as it was said."""
-    spec = network.preprocessing
+    spec = recipe.preprocessing
     if model.meta[ENDS].dtype != "uint8":
         return spec
     plain = replace(PREPROCESSINGS["none"], order=spec.order, fit=spec.fit)

@@ -21,7 +21,6 @@ from refinenet_edge.frames import Frames, Scenes, open_frames, parse
 from refinenet_edge.fusion import REWRITES, Rewrite
 from refinenet_edge.labels import find_labels
 from refinenet_edge.model import SHIPPED, locate
-from refinenet_edge.onnx_ends import Said
 from refinenet_edge.records import DEFAULT_SIZE, Backend, Ranges, Recipe
 from refinenet_edge.runtime import available
 from refinenet_edge.runtime.cuda import gpu_capability
@@ -133,25 +132,8 @@ def _require_fp8(targets: tuple[str, ...], backend: Backend) -> None:
 def _network(recipe: Recipe) -> Network:
     # shipped weights are named after the labels they were trained on
     labels = recipe.labels or (recipe.checkpoint if recipe.checkpoint in SHIPPED else None)
-    return Network(
-        onnx=Path(recipe.onnx) if recipe.onnx else None,
-        checkpoint=locate(recipe.checkpoint) if recipe.checkpoint else None,
-        model=recipe.model,
-        crp=recipe.crp,
-        align_corners=recipe.align_corners,
-        size=recipe.size,
-        dynamic=recipe.dynamic,
-        labels=(found := find_labels(labels) if labels else None),
-        ends=Said(recipe.output_name, recipe.layout, len(found.names) if found else None),
-        preprocessing=recipe.preprocessing,
-        preprocessing_said=recipe.says_preprocessing,
-        cubic=recipe.upsample == "cubic",
-        precision=recipe.precision,
-        calibrated=recipe.calib is not None,
-        state_key=recipe.state_key,
-        collapse_ind=recipe.collapse_ind,
-        batch=recipe.batch,
-    )
+    checkpoint = locate(recipe.checkpoint) if recipe.checkpoint else None
+    return Network(recipe, checkpoint, find_labels(labels) if labels else None)
 
 
 def _rewrites(without: tuple[str, ...]) -> tuple[Rewrite, ...]:

@@ -72,9 +72,9 @@ def _graph_of_name(name: str, size: Size, classes: int) -> ir.Model:
     """The fused graph of a network, as `build` makes it."""
     # here, since a bundle needs no torch
     from refinenet_edge.fusion import fuse
-    from refinenet_edge.model import open_network
+    from refinenet_edge.model import create
     from refinenet_edge.trace import trace
 
-    model = trace(open_network(name, None, classes), size)
+    model = trace(create(name, classes), size)
     fuse(model)
     return model

@@ -34,6 +34,7 @@ from refinenet_edge.model.matlab import is_matlab
 from refinenet_edge.model.pickled import read_pickled
 from refinenet_edge.model.refinenet import MODELS, Framework, ModelSpec, SegmentationNet, build, create
 from refinenet_edge.model.states import State, find_state, listed
+from refinenet_edge.records import Recipe
 
 MAX_BYTES = 4 << 30
 MAX_HEADER = 4 << 20  # bytes: of safetensors, which says where each tensor is
@@ -201,21 +202,14 @@ def _is_matlab(path: Path) -> bool:
     return False  # `_read` says why
 
 
-def open_network(
-    model: str | None,
-    checkpoint: Path | None,
-    num_classes: int,
-    *,
-    crp: CrpOrder | None = None,
-    align_corners: bool | None = None,
-    state_key: str | None = None,
-    collapse_ind: str | None = None,
-) -> SegmentationNet:
-    """The network of `checkpoint`, or `model` with random weights, always the same ones; float32, in eval mode.
+def open_network(recipe: Recipe, checkpoint: Path | None, num_classes: int) -> SegmentationNet:
+    """The network of `recipe` from the file `checkpoint`, or with random weights, always the same ones; float32, in
+    eval mode.
 
-    `num_classes` is of random weights, the others are as of `load_checkpoint`. Raises `CheckpointError`,
-    and `InputError` for a checkpoint of another `model` or a model that there is not.
+    `num_classes` is of random weights. Raises `CheckpointError`, and `InputError` for a checkpoint of another model
+    than the recipe's, or a model that there is not.
     """
+    model, crp, align_corners = recipe.model, recipe.crp, recipe.align_corners
     if checkpoint is None:
         # forked: the caller's generator stays as it was
         with torch.random.fork_rng(devices=[]):
@@ -223,7 +217,7 @@ def open_network(
             module = create(str(model), num_classes, crp=crp or "pool_conv", align_corners=align_corners is not False)
         return module.eval()
     module = load_checkpoint(
-        checkpoint, crp=crp, align_corners=align_corners, state_key=state_key, collapse_ind=collapse_ind
+        checkpoint, crp=crp, align_corners=align_corners, state_key=recipe.state_key, collapse_ind=recipe.collapse_ind
     )
     if model not in (None, module.spec.name):
         raise InputError(f"{checkpoint} is a {module.spec.name}, not {model}: use --model {module.spec.name}")

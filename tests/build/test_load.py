@@ -12,7 +12,6 @@ from refinenet_edge.build import build
 from refinenet_edge.errors import InputError
 from refinenet_edge.model import SHIPPED
 from refinenet_edge.model.refinenet import ModelSpec
-from refinenet_edge.onnx_ends import Said
 from refinenet_edge.records import Bilinear, FrameSpec, Recipe
 
 stage = importlib.import_module("refinenet_edge.build.load")  # its function has its name
@@ -30,22 +29,7 @@ class Small(nn.Module):
 
 
 def network(checkpoint: Path | None = None, size: tuple[int, int] = (32, 64), dynamic: bool = False) -> Any:
-    return stage.Network(
-        onnx=None,
-        checkpoint=checkpoint,
-        model="rf101",
-        crp=None,
-        align_corners=None,
-        size=size,
-        dynamic=dynamic,
-        labels=None,
-        ends=Said(),
-        preprocessing=FrameSpec(None),
-        preprocessing_said=False,
-        cubic=False,
-        precision="fp32",
-        calibrated=False,
-    )
+    return stage.Network(Recipe("b", "rf101", size=size, dynamic=dynamic), checkpoint, None)
 
 
 def test_the_authors_pixels_are_rgb_minus_128(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +76,7 @@ def test_which_weights_of_a_checkpoint_and_its_wiring_are_as_the_recipe_says(
     def ask(*_: object, **how: object) -> None:
         raise Asked(how["state_key"], how["collapse_ind"])
 
-    monkeypatch.setattr(stage, "open_network", ask)
+    monkeypatch.setattr("refinenet_edge.model.checkpoint.load_checkpoint", ask)
     recipe = Recipe(str(tmp_path / "b"), checkpoint="w.pth", backend="onnxruntime", state_key="ema", collapse_ind="[0]")
     with pytest.raises(Asked) as asked:
         build(recipe)

@@ -24,12 +24,14 @@ from refinenet_edge.baselines import baselines_for
 from refinenet_edge.bench import Case, bundle_entry
 from refinenet_edge.build import build
 from refinenet_edge.build.fuse import fuse_and_prove
+from refinenet_edge.build.load import LoadedModel
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.calibration.ranges import graph_digests, read_ranges
 from refinenet_edge.errors import GraphError, InputError
 from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import parity
+from refinenet_edge.labels import numbered
 from refinenet_edge.recipe import read_recipe
 from refinenet_edge.records import PREPROCESSINGS, Bilinear, FrameSpec, MultiScale, Recipe, from_json, to_json
 from refinenet_edge.runtime import Segmenter
@@ -288,7 +290,9 @@ def test_the_proof_is_on_frames_as_the_network_takes_them(name: str, tmp_path: P
     body, ends = "y = Conv <pads = [1,1,1,1]> (x, w)", ("float[1,3,32,48] x", "float[1,4,32,48] y")
     (tmp_path / "net.onnx").write_bytes(onnx_model(body, *ends, w=weights(CLASSES, 3, 3, 3)).SerializeToString())
     model = read_onnx(tmp_path / "net.onnx")
-    frames = fuse_and_prove(model, partial(parity.logits, tmp_path / "net.onnx"), (), spec, lambda _: None).frames
+    reference = partial(parity.logits, tmp_path / "net.onnx")
+    loaded = LoadedModel("net", "net.onnx", None, model, spec, numbered(CLASSES), reference, SIZE)
+    frames = fuse_and_prove(loaded, (), lambda _: None).frames
     assert np.array_equal(frames["astronaut.jpg"], prepare(read_image(PHOTO), spec))
     dark, light = (prepare(np.full((1, 1, 3), byte, np.uint8), PREPROCESSINGS[name]) for byte in (0, 255))
     assert np.array_equal(frames["random"].min((2, 3), keepdims=True), dark)

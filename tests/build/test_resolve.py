@@ -49,8 +49,7 @@ class TestWhatTheStagesAreGiven:
         assert (resolved.rewrites, resolved.quantisation, resolved.timed_against) == (REWRITES, None, None)
         assert (resolved.precision, resolved.backend, resolved.output) == ("fp32", "openvino", Path("none/bundle"))
         network = resolved.network
-        assert (network.onnx, network.checkpoint, network.labels) == (Path("theirs.onnx"), None, None)
-        assert not (network.dynamic or network.cubic or network.calibrated)
+        assert (network.recipe, network.checkpoint, network.labels) == (recipe(), None, None)
 
     def test_shipped_weights_bring_their_labels(self) -> None:
         network = resolve(recipe(onnx=None, checkpoint="scenes")).network
