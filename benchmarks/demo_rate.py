@@ -35,7 +35,7 @@ from refinenet_edge.demo.web import Web
 from refinenet_edge.overlay import OverlayStyle
 from refinenet_edge.records import Frame, Mask
 from refinenet_edge.runtime import Segmenter
-from refinenet_edge.scenes import VALIDATION, video_frame
+from refinenet_edge.scenes import VALIDATION, World, render
 
 FRAMES = 48  # of the video
 WARM_UPS = 4  # frames of each turn that are not counted
@@ -91,8 +91,9 @@ def watch(address: str) -> None:
 def write_video(path: Path) -> list[Frame]:
     """A drive in drawn streets, and its frames as the file gives them back."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (512, 512))
+    drive = World.draw((VALIDATION,))
     for number in range(FRAMES):
-        writer.write(video_frame(VALIDATION, number)[0])
+        writer.write(render(drive, number / 30)[0])
     writer.release()
     return [item.frame for item in open_source(str(path), every_frame=True).frames()]
 

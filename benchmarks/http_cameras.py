@@ -18,7 +18,7 @@ import numpy as np
 from refinenet_edge.demo import LiveSource, open_source
 from refinenet_edge.frames import CapturedFrames
 from refinenet_edge.records import Frame
-from refinenet_edge.scenes import VALIDATION, video_frame
+from refinenet_edge.scenes import VALIDATION, World, render
 
 KINDS = ((30, (480, 640)), (15, (720, 1280)), (10, (360, 640)), (5, (1080, 1920)))  # frames per second, and their size
 BITS = 6  # of a picture's number
@@ -108,7 +108,8 @@ def serve(camera: int, rate: float, size: tuple[int, int], port: Any, plugged: A
 
 def numbered(camera: int, size: tuple[int, int]) -> list[bytes]:
     """JPEGs of scenes, with their numbers in them."""
-    scenes = [video_frame(VALIDATION, DRAWN * camera + number, size)[0] for number in range(DRAWN)]
+    drive = World.draw((VALIDATION,))
+    scenes = [render(drive, (DRAWN * camera + number) / 30, size)[0] for number in range(DRAWN)]
     pictures = []
     for number in range(2**BITS):
         picture = scenes[number % DRAWN].copy()

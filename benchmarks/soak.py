@@ -49,7 +49,7 @@ from refinenet_edge.overlay import OverlayStyle
 from refinenet_edge.records import Frame, FrameSpec, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
 from refinenet_edge.runtime.session import Feeds, Outputs
-from refinenet_edge.scenes import VALIDATION, video_frame
+from refinenet_edge.scenes import VALIDATION, World, render
 
 RATE = 100  # frames per second of the camera
 SIZES = ((512, 512), (360, 640))
@@ -66,7 +66,8 @@ class Camera:
         self.given = 0
         began = time.monotonic()
         self.outages = [(began + at, began + at + UNPLUGGED) for at in (seconds / 3, 2 * seconds / 3)]
-        self._kept = [[video_frame(VALIDATION, number, size)[0] for number in range(8)] for size in SIZES]
+        drive = World.draw((VALIDATION,))
+        self._kept = [[render(drive, number / 30, size)[0] for number in range(8)] for size in SIZES]
 
     def frames(self) -> CapturedFrames:
         due = time.monotonic()
@@ -302,7 +303,7 @@ class Until:
 
 def measure_rate(segmenter: Segmenter) -> float:
     """About how many frames a second it takes."""
-    frame = video_frame(VALIDATION, 0)[0]
+    frame = render(World.draw((VALIDATION,)), 0.0)[0]
     segmenter.segment(frame)
     began = time.perf_counter()
     for _ in range(10):

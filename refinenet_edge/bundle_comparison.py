@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import Frames
-from refinenet_edge.records import Frame, Labels, relative_error
+from refinenet_edge.records import Frame, Labels, label_agreement, relative_error
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.in_flight import Workers
 
@@ -33,7 +33,7 @@ def compare_bundles(first: Segmenter, second: Segmenter, frames: Frames) -> Iter
         error = relative_error(*logits) if logits[0].shape == logits[1].shape else None
         size = (frame.shape[0], frame.shape[1])
         labels = first.mask(logits[0], size).labels, second.mask(logits[1], size).labels
-        return Difference(name, error, float((labels[0] == labels[1]).mean()))
+        return Difference(name, error, label_agreement(*labels))
 
     # not in_flight: logits of a session without requests are the next frame's, too
     with Workers(min(first.session.requests, second.session.requests)) as workers:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from refinenet_edge.labels import SCENES
-from refinenet_edge.scenes import Label, scene, video, video_frame
+from refinenet_edge.scenes import Label, World, render, scene
 
 CLASSES = len(Label)
 
@@ -40,19 +40,19 @@ def test_a_size_below_16_is_refused() -> None:
 
 def test_the_same_bytes_whatever_was_drawn_before() -> None:
     alone = [digest(*scene(3, index, (96, 128))) for index in range(3)]
-    next(video(3, (64, 64)))
+    render(World.draw((3,)), 0.0, (64, 64))
     scene(8, 1, (40, 40))
     assert [digest(*scene(3, index, (96, 128))) for index in (2, 1, 0)] == alone[::-1]
 
 
 def test_the_same_bytes_in_another_process() -> None:
     code = (
-        "import hashlib; from refinenet_edge.scenes import scene, video_frame\n"
-        "for frame, truth in (scene(5, 7, (120, 160)), video_frame(5, 40, (120, 160))):\n"
+        "import hashlib; from refinenet_edge.scenes import World, render, scene\n"
+        "for frame, truth in (scene(5, 7, (120, 160)), render(World.draw((5,)), 4 / 3, (120, 160))):\n"
         "    print(hashlib.sha256(frame.tobytes() + truth.tobytes()).hexdigest())"
     )
     there = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert there == [digest(*scene(5, 7, (120, 160))), digest(*video_frame(5, 40, (120, 160)))]
+    assert there == [digest(*scene(5, 7, (120, 160))), digest(*render(World.draw((5,)), 4 / 3, (120, 160)))]
 
 
 def test_torch_is_not_needed() -> None:
@@ -75,24 +75,30 @@ def test_every_class_has_its_share() -> None:
     assert ((counts > 0).mean(0) >= 0.8).all()  # each class is in most scenes
 
 
-def test_frames_of_a_video_are_reached_in_any_order() -> None:
-    frames = list(itertools.islice(video(2, (96, 96), fps=25), 4))
+def drive(seed: int, frames: int, size: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The first of a drive, thirty a second."""
+    world = World.draw((seed,))
+    return [render(world, n / 30, size) for n in range(frames)]
+
+
+def test_frames_of_a_drive_are_reached_in_any_order() -> None:
+    frames = drive(2, 4, (96, 96))
     for n in (3, 0, 2, 1):
-        assert digest(*video_frame(2, n, (96, 96), fps=25)) == digest(*frames[n])
+        assert digest(*render(World.draw((2,)), n / 30, (96, 96))) == digest(*frames[n])
 
 
-def test_a_video_moves_smoothly_and_does_not_stand_still() -> None:
+def test_a_drive_moves_smoothly_and_does_not_stand_still() -> None:
     def changes(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
         steps = list(itertools.pairwise(pairs))
         levels = np.mean([np.abs(a[0].astype(int) - b[0]).mean() for a, b in steps])
         return float(levels), float(np.mean([(a[1] != b[1]).mean() for a, b in steps]))
 
-    drives = [changes(list(itertools.islice(video(seed, (192, 192)), 12))) for seed in range(4)]
+    drives = [changes(drive(seed, 12, (192, 192))) for seed in range(4)]
     moved, relabelled = np.mean(drives, axis=0)
     cut, other = changes([scene(4, index, (192, 192)) for index in range(12)])
     assert moved < 0.3 * cut
     assert relabelled < 0.06 < 0.3 < other
-    first, later = video_frame(0, 0, (192, 192))[1], video_frame(0, 90, (192, 192))[1]
+    first, later = (render(World.draw((0,)), t, (192, 192))[1] for t in (0.0, 3.0))
     assert (first != later).mean() > 0.05
 
 

@@ -15,6 +15,7 @@ import onnx.inliner
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion import parity
 from refinenet_edge.onnx_ends import Array, Ends
+from refinenet_edge.records import label_agreement
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import Session
 
@@ -39,9 +40,7 @@ def given_logits(path: Path, ends: Ends, inputs: parity.Inputs) -> dict[str, Arr
             "export it with the Sigmoid at its end, or without"
         )
     for name, (given, _) in found.items():
-        mine = logits[name].argmax(1).ravel()
-        theirs = ends.labels(given)
-        same = float((mine == theirs).mean()) if mine.shape == theirs.shape else 0.0
+        same = label_agreement(logits[name].argmax(1).ravel(), ends.labels(given))
         if same < (OF_HALF if ends.half else SAME_LABELS):
             raise GraphError(
                 f"{path} gives labels that are not those of {ends.source!r}, taken for its scores of {ends.classes} "

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -23,7 +22,7 @@ from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion import parity
 from refinenet_edge.precision import stored_in_half
-from refinenet_edge.records import LESSER, NOISE, Backend, Interpolation, Parity, relative_error
+from refinenet_edge.records import LESSER, NOISE, Backend, Interpolation, Parity, label_agreement
 from refinenet_edge.runtime import first_run
 from refinenet_edge.runtime.head import upsample_argmax
 from refinenet_edge.runtime.openvino import OpenVinoSession
@@ -70,29 +69,26 @@ def prove(
     Raises `GraphError` where the backend computes
     something else than float32's, or cannot run the graph, and where too few labels are left.
     """
-    opener = OPENERS.get(how.backend) if how.runs_here else None
-    if opener:
+    here = how.runs_here and how.backend in OPENERS
+    backend: Backend = how.backend if here else "onnxruntime"
+    if here:
         for each in filter(None, (typed, typed.reference)):
             _run_first(each.onnx, how)
     if typed.single is not None:
         alone = dataclasses.replace(typed, onnx=typed.single, single=None)
-        return (
-            *prove(alone, fused, samples, upsample, how, step),
-            *_prove_together(typed, typed.single, fused, how, opener or OrtSession, step),
-        )
+        alone_proof = prove(alone, fused, samples, upsample, how, step)
+        return alone_proof + _prove_together(typed, typed.single, fused, backend, step)
     if typed.scores is not None:
-        ended = _prove_ends(typed, fused.frames, upsample, how, opener or OrtSession, step)
-        return (
-            prove(dataclasses.replace(typed, onnx=typed.scores, scores=None), fused, samples, upsample, how, step)
-            + ended
-        )
-    if opener is None and typed.precision == "fp32":
+        ended = _prove_ends(typed, fused.frames, upsample, backend, step)
+        scores = dataclasses.replace(typed, onnx=typed.scores, scores=None)
+        return prove(scores, fused, samples, upsample, how, step) + ended
+    if not here and typed.precision == "fp32":
         return ()  # that graph has been proven
     frames, expected = dict(fused.frames), dict(fused.logits)
     if samples:
         frames |= samples
         expected |= parity.logits(to_bytes(fused.model), samples)
-    runners = _runners(typed, how, opener, frames)
+    runners = _runners(typed, backend if here else None, frames)
     proof: list[Parity] = []
     for runner, run in runners.items():
         step(f"hold {typed.precision} to what was handed in, by {runner}")
@@ -111,70 +107,42 @@ def prove(
 
 
 def _prove_together(
-    typed: TypedModel,
-    single: bytes,
-    fused: FusedModel,
-    how: Proving,
-    opener: Callable[[bytes], Session],
-    step: Callable[[str], None],
+    typed: TypedModel, single: bytes, fused: FusedModel, runner: Backend, step: Callable[[str], None]
 ) -> tuple[Parity, ...]:
     """What the graph of `typed` gives for several frames at once, beside what `single` gives for each alone."""
-    runner, worst = _runner(how, opener), dict[str, Parity]()
     step(f"hold it to that with {typed.batch} frames at once, by {runner}")
-    alone = _run(single, runner, opener, fused.frames)
+    alone = _run(single, runner, fused.frames)
     stage = f"{typed.precision}, batch {typed.batch}"
     try:
-        with opener(typed.onnx) as session:
-            for frames in parity.counts(typed.batch):
-                for name, found in parity.run_together(session, fused.frames, frames):
-                    same = _same_labels(alone[name], found)
-                    error = relative_error(alone[name], found) if found.ndim == 4 else 0.0
-                    if name not in worst or same < worst[name].label_agreement:
-                        worst[name] = Parity(stage, name, error, same, runner)
+        with OPENERS[runner](typed.onnx) as session:
+            parities = parity.together(stage, session, typed.batch, alone, fused.frames, runner)
     except RefineNetEdgeError as exc:
         raise GraphError(
             f"{runner} cannot run {typed.batch} frames at once ({first_line(exc)}): {parity.ALONE}"
         ) from exc
-    for each in worst.values():
+    worst = tuple(min(each, key=lambda found: found.label_agreement) for each in parities)
+    for each in worst:
         if each.label_agreement < WARNED[typed.precision]:
             raise GraphError(
                 f"with {typed.batch} frames at once {100 * each.label_agreement:.1f} % of the labels of the "
                 f"{each.frame} frame are those that it has alone, by {runner}: {parity.ALONE}"
             )
-    return tuple(worst.values())
-
-
-def _same_labels(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
-    """The share of labels that are the same, of logits or of labels."""
-    if expected.shape != found.shape:
-        return 0.0
-    one, other = (output.argmax(1) if output.ndim == 4 else output for output in (expected, found))
-    return float((one == other).mean())
-
-
-def _runner(how: Proving, opener: Callable[[bytes], Session]) -> str:
-    return how.backend if opener is OPENERS.get(how.backend) else "onnxruntime"
+    return worst
 
 
 def _prove_ends(
-    typed: TypedModel,
-    frames: parity.Inputs,
-    upsample: Interpolation,
-    how: Proving,
-    opener: Callable[[bytes], Session],
-    step: Callable[[str], None],
+    typed: TypedModel, frames: parity.Inputs, upsample: Interpolation, runner: Backend, step: Callable[[str], None]
 ) -> tuple[Parity, ...]:
     """What the graph of `typed` ends with, beside the labels that the head makes of its logits at the same size."""
     assert typed.scores is not None
-    runner = _runner(how, opener)
     step(f"hold what the graph ends with to the head's labels, by {runner}")
-    scores, given = (_run(model, runner, opener, frames) for model in (typed.scores, typed.onnx))
+    scores, given = (_run(model, runner, frames) for model in (typed.scores, typed.onnx))
     parities = []
     for name, image in frames.items():
         size = image.shape[2], image.shape[3]
         expected = upsample_argmax(scores[name][0], size, upsample)
         found = given[name][0] if given[name].ndim == 3 else given[name][0].argmax(0)
-        same = float((found == expected).mean()) if found.shape == expected.shape else 0.0
+        same = label_agreement(expected, found)
         if same < WARNED["fp32"]:
             raise GraphError(
                 f"the labels in the graph are not the head's: {100 * same:.1f} % are the same on the {name} frame: "
@@ -185,17 +153,15 @@ def _prove_ends(
 
 
 def _runners(
-    typed: TypedModel, how: Proving, opener: Callable[[bytes], Session] | None, frames: parity.Inputs
+    typed: TypedModel, backend: Backend | None, frames: parity.Inputs
 ) -> dict[str, Callable[[], parity.Inputs]]:
-    """What is to run the graph -> the call that does."""
-    if opener is None:
+    """What is to run the graph -> the call that does; `backend` None: its own is not here."""
+    if backend is None:
         # a CPU computes float16 in float32: there it neither overflows nor loses bits
         stored = to_bytes(stored_in_half(ir.from_proto(onnx.load_model_from_string(typed.onnx))))
         return {"onnxruntime": lambda: parity.logits(stored, frames)}
-    runners: dict[str, Callable[[], parity.Inputs]] = {
-        how.backend: lambda: _run(typed.onnx, how.backend, opener, frames)
-    }
-    if how.backend == "openvino" and typed.precision == "int8" and processor() == "vnni":
+    runners: dict[str, Callable[[], parity.Inputs]] = {backend: lambda: _run(typed.onnx, backend, frames)}
+    if backend == "openvino" and typed.precision == "int8" and processor() == "vnni":
         runners[LESSER] = lambda: run_without_vnni(typed.onnx, frames)
     return runners
 
@@ -208,9 +174,9 @@ def _run_first(model: bytes, how: Proving) -> None:
         first_run.require_runs(model, digest, how.backend, GraphError, "the network", f", or {_elsewhere(how.backend)}")
 
 
-def _run(model: bytes, backend: str, opener: Callable[[bytes], Session], frames: parity.Inputs) -> parity.Inputs:
+def _run(model: bytes, backend: Backend, frames: parity.Inputs) -> parity.Inputs:
     try:
-        with opener(model) as session:
+        with OPENERS[backend](model) as session:
             return parity.run(session, frames)
     except RefineNetEdgeError as exc:
         raise GraphError(f"{backend} cannot run this network ({first_line(exc)}): {_elsewhere(backend)}") from exc

@@ -7,8 +7,8 @@ Of float32 `BOUND` is asked. Where a network's own sums lose more to rounding (t
 logits further), what that is times `MARGIN`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion.rewrite import Rewrite
-from refinenet_edge.records import Batch, Parity, relative_error
+from refinenet_edge.records import Batch, Parity, label_agreement, relative_error
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import Session
 from refinenet_edge.trace import to_bytes
@@ -57,51 +57,50 @@ def run(session: Session, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def compare(stage: str, reference: Inputs, actual: Inputs, backend: str = "onnxruntime") -> tuple[Parity, ...]:
-    """How far the logits `actual`, which `backend` gave, are from `reference`, frame by frame."""
+    """How far the logits `actual`, which `backend` gave, are from `reference`, frame by frame; labels have no error."""
     parities = []
     for name, expected in reference.items():
         if not np.isfinite(expected).all():
             raise GraphError(
                 f"the model's own logits are not finite on the {name} frame: its weights cannot be used: build others"
             )
-        same_shape = actual[name].shape == expected.shape
-        agreement = float((actual[name].argmax(1) == expected.argmax(1)).mean()) if same_shape else 0.0
-        parities.append(Parity(stage, name, relative_error(expected, actual[name]), agreement, backend))
+        error = relative_error(expected, actual[name]) if expected.ndim == 4 else 0.0
+        parities.append(Parity(stage, name, error, label_agreement(expected, actual[name]), backend))
     return tuple(parities)
 
 
-def run_together(session: Session, inputs: Inputs, frames: int) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Name and output of each input, of which `frames` go in at once, in turn until each went in."""
-    names = [name for name, _ in zip(cycle(inputs), range(-(-len(inputs) // frames) * frames), strict=False)]
-    for first in range(0, len(names), frames):
-        chosen = names[first : first + frames]
-        outputs = run(session, {"": np.concatenate([inputs[name] for name in chosen])})[""]
-        yield from ((name, outputs[place : place + 1]) for place, name in enumerate(chosen))
+def together(
+    stage: str, session: Session, batch: Batch, reference: Inputs, inputs: Inputs, backend: str = "onnxruntime"
+) -> list[list[Parity]]:
+    """`compare` of what `session` gives for several of `inputs` at once: each in every number that is tried.
 
-
-def counts(batch: Batch) -> list[int]:
-    """How many frames at once a graph is proven with: the fixed number, or the least and a few."""
-    return sorted({batch.least, min(batch.most, max(batch.least, FEW))})
+    That is the fixed number of `batch`, or the least and a few.
+    """
+    by_frame: dict[str, list[Parity]] = {name: [] for name in inputs}
+    for frames in sorted({batch.least, min(batch.most, max(batch.least, FEW))}):
+        names = list(islice(cycle(inputs), -(-len(inputs) // frames) * frames))
+        for first in range(0, len(names), frames):
+            chosen = names[first : first + frames]
+            outputs = run(session, {"": np.concatenate([inputs[name] for name in chosen])})[""]
+            for place, name in enumerate(chosen):
+                given = {name: outputs[place : place + 1]}
+                by_frame[name] += compare(stage, {name: reference[name]}, given, backend)
+    return list(by_frame.values())
 
 
 def prove_together(
     model: bytes, batch: Batch, expected: Inputs, inputs: Inputs, noise: Callable[[], float]
 ) -> tuple[Parity, ...]:
     """Hold the fused graph that takes a `batch` to the `expected` logits of each frame. Raises `GraphError`."""
-    worst: dict[str, Parity] = {}
-    stage = f"fused, batch {batch}"
     try:
         with OrtSession(model, optimised=False) as session:
-            for frames in counts(batch):
-                for name, found in run_together(session, inputs, frames):
-                    (parity,) = compare(stage, {name: expected[name]}, {name: found})
-                    worst[name] = _worst([worst.get(name, parity), parity])
+            worst = tuple(map(_worst, together(f"fused, batch {batch}", session, batch, expected, inputs)))
     except RefineNetEdgeError as exc:
         raise GraphError(f"this network cannot take {batch} frames at once ({first_line(exc)}): {ALONE}") from exc
-    for parity in worst.values():
+    for parity in worst:
         if not exact_enough(parity, noise):
             raise GraphError(f"with {batch} frames at once one changes the logits of others: {_said(parity)}; {ALONE}")
-    return tuple(worst.values())
+    return worst
 
 
 def prove(

@@ -54,6 +54,7 @@ from refinenet_edge.records.manifest import (
     Parity,
     Profile,
     TensorSpec,
+    label_agreement,
     relative_error,
 )
 from refinenet_edge.records.quantised import INT8_LEVELS, Budget, Harm, Range, Ranges, RangesKey, Speed
@@ -62,9 +63,8 @@ from refinenet_edge.records.recipe import DEFAULT_SIZE, PRECISIONS, Backend, Giv
 __all__ = [
     "ALIGNED", "CHANNEL_MULTIPLE", "DEFAULT_SIZE", "INPUT", "INT8_LEVELS", "LABELS", "LESSER", "MAX_BATCH", "MAX_SIDE",
     "NOISE", "ONE", "OUTPUT", "PRECISIONS", "PREPROCESSINGS", "RGB", "SMALLEST_SIDE", "WHOLE", "Backend", "Batch",
-    "Bilinear", "Budget",
-    "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "Gives", "GraphCost", "Harm", "Identity",
-    "Inference", "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "MultiScale", "Nearest", "Parity",
-    "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Span", "Speed", "TensorSpec", "Tiles", "Whole",
-    "draw_outlines", "from_json", "from_plain", "relative_error", "to_json",
+    "Bilinear", "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "Gives", "GraphCost",
+    "Harm", "Identity", "Inference", "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "MultiScale", "Nearest",
+    "Parity", "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Span", "Speed", "TensorSpec", "Tiles",
+    "Whole", "draw_outlines", "from_json", "from_plain", "label_agreement", "relative_error", "to_json",
 ]  # fmt: skip

@@ -95,6 +95,14 @@ def relative_error(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> floa
     return float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-30))
 
 
+def label_agreement(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> float:
+    """The share of places where two outputs, of logits (NxCxhxw) or of labels, have one label; 0 for other shapes."""
+    if expected.shape != actual.shape:
+        return 0.0
+    one, other = (output.argmax(1) if output.ndim == 4 else output for output in (expected, actual))
+    return float((one == other).mean())
+
+
 @dataclass(frozen=True)
 class FileDigest:
     """What a bundle file must look like."""

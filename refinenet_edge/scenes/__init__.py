@@ -1,8 +1,7 @@
 """Street scenes out of a seed: a frame (BGR uint8, HxWx3) and its truth (labels uint8, HxW), at any size, without end.
 
     scene(seed, index, size)              an independent street: training, calibration, validation, tests
-    video(seed, size, fps)                one endless drive; `video_frame(seed, n, size, fps)` is its n-th frame
-    render(World.draw(entropy), t, size)  what both are made of: a world, seen t seconds into the drive
+    render(World.draw(entropy), t, size)  what it is made of: a world, seen t seconds into a drive without end
 
 A world is a road with everything beside it, in road coordinates and metres: `u` to the right, `v` up, `s` along the
 road; the camera stands at s = speed * t and sees z = s - s_camera ahead. Nothing is stored: what stands in the k-th
@@ -21,11 +20,11 @@ overcast, sunset, fog and dusk. So a network has to learn shapes; tests/test_sce
     weather.py     light and air                              vehicles.py, people.py, posts.py
     world.py       entropy -> World: one street               placing.py     which things stand where
     canvas.py      projection; frame, truth and shadows       sky.py, ground.py   what lies behind the things
-    rendering.py   render, scene, video; the camera
+    rendering.py   render, scene; the camera
 """
 
-from refinenet_edge.scenes.rendering import VALIDATION, VALIDATION_COUNT, render, scene, video, video_frame
+from refinenet_edge.scenes.rendering import VALIDATION, VALIDATION_COUNT, render, scene
 from refinenet_edge.scenes.terms import Label
 from refinenet_edge.scenes.world import World
 
-__all__ = ["VALIDATION", "VALIDATION_COUNT", "Label", "World", "render", "scene", "video", "video_frame"]
+__all__ = ["VALIDATION", "VALIDATION_COUNT", "Label", "World", "render", "scene"]

@@ -1,8 +1,6 @@
-"""World + moment -> frame, spoilt as by a camera, and truth; seed -> scenes and drives."""
+"""World + moment -> frame, spoilt as by a camera, and truth; seed -> scenes."""
 
-import functools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -70,23 +68,3 @@ def scene(seed: int, index: int, size: tuple[int, int] = (512, 512)) -> tuple[np
     """Scene `index` of the stream `seed` (both >= 0), a street of its own: frame BGR uint8 HxWx3, truth uint8 HxW."""
     world = World.draw((seed, index))
     return render(world, float(Dice(world.entropy, Kind.WORLD, 1).uniform(0, 60)), size)
-
-
-def video_frame(
-    seed: int, n: int, size: tuple[int, int] = (512, 512), fps: float = 30.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Frame n >= 0 of the drive `seed`: frame BGR uint8 HxWx3, truth uint8 HxW."""
-    return render(_drive(seed), n / fps, size)
-
-
-@functools.lru_cache(maxsize=8)
-def _drive(seed: int) -> World:
-    return World.draw((seed,))
-
-
-def video(seed: int, size: tuple[int, int] = (512, 512), fps: float = 30.0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The drive `seed` from its start, without end."""
-    n = 0
-    while True:
-        yield video_frame(seed, n, size, fps)
-        n += 1
