@@ -6,6 +6,7 @@ import base64
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from refinenet_edge.bench.entry import Entry
 from refinenet_edge.bench.record import Example, Subject
 from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation import DataSet, Unusable, evaluate
-from refinenet_edge.evaluation.score import LocalEvaluator
+from refinenet_edge.evaluation.score import Evaluator, compare_each
 from refinenet_edge.frames.images import encode_image
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import WHOLE, Frame, FrameSpec, LabelMap, Labels, Mask
@@ -33,8 +34,10 @@ class Judge:
     def judge(self, entry: Entry) -> tuple[Subject, list[LabelMap]]:
         """The subject of `entry` with its IoU, and its labels of the examples. Raises what `evaluate` raises."""
         with entry.segmenting() as segment:
-            seen = _Seen(self.labels, self.frame, segment)
-            result = evaluate(_Evaluator(seen, entry.subject.backend), self.data)
+            seen = _Seen(self.labels, segment)
+            comparing = partial(compare_each, seen, self.labels, self.frame)
+            by = Evaluator(self.labels, self.frame, entry.subject.backend, WHOLE, comparing)
+            result = evaluate(by, self.data)
             labels = [seen.segment(frame).labels for frame, _ in self.examples]
         return replace(entry.subject, miou=result.miou, iou=result.iou, judge=self.data.name), labels
 
@@ -44,7 +47,6 @@ class _Seen:
     """As much of a segmenter as judging needs."""
 
     labels: Labels
-    frame_spec: FrameSpec
     labels_of: Callable[[Frame], LabelMap]
 
     def segment(self, frame: Frame) -> Mask:
@@ -52,12 +54,6 @@ class _Seen:
         if labels.max() >= len(self.labels.names) and labels.max() != self.labels.ignore:
             raise InputError(f"it knows more than the {len(self.labels.names)} classes")
         return Mask(labels, self.labels)
-
-
-class _Evaluator(LocalEvaluator):
-    def __init__(self, seen: _Seen, backend: str) -> None:
-        self.segmenter, self.labels, self.frame = seen, seen.labels, seen.frame_spec
-        self.backend, self.inference = backend, WHOLE
 
 
 def examples(judge: Judge, labels: Mapping[str, list[LabelMap]]) -> tuple[Example, ...]:

@@ -312,7 +312,7 @@ def _evaluator(
     others: tuple[Bundle, ...],
 ) -> Evaluator:
     """What evaluates: this process, or a Ray cluster; closed with `stack`."""
-    from refinenet_edge.evaluation.score import LocalEvaluator
+    from refinenet_edge.evaluation.score import here
     from refinenet_edge.runtime import Segmenter
 
     if ray == "off":
@@ -321,14 +321,16 @@ def _evaluator(
                 opened, backend, allow_host_code=allow_host_code, inference=inference, beside=others, throughput=True
             )
         )
-        return LocalEvaluator(stack.enter_context(segmenter.with_upsample(way)) if way else segmenter)
+        return here(stack.enter_context(segmenter.with_upsample(way)) if way else segmenter)
     from refinenet_edge.cluster.bundles import common_backend, gpus_of
-    from refinenet_edge.cluster.evaluate import DistributedEvaluator
+    from refinenet_edge.cluster.evaluate import distributed
     from refinenet_edge.cluster.pool import open_pool
 
     wanted = common_backend(opened, backend, ray)
     pool = stack.enter_context(open_pool(ray, gpus=gpus_of(wanted)))
-    return DistributedEvaluator(opened, wanted, pool, way, allow_host_code, inference, others)
+    return distributed(
+        opened, wanted, pool, upsample=way, allow_host_code=allow_host_code, inference=inference, beside=others
+    )
 
 
 def _show(result: EvaluationResult, title: str) -> None:

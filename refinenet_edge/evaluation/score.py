@@ -17,8 +17,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -107,48 +107,36 @@ _Read = tuple[Sample, str, Truth | None, Truth | None]  # with its stamp, truth,
 Compared = tuple[Sample, str, Confusion | SampleProblem]  # the stamp is from before the sample was read
 
 
-class Evaluator(Protocol):
-    """What segments samples and compares: `LocalEvaluator`, or many machines (cluster/evaluate.py)."""
+@dataclass(frozen=True)
+class Evaluator:
+    """What segments samples and compares, `here` or on many machines (cluster/evaluate.py); all of them, in order."""
 
-    @property
-    def labels(self) -> Labels: ...
-
-    @property
-    def frame(self) -> FrameSpec: ...
-
-    @property
-    def backend(self) -> str: ...
-
-    @property
-    def inference(self) -> Inference: ...
-
-    def compare(self, samples: Sequence[Sample]) -> Iterator[Compared]:
-        """Every one of `samples`, in order."""
+    labels: Labels
+    frame: FrameSpec
+    backend: str
+    inference: Inference
+    compare: Callable[[Sequence[Sample]], Iterator[Compared]]
 
 
-class LocalEvaluator:
+def here(segmenter: Segmenter) -> Evaluator:
     """A segmenter in this process, as many samples at once as pay."""
+    labels, spec = segmenter.labels, segmenter.frame_spec
+    comparing = partial(compare_each, segmenter, labels, spec)
+    return Evaluator(labels, spec, segmenter.session.name, segmenter.inference, comparing)
 
-    segmenter: Segments
 
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter = segmenter
-        self.labels, self.frame, self.backend = segmenter.labels, segmenter.frame_spec, segmenter.session.name
-        self.inference = segmenter.inference
+def compare_each(segmenter: Segments, labels: Labels, spec: FrameSpec, samples: Sequence[Sample]) -> Iterator[Compared]:
+    """What `segmenter`, which is fed as `spec` says, makes of each sample, in order."""
 
-    def compare(self, samples: Sequence[Sample]) -> Iterator[Compared]:
-        with Many(self.segmenter) as many:
-            yield from many.each(samples, self._read, self._compare)
-
-    def _read(self, sample: Sample) -> tuple[Frame | Unusable, _Read]:
+    def taken(sample: Sample) -> tuple[Frame | Unusable, _Read]:
         stamp = sample.stamp()
         try:
-            frame, truth, turned = read(sample, len(self.labels.names))
+            frame, truth, turned = read(sample, len(labels.names))
         except Unusable as exc:
             return exc, (sample, stamp, None, None)
         return frame, (sample, stamp, truth, turned)
 
-    def _compare(self, read: _Read, answer: Mask | RefineNetEdgeError) -> Compared:
+    def compared(read: _Read, answer: Mask | RefineNetEdgeError) -> Compared:
         sample, stamp, truth, turned = read
         if isinstance(answer, InputError):
             kind = answer.kind if isinstance(answer, Unusable) else "refused"
@@ -156,7 +144,10 @@ class LocalEvaluator:
         if isinstance(answer, RefineNetEdgeError):
             raise answer
         assert truth is not None  # it was read
-        return sample, stamp, compare(answer, truth, turned, self.frame)
+        return sample, stamp, compare(answer, truth, turned, spec)
+
+    with Many(segmenter) as many:
+        yield from many.each(samples, taken, compared)
 
 
 @dataclass(frozen=True)
@@ -225,7 +216,7 @@ def evaluate(
     Raises `InputError` when the classes are not the data set's, no sample can be used, `out` cannot be written, or
     `OUT.partial` is of another run; `BundleError` when the network's output is not usable logits.
     """
-    by = LocalEvaluator(segmenter) if isinstance(segmenter, Segmenter) else segmenter
+    by = here(segmenter) if isinstance(segmenter, Segmenter) else segmenter
     _require_same_classes(by, dataset)
     run = _Resumable(out.with_name(f"{out.name}.partial") if out else None, _key(by, dataset, identity), dataset, by)
     problems: list[SampleProblem] = []

@@ -127,7 +127,7 @@ def test_evaluation_and_calibration_are_those_of_one_process(cluster: Any, tmp_p
     dataset = evaluation.open_dataset(str(data.plain(tmp_path / "d", CLASSES, 40)))
     with Segmenter(bundle, "openvino") as segmenter:
         alone = evaluation.evaluate(segmenter, dataset)
-    spread = evaluation.evaluate(evaluate.DistributedEvaluator(bundle, "openvino", RayPool(size=workers)), dataset)
+    spread = evaluation.evaluate(evaluate.distributed(bundle, "openvino", RayPool(size=workers)), dataset)
     assert replace(spread, seconds=0) == replace(alone, seconds=0)
     model, spec = read_onnx(bundle.path / MODEL, None), bundle.manifest.frame
     frames = calibration_frames("scenes:2:20")

@@ -37,7 +37,7 @@ def test_evaluation(
     dataset = evaluation.open_dataset(str(root))
     with Segmenter(bundle, "openvino") as segmenter:
         alone = evaluation.evaluate(segmenter.with_upsample(upsample) if upsample else segmenter, dataset)
-    by = evaluate.DistributedEvaluator(bundle, "openvino", Many(workers), upsample)
+    by = evaluate.distributed(bundle, "openvino", Many(workers), upsample=upsample)
     spread = evaluation.evaluate(by, dataset)
     assert replace(spread, seconds=0) == replace(alone, seconds=0)
     assert spread.counted == COUNT - 1
@@ -50,7 +50,7 @@ def test_an_evaluation_at_several_scales(tmp_path: Path, monkeypatch: pytest.Mon
     flip = MultiScale(flip=True)
     with Segmenter(bundle, "openvino", inference=flip, beside=[other]) as segmenter:
         alone = evaluation.evaluate(segmenter, dataset)
-    by = evaluate.DistributedEvaluator(bundle, "openvino", Many(2), None, False, flip, (other,))
+    by = evaluate.distributed(bundle, "openvino", Many(2), inference=flip, beside=(other,))
     spread = evaluation.evaluate(by, dataset)
     assert replace(spread, seconds=0) == replace(alone, seconds=0)
     assert spread.inference == MultiScale((1.0, 1.4142), True, bundles=(other.digest,))
@@ -62,11 +62,11 @@ def test_a_worker_that_dies_stops_an_evaluation_where_it_goes_on_later(
     monkeypatch.setattr(evaluate, "PIECE", 2)
     bundle, out = open_bundle(tiny_bundle(tmp_path / "b")), tmp_path / "r.json"
     dataset = evaluation.open_dataset(str(data.plain(tmp_path / "d", CLASSES, COUNT)))
-    dying = evaluate.DistributedEvaluator(bundle, "openvino", Many(2, lambda piece: piece[0].id == "s4"))
+    dying = evaluate.distributed(bundle, "openvino", Many(2, lambda piece: piece[0].id == "s4"))
     with pytest.raises(RefineNetEdgeError, match="died each time it had s4 to s5"):
         evaluation.evaluate(dying, dataset, out=out)
     steps: list[int] = []
-    by = evaluate.DistributedEvaluator(bundle, "openvino", Many(2))
+    by = evaluate.distributed(bundle, "openvino", Many(2))
     spread = evaluation.evaluate(by, dataset, out=out, progress=lambda done, _: steps.append(done))
     assert steps[0] == 4
     with Segmenter(bundle, "openvino") as segmenter:
