@@ -51,18 +51,19 @@ class _Held:
 
     def __init__(self, path: Path, digest: FileDigest) -> None:
         self.path, self.digest = path, digest
-        self._descriptor = open_regular(path, follow=False)  # a link could lead out of the bundle
+        self._file = open_regular(path, follow=False)  # a link could lead out of the bundle
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+        if hasattr(self, "_file"):
+            self._file.close()
 
     def pieces(self) -> Iterator[bytes]:
         """Its bytes, piece by piece, never more than its size. Raises `BundleError` at their end if they are others."""
         size, sha256, at = self.digest.size, hashlib.sha256(), 0
-        if (there := os.fstat(self._descriptor).st_size) != size:
+        descriptor = self._file.fileno()
+        if (there := os.fstat(descriptor).st_size) != size:
             raise BundleError(f"has {there} bytes, {size} were written")
-        while chunk := os.pread(self._descriptor, min(CHUNK, size - at), at):
+        while chunk := os.pread(descriptor, min(CHUNK, size - at), at):
             sha256.update(chunk)
             at += len(chunk)
             yield chunk
@@ -257,7 +258,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 def _read_manifest(path: Path) -> bytes:
     again = _advice(None)
     try:
-        with os.fdopen(open_regular(path, follow=False), "rb") as file:
+        with open_regular(path, follow=False) as file:
             data = file.read(MAX_MANIFEST + 1)
     except FileNotFoundError as exc:
         raise BundleError(f"{path.parent} is not a bundle: it has no {MANIFEST}{again}") from exc

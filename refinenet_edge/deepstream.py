@@ -25,6 +25,7 @@ from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 
 from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.errors import BuildError, InputError
+from refinenet_edge.graph import new_constant
 from refinenet_edge.records import FrameSpec, Manifest
 
 CONFIG, LABELS, COLOURS, ENGINE = "config_infer.txt", "labels.txt", "colours.csv", "model.plan"
@@ -104,9 +105,8 @@ def graph_for_nvinfer(model: bytes, spec: FrameSpec) -> bytes:
     (image,), (logits,) = graph.inputs, graph.outputs
     _, _, divisors = _terms(spec)
     if divisors is not None:
-        value = ir.Value(name="nvinfer/std", const_value=ir.tensor(np.array(divisors, np.float32).reshape(1, 3, 1, 1)))
-        value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape([1, 3, 1, 1])
-        graph.register_initializer(value)
+        value = new_constant("nvinfer/std", np.array(divisors, np.float32).reshape(1, 3, 1, 1))
+        graph.initializers.add(value)
         divided = ir.node("Div", [image, value], name="nvinfer/normalise")
         made = divided.outputs[0]
         made.name, made.dtype, made.shape = "nvinfer/normalised", ir.DataType.FLOAT, image.shape

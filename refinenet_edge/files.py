@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -124,8 +125,8 @@ def exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
-def open_regular(path: Path, *, follow: bool = True) -> int:
-    """A descriptor to read a regular file by, opened without waiting. Raises `OSError` for anything else.
+def open_regular(path: Path, *, follow: bool = True) -> io.BufferedReader:
+    """A regular file to read, opened without waiting. Raises `OSError` for anything else.
 
     `follow` False: a link is refused too.
     """
@@ -133,14 +134,14 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return descriptor
+    return os.fdopen(descriptor, "rb")
 
 
 def sha256(path: Path, error: type[RefineNetEdgeError]) -> str:
     """The hex SHA-256 of a file, read piece by piece. Raises `error`."""
     digest = hashlib.sha256()
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
+        with open_regular(path) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except (OSError, ValueError) as exc:
@@ -171,7 +172,7 @@ def stamp_of(path: Path | None) -> str:
 def read_bytes(path: Path, most: int, what: str, error: type[RefineNetEdgeError] = InputError) -> bytes:
     """A regular file of at most `most` bytes. Raises `error`, which calls it `what`, such as "image"."""
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
+        with open_regular(path) as file:
             # one that claims to be small may still have no end
             data = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
     except FileNotFoundError as exc:

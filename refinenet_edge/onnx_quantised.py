@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from refinenet_edge.graph import constant
+
 RUNTIME = "com.microsoft"  # the domain of ONNX Runtime's own operators
 # how many quantised inputs an operator has, each with its scale and zero point; 0: those after its output's
 OPERATORS = {
@@ -71,8 +73,8 @@ def _bias(stored: ir.Value | None, *scales: ir.Value | None) -> ir.Node | None:
     """A constant of the floats that an INT32 bias stands for; None where it is no constant."""
     floats = np.ones(1)
     for value in (stored, *scales):
-        tensor = None if value is None else ir.convenience.get_const_tensor(value)
-        if tensor is None:
+        array = constant(value)
+        if array is None:
             return None
-        floats = floats * tensor.numpy().astype(np.float64).reshape(-1)
+        floats = floats * array.astype(np.float64).reshape(-1)
     return ir.Node("", "Constant", [], [ir.AttrTensor("value", ir.tensor(floats.astype(np.float32)))], num_outputs=1)

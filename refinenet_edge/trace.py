@@ -15,7 +15,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +48,7 @@ from refinenet_edge.errors import GraphError, first_line
 from refinenet_edge.files import open_regular
 from refinenet_edge.onnx_ends import NOTHING, Said, give_logits, in_float32, take_image
 from refinenet_edge.onnx_quantised import write_out
-from refinenet_edge.records import INPUT, MAX_SIDE, OUTPUT, SMALLEST_SIDE, Size, TensorSpec
+from refinenet_edge.records import INPUT, MAX_SIDE, OUTPUT, SMALLEST_SIDE, Size
 
 logger = logging.getLogger(__name__)
 
@@ -161,9 +161,8 @@ def read_onnx(
 def _loaded(path: Path, data: bytes | None) -> onnx.ModelProto:
     """The checked model in a file, with its weights."""
     if data is None:
-        file = open_regular(path)
-        size_of_file = os.fstat(file).st_size
-        os.close(file)
+        with open_regular(path) as file:
+            size_of_file = os.fstat(file.fileno()).st_size
         proto = onnx.load(path, load_external_data=False) if size_of_file <= MAX_ONNX_BYTES else None
         if proto is None or sum(map(_bytes_of, proto.graph.initializer)) > MAX_ONNX_BYTES:
             raise GraphError(
@@ -307,18 +306,6 @@ def num_classes(model: ir.Model) -> int:
     if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
         raise GraphError(f"the output has shape {shape}: expected logits 1xCxhxw with a fixed C")
     return int(shape[1])
-
-
-def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
-    """Inputs or outputs of a graph as records; a side that varies is a name."""
-    return tuple(
-        TensorSpec(
-            str(value.name),
-            value.dtype.numpy().name if value.dtype else "unknown",
-            tuple(side if isinstance(side, int) else str(side) for side in value.shape or ()),
-        )
-        for value in values
-    )
 
 
 def to_bytes(model: ir.Model) -> bytes:

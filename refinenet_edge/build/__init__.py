@@ -7,7 +7,6 @@
     typed.py      -> the graph in its precision
     proof.py      held to what was handed in, by the bundle's own backend
     engine.py     -> the bundle's files, with a plan for TensorRT
-    manifest.py   -> what is written beside them
     speed.py      how much faster quantising made it, for the manifest
 
 Nothing is written before everything has succeeded.
@@ -19,18 +18,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from refinenet_edge.build.engine import build_engine
-from refinenet_edge.build.fuse import fuse_and_prove
-from refinenet_edge.build.load import load
-from refinenet_edge.build.manifest import describe
+from refinenet_edge import __version__
+from refinenet_edge.build.engine import Engine, build_engine
+from refinenet_edge.build.fuse import FusedModel, fuse_and_prove
+from refinenet_edge.build.load import LoadedModel, load
 from refinenet_edge.build.proof import prove
-from refinenet_edge.build.quantise import find_rounding
+from refinenet_edge.build.quantise import Rounding, find_rounding
 from refinenet_edge.build.resolve import resolve
 from refinenet_edge.build.speed import add_speed
-from refinenet_edge.build.typed import put_precision
+from refinenet_edge.build.typed import TypedModel, put_precision
 from refinenet_edge.bundle import write_bundle
 from refinenet_edge.fusion import Firing
-from refinenet_edge.records import Manifest, Recipe
+from refinenet_edge.records import Manifest, Parity, Recipe
 from refinenet_edge.runtime.tensorrt.builder import Progress
 
 Step = Callable[[str], None]
@@ -62,7 +61,41 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     proof = prove(typed, fused, samples, loaded.spec.upsample, resolved.proving, step)
     options = replace(resolved.engine, batch=loaded.batch) if resolved.engine else None
     engine = build_engine(typed, resolved.backend, options, step, progress)
-    described = describe(loaded, fused, rounding, typed, proof, engine, recipe)
+    described = _described(loaded, fused, rounding, typed, proof, engine, recipe)
     manifest = add_speed(described, typed, engine, step)
     step("write the bundle")
     return Built(resolved.output, write_bundle(resolved.output, manifest, engine.files), fused.firings)
+
+
+def _described(
+    loaded: LoadedModel,
+    fused: FusedModel,
+    rounding: Rounding | None,
+    typed: TypedModel,
+    proof: tuple[Parity, ...],
+    engine: Engine,
+    recipe: Recipe,
+) -> Manifest:
+    """What is known of a bundle before it is written: no digests of its files, no speed."""
+    return Manifest(
+        model=loaded.name,
+        checkpoint=loaded.checkpoint,
+        checkpoint_sha256=loaded.sha256,
+        precision=typed.precision,
+        backend=engine.backend,
+        inputs=typed.inputs,
+        outputs=typed.outputs,
+        frame=loaded.spec,
+        labels=loaded.labels,
+        rewrites={firing.name: firing.fired for firing in fused.firings},
+        traced_cost=fused.firings[0].cost if fused.firings else None,
+        fused_cost=fused.firings[-1].cost if fused.firings else None,
+        parity=fused.proof + proof,
+        recipe=recipe,
+        toolkit=__version__,
+        engine=engine.info,
+        calibration=rounding.ranges.key if rounding else None,
+        budget=rounding.budget if rounding else None,
+        needs_vnni=typed.needs_vnni,
+        batch=loaded.batch,
+    )

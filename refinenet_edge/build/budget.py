@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -38,24 +38,8 @@ SHOWN = 10  # layers that are told apart whatever the budget
 Step = Callable[[str], None]
 
 
-class Judge(Protocol):
-    """What a loss is measured on."""
-
-    loss: Literal["miou", "labels"]
-    name: str
-
-    def frames(self) -> list[Frame]:
-        """The first `FRAMES`."""
-
-    def expect(self, exact: Segmenter) -> None:
-        """Losses are measured from what `exact` gives; once, before all of them."""
-
-    def measure(self, rounded: Segmenter) -> float:
-        """The loss of `rounded`."""
-
-
 class MiouDrop:
-    """Points of mIoU that are lost on labelled samples."""
+    """A judge of what rounding loses: points of mIoU, on labelled samples."""
 
     loss: Literal["miou", "labels"] = "miou"
 
@@ -63,6 +47,7 @@ class MiouDrop:
         self._dataset, self.name = dataset, dataset.name
 
     def frames(self) -> list[Frame]:
+        """The first `FRAMES`."""
         images = []
         for sample in self._dataset.samples:
             try:
@@ -74,9 +59,11 @@ class MiouDrop:
         return images
 
     def expect(self, exact: Segmenter) -> None:
+        """Losses are measured from what `exact` gives; once, before all of them."""
         self._exact = self._miou(exact)
 
     def measure(self, rounded: Segmenter) -> float:
+        """The loss of `rounded`."""
         return 100 * (self._exact - self._miou(rounded))
 
     def _miou(self, segmenter: Segmenter) -> float:
@@ -87,7 +74,7 @@ class MiouDrop:
 
 
 class LostLabels:
-    """Percent of the pixels of `frames` whose label is no longer float's."""
+    """The same in percent of the pixels of `frames` whose label is no longer float's."""
 
     loss: Literal["miou", "labels"] = "labels"
 
@@ -141,7 +128,7 @@ class Candidates:
         return OpenVinoSession(graph, throughput=True)
 
 
-def spend(candidates: Candidates, judge: Judge, allowed: float, step: Step = lambda _: None) -> Budget:
+def spend(candidates: Candidates, judge: MiouDrop | LostLabels, allowed: float, step: Step = lambda _: None) -> Budget:
     """Which layers to keep in float so that `judge` finds at most `allowed` lost: those marked in `harms`.
 
     Raises `CalibrationError` when no layer may be quantised, `InputError` when the judge's frames cannot be used.

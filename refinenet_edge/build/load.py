@@ -13,7 +13,7 @@ from refinenet_edge.build.given import given_logits
 from refinenet_edge.errors import CheckpointError, GraphError, InputError
 from refinenet_edge.files import sha256
 from refinenet_edge.fusion import parity
-from refinenet_edge.fusion.rewrite import constant
+from refinenet_edge.graph import constant
 from refinenet_edge.labels import fitting
 from refinenet_edge.model import SHIPPED, open_network
 from refinenet_edge.onnx_ends import Ends, Said

@@ -1,4 +1,4 @@
-"""Ninth stage: how much faster quantising made the network, on this machine."""
+"""Eighth stage: how much faster quantising made the network, on this machine."""
 
 import dataclasses
 import logging

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -14,7 +14,7 @@ from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.quantise import Bits, Rounding
 from refinenet_edge.onnx_ends import set_batch
 from refinenet_edge.records import ONE, Backend, Batch, Bilinear, Gives, Interpolation, TensorSpec
-from refinenet_edge.trace import copy_of, tensor_specs, to_bytes
+from refinenet_edge.trace import copy_of, to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -98,5 +98,17 @@ def _typed(
     precision.give(typed, ends.gives, ends.upsample)
     single = to_bytes(typed) if ends.batch != ONE else None
     typed = set_batch(typed, ends.batch)
-    specs = tensor_specs(typed.graph.inputs), tensor_specs(typed.graph.outputs)
+    specs = _specs(typed.graph.inputs), _specs(typed.graph.outputs)
     return TypedModel(name, to_bytes(typed), *specs, needs_vnni, scores, None, ends.batch, single)
+
+
+def _specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+    """Inputs or outputs of a graph as records; a side that varies is a name."""
+    return tuple(
+        TensorSpec(
+            str(value.name),
+            value.dtype.numpy().name if value.dtype else "unknown",
+            tuple(side if isinstance(side, int) else str(side) for side in value.shape or ()),
+        )
+        for value in values
+    )

@@ -7,9 +7,11 @@ and ends in the same bits.
 import dataclasses
 import fnmatch
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +19,7 @@ import onnx_ir as ir
 from refinenet_edge import __version__
 from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.calibration.methods import Method, Percentile
-from refinenet_edge.calibration.observe import ActivationCounter, activation_counter, observable
+from refinenet_edge.calibration.observe import activation_counter, observable
 from refinenet_edge.calibration.partial import SAVE_SECONDS, Partial
 from refinenet_edge.calibration.ranges import key_of, write_ranges
 from refinenet_edge.errors import InputError
@@ -59,33 +61,30 @@ class FrameCheck(NamedTuple):
     problem: str
 
 
-class FrameObserver(Protocol):
-    """What checks frames and counts their activations: this process, or many machines (cluster/calibrate.py)."""
+@dataclass(frozen=True)
+class FrameObserver:
+    """What checks frames and counts their activations, `here` or on many machines (cluster/calibrate.py).
 
-    def checks(self) -> Iterator[FrameCheck]:
-        """Of every frame, in order."""
+    `checks` are of every frame, in order; `counts` are of those from a first one on.
+    """
 
-    def counts(self, first: int) -> Iterator[Counted]:
-        """Of the frames from `first` on, in order."""
+    checks: Callable[[], Iterable[FrameCheck]]
+    counts: Callable[[int], Iterable[Counted]]
 
 
-class LocalFrameObserver:
+def here(model: ir.Model, spec: FrameSpec, frames: Frames) -> FrameObserver:
     """Checks and counts in this process."""
+    count = counting(model, spec, frames)
+    return FrameObserver(
+        lambda: (check_frame(frames.read(index)) for index in range(len(frames))),
+        lambda first: ((1, count(index)) for index in range(first, len(frames))),
+    )
 
-    def __init__(self, model: ir.Model, spec: FrameSpec, frames: Frames) -> None:
-        self._model, self._spec, self._frames = model, spec, frames
-        self._counter: ActivationCounter | None = None
 
-    def checks(self) -> Iterator[FrameCheck]:
-        return (check_frame(self._frames.read(index)) for index in range(len(self._frames)))
-
-    def counts(self, first: int) -> Iterator[Counted]:
-        return ((1, self.count(index)) for index in range(first, len(self._frames)))
-
-    def count(self, index: int) -> Mapping[str, Histogram]:
-        """Of one frame."""
-        self._counter = self._counter or activation_counter(self._model)
-        return self._counter.count(prepare(self._frames.read(index), self._spec), self._frames.names[index])
+def counting(model: ir.Model, spec: FrameSpec, frames: Frames) -> Callable[[int], Mapping[str, Histogram]]:
+    """Index of a frame -> its histograms, by tensor."""
+    counter = cache(lambda: activation_counter(model))  # once there is a frame
+    return lambda index: counter().count(prepare(frames.read(index), spec), frames.names[index])
 
 
 def calibrate(
@@ -110,7 +109,7 @@ def calibrate(
     for glob in overrides:
         if not fnmatch.filter(tensors, glob):
             raise InputError(f"no tensor fits {glob!r}; there are {', '.join(tensors[:5])} ...")
-    observer = observer or LocalFrameObserver(model, spec, frames)
+    observer = observer or here(model, spec, frames)
     digests, warnings = _checked(frames.names, observer.checks())
     for warning in warnings:
         logger.warning("calibration: %s", warning)
@@ -167,7 +166,7 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _checked(names: Sequence[str], checks: Iterator[FrameCheck]) -> tuple[list[str], list[str]]:
+def _checked(names: Sequence[str], checks: Iterable[FrameCheck]) -> tuple[list[str], list[str]]:
     """The digest of every frame, and what is wrong with them in words. Reads each once, before the network runs."""
     said = [f"{len(names)} frames are few: give {FEW} or more"] if len(names) < FEW else []
     seen: dict[str, str] = {}

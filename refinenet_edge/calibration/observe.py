@@ -5,7 +5,6 @@ activations become graph outputs, group by group so that a group of one frame st
 histograms are kept. A frame counts when all of its groups are through, so an interrupt at any moment loses that frame.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import onnx_ir as ir
 
 from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.errors import CalibrationError, GraphError, first_line
+from refinenet_edge.graph import elements
 from refinenet_edge.runtime.ort import open_onnxruntime
 from refinenet_edge.trace import to_bytes
 
@@ -160,5 +160,5 @@ def _keep_only(graph: onnx.GraphProto, needed: set[str]) -> None:
 
 
 def _bytes(value: ir.Value) -> int:
-    sides = [side for side in value.shape or () if isinstance(side, int)]
-    return 4 * math.prod(sides) if value.shape and len(sides) == len(value.shape) else UNKNOWN
+    count = elements(value)
+    return UNKNOWN if count is None else 4 * count

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import time
 import tokenize
 import warnings
@@ -50,7 +49,7 @@ class Partial:
             # opened here: on a damaged archive numpy leaves a file of its own open
             with (
                 warnings.catch_warnings(),
-                os.fdopen(open_regular(self._path), "rb") as file,
+                open_regular(self._path) as file,
                 np.load(file, allow_pickle=False) as held,
             ):
                 warnings.simplefilter("ignore")  # of headers that no numpy of today writes

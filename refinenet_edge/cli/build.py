@@ -304,12 +304,10 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
     with progress_bar("observe") as bar, contextlib.ExitStack() as stack:
         observer = None
         if ray != "off":
-            from refinenet_edge.cluster.calibrate import DistributedFrameObserver
+            from refinenet_edge.cluster.calibrate import distributed
             from refinenet_edge.cluster.pool import open_pool
 
-            observer = DistributedFrameObserver(
-                model, manifest.frame, source, len(frames), stack.enter_context(open_pool(ray))
-            )
+            observer = distributed(model, manifest.frame, source, len(frames), stack.enter_context(open_pool(ray)))
         ranges = calibration.calibrate(
             model,
             manifest.frame,

@@ -36,29 +36,15 @@ class Worker(Protocol[Piece, Result]):
         return
 
 
-class Pool(Protocol):
-    """Where work is done."""
-
-    @property
-    def threads(self) -> int:
-        """Of each worker; 0: as many as there are cores."""
-
-    @property
-    def remote(self) -> bool:
-        """Whether the workers may be on other machines."""
-
-    def run(self, make: Callable[[], Worker[Piece, Result]], pieces: Sequence[Piece]) -> Iterator[Result | None]:
-        """The result of every piece, in order; None: its worker died each time. What a worker raises is raised here."""
-
-
 @dataclass(frozen=True)
 class LocalPool:
-    """One worker, in this process."""
+    """One worker, in this process; `threads` of each worker, 0: as many as there are cores; `remote`: elsewhere."""
 
     threads: int = 0
     remote: bool = False
 
     def run(self, make: Callable[[], Worker[Piece, Result]], pieces: Sequence[Piece]) -> Iterator[Result | None]:
+        """The result of every piece, in order; None: its worker died each time. What a worker raises is raised here."""
         if not pieces:
             return
         with contextlib.closing(make()) as worker:
@@ -109,6 +95,9 @@ class RayPool:
         there = ray.cluster_resources()
         room = int(there.get("CPU", 0)) // self.threads
         return max(1, min(room, int(there.get("GPU", 0)) // self.gpus) if self.gpus else room)
+
+
+Pool = LocalPool | RayPool
 
 
 @contextlib.contextmanager

@@ -13,46 +13,16 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from refinenet_edge.errors import InputError, MissingExtra
 from refinenet_edge.files import list_files, read_bytes, stamp_of, write_atomically
 from refinenet_edge.urls import is_url, shown
 
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
 # a file there appears when it has been uploaded; elsewhere it is renamed when it is whole
 UPLOADED_WHOLE = ("s3", "gcs", "abfs", "py::fsspec+s3", "py::fsspec+gs", "py::fsspec+abfs")
 MAX_BYTES = 256 * 1024 * 1024  # that read() takes into memory
 CLUSTER = "pip install 'refinenet-edge[cluster]'"
-
-
-class Storage(Protocol):
-    """One folder."""
-
-    def names(self) -> list[str]:
-        """Every file below, in order; none where the folder is missing. Hidden files and folders are left out."""
-
-    def stamps(self) -> dict[str, str]:
-        """The same files, with what changes when one is written or replaced."""
-
-    def stamp(self, name: str) -> str:
-        """Of one of them; of none where it is gone."""
-
-    def read(self, name: str) -> bytes:
-        """A file of at most `MAX_BYTES`. Raises `InputError`."""
-
-    def write(self, name: str, data: bytes | Iterable[bytes]) -> None:
-        """Put `data`, in one piece or piece after piece, there, folders made as needed. Raises `InputError`; then what
-        was there is still there.
-        """
-
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-
-    def path(self, name: str) -> AbstractContextManager[Path]:
-        """The file as one on this machine, for a library that opens paths. Raises `InputError`."""
 
 
 def absolute(where: str) -> str:
@@ -85,18 +55,25 @@ class Local:
         self.folder = folder
 
     def names(self) -> list[str]:
+        """Every file below, in order; none where the folder is missing. Hidden files and folders are left out."""
         return list_files(self.folder, InputError, below=True) if self.folder.is_dir() else []
 
     def stamps(self) -> dict[str, str]:
+        """The same files, with what changes when one is written or replaced."""
         return {name: self.stamp(name) for name in self.names()}
 
     def stamp(self, name: str) -> str:
+        """Of one of them; of none where it is gone."""
         return stamp_of(self.folder / name)
 
     def read(self, name: str) -> bytes:
+        """A file of at most `MAX_BYTES`. Raises `InputError`."""
         return read_bytes(self.folder / name, MAX_BYTES, "file")
 
     def write(self, name: str, data: bytes | Iterable[bytes]) -> None:
+        """Put `data`, in one piece or piece after piece, there, folders made as needed. Raises `InputError`; then what
+        was there is still there.
+        """
         path = self.folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,10 +82,12 @@ class Local:
         write_atomically(path, data, InputError)
 
     def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
         (self.folder / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def path(self, name: str) -> Iterator[Path]:
+        """The file as one on this machine, for a library that opens paths. Raises `InputError`."""
         yield self.folder / name
 
 
@@ -122,7 +101,7 @@ def _without_secret(said: str, url: str) -> str:
 
 
 class Remote:
-    """A folder behind a URL: pyarrow's own filesystems first, then fsspec's."""
+    """The same of a folder behind a URL: pyarrow's own filesystems first, then fsspec's."""
 
     def __init__(self, url: str) -> None:
         self.url = shown(url)
@@ -219,6 +198,9 @@ class Remote:
             return self._files.get_file_info(path)
         except OSError as exc:
             raise InputError(f"{self.url} cannot be read: {exc}") from exc
+
+
+Storage = Local | Remote
 
 
 def _stamp(info: Any) -> str:

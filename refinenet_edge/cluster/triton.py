@@ -29,7 +29,7 @@ from typing import Any
 from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, Bundle
 from refinenet_edge.cluster.triton_config import ModelConfig, read_config, write_config
 from refinenet_edge.errors import BuildError, InputError
-from refinenet_edge.records import ONE, PREPROCESSINGS, TensorSpec
+from refinenet_edge.records import ONE, TensorSpec
 from refinenet_edge.runtime.backends import ON_CPU
 
 CONFIG, LABELS = "config.pbtxt", "labels.txt"
@@ -144,10 +144,8 @@ def _require_fitting(folder: Path, config: Any, bundle: Bundle) -> None:
     except (OSError, ValueError) as exc:
         raise InputError(other) from exc
     fields = ("name", "platform", "backend", "input", "output")
-    # models that were written before it could be another have no such parameter
-    prepared = there.parameters[PREPROCESSING].string_value or PREPROCESSINGS["imagenet"].preprocessing
-    changed = PREPROCESSING in config.parameters and prepared != config.parameters[PREPROCESSING].string_value
-    if changed or labels != _labels(bundle) or any(getattr(there, f) != getattr(config, f) for f in fields):
+    same = there.parameters.get(PREPROCESSING) == config.parameters.get(PREPROCESSING)
+    if not same or labels != _labels(bundle) or any(getattr(there, f) != getattr(config, f) for f in fields):
         raise InputError(other)
 
 

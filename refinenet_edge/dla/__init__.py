@@ -17,8 +17,9 @@ import onnx
 import onnx_ir as ir
 
 from refinenet_edge.bundle import MODEL, Bundle
-from refinenet_edge.dla.rules import Rule, mark_activations, refusals, sides
+from refinenet_edge.dla.rules import Rule, mark_activations, refusals
 from refinenet_edge.errors import BundleError, GraphError, first_line
+from refinenet_edge.graph import sides
 
 MAX_NODES = 20_000
 OLD, NEW = "TensorRT 10.3 to 10.7", "TensorRT 11.4.1 and later"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from refinenet_edge.graph import sides
+
 LAYERS = "TensorRT docs, DLA Supported Layers and Restrictions"
 OPERATORS = "Deep-Learning-Accelerator-SW, operators/README.md"
 FAQ = "Deep-Learning-Accelerator-SW, FAQ"
@@ -71,13 +73,6 @@ def constant(value: ir.Value | None) -> bool:
 def activations(node: ir.Node) -> list[ir.Value]:
     """What a node reads and writes when the plan runs."""
     return [value for value in (*node.inputs, *node.outputs) if value is not None and not constant(value)]
-
-
-def sides(value: ir.Value | None) -> tuple[int, ...] | None:
-    """A fixed shape; None when it is free or not known."""
-    if value is None or value.shape is None or not all(isinstance(side, int) for side in value.shape):
-        return None
-    return tuple(map(int, value.shape))  # type: ignore[arg-type]
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from refinenet_edge.bench.blocks import FRAME, HEAD, block_of
 from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion.cost import FREE, inside_kernels
+from refinenet_edge.graph import elements, sides
 from refinenet_edge.precision import QUANTISED, placement_of
 from refinenet_edge.precision.qdq import chosen
 from refinenet_edge.records import Size
@@ -66,11 +67,12 @@ def kernels(model: ir.Model, precision: str, keep: Collection[str] = ()) -> list
 
 def frame_size(model: ir.Model) -> Size:
     """(height, width) that the network takes. Raises `GraphError` where they are free."""
-    _count(model.graph.inputs[0])
-    shape = model.graph.inputs[0].shape
+    image = model.graph.inputs[0]
+    _count(image)
+    shape = sides(image)
     if shape is None or len(shape) != 4:
-        raise GraphError(f"the input has shape {shape}: expected an image 1xCxHxW")
-    return int(shape[2]), int(shape[3])  # type: ignore[arg-type]
+        raise GraphError(f"the input has shape {image.shape}: expected an image 1xCxHxW")
+    return shape[2], shape[3]
 
 
 def _to_float(graph: ir.Graph) -> None:
@@ -173,6 +175,7 @@ def _is_constant(value: ir.Value) -> bool:
 
 def _count(value: ir.Value) -> int:
     """The elements of a tensor."""
-    if value.shape is None or not all(isinstance(side, int) for side in value.shape):
+    count = elements(value)
+    if count is None:
         raise GraphError(f"{value.name} has no fixed size: estimate a bundle of one frame size, or a model by its name")
-    return prod(map(int, value.shape))  # type: ignore[arg-type]
+    return count

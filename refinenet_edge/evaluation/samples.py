@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,41 +34,28 @@ class Unusable(InputError):
         self.kind: Kind = kind
 
 
-class Sample(Protocol):
-    """A frame and its truth, not yet read."""
-
-    @property
-    def id(self) -> str:
-        """The same at every opening of the data set, and no other sample's."""
-
-    def stamp(self) -> str:
-        """Changes when the files do."""
-
-    def read(self) -> tuple[Frame, Truth]:
-        """The frame and its HxW class indices, new arrays; sizes and classes are not compared. Raises `Unusable`."""
-
-    def turn(self) -> Turn | None:
-        """How EXIF turned the frame and not the truth; None: not at all."""
-
-
 @dataclass(frozen=True)
 class SceneSample:
-    """Scene `index` of the stream `seed`, 512x512."""
+    """A frame and its truth, not yet read: scene `index` of the stream `seed`, 512x512."""
 
     seed: int
     index: int
 
     @property
     def id(self) -> str:
+        """The same at every opening of the data set, and no other sample's."""
         return f"{self.seed}/{self.index}"
 
     def stamp(self) -> str:
+        """Changes when the files do."""
         return ""
 
     def read(self) -> tuple[Frame, Truth]:
+        """The frame and its HxW class indices, new arrays; sizes and classes are not compared. Raises `Unusable`."""
         return scene(self.seed, self.index)
 
-    def turn(self) -> None:
+    def turn(self) -> Turn | None:
+        """How EXIF turned the frame and not the truth; None: not at all."""
         return None
 
 
@@ -86,9 +73,9 @@ class Coding:
 
 @dataclass(frozen=True)
 class FileSample:
-    """An image file and its mask; None: there is only the other one. Without `coding` the numbers are the classes.
+    """The same of an image file and its mask; None: there is only the other one.
 
-    `as_stored`: the mask lies as the image is stored, and is turned with it.
+    Without `coding` the numbers are the classes; `as_stored`: the mask lies as the image is stored, and is turned so.
     """
 
     id: str
@@ -131,6 +118,9 @@ class FileSample:
             other = "a colour" if unknown[0] == NO_COLOUR else f"label {', '.join(map(str, unknown[:5]))}"
             raise Unusable("label", f"mask {self.mask} has {other}; expected {self.coding.numbers}")
         return np.asarray(classes, np.uint8)
+
+
+Sample = SceneSample | FileSample
 
 
 def _voc_numbers(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:

@@ -295,7 +295,7 @@ def is_named_like(name: str, suffixes: tuple[str, ...]) -> bool:
 def is_image_file(path: Path) -> bool:
     """Whether the file begins like an image, whatever its name."""
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
+        with open_regular(path) as file:
             head = file.read(12)
     except (OSError, ValueError):
         return False

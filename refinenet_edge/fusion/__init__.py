@@ -26,6 +26,7 @@ from refinenet_edge.fusion import (
 )
 from refinenet_edge.fusion.cost import graph_cost
 from refinenet_edge.fusion.rewrite import NEW_WEIGHTS, Firing, Rewrite
+from refinenet_edge.graph import Names
 
 __all__ = ["REWRITES", "Firing", "Rewrite", "fuse"]
 
@@ -67,12 +68,8 @@ def fuse(model: ir.Model, rewrites: Sequence[Rewrite] = REWRITES) -> list[Firing
 
 def _name_weights(model: ir.Model) -> None:
     """Name new weights after the node that takes them, so that two builds give the same bytes."""
-    taken = {*model.graph.initializers, *(value.name for node in model.graph for value in node.outputs)}
+    names = Names(model.graph)
     for node in model.graph:
         for value, role in zip(node.inputs[1:], ("weight", "bias"), strict=False):
             if value is not None and value.is_initializer() and (value.name or "").startswith(NEW_WEIGHTS):
-                name = f"{node.name}.{role}"
-                while name in taken:  # the old weights, where another node still takes them
-                    name += "'"
-                taken.add(name)
-                value.name = name
+                value.name = names.free(f"{node.name}.{role}")  # the old weights, where another node still takes them

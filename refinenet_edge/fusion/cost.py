@@ -9,6 +9,7 @@ from math import prod
 
 import onnx_ir as ir
 
+from refinenet_edge.graph import elements, sides
 from refinenet_edge.records import GraphCost
 
 FREE = ("Reshape", "Squeeze", "Unsqueeze", "Identity", "Shape", "Constant")
@@ -31,11 +32,10 @@ def graph_cost(model: ir.Model) -> GraphCost | None:
                 return None
             moved += size
         if node.op_type == "Conv":
-            elements = [_elements(value) for value in (node.inputs[1], node.outputs[0])]
-            channels = _channels(node.outputs[0])
-            if None in elements or not channels:
+            weight, made = sides(node.inputs[1]), sides(node.outputs[0])
+            if weight is None or made is None or len(made) < 2 or not made[1]:
                 return None
-            macs += prod(elements) // channels  # type: ignore[arg-type]
+            macs += prod(weight) * prod(made) // made[1]
     return GraphCost(macs, moved, nodes)
 
 
@@ -64,15 +64,5 @@ def has_single_consumer(value: ir.Value) -> bool:
 
 
 def _bytes(value: ir.Value) -> int | None:
-    elements = _elements(value)
-    return None if elements is None or value.dtype is None else int(elements * value.dtype.itemsize)
-
-
-def _elements(value: ir.Value | None) -> int | None:
-    if value is None or value.shape is None or not all(isinstance(side, int) for side in value.shape):
-        return None
-    return prod(map(int, value.shape))  # type: ignore[arg-type]
-
-
-def _channels(value: ir.Value) -> int:
-    return int(value.shape[1]) if value.shape is not None and len(value.shape) > 1 else 0  # type: ignore[arg-type]
+    count = elements(value)
+    return None if count is None or value.dtype is None else int(count * value.dtype.itemsize)

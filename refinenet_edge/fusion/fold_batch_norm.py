@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from refinenet_edge.fusion.rewrite import PatternRewrite, constant, conv, conv_inputs, refused
+from refinenet_edge.fusion.rewrite import PatternRewrite, conv, conv_inputs, refused
+from refinenet_edge.graph import constant
 
 
 class FoldBatchNorm(PatternRewrite):

@@ -19,7 +19,8 @@ from onnx_ir.passes.common import (
 )
 from onnxscript.optimizer import fold_constants
 
-from refinenet_edge.fusion.rewrite import LibraryRewrite, constant
+from refinenet_edge.fusion.rewrite import LibraryRewrite
+from refinenet_edge.graph import constant, new_constant
 
 MAX_FOLDED = 1 << 28  # elements: weights may be folded, whatever their size
 MAX_SHARED = 16  # elements: constants such as the bounds of ReLU6
@@ -50,7 +51,7 @@ def _settle_sizes(model: ir.Model) -> None:
         sizes = _whole_sizes(node) if node.op_type == "Resize" else None
         if sizes is not None:
             name = f"{node.outputs[0].name}/sizes"
-            value = ir.Value(name=name, const_value=ir.tensor(sizes, name=name))
+            value = new_constant(name, sizes)
             model.graph.initializers.add(value)
             node.resize_inputs(4)
             node.replace_input_with(2, None)

@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from refinenet_edge.fusion.rewrite import PatternRewrite, constant, initializer, is_pointwise, refused
+from refinenet_edge.fusion.rewrite import PatternRewrite, initializer, is_pointwise, refused
+from refinenet_edge.graph import constant
 
 
 class MoveBeforeResize(PatternRewrite):

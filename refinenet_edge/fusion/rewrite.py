@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 from onnxscript.rewriter import MatchingTracer, MatchResult, MatchStatus, RewriteRule, RewriteRuleSet
 
+from refinenet_edge.graph import constant
 from refinenet_edge.records import GraphCost
 
 Weights = npt.NDArray[np.float32]
@@ -116,14 +117,6 @@ def conv_inputs(node: ir.Node) -> tuple[Weights, Weights | None] | None:
     if any(array is None or array.dtype != np.float32 for array in arrays):
         return None
     return arrays[0], arrays[1] if len(arrays) > 1 else None  # type: ignore[return-value]
-
-
-def constant(value: ir.Value | None) -> Weights | None:
-    """The array a value always has; None when it is computed or can be fed."""
-    if value is None or value.is_graph_input():
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else np.asarray(tensor.numpy())
 
 
 def is_pointwise(node: ir.Node) -> bool:

@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from refinenet_edge.fusion.rewrite import PatternRewrite, Weights, constant, refused
+from refinenet_edge.fusion.rewrite import PatternRewrite, Weights, refused
+from refinenet_edge.graph import constant
 
 
 class SumBeforeResize(PatternRewrite):

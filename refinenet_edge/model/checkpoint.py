@@ -197,7 +197,7 @@ def _opened(path: Path, num_classes: int | None, state_key: str | None) -> tuple
 
 
 def _is_matlab(path: Path) -> bool:
-    with contextlib.suppress(OSError, ValueError), os.fdopen(open_regular(path), "rb") as file:
+    with contextlib.suppress(OSError, ValueError), open_regular(path) as file:
         return is_matlab(file.read(8))
     return False  # `_read` says why
 
@@ -249,7 +249,7 @@ def save_checkpoint(module: SegmentationNet, path: str | Path, dtype: torch.dtyp
 def _read(path: Path) -> tuple[object, ModelSpec | None]:
     """What the file holds, and the spec where it is a file of ours."""
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
+        with open_regular(path) as file:
             size, magic = os.fstat(file.fileno()).st_size, file.read(9)
         if not 9 <= size <= MAX_BYTES:
             raise CheckpointError(f"{path} has {size} bytes: a checkpoint has 9 bytes to 4 GiB")

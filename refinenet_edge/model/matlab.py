@@ -17,7 +17,6 @@ and what it becomes is bounded by its size, as numbers that are weights hardly c
 
 import itertools
 import math
-import os
 import struct
 import sys
 import zlib
@@ -62,7 +61,7 @@ def find_structs(path: Path, *wanted: Collection[str]) -> list[list[Struct]]:
     Raises `CheckpointError` for what is no MATLAB file or not one to be trusted, `MissingExtra` without h5py for HDF5.
     """
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
+        with open_regular(path) as file:
             head = file.read(HDF5_AT + len(HDF5))
         hdf5 = head.startswith(HDF5) or head[HDF5_AT:] == HDF5
         return _in_hdf5(path, wanted) if hdf5 else _in_matlab_5(path, wanted)

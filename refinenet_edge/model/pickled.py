@@ -81,7 +81,7 @@ DAMAGED = (Damaged, ValueError, IndexError, KeyError, TypeError, EOFError, Runti
 
 def read_pickled(path: Path) -> object:
     """What a PyTorch file holds. Raises `CheckpointError` for anything that cannot be, `OSError`."""
-    with os.fdopen(open_regular(path), "rb") as raw, warnings.catch_warnings():
+    with open_regular(path) as raw, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # what pickletools says of text in a damaged one
         size = os.fstat(raw.fileno()).st_size
         try:

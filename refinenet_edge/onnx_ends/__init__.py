@@ -14,8 +14,8 @@ It is done in the graph, in the opset that the file is of, so that all that come
 """
 
 from refinenet_edge.onnx_ends.batch import fix_batch, set_batch
-from refinenet_edge.onnx_ends.ends import NOTHING, Array, Ends, Said
+from refinenet_edge.onnx_ends.ends import NOTHING, Ends, Said
 from refinenet_edge.onnx_ends.gives import give_logits
 from refinenet_edge.onnx_ends.takes import in_float32, take_image
 
-__all__ = ["NOTHING", "Array", "Ends", "Said", "fix_batch", "give_logits", "in_float32", "set_batch", "take_image"]
+__all__ = ["NOTHING", "Ends", "Said", "fix_batch", "give_logits", "in_float32", "set_batch", "take_image"]

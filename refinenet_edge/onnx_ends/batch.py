@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.onnx_ends.ends import constant
+from refinenet_edge.graph import Names, constant
 from refinenet_edge.records import Batch
 
 SHAPES = {"Reshape": 1, "Expand": 1, "Resize": 3}  # which input of an operator is the shape of its output
@@ -92,7 +92,7 @@ class Writer:
 
     def __init__(self, graph: ir.Graph, old: int | ir.SymbolicDim, frames: int | str) -> None:
         self._graph, self._old, self._frames = graph, old, frames
-        self._names = {str(v.name) for node in graph for v in node.outputs} | set(graph.initializers)
+        self._names = Names(graph)
         self._count: ir.Value | None = None  # how many frames there are, where that is free
 
     def write(self) -> None:
@@ -158,31 +158,21 @@ class Writer:
             parts = [self.constant(node, [first, *known]), *rest]
         if len(parts) == 1:
             return parts[0]
-        joined = ir.node("Concat", parts, {"axis": 0}, name=self._free(f"{node.name}/shape/Concat"))
-        joined.outputs[0].name, joined.outputs[0].dtype = self._free(f"{node.name}/shape:0"), ir.DataType.INT64
+        joined = ir.node("Concat", parts, {"axis": 0}, name=self._names.free(f"{node.name}/shape/Concat"))
+        joined.outputs[0].name, joined.outputs[0].dtype = self._names.free(f"{node.name}/shape:0"), ir.DataType.INT64
         self._graph.insert_before(node, joined)
         return joined.outputs[0]
 
     def _counted(self) -> ir.Value:
         if self._count is None:
-            counting = ir.node("Shape", [self._graph.inputs[0]], {"start": 0, "end": 1}, name=self._free("batch/Shape"))
+            counting = ir.node(
+                "Shape", [self._graph.inputs[0]], {"start": 0, "end": 1}, name=self._names.free("batch/Shape")
+            )
             self._count = counting.outputs[0]
-            self._count.name, self._count.dtype = self._free("batch/Shape:0"), ir.DataType.INT64
+            self._count.name, self._count.dtype = self._names.free("batch/Shape:0"), ir.DataType.INT64
             self._graph.insert_before(self._graph[0], counting)
         return self._count
 
     def constant(self, node: ir.Node, sides: Sequence[int]) -> ir.Value:
         """`sides` as a shape of `node`'s."""
-        name = self._free(f"{node.name}/shape")
-        value = ir.Value(name=name, const_value=ir.tensor(np.array(sides, np.int64), name=name))
-        value.shape, value.dtype = ir.Shape([len(sides)]), ir.DataType.INT64
-        self._graph.initializers.add(value)
-        return value
-
-    def _free(self, name: str) -> str:
-        """`name`, or one like it that nothing in the graph has."""
-        wanted, number = name, 1
-        while name in self._names:
-            name, number = f"{wanted}_{number}", number + 1
-        self._names.add(name)
-        return name
+        return self._names.constant(f"{node.name}/shape", np.array(sides, np.int64))

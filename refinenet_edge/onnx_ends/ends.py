@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from refinenet_edge.graph import Array
 from refinenet_edge.records import Size
 
 FLOAT, HALF, BYTE = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.UINT8
@@ -18,7 +18,6 @@ EXPECTED = (
     "expected scores of classes, 1xCxhxw or 1xhxwxC, or labels: name another output with --output-name, or export it so"
 )
 
-Array = npt.NDArray[Any]
 Layout = Literal["nchw", "nhwc"]
 Kind = Literal["scores", "score", "probability", "labels", "ones"]  # ones: for its class each, of labels
 AXES: dict[Layout, int] = {"nchw": 1, "nhwc": 3}  # of the channels
@@ -93,14 +92,6 @@ class Taken(NamedTuple):
     sides: Size | None
     output: str
     frames: int = 1
-
-
-def constant(value: ir.Value | None) -> Array | None:
-    """The number or numbers that `value` always is; None: it is computed."""
-    if value is None:
-        return None
-    found = ir.convenience.get_const_tensor(value)
-    return None if found is None else np.asarray(found.numpy())
 
 
 def sides_of(shape: Sequence[Any], layout: Layout) -> tuple[Any, ...]:

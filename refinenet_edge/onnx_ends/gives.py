@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from refinenet_edge.errors import GraphError
+from refinenet_edge.graph import constant
 from refinenet_edge.onnx_ends.ends import (
     AXES,
     EXPECTED,
@@ -18,7 +19,6 @@ from refinenet_edge.onnx_ends.ends import (
     Layout,
     Said,
     Taken,
-    constant,
     known,
     shown,
     sides_of,

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from refinenet_edge.onnx_ends.ends import FLOAT, PLANES_FIRST, Array, Kind, Layout
+from refinenet_edge.graph import Array, Names
+from refinenet_edge.onnx_ends.ends import FLOAT, PLANES_FIRST, Kind, Layout
 
 
 def logits_of(model: ir.Model, value: ir.Value, kind: Kind, layout: Layout, classes: int) -> ir.Value:
@@ -41,31 +42,21 @@ class _Maker:
 
     def __init__(self, model: ir.Model) -> None:
         self._graph, self._opset = model.graph, model.opset_imports.get("", 20)
-        made = (str(value.name) for node in model.graph for value in node.outputs)
-        self._taken = {*made, *map(str, model.graph.initializers), *(str(value.name) for value in model.graph.inputs)}
+        self._names = Names(model.graph)
 
     def __call__(
         self, operator: str, inputs: list[ir.Value], attributes: dict[str, Any], dtype: ir.DataType = FLOAT
     ) -> ir.Value:
-        node = ir.node(operator, inputs, attributes, name=self._name(f"ends/{operator}"))
+        node = ir.node(operator, inputs, attributes, name=self._names.free(f"ends/{operator}"))
         self._graph.append(node)
         made = node.outputs[0]
-        made.name, made.dtype = self._name(f"{node.name}:0"), dtype
+        made.name, made.dtype = self._names.free(f"{node.name}:0"), dtype
         return made
 
     def constant(self, array: Array) -> ir.Value:
-        name = self._name("ends/constant")
-        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-        value.dtype, value.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
-        self._graph.register_initializer(value)
-        return value
+        return self._names.constant("ends/constant", array)
 
     def unsqueezed(self, value: ir.Value, axes: list[int]) -> ir.Value:
         if self._opset < 13:
             return self("Unsqueeze", [value], {"axes": axes}, value.dtype or FLOAT)
         return self("Unsqueeze", [value, self.constant(np.array(axes, np.int64))], {}, value.dtype or FLOAT)
-
-    def _name(self, wanted: str) -> str:
-        free = next(name for n in range(len(self._taken) + 1) if (name := f"{wanted}{n or ''}") not in self._taken)
-        self._taken.add(free)
-        return free

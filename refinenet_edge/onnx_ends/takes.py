@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from refinenet_edge.errors import GraphError
+from refinenet_edge.graph import constant
 from refinenet_edge.onnx_ends.batch import set_batch
 from refinenet_edge.onnx_ends.ends import (
     AXES,
@@ -23,7 +24,6 @@ from refinenet_edge.onnx_ends.ends import (
     Layout,
     Said,
     Taken,
-    constant,
     known,
     shown,
 )

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.precision.constant import Names
+from refinenet_edge.graph import Names
 from refinenet_edge.records import LABELS, OUTPUT, Bilinear, Cubic, Gives, Interpolation
 
 FLOAT, INT64, BYTE = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.UINT8

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 
-from refinenet_edge.precision.constant import Names
+from refinenet_edge.graph import Names, constant
 from refinenet_edge.precision.placement import INT7
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -48,7 +48,7 @@ def _is_symmetric(node: ir.Node) -> bool:
 
 def needs_vnni(model: ir.Model) -> bool:
     """Whether two products of UINT8 and a weight may saturate 16 bits, which processors without VNNI add them in."""
-    weights = (_array(node.inputs[0]) for node in model.graph if node.op_type == DEQUANTIZE)
+    weights = (constant(node.inputs[0]) for node in model.graph if node.op_type == DEQUANTIZE)
     return any(
         stored is not None
         and stored.dtype in (np.int8, np.uint8)
@@ -72,7 +72,7 @@ def adapt(model: ir.Model, on_cpu: bool, in_7_bits: bool = False) -> ir.Model:
 
 def _adapt_stored(node: ir.Node, names: Names, in_7_bits: bool) -> None:
     """The DequantizeLinear of a constant: a bias becomes float, INT8 weights 7 bits where asked."""
-    known = [_array(value) for value in node.inputs]
+    known = [constant(value) for value in node.inputs]
     stored = known[0]
     if stored is None or any(array is None for array in known[1:]) or node.attributes.get_int("block_size", 0):  # type: ignore[arg-type]
         return
@@ -98,7 +98,7 @@ def _adapt_stored(node: ir.Node, names: Names, in_7_bits: bool) -> None:
 def _adapt_activation(node: ir.Node, names: Names) -> None:
     """A signed QuantizeLinear of an activation that only DequantizeLinears read: unsigned."""
     readers = [reader for reader, _ in node.outputs[0].uses()]
-    known = [_array(value) for value in node.inputs[1:]]
+    known = [constant(value) for value in node.inputs[1:]]
     if node.inputs[0] is not None and node.inputs[0].const_value is not None:
         return  # weights
     if not readers or any(reader.op_type != DEQUANTIZE for reader in readers) or any(a is None for a in known):
@@ -109,10 +109,6 @@ def _adapt_activation(node: ir.Node, names: Names) -> None:
         for each in (node, *readers):
             each.replace_input_with(2, shifted)
         node.outputs[0].dtype = ir.DataType.UINT8
-
-
-def _array(value: ir.Value | None) -> npt.NDArray[Any] | None:
-    return None if value is None or value.const_value is None else np.asarray(value.const_value.numpy())
 
 
 def _along(array: npt.NDArray[Any], rank: int, axis: int) -> npt.NDArray[Any]:

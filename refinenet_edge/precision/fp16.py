@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, LiftConstantsToInitializersPass
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.precision.constant import Names
+from refinenet_edge.graph import Names
 
 logger = logging.getLogger(__name__)
 

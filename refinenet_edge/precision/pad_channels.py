@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
-from refinenet_edge.precision.constant import Names
+from refinenet_edge.graph import Names
 from refinenet_edge.records import CHANNEL_MULTIPLE
 
 

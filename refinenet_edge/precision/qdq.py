@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 
 from refinenet_edge.errors import CalibrationError, InputError
-from refinenet_edge.precision.constant import Names
+from refinenet_edge.graph import Names
 from refinenet_edge.precision.placement import Grid, Placement
 from refinenet_edge.records import Range, Ranges
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from refinenet_edge.precision.constant import Names, constant
+from refinenet_edge.graph import Names, new_constant
 from refinenet_edge.precision.placement import Placement
 from refinenet_edge.precision.qdq import layers, quantise
 from refinenet_edge.records import Ranges
@@ -91,7 +91,7 @@ def _branch(layer: ir.Node, outside: Mapping[str, ir.Value], names: Names, prefi
         if value in made:
             return made[value]
         if value.const_value is not None:
-            made[value] = constant(names.free(f"{prefix}{value.name}"), np.asarray(value.const_value.numpy()))
+            made[value] = new_constant(names.free(f"{prefix}{value.name}"), np.asarray(value.const_value.numpy()))
             constants.append(made[value])
             return made[value]
         if producer is not None and (producer is layer or producer.op_type in ("QuantizeLinear", "DequantizeLinear")):

@@ -131,5 +131,5 @@ def test_evaluation_and_calibration_are_those_of_one_process(cluster: Any, tmp_p
     assert replace(spread, seconds=0) == replace(alone, seconds=0)
     model, spec = read_onnx(bundle.path / MODEL, None), bundle.manifest.frame
     frames = calibration_frames("scenes:2:20")
-    by = calibrate.DistributedFrameObserver(model, spec, "scenes:2:20", len(frames), RayPool(size=workers))
+    by = calibrate.distributed(model, spec, "scenes:2:20", len(frames), RayPool(size=workers))
     assert calibration.calibrate(model, spec, frames, observer=by) == calibration.calibrate(model, spec, frames)

@@ -79,7 +79,7 @@ def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: i
     bundle, source = open_bundle(tiny_bundle(tmp_path / "b")), f"scenes:2:{COUNT}"
     model, spec, frames = read_onnx(bundle.path / MODEL, None), bundle.manifest.frame, calibration_frames(source)
     alone = calibration.calibrate(model, spec, frames)
-    by = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(workers))
+    by = calibrate.distributed(model, spec, source, len(frames), Many(workers))
     assert calibration.calibrate(model, spec, frames, observer=by) == alone
     assert any(tensor.amax for tensor in alone.tensors.values())
 
@@ -90,10 +90,10 @@ def test_a_worker_that_dies_stops_a_calibration_where_it_goes_on_later(
     monkeypatch.setattr(calibrate, "PIECE", 2)
     bundle, source, out = open_bundle(tiny_bundle(tmp_path / "b")), f"scenes:2:{COUNT}", tmp_path / "s"
     model, spec, frames = read_onnx(bundle.path / MODEL, None), bundle.manifest.frame, calibration_frames(source)
-    looking = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(1))
-    dying = calibrate.DistributedFrameObserver(model, spec, source, len(frames), Many(2, lambda piece: 5 in piece))
+    looking = calibrate.distributed(model, spec, source, len(frames), Many(1))
     checks = list(looking.checks())
-    monkeypatch.setattr(calibrate.DistributedFrameObserver, "checks", lambda self: iter(checks))
+    dying = calibrate.distributed(model, spec, source, len(frames), Many(2, lambda piece: 5 in piece))
+    dying = replace(dying, checks=lambda: checks)
     with pytest.raises(RefineNetEdgeError, match="frames 4 to 5 of scenes:2:7"):
         calibration.calibrate(model, spec, frames, out=out, observer=dying)
     steps: list[int] = []

@@ -139,11 +139,6 @@ class TestRepository:
 
     def test_a_next_version_is_prepared_as_the_one_before(self, bundle: Bundle, tmp_path: Path) -> None:
         export(bundle, tmp_path / "r", "a")
-        path = tmp_path / "r" / "a_network" / "config.pbtxt"
-        config = read_config(path.read_text())
-        del config.parameters["preprocessing"]  # as it was written when there was but one
-        path.write_text(write_config(config))
-        export(bundle, tmp_path / "r", "a")
         manifest = dataclasses.replace(bundle.manifest, frame=dataclasses.replace(bundle.manifest.frame, order="bgr"))
         folder = tmp_path / "other"
         write_bundle(folder, manifest, {MODEL: bundle.read(MODEL)})

@@ -6,7 +6,6 @@ where `allow_host_code` says that the bundle is trusted, as a program must be.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -207,7 +206,7 @@ def read_header(path: Path) -> PlanHeader:
     trtexec reads it (--getPlanVersionOnly), TensorRT-RTX as seen in the plans of 1.7.1.
     """
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
+        with open_regular(path) as file:
             header = file.read(HEADER)
     except (OSError, ValueError) as exc:
         raise BundleError(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc

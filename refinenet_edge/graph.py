@@ -1,0 +1,62 @@
+"""What a value of an ONNX graph always is, and new constants and names in it."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+Array = npt.NDArray[Any]
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """The array that `value` always has; None when it is computed or can be fed."""
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else np.asarray(tensor.numpy())
+
+
+def sides(value: ir.Value | None) -> tuple[int, ...] | None:
+    """A fixed shape; None when it is free or not known."""
+    if value is None or value.shape is None or not all(isinstance(side, int) for side in value.shape):
+        return None
+    return tuple(map(int, value.shape))  # type: ignore[arg-type]
+
+
+def elements(value: ir.Value | None) -> int | None:
+    """How many numbers are in a tensor of a fixed shape."""
+    known = sides(value)
+    return None if known is None else prod(known)
+
+
+def new_constant(name: str, array: Array) -> ir.Value:
+    """A value that holds `array`, not yet among a graph's initializers."""
+    tensor = ir.tensor(array, name=name)
+    return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+
+
+class Names:
+    """The names of a graph's values and nodes, and new ones that nothing in it has."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._taken = {str(value.name) for value in (*graph.inputs, *graph.initializers.values())}
+        for node in graph.all_nodes():
+            self._taken |= {str(node.name), *(str(value.name) for value in node.outputs)}
+
+    def free(self, name: str) -> str:
+        """`name`, or if something has it, the first of name', name'' ... that nothing has. It is taken from now on."""
+        while name in self._taken:
+            name += "'"
+        self._taken.add(name)
+        return name
+
+    def constant(self, name: str, array: Array) -> ir.Value:
+        """A new initializer of the graph that holds `array`, called `name` if that is free."""
+        value = new_constant(self.free(name), array)
+        self._graph.initializers.add(value)
+        return value
