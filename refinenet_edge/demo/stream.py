@@ -28,6 +28,7 @@ from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.evaluation.confusion import Truth
 from refinenet_edge.frames import Captured, LiveSource
 from refinenet_edge.records import Frame, Mask
+from refinenet_edge.runtime.many import Segments
 
 REPEAT_PERIOD = 0.5  # seconds between repeated results while there is no signal
 FRAME_TIMEOUT = 2.0  # seconds that a live source may take for a frame
@@ -60,12 +61,6 @@ class SegmentedFrame:
     drops: int
     signal: bool = True
     camera: int = 0
-
-
-class Segments(Protocol):
-    """Anything that segments as a `Segmenter` does."""
-
-    def segment(self, frame: Frame) -> Mask: ...
 
 
 @runtime_checkable
