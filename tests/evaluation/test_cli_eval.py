@@ -190,16 +190,15 @@ def test_options_that_are_not(tmp_path: Path, option: tuple[str, str]) -> None:
 
 def test_interrupted_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = bundle(tmp_path / "b"), data.plain(tmp_path / "d", CLASSES), "--out", tmp_path / "r.json"
-    compare, compared = score.compare, []
+    count = score._Tally.and_
 
-    def until_the_third(*given: Any) -> Any:
-        if len(compared) == 2:
+    def until_the_third(tally: Any, *given: Any) -> Any:
+        if tally.count == 2:
             raise KeyboardInterrupt
-        compared.append(given)
-        return compare(*given)
+        return count(tally, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(score, "compare", until_the_third)
+        patch.setattr(score._Tally, "and_", until_the_third)
         stopped = run(*arguments)
     assert stopped.exit_code == 130
     assert "interrupted" in stopped.stderr
