@@ -3,7 +3,8 @@
     pip install '.[train]'
     python examples/train_people.py --data people --classes examples/people.toml --out runs/people
 
-That is how the shipped `people` weights were made, in 85 minutes on two CPU cores. For classes of your own:
+That takes 85 minutes on two CPU cores. With --batch 4 --steps 3900 it is how the shipped `people` weights were made, in
+six minutes on an H100. For classes of your own:
 
     python examples/train_people.py --data FOLDER --start people --out runs/mine
 
