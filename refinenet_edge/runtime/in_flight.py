@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -84,7 +84,9 @@ class Workers:
         self._tasks: SimpleQueue[_Task[Any] | None] = SimpleQueue()
         self._ends: list[Callable[[], object]] = []
 
-    def in_order(self, work: Callable[[T], R], items: Iterable[T], depth: int | None = None) -> Iterator[R]:
+    def in_order(
+        self, work: Callable[[T], R], items: Iterable[T], depth: int | None = None
+    ) -> Generator[R, None, None]:
         """`work(item)` of each of `items`, in their order; where there is one thread, it is the caller's own.
 
         The caller's thread takes the items, as results are taken: up to `depth` are there at once, unsaid `AHEAD` for

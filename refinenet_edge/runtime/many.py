@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -65,7 +65,7 @@ class Many:
     def _gathered(
         self,
         segmenter: Segmenter,
-        read: Iterator[tuple[Frame | RefineNetEdgeError, S]],
+        read: Generator[tuple[Frame | RefineNetEdgeError, S], None, None],
         use: Callable[[S, Answer], R],
     ) -> Iterator[R]:
         waiting: deque[S] = deque()
@@ -75,7 +75,7 @@ class Many:
                 waiting.append(rest)
                 yield frame
 
-        with closing(segmenter.segment_each(frames())) as answers:
+        with closing(read), closing(segmenter.segment_each(frames())) as answers:
             pairs = ((waiting.popleft(), answer) for answer in answers)
             yield from self._workers.in_order(lambda pair: use(*pair), pairs)
 

@@ -25,6 +25,7 @@ from refinenet_edge.runtime.in_flight import AHEAD, most_requests
 from refinenet_edge.runtime.many import Many
 from tests.evaluation import data
 from tests.runtime.gpu import Gpu
+from tests.runtime.test_in_flight import ours
 from tests.runtime.tinynet import CLASSES
 
 COUNT, BAD = 11, 5
@@ -143,6 +144,31 @@ def test_memory_is_bounded(on_gpu: Callable[[str], OnGpu]) -> None:
         for number, index in enumerate(many.each(items(), lambda index: (frame, index), use)):
             assert number == index
     assert most <= 2 * 4 + 2 * AHEAD * most_requests()
+
+
+def test_what_use_raises_ends_it_when_what_was_begun_has_ended(on_gpu: Callable[[str], OnGpu]) -> None:
+    gpu, bundle = on_gpu("1:4")
+    frame, begun = np.zeros((40, 60, 3), np.uint8), list[int]()
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+        begun.append(index)
+        return frame, index
+
+    def use(index: int, answer: object) -> int:
+        if index == 5:
+            raise ValueError("no room")
+        return index
+
+    found: list[int] = []
+    with Segmenter(bundle, "tensorrt", throughput=True) as segmenter, Many(segmenter) as many:
+        with pytest.raises(ValueError, match="no room"):
+            found.extend(number for number in many.each(range(200), read, use))
+        count = len(begun)
+        assert count < 100
+        assert not any(gpu.streams.values())
+        assert isinstance(segmenter.segment(frame), Mask)
+    assert found == [0, 1, 2, 3, 4]
+    assert len(begun) == count and not ours()
 
 
 def test_a_gpu_that_fails_fails_for_all(on_gpu: Callable[[str], OnGpu]) -> None:
