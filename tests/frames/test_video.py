@@ -85,6 +85,8 @@ def test_a_name_with_colons_is_a_file_not_an_address(tmp_path: Path, monkeypatch
     write_video(tmp_path / "v.avi", LEVELS).rename("12:30:00.avi")
     assert len(open_frames(parse("12:30:00.avi"))) == len(LEVELS)
     assert levels(open_source("12:30:00.avi", every_frame=True)) == LEVELS
+    timed(tmp_path / "v.mp4", [1 / 30] * 9).rename("12:30:00.mp4")  # which FFmpeg alone reads
+    assert len(open_frames(parse("12:30:00.mp4"))) == 9
 
 
 MISLEADING = {
