@@ -54,8 +54,9 @@ def _v4l2(camera: Camera) -> LiveSource:
         opened.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         return opened
 
-    missing = f"camera {camera} does not open: is it plugged in, free, and may this user read /dev/video*?"
-    return _source(str(camera), open_, missing)
+    name = f"camera {camera}"
+    missing = f"{name} does not open: is it plugged in, free, and may this user read /dev/video*?"
+    return _source(name, open_, missing)
 
 
 def _csi(camera: Camera) -> LiveSource:
@@ -66,7 +67,7 @@ def _csi(camera: Camera) -> LiveSource:
         )
     pipeline = csi_pipeline(int(camera.device))
     missing = f"{camera} does not open: is the camera connected, and does nvgstcapture-1.0 show it?"
-    return _source(str(camera), lambda: cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER), missing)
+    return _source(f"camera {camera}", lambda: cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER), missing)
 
 
 def _network(address: Url) -> LiveSource:

@@ -62,6 +62,11 @@ def test_damaged_frames_of_a_camera_are_left_out(monkeypatch: pytest.MonkeyPatch
     assert device.released
 
 
+def test_a_camera_is_called_one_where_its_picture_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera, "_has_gstreamer", lambda: True)
+    assert [open_source(text).name for text in ("0", "csi:1")] == ["camera 0", "camera csi:1"]
+
+
 def test_csi_needs_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camera, "_has_gstreamer", lambda: False)
     with pytest.raises(InputError, match="GStreamer"):
