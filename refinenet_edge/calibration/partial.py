@@ -47,11 +47,7 @@ class Partial:
             return 0, fresh
         try:
             # opened here: on a damaged archive numpy leaves a file of its own open
-            with (
-                warnings.catch_warnings(),
-                open_regular(self._path) as file,
-                np.load(file, allow_pickle=False) as held,
-            ):
+            with warnings.catch_warnings(), open_regular(self._path) as file, np.load(file, allow_pickle=False) as held:
                 warnings.simplefilter("ignore")  # of headers that no numpy of today writes
                 if sum(part.file_size for part in held.zip.infolist()) > MAX_HEAD + len(tensors) * 2 * ROW.itemsize:
                     raise ValueError("it is larger than it can be")

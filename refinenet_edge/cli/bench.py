@@ -63,13 +63,7 @@ def bench_group() -> None:
 @bench_group.command("run")
 @click.argument("what", nargs=-1, required=True, metavar="BUNDLE...|SUITE.toml")
 @option(
-    "--out",
-    "-o",
-    "result",
-    type=LocalPath(dir_okay=False),
-    required=True,
-    metavar="JSON",
-    help="File for the result.",
+    "--out", "-o", "result", type=LocalPath(dir_okay=False), required=True, metavar="JSON", help="File for the result."
 )
 @with_backend
 @option(
@@ -78,12 +72,7 @@ def bench_group() -> None:
     metavar="NAMES",
     help="Compare with these: torch, compile, onnxruntime, openvino, FILE.onnx, commas between them.",
 )
-@option(
-    "--checkpoint",
-    type=LocalPath(),
-    show_default="as the first bundle",
-    help="Weights of torch and its exports.",
-)
+@option("--checkpoint", type=LocalPath(), show_default="as the first bundle", help="Weights of torch and its exports.")
 @option("--size", "sizes", type=SIZE, multiple=True, show_default="the bundle's", help="Size of frames. Repeatable.")
 @option(
     "--batch",
@@ -200,15 +189,7 @@ def bench_compare(before: Path, after: Path, threshold: float, strict: bool, for
 
 @main.command("report")
 @click.argument("results", nargs=-1, required=True, type=LocalPath())
-@option(
-    "--out",
-    "-o",
-    "page",
-    type=LocalPath(dir_okay=False),
-    required=True,
-    metavar="HTML",
-    help="File for the page.",
-)
+@option("--out", "-o", "page", type=LocalPath(dir_okay=False), required=True, metavar="HTML", help="File for the page.")
 @option("--markdown", type=LocalPath(dir_okay=False), help="File for tables to put into a README, too.")
 def report(results: tuple[Path, ...], page: Path, markdown: Path | None) -> None:
     """Write the RESULTS of bench as one page that needs nothing else."""

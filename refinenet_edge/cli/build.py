@@ -169,17 +169,12 @@ BUILD_OPTIONS = (
     ),
     option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
     option(
-        "--target",
-        multiple=True,
-        metavar="SM",
-        help="GPUs to build for, sm_75 to sm_121 (TensorRT-RTX). Repeatable.",
+        "--target", multiple=True, metavar="SM", help="GPUs to build for, sm_75 to sm_121 (TensorRT-RTX). Repeatable."
     ),
     option("--workspace-mib", type=click.IntRange(16), show_default="1024", help="The builder's scratch memory."),
     option("--timing-cache", metavar="FILE", help="Read TensorRT's timings from here, and keep them."),
     option(
-        "--version-compatible/--no-version-compatible",
-        default=None,
-        help="Build a plan that later TensorRTs run, too.",
+        "--version-compatible/--no-version-compatible", default=None, help="Build a plan that later TensorRTs run, too."
     ),
     option(
         "--hardware-compatible/--no-hardware-compatible",
@@ -272,9 +267,7 @@ def plan(
     help="File for the ranges, such as calib/NAME.ranges.json.",
 )
 @option(
-    "--method",
-    show_default="percentile:99.99",
-    help="How a range is chosen: minmax, percentile:99.99, entropy or mse.",
+    "--method", show_default="percentile:99.99", help="How a range is chosen: minmax, percentile:99.99, entropy or mse."
 )
 @option("--method-for", "special", multiple=True, metavar="GLOB=METHOD", help="How for some tensors. Repeatable.")
 @with_ray

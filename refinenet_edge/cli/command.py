@@ -239,13 +239,7 @@ def with_inference(command: Callable[..., None]) -> Callable[..., None]:
     )
     @functools.wraps(command)
     def asked(
-        *args: Any,
-        scales: str | None,
-        short_side: str | None,
-        flip: bool,
-        tiles: Any,
-        overlap: int | None,
-        **more: Any,
+        *args: Any, scales: str | None, short_side: str | None, flip: bool, tiles: Any, overlap: int | None, **more: Any
     ) -> None:
         inference: Inference = WHOLE
         if tiles and (scales or short_side or flip):

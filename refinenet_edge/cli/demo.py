@@ -70,10 +70,7 @@ CAMERA = Path("/dev/video0")
     help="Address of the web page; 0.0.0.0: others may look, with a token.",
 )
 @option(
-    "--token",
-    envvar="REFINENET_EDGE_TOKEN",
-    show_default="made for another --host",
-    help="What others need to look.",
+    "--token", envvar="REFINENET_EDGE_TOKEN", show_default="made for another --host", help="What others need to look."
 )
 @option("--public-url", metavar="URL", help="Where others see the page: behind a proxy, or by a name.")
 @with_backend

@@ -288,12 +288,7 @@ def evaluate(
     with contextlib.ExitStack() as stack, progress_bar("evaluate") as bar:
         by = _evaluator(stack, opened, backend, ray, way, allow_host_code, inference, others)
         result = evaluation.evaluate(
-            by,
-            data,
-            identity=opened.identity,
-            out=result_path,
-            strict=strict,
-            progress=bar.count,
+            by, data, identity=opened.identity, out=result_path, strict=strict, progress=bar.count
         )
     if as_json:
         print_json(result)

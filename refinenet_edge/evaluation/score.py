@@ -29,17 +29,7 @@ from refinenet_edge.evaluation.datasets import DataSet
 from refinenet_edge.evaluation.doubts import doubts, numbering_doubt
 from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
 from refinenet_edge.files import read_utf8, write_atomically
-from refinenet_edge.records import (
-    WHOLE,
-    Frame,
-    FrameSpec,
-    Identity,
-    Inference,
-    Labels,
-    Mask,
-    from_json,
-    to_json,
-)
+from refinenet_edge.records import WHOLE, Frame, FrameSpec, Identity, Inference, Labels, Mask, from_json, to_json
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.many import Many, Segments
 

@@ -10,19 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from refinenet_edge.errors import GraphError
 from refinenet_edge.graph import constant
-from refinenet_edge.onnx_ends.ends import (
-    AXES,
-    EXPECTED,
-    FLOAT,
-    Ends,
-    Kind,
-    Layout,
-    Said,
-    Taken,
-    known,
-    shown,
-    sides_of,
-)
+from refinenet_edge.onnx_ends.ends import AXES, EXPECTED, FLOAT, Ends, Kind, Layout, Said, Taken, known, shown, sides_of
 from refinenet_edge.onnx_ends.logits import logits_of
 from refinenet_edge.records import Size
 
