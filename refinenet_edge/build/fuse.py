@@ -36,6 +36,10 @@ class FusedModel:
     proof: tuple[Parity, ...]
     noise: Callable[[], float]
 
+    def logits_of(self, frames: parity.Inputs) -> parity.Inputs:
+        """The logits of the fused graph on other frames."""
+        return parity.logits(to_bytes(self.model), frames)
+
 
 def fuse_and_prove(loaded: LoadedModel, rewrites: Sequence[Rewrite], step: Callable[[str], None]) -> FusedModel:
     """The graph of `loaded`, changed in place, fused and held to its reference at its usual size.

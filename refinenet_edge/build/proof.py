@@ -66,29 +66,38 @@ def prove(
 
     Where the graph goes on to labels or to logits at its size, these are held to the head's, which upsamples by
     `upsample`. INT8 for OpenVINO is also run as a processor without VNNI does.
-    Raises `GraphError` where the backend computes
-    something else than float32's, or cannot run the graph, and where too few labels are left.
+    Raises `GraphError` where the backend computes something else than float32's, or cannot run the graph, and where too
+    few labels are left.
     """
     here = how.runs_here and how.backend in OPENERS
     backend: Backend = how.backend if here else "onnxruntime"
+    single = typed.single or typed.onnx
     if here:
-        for each in filter(None, (typed, typed.reference)):
-            _run_first(each.onnx, how)
-    if typed.single is not None:
-        alone = dataclasses.replace(typed, onnx=typed.single, single=None)
-        alone_proof = prove(alone, fused, samples, upsample, how, step)
-        return alone_proof + _prove_together(typed, typed.single, fused, backend, step)
-    if typed.scores is not None:
-        ended = _prove_ends(typed, fused.frames, upsample, backend, step)
-        scores = dataclasses.replace(typed, onnx=typed.scores, scores=None)
-        return prove(scores, fused, samples, upsample, how, step) + ended
-    if not here and typed.precision == "fp32":
+        reference = typed.reference.onnx if typed.reference else None
+        for model in filter(None, (typed.onnx, reference, typed.single, typed.scores)):
+            _run_first(model, how)
+    ends = _prove_ends(typed.scores, single, fused.frames, upsample, backend, step) if typed.scores else ()
+    proof = _prove_logits(typed.scores or single, typed, fused, samples, how, backend if here else None, step)
+    together = _prove_together(typed, typed.single, fused, backend, step) if typed.single else ()
+    return proof + ends + together
+
+
+def _prove_logits(
+    model: bytes,
+    typed: TypedModel,
+    fused: FusedModel,
+    samples: parity.Inputs,
+    how: Proving,
+    backend: Backend | None,
+    step: Callable[[str], None],
+) -> tuple[Parity, ...]:
+    """The logits of `model`, which `typed` ends with or goes on from; `backend` None: its own is not here."""
+    if backend is None and typed.precision == "fp32":
         return ()  # that graph has been proven
-    frames, expected = dict(fused.frames), dict(fused.logits)
+    frames, expected = {**fused.frames, **samples}, dict(fused.logits)
     if samples:
-        frames |= samples
-        expected |= parity.logits(to_bytes(fused.model), samples)
-    runners = _runners(typed, backend if here else None, frames)
+        expected |= fused.logits_of(samples)
+    runners = _runners(model, typed.precision, backend, frames)
     proof: list[Parity] = []
     for runner, run in runners.items():
         step(f"hold {typed.precision} to what was handed in, by {runner}")
@@ -131,12 +140,16 @@ def _prove_together(
 
 
 def _prove_ends(
-    typed: TypedModel, frames: parity.Inputs, upsample: Interpolation, runner: Backend, step: Callable[[str], None]
+    logits: bytes,
+    ended: bytes,
+    frames: parity.Inputs,
+    upsample: Interpolation,
+    runner: Backend,
+    step: Callable[[str], None],
 ) -> tuple[Parity, ...]:
-    """What the graph of `typed` ends with, beside the labels that the head makes of its logits at the same size."""
-    assert typed.scores is not None
+    """What the graph `ended` gives, beside the labels that the head makes of its `logits` at the same size."""
     step(f"hold what the graph ends with to the head's labels, by {runner}")
-    scores, given = (_run(model, runner, frames) for model in (typed.scores, typed.onnx))
+    scores, given = (_run(model, runner, frames) for model in (logits, ended))
     parities = []
     for name, image in frames.items():
         size = image.shape[2], image.shape[3]
@@ -153,16 +166,16 @@ def _prove_ends(
 
 
 def _runners(
-    typed: TypedModel, backend: Backend | None, frames: parity.Inputs
+    model: bytes, precision: str, backend: Backend | None, frames: parity.Inputs
 ) -> dict[str, Callable[[], parity.Inputs]]:
     """What is to run the graph -> the call that does; `backend` None: its own is not here."""
     if backend is None:
         # a CPU computes float16 in float32: there it neither overflows nor loses bits
-        stored = to_bytes(stored_in_half(ir.from_proto(onnx.load_model_from_string(typed.onnx))))
+        stored = to_bytes(stored_in_half(ir.from_proto(onnx.load_model_from_string(model))))
         return {"onnxruntime": lambda: parity.logits(stored, frames)}
-    runners: dict[str, Callable[[], parity.Inputs]] = {backend: lambda: _run(typed.onnx, backend, frames)}
-    if backend == "openvino" and typed.precision == "int8" and processor() == "vnni":
-        runners[LESSER] = lambda: run_without_vnni(typed.onnx, frames)
+    runners: dict[str, Callable[[], parity.Inputs]] = {backend: lambda: _run(model, backend, frames)}
+    if backend == "openvino" and precision == "int8" and processor() == "vnni":
+        runners[LESSER] = lambda: run_without_vnni(model, frames)
     return runners
 
 

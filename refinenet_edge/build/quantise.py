@@ -92,7 +92,7 @@ def _better_bits(
     """Whether weights of 8 bits, whose sums saturate here, lose more labels than those of 7."""
     step("try INT8 weights in 7 and 8 bits")
     images = {**fused.frames, **samples}
-    expected = parity.logits(to_bytes(fused.model), images)
+    expected = fused.logits_of(images)
     opener = OpenVinoSession if how.judged_by == "openvino" else OrtSession
 
     def left(placement: Placement) -> float:

@@ -98,8 +98,8 @@ def _typed(
     precision.give(typed, ends.gives, ends.upsample)
     single = to_bytes(typed) if ends.batch != ONE else None
     typed = set_batch(typed, ends.batch)
-    specs = _specs(typed.graph.inputs), _specs(typed.graph.outputs)
-    return TypedModel(name, to_bytes(typed), *specs, needs_vnni, scores, None, ends.batch, single)
+    onnx, inputs, outputs = to_bytes(typed), _specs(typed.graph.inputs), _specs(typed.graph.outputs)
+    return TypedModel(name, onnx, inputs, outputs, needs_vnni, scores, None, ends.batch, single)
 
 
 def _specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:

@@ -29,6 +29,7 @@ from refinenet_edge.records import DEFAULT_SIZE, Recipe, Size
 
 if TYPE_CHECKING:
     from refinenet_edge.demo import LiveSource, Show
+    from refinenet_edge.demo.show import DemoSummary
 
 PEOPLE = Path(__file__).parents[1] / "photos" / "people"
 CAMERA = Path("/dev/video0")
@@ -133,7 +134,10 @@ def demo(
             )
         with _until_interrupted():
             show.run(frames)
-    summary = show.summary()
+    _say(show.summary(), record)
+
+
+def _say(summary: DemoSummary, record: Path | None) -> None:
     rest = f", {summary.drops} that were older by then dropped" if summary.drops else ""
     out.print(f"{summary.frames} frames in {summary.seconds:.1f} s{rest}" + (f": {record}" if record else ""))
 
