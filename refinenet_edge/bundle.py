@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from refinenet_edge.errors import BuildError, BundleError
-from refinenet_edge.files import claim, exchange, lies_at, lock, open_regular
+from refinenet_edge.files import claim, exchange, lies_at, lock, open_regular, sync_folder, write_synced
 from refinenet_edge.onnx_file import require_whole
 from refinenet_edge.records import FileDigest, Identity, Manifest, Recipe, from_json, from_plain, to_json
 
@@ -134,8 +134,8 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
         claimed = [claim(beside, folder=True)]
         try:
             for name, data in {**files, MANIFEST: text}.items():
-                _write_synced(beside / name, data)
-            _sync_folder(beside)
+                write_synced(beside / name, data)
+            sync_folder(beside)
             if folder.exists():  # its bundle will lie beside: nobody else is to clean it away meanwhile
                 claimed.append(os.open(folder, os.O_RDONLY))
                 lock(claimed[-1])
@@ -201,23 +201,6 @@ def require_replaceable(folder: Path) -> None:
         )
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder to sync it
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _swap_in(new: Path, folder: Path) -> None:
     if not folder.exists():
         os.rename(new, folder)
@@ -230,7 +213,7 @@ def _swap_in(new: Path, folder: Path) -> None:
         except BaseException:
             os.rename(old, folder)
             raise
-    _sync_folder(folder.parent)  # the new name is on the disk before the old bytes go
+    sync_folder(folder.parent)  # the new name is on the disk before the old bytes go
 
 
 def _beside(folder: Path, which: str) -> Path:

@@ -13,9 +13,6 @@ that, where ours is zero after it: letterboxed networks are refused where the tw
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +22,7 @@ from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 
 from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.errors import BuildError, InputError
+from refinenet_edge.files import folder_beside, put_folder, write_synced
 from refinenet_edge.graph import new_constant
 from refinenet_edge.records import FrameSpec, Manifest
 
@@ -53,16 +51,13 @@ def export(bundle: Bundle, folder: Path) -> Path:
         LABELS: "".join(f"{name}\n" for name in names).encode(),
         COLOURS: ("class,red,green,blue\n" + "".join(rows)).encode(),
     }
-    beside = Path(os.path.abspath(folder)).with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
     try:
-        beside.mkdir(parents=True)
-        for name, data in files.items():
-            (beside / name).write_bytes(data)
-        os.rename(beside, folder)
+        with folder_beside(folder) as beside:
+            for name, data in files.items():
+                write_synced(beside / name, data)
+            put_folder(beside, folder)
     except OSError as exc:
         raise BuildError(f"{folder} cannot be written: {exc}; free the space or name another folder") from exc
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return folder / CONFIG
 
 

@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from refinenet_edge.errors import InputError, RefineNetEdgeError
@@ -56,6 +56,50 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes], error: type[Refi
 def beside_of(path: Path) -> Path:
     """Where what will be `path` is written."""
     return path.with_name(f".{path.name}.refinenet-edge")
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """A new file whose bytes are on the disk. Raises `OSError`."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in `folder` on the disk. Raises `OSError`."""
+    if os.name == "nt":  # Windows cannot open a folder to sync it
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def folder_beside(place: Path) -> Iterator[Path]:
+    """A new, empty folder beside `place`, to be filled by `write_synced` and put there by `put_folder`.
+
+    What is then left of it is removed. Raises `OSError`.
+    """
+    beside = beside_of(Path(os.path.abspath(place)))
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = claim(beside, folder=True)
+    try:
+        yield beside
+    finally:
+        if lies_at(descriptor, beside):
+            shutil.rmtree(beside, ignore_errors=True)
+        os.close(descriptor)
+
+
+def put_folder(new: Path, place: Path) -> None:
+    """Rename the folder `new`, all of which is on the disk before. Raises `OSError`."""
+    for at, _, _ in os.walk(new):
+        sync_folder(Path(at))
+    os.rename(new, place)
+    sync_folder(place.parent)
 
 
 def claim(place: Path, *, folder: bool = False) -> int:

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from refinenet_edge import bundle
 from refinenet_edge.bench.record import read_run
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.calibration.ranges import read_ranges
@@ -118,3 +119,81 @@ def test_each_step_of_writing_fails_once(name: str, folder: Path, monkeypatch: p
     assert 1 < at < MOST - 1
     assert typed(line).exit_code == 0
     assert sorted(folder.rglob("*")) == clean
+
+
+class Disk:
+    """What would be there after a power cut: the bytes and names that were synced."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._synced: dict[int, tuple[int, int]] = {}
+        self.put: list[str] = []
+        self.unnamed: set[int] = set()  # folders in which names changed since
+        fsync, replace, rename, exchange = os.fsync, os.replace, os.rename, bundle.exchange
+
+        def syncing(descriptor: int) -> None:
+            fsync(descriptor)
+            status = os.fstat(descriptor)
+            self._synced[status.st_ino] = (status.st_size, status.st_mtime_ns)
+            self.unnamed.discard(status.st_ino)
+
+        def checked(put: Callable[..., Any]) -> Callable[..., Any]:
+            def step(new: Any, place: Any) -> Any:
+                if sys._getframe(1).f_globals["__name__"].startswith("refinenet_edge"):
+                    self._look(Path(new), Path(place))
+                    self.unnamed.add(Path(place).parent.stat().st_ino)
+                return put(new, place)
+
+            return step
+
+        monkeypatch.setattr(os, "fsync", syncing)
+        for name, put in (("replace", replace), ("rename", rename)):
+            monkeypatch.setattr(os, name, checked(put))
+        monkeypatch.setattr(bundle, "exchange", checked(exchange))
+
+    def _look(self, new: Path, place: Path) -> None:
+        for path in (new, *new.rglob("*")) if new.is_dir() else (new,):
+            status = path.stat()
+            known = (status.st_size, status.st_mtime_ns)
+            assert self._synced.get(status.st_ino) == known, f"{path} is put at {place} and may not be on the disk"
+        self.put.append(place.name)
+
+
+# what they write, and whether its name is on the disk at the end, too
+SYNCED = {
+    **{name: (line, out, name == "build") for name, (line, out, _) in COMMANDS.items()},
+    "report": ("report r.json --out r.html", "r.html", False),
+    "export-deepstream": ("export-deepstream net --out stream", "stream", True),
+    "export-triton": ("export-triton net --out models", "net", True),
+}
+
+
+@pytest.mark.parametrize("name", SYNCED)
+def test_what_is_put_in_its_place_is_on_the_disk(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line, out, named = SYNCED[name]
+    if name == "export-triton":
+        pytest.importorskip("google.protobuf")
+    if name == "report":
+        assert typed(COMMANDS["bench"][0]).exit_code == 0
+    disk = Disk(monkeypatch)
+    for _ in range(1 if name.startswith("export") else 2):  # where nothing was, and where there is one
+        done = typed(line)
+        assert done.exit_code == 0, done.output
+    assert (Path(out).name in disk.put) or name in ("batch", "run"), disk.put
+    assert disk.put
+    where = folder / "models" if name == "export-triton" else folder
+    assert not named or where.stat().st_ino not in disk.unnamed
+
+
+@pytest.mark.parametrize("name", ["export-deepstream", "export-triton"])
+def test_what_a_killed_export_left_goes_with_the_next(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "export-triton":
+        pytest.importorskip("google.protobuf")
+    line, out, _ = SYNCED[name]
+    out = "models" if name == "export-triton" else out
+    left = folder / f".{out}.refinenet-edge"
+    (left / "1").mkdir(parents=True)
+    (left / "1" / "model.onnx").write_bytes(b"half")
+    done = typed(line)
+    assert done.exit_code == 0, done.output
+    assert not left.exists()
+    assert (folder / out).is_dir() and not list((folder / out).rglob(".*"))

@@ -16,11 +16,7 @@ through the messages of triton_config.py. A model that is there gets the next ve
 what else was changed in its config.pbtxt, such as the number of instances, stays.
 """
 
-import contextlib
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,6 +25,7 @@ from typing import Any
 from refinenet_edge.bundle import MANIFEST, MODEL, PLAN, Bundle
 from refinenet_edge.cluster.triton_config import ModelConfig, read_config, write_config
 from refinenet_edge.errors import BuildError, InputError
+from refinenet_edge.files import folder_beside, put_folder, write_synced
 from refinenet_edge.records import ONE, TensorSpec
 from refinenet_edge.runtime.backends import ON_CPU
 
@@ -153,22 +150,19 @@ def _put(repository: Path, config: Any, bundle: Bundle, files: dict[str, Callabl
     folder: Path = repository / config.name
     versions = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     version = str(max(versions, default=0) + 1)
-    # not in the repository: a server that watches it would take this for a model
-    beside = Path(os.path.abspath(repository)).with_name(f".{repository.name}.{secrets.token_hex(4)}.new")
     try:
-        for name, read in files.items():
-            (beside / version / name).parent.mkdir(parents=True, exist_ok=True)
-            (beside / version / name).write_bytes(read())
-        if folder.exists():
-            os.rename(beside / version, folder / version)
-        else:
-            (beside / CONFIG).write_text(write_config(config), "utf-8")
-            (beside / LABELS).write_text(_labels(bundle), "utf-8")
-            repository.mkdir(parents=True, exist_ok=True)
-            os.rename(beside, folder)
+        # not in the repository: a server that watches it would take this for a model
+        with folder_beside(repository) as beside:
+            for name, read in files.items():
+                (beside / version / name).parent.mkdir(parents=True, exist_ok=True)
+                write_synced(beside / version / name, read())
+            if folder.exists():
+                put_folder(beside / version, folder / version)
+            else:
+                write_synced(beside / CONFIG, write_config(config).encode())
+                write_synced(beside / LABELS, _labels(bundle).encode())
+                repository.mkdir(parents=True, exist_ok=True)
+                put_folder(beside, folder)
     except OSError as exc:
         raise BuildError(f"{folder} cannot be written: {exc}; free the space or name another --repository") from exc
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(beside)
     return folder / version
