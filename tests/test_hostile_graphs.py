@@ -62,6 +62,18 @@ def test_a_graph_that_cannot_be_is_an_error_of_ours(
             dla.read_graph(bundle)
 
 
+@pytest.mark.parametrize("outputs", [0, 2])
+def test_a_graph_of_another_number_of_outputs_is_refused(tmp_path: Path, outputs: int) -> None:
+    model = tiny("float32", (32, 48))
+    (first,) = model.graph.output
+    model.graph.node.add(op_type="Relu", input=[first.name], output=["other"])
+    model.graph.output.add(name="other", type=first.type)
+    del model.graph.output[outputs:]
+    write_bundle(tmp_path / "b", manifest(), {MODEL: model.SerializeToString()})
+    with pytest.raises(BundleError, match=f"has 1 inputs, {outputs} outputs and"):
+        dla.read_graph(open_bundle(tmp_path / "b"))
+
+
 def test_devices_change_as_often_as_the_longest_way_asks() -> None:
     names = ["x", *(f"a{i}" for i in range(39)), "y"]
     body = " ".join(f"{names[i + 1]} = {('Relu', 'Erf')[i % 2]}({names[i]})" for i in range(40))

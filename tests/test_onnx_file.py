@@ -87,6 +87,13 @@ def test_a_location_alone_is_refused() -> None:
         require_whole(model.SerializeToString())
 
 
+def test_a_place_in_another_file_alone_is_refused() -> None:
+    model = onnx_model("y = Add(x, w)", w=np.ones((1, 8, 1, 1), np.float32))
+    model.graph.initializer[0].external_data.add(key="location", value="weights.bin")
+    with pytest.raises(BundleError, match="another file"):
+        require_whole(model.SerializeToString())
+
+
 def test_weights_inside_are_taken_however_they_are_written() -> None:
     model = onnx_model("y = Add(x, w)", w=np.ones((1, 8, 1, 1), np.float32))
     model.graph.initializer.append(helper.make_tensor("floats", TensorProto.FLOAT, [3], [1.0, 2.0, 3.0]))

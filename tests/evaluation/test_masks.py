@@ -69,6 +69,9 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     huge = whole[:16] + struct.pack(">I", MAX_SIDE + 1) + whole[20:]
     with pytest.raises(InputError, match=f"the limit is {MAX_SIDE} a side"):
         read_mask(write(tmp_path / "huge.png", huge))
+    wide = whole[:16] + struct.pack(">II", MAX_SIDE, MAX_SIDE) + whole[24:]
+    with pytest.raises(InputError, match=r"is \d+x\d+ pixels, the limit is \d+ in all"):
+        read_mask(write(tmp_path / "wide.png", wide))
     monkeypatch.setattr(masks, "MAX_BYTES", 100)
     with pytest.raises(InputError, match="is larger than 100 bytes"):
         read_mask(write(tmp_path / "long.png", whole))

@@ -128,6 +128,13 @@ def test_a_program_costs_no_more_than_its_size(tmp_path: Path, program: bytes) -
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
 
 
+def test_a_program_without_end_is_refused(tmp_path: Path) -> None:
+    long = b"N0" * (pickled.MAX_STEPS // 2)  # nothing is put there and taken away
+    assert read_pickled(archive(tmp_path / "a.pth", b"\x80\x02" + long[:99_998] + b"}.")) == {}
+    with pytest.raises(CheckpointError, match="its pickle has no end"):
+        read_pickled(archive(tmp_path / "b.pth", b"\x80\x02" + long + b"}."))
+
+
 LEGACY = b"".join(pickle.dumps(part, 2) for part in (pickled.LEGACY_MAGIC, 1001, {}))
 
 
