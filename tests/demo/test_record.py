@@ -149,23 +149,24 @@ def test_ctrl_c_before_a_frame_is_counted_loses_none(tmp_path: Path) -> None:
     assert len(read_video(tmp_path / "out.webm")) == 2
 
 
-def test_what_a_killed_recording_left_goes_with_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "files"), [("out.webm", 1), ("out.mp4", 3)])
+def test_what_a_killed_recording_left_goes_with_the_next(tmp_path: Path, name: str, files: int) -> None:
     code = f"""
 import os
 from pathlib import Path
 from refinenet_edge.demo import Recording
 from tests.demo.fakes import grey
-recording = Recording(Path({str(tmp_path / "out.webm")!r}), rate=10)
+recording = Recording(Path({str(tmp_path / name)!r}), rate=10)
 recording.write(grey(100))
 os._exit(9)
 """
     for _ in range(2):
         assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 9
-        assert len(list(tmp_path.iterdir())) == 1
-    recording = Recording(tmp_path / "out.webm", rate=10)
+        assert len(list(tmp_path.iterdir())) == files
+    recording = Recording(tmp_path / name, rate=10)
     recording.write(grey(100))
     recording.close()
-    assert list(tmp_path.iterdir()) == [tmp_path / "out.webm"]
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
 def test_without_a_better_codec_it_is_mpeg_4_and_said(
