@@ -23,7 +23,7 @@ from functools import partial
 
 import numpy as np
 
-from refinenet_edge.errors import InputError
+from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.records import Bilinear, Frame, LabelMap, Mask, Size
 from refinenet_edge.runtime.cuda import Buffer, Scope
 from refinenet_edge.runtime.device_batch import DeviceBatch
@@ -168,8 +168,11 @@ class DevicePath:
             for first in range(0, len(members), self._network.batch.most):
                 chosen = members[first : first + self._network.batch.most]
                 several = [frames[index] for index in chosen]
-                job = self._queue_one(several[0]) if single else self._queue_together(several)
-                queued.jobs.append((chosen, job))
+                job = or_error(self._queue_one, several[0]) if single else or_error(self._queue_together, several)
+                if isinstance(job, RefineNetEdgeError):  # the engine does not take this size
+                    queued.known.update(dict.fromkeys(chosen, job))
+                else:
+                    queued.jobs.append((chosen, job))
         return queued
 
     def _queue_one(

@@ -243,6 +243,18 @@ def test_a_bad_frame_is_an_error_of_its_own(opened: Open) -> None:
     assert_same(list(good), [device.segment(frame) for frame in (shot[0], shot[1], shot[3])])
 
 
+@pytest.mark.parametrize("single", [True, False], ids=["single", "together"])
+def test_a_size_that_the_engine_refuses_is_an_error_of_its_own(opened: Open, single: bool) -> None:
+    """Where the manifest has no range."""
+    _, device = opened("1:4", FrameSpec(None)) if single else throughput("1:4", opened, spec=FrameSpec(None))
+    shot = [*frames(2, (16, 24)), *frames(1, (16, 130)), *frames(3, (16, 24))]
+    alone = [device.segment(frame) for frame in (*shot[:2], *shot[3:])]
+    for answers in (device.batch(shot), list(device.stream(shot))):
+        error = answers.pop(2)
+        assert isinstance(error, InputError) and "it takes 'image' of 1x8x8x8 to 4x8x128x128" in str(error)
+        assert_same(answers, alone)
+
+
 def test_frames_may_be_on_the_gpu(opened: Open) -> None:
     gpu, device = opened("1:4", provider="cuda-bindings")
     shot = frames(3)
