@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +111,7 @@ def run(
         make_folder(folder)
         writer = MaskWriter(folder, formats)
         answered = functools.partial(_answered, least)
-        every = many.each(_read(frames), lambda frame: (frame, (frame, time.perf_counter())), answered)
+        every = many.each(_read(frames), lambda frame: (frame, frame), answered)
         for index, name in enumerate(bar.track(stems, description="segment")):
             if (segmented := done.note(frames, index, next(every))) is None:
                 continue
@@ -157,18 +156,14 @@ def _read(frames: Frames) -> Iterator[Frame | RefineNetEdgeError]:
 
 
 def _answered(
-    least: float | None, given: tuple[Frame | RefineNetEdgeError, float], mask: Mask | RefineNetEdgeError
+    least: float | None, frame: Frame | RefineNetEdgeError, mask: Mask | RefineNetEdgeError, ms: float
 ) -> tuple[Frame, Mask, float] | RefineNetEdgeError:
-    """A frame, its mask and the ms since it was there, beside others; or why it has none. Below `least` labels are
-    unknown.
-    """
-    frame, since = given
+    """A frame, its mask and the ms that took; or why it has none. Below `least` labels are unknown."""
     if isinstance(mask, (InputError, BundleError)):
         return mask
     if isinstance(mask, RefineNetEdgeError):
         raise mask
     assert not isinstance(frame, RefineNetEdgeError)  # it has a mask
-    ms = 1000 * (time.perf_counter() - since)
     return frame, mask if least is None else mask.unknown_below(least), ms
 
 

@@ -230,7 +230,8 @@ class Labeller:
     def __call__(self, piece: Piece) -> Report:
         started = time.process_time()
         # read one after the other, as a video has them
-        done = list(self._many.each(self._reader.frames(piece), lambda read: (read[1], read), self._label))
+        read = self._reader.frames(piece)
+        done = list(self._many.each(read, lambda read: (read[1], read), lambda read, mask, _: self._label(read, mask)))
         problems = tuple(each for each in done if isinstance(each, FrameProblem))
         if rows := [each for each in done if isinstance(each, dict)]:
             self._out.write(part_name(piece), _table(rows, self._run))

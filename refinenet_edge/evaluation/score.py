@@ -126,7 +126,7 @@ def compare_each(segmenter: Segments, labels: Labels, spec: FrameSpec, samples: 
             return exc, (sample, stamp, None, None)
         return frame, (sample, stamp, truth, turned)
 
-    def compared(read: _Read, answer: Mask | RefineNetEdgeError) -> Compared:
+    def compared(read: _Read, answer: Mask | RefineNetEdgeError, _: float) -> Compared:
         sample, stamp, truth, turned = read
         if isinstance(answer, InputError):
             kind = answer.kind if isinstance(answer, Unusable) else "refused"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -45,10 +46,11 @@ class Many:
         self,
         items: Iterable[T],
         read: Callable[[T], tuple[Frame | RefineNetEdgeError, S]],
-        use: Callable[[S, Answer], R],
+        use: Callable[[S, Answer, float], R],
     ) -> Iterator[R]:
-        """`use(what else was read, mask or error)` for what `read` makes of each of `items`, in their order.
+        """`use(what else was read, mask or error, ms)` for what `read` makes of each of `items`, in their order.
 
+        The ms are those that a frame took beside the others, or from when it was taken for a batch until its mask came.
         An error in a frame's place is its own answer. What `read` or `use` raises comes after the results before it.
         """
         segmenter = self._segmenter
@@ -58,7 +60,9 @@ class Many:
 
         def work(item: T) -> R:
             frame, rest = read(item)
-            return use(rest, frame if isinstance(frame, RefineNetEdgeError) else or_error(segmenter.segment, frame))
+            began = time.perf_counter()
+            answer = frame if isinstance(frame, RefineNetEdgeError) else or_error(segmenter.segment, frame)
+            return use(rest, answer, _ms(began))
 
         yield from self._workers.in_order(work, items)
 
@@ -66,18 +70,19 @@ class Many:
         self,
         segmenter: Segmenter,
         read: Generator[tuple[Frame | RefineNetEdgeError, S], None, None],
-        use: Callable[[S, Answer], R],
+        use: Callable[[S, Answer, float], R],
     ) -> Iterator[R]:
-        waiting: deque[S] = deque()
+        waiting: deque[tuple[S, float]] = deque()
 
         def frames() -> Iterator[Frame | RefineNetEdgeError]:
             for frame, rest in read:
-                waiting.append(rest)
+                waiting.append((rest, time.perf_counter()))
                 yield frame
 
         with closing(read), closing(segmenter.segment_each(frames())) as answers:
-            pairs = ((waiting.popleft(), answer) for answer in answers)
-            yield from self._workers.in_order(lambda pair: use(*pair), pairs)
+            taken = ((waiting.popleft(), answer) for answer in answers)
+            used = ((rest, answer, _ms(since)) for (rest, since), answer in taken)
+            yield from self._workers.in_order(lambda found: use(*found), used)
 
     def close(self) -> None:
         """End the threads; a second call does nothing."""
@@ -88,3 +93,7 @@ class Many:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _ms(since: float) -> float:
+    return 1000 * (time.perf_counter() - since)

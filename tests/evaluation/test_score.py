@@ -46,14 +46,13 @@ def timeless(result: EvaluationResult) -> EvaluationResult:
 
 
 def interrupted(segmenter: Segmenter, after: int, with_: BaseException) -> Segmenter:
-    """`segmenter`, until it has run `after` times."""
-    run, runs, lock = segmenter.session.run, [], threading.Lock()
+    """`segmenter` for the first `after` samples, whichever thread has them."""
+    run, good = segmenter.session.run, predictions(len(segmenter.labels.names))[:after]
 
     def limited(feeds: Feeds) -> Outputs:
-        with lock:
-            if len(runs) == after:
-                raise with_
-            runs.append(None)
+        red = np.rint(feeds["image"][0, 0] * 255)
+        if not any(np.array_equal(red, prediction) for prediction in good):
+            raise with_
         return run(feeds)
 
     segmenter.session.run = limited  # type: ignore[method-assign]

@@ -111,7 +111,7 @@ def test_a_bad_frame_is_an_error_for_itself_only(on_gpu: Callable[[str], OnGpu])
     given: list[Any] = [InputError("was not read"), good, good[0], good, "no frame", *([good] * 4), InputError("last")]
     with Segmenter(bundle, "tensorrt", throughput=True) as segmenter, Many(segmenter) as many:
         known = segmenter.segment(good).labels
-        found = list(many.each(range(10), lambda index: (given[index], index), lambda *pair: pair))
+        found = list(many.each(range(10), lambda index: (given[index], index), lambda *found: found[:2]))
     assert [index for index, _ in found] == list(range(10))
     said = {index: str(answer) for index, answer in found if isinstance(answer, RefineNetEdgeError)}
     assert said.keys() == {0, 2, 4, 9}
@@ -133,7 +133,7 @@ def test_memory_is_bounded(on_gpu: Callable[[str], OnGpu]) -> None:
                 taken += 1
             yield index
 
-    def use(index: int, answer: object) -> int:
+    def use(index: int, answer: object, ms: float) -> int:
         nonlocal most
         with lock:
             most = max(most, taken - index)
@@ -154,7 +154,7 @@ def test_what_use_raises_ends_it_when_what_was_begun_has_ended(on_gpu: Callable[
         begun.append(index)
         return frame, index
 
-    def use(index: int, answer: object) -> int:
+    def use(index: int, answer: object, ms: float) -> int:
         if index == 5:
             raise ValueError("no room")
         return index
@@ -177,9 +177,9 @@ def test_a_gpu_that_fails_fails_for_all(on_gpu: Callable[[str], OnGpu]) -> None:
     with Segmenter(bundle, "tensorrt", throughput=True) as segmenter, Many(segmenter) as many:
         gpu.fail("cuLaunchKernel")
         with pytest.raises(CudaError, match="cuLaunchKernel"):
-            list(many.each(range(9), lambda index: (frame, index), lambda index, answer: answer))
+            list(many.each(range(9), lambda index: (frame, index), lambda index, answer, _: answer))
         gpu.fail_at(-1)
-        again = list(many.each(range(9), lambda index: (frame, index), lambda index, answer: answer))
+        again = list(many.each(range(9), lambda index: (frame, index), lambda index, answer, _: answer))
         assert all(isinstance(answer, Mask) for answer in again)
 
 
