@@ -1,4 +1,4 @@
-"""What a value of an ONNX graph always is, and new constants and names in it."""
+"""What is known of an ONNX graph's values and nodes, and new constants and names in it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,20 @@ def elements(value: ir.Value | None) -> int | None:
     """How many numbers are in a tensor of a fixed shape."""
     known = sides(value)
     return None if known is None else prod(known)
+
+
+def macs_of(node: ir.Node) -> int | None:
+    """The multiply-accumulates of a convolution or a matrix product, 0 of others; None when a shape is free."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return 0
+    taken, weight, given = sides(node.inputs[0]), sides(node.inputs[1]), sides(node.outputs[0])
+    if taken is None or weight is None or given is None:
+        return None
+    if node.op_type == "Conv":
+        return prod(weight) * prod(given[2:])
+    if node.op_type == "ConvTranspose":
+        return prod(weight) * prod(taken[2:])
+    return prod(given) * (taken[0] if node.attributes.get_int("transA", 0) else taken[-1])
 
 
 def new_constant(name: str, array: Array) -> ir.Value:

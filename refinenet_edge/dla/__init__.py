@@ -11,7 +11,6 @@ onnx-ir is needed, and no torch.
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 import onnx
 import onnx_ir as ir
@@ -19,7 +18,7 @@ import onnx_ir as ir
 from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.dla.rules import Rule, mark_activations, refusals
 from refinenet_edge.errors import BundleError, GraphError, first_line
-from refinenet_edge.graph import sides
+from refinenet_edge.graph import macs_of
 
 MAX_NODES = 20_000
 OLD, NEW = "TensorRT 10.3 to 10.7", "TensorRT 11.4.1 and later"
@@ -132,18 +131,5 @@ def _switches(nodes: Sequence[ir.Node], on_dla: set[ir.Node], dla: bool) -> int:
 
 def _macs(nodes: Sequence[ir.Node]) -> int | None:
     """The multiply-accumulates of convolutions and matrix products; None when a shape is free."""
-    counts = [_macs_of(node) for node in nodes]
+    counts = [macs_of(node) for node in nodes]
     return None if None in counts else sum(count for count in counts if count is not None)
-
-
-def _macs_of(node: ir.Node) -> int | None:
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return 0
-    taken, weight, given = sides(node.inputs[0]), sides(node.inputs[1]), sides(node.outputs[0])
-    if taken is None or weight is None or given is None:
-        return None
-    if node.op_type == "Conv":
-        return prod(weight) * prod(given[2:])
-    if node.op_type == "ConvTranspose":
-        return prod(weight) * prod(taken[2:])
-    return prod(given) * (taken[0] if node.attributes.get_int("transA", 0) else taken[-1])

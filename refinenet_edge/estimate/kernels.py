@@ -18,7 +18,7 @@ import onnx_ir as ir
 from refinenet_edge.bench.blocks import FRAME, HEAD, block_of
 from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion.cost import FREE, inside_kernels
-from refinenet_edge.graph import elements, sides
+from refinenet_edge.graph import elements, macs_of, sides
 from refinenet_edge.precision import QUANTISED, placement_of
 from refinenet_edge.precision.qdq import chosen
 from refinenet_edge.records import Size
@@ -134,7 +134,7 @@ def _kernel(nodes: list[ir.Node], precision: str, narrow: set[Use], inside: set[
     groups = first.attributes.get_int("group", 1)
     return Kernel(
         block_of(str(first.name)),
-        _count(weight) * prod(map(int, first.outputs[0].shape[2:])),  # type: ignore[index, arg-type]
+        macs_of(first) or 0,
         precision if (first, 0) in narrow else wide,
         tensor_cores=groups == 1 or inputs > 1,
         winograd=window == [3, 3] and groups == 1 and _is_plain(first),

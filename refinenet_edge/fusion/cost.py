@@ -5,11 +5,9 @@ runs in the kernel of the node before it where it can, and then moves only what 
 ignored. So the figures compare two graphs of one model; they do not predict a time.
 """
 
-from math import prod
-
 import onnx_ir as ir
 
-from refinenet_edge.graph import elements, sides
+from refinenet_edge.graph import elements, macs_of
 from refinenet_edge.records import GraphCost
 
 FREE = ("Reshape", "Squeeze", "Unsqueeze", "Identity", "Shape", "Constant")
@@ -32,10 +30,10 @@ def graph_cost(model: ir.Model) -> GraphCost | None:
                 return None
             moved += size
         if node.op_type == "Conv":
-            weight, made = sides(node.inputs[1]), sides(node.outputs[0])
-            if weight is None or made is None or len(made) < 2 or not made[1]:
+            count = macs_of(node)
+            if count is None:
                 return None
-            macs += prod(weight) * prod(made) // made[1]
+            macs += count
     return GraphCost(macs, moved, nodes)
 
 
