@@ -118,7 +118,7 @@ def _kernel(nodes: list[ir.Node], precision: str, narrow: set[Use], inside: set[
             if value is None or value in inside:
                 continue
             size = _count(value) * WIDTH[precision if (node, index) in narrow else wide]
-            if _is_constant(value):
+            if ir.convenience.get_const_tensor(value) is not None:
                 weights += size
             else:
                 read[value] = min(size, read.get(value, size))
@@ -162,15 +162,6 @@ def _readers(value: ir.Value) -> Iterator[Use | None]:
                 pending += aliases
             else:
                 yield node, index
-
-
-def _is_constant(value: ir.Value) -> bool:
-    producer = value.producer()
-    return (
-        value.const_value is not None
-        or value.is_initializer()
-        or (producer is not None and producer.op_type == "Constant")
-    )
 
 
 def _count(value: ir.Value) -> int:
