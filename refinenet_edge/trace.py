@@ -141,8 +141,9 @@ def read_onnx(
         taken = take_image(model, str(path), said, size, otherwise, declared)
         if any(node.op_type == "If" for node in model.graph):
             fold_constants(model)  # of torch's own squeeze, which asks for the shape
-        ends = give_logits(model, str(path), said, taken)
-        ends = replace(ends, half=half, dtype="float16" if ends.image in halves else ends.dtype)
+        if taken.image in halves:
+            taken = taken._replace(dtype="float16")
+        ends = replace(give_logits(model, str(path), said, taken), half=half)
         model = _in_our_opset(model, opset, path)
     except GraphError:
         raise

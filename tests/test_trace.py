@@ -323,7 +323,7 @@ class TestReadOnnx:
     def test_a_larger_batch_becomes_one_frame(self, tmp_path: Path) -> None:
         path = saved(tmp_path, anybodys(inputs="float[4,3,H,W] pixels", outputs="float[4,5,h,w] scores"))
         model = read_onnx(path, (64, 96))
-        assert (model.graph.inputs[0].shape, model.meta[ENDS].frames) == (ir.Shape([1, 3, 64, 96]), 4)
+        assert (model.graph.inputs[0].shape, model.meta[ENDS].taken.frames) == (ir.Shape([1, 3, 64, 96]), 4)
         assert model.graph.outputs[0].shape == ir.Shape([1, 5, 32, 48])
 
     def test_a_batch_beyond_all_bounds_is_refused(self, tmp_path: Path) -> None:

@@ -31,11 +31,11 @@ def given_logits(path: Path, ends: Ends, inputs: parity.Inputs) -> dict[str, Arr
     """
     try:
         with OrtSession(_tapped(path, ends), optimised=False) as session:
-            found = {name: _run(session, ends, _together(inputs, name, ends.frames)) for name in inputs}
+            found = {name: _run(session, ends, _together(inputs, name, ends.taken.frames)) for name in inputs}
     except RefineNetEdgeError as exc:
         raise GraphError(f"ONNX Runtime cannot run {path}: {first_line(exc)}; export it again") from exc
     logits = {name: ends.logits(source) for name, (_, source) in found.items()}
-    if ends.threshold == 0 and all(given.min() >= 0 and given.max() <= 1 for given, _ in found.values()):
+    if ends.made.threshold == 0 and all(given.min() >= 0 and given.max() <= 1 for given, _ in found.values()):
         raise GraphError(
             f"{path} gives one channel from 0 to 1 and ends in no Sigmoid: whether its border is 0 or 0.5 is not said; "
             "export it with the Sigmoid at its end, or without"
@@ -44,8 +44,9 @@ def given_logits(path: Path, ends: Ends, inputs: parity.Inputs) -> dict[str, Arr
         same = label_agreement(logits[name].argmax(1).ravel(), ends.labels(given))
         if same < (OF_HALF if ends.half else SAME_LABELS):
             raise GraphError(
-                f"{path} gives labels that are not those of {ends.source!r}, taken for its scores of {ends.classes} "
-                f"classes: {100 * same:.1f} % are the same on the {name} frame; export it without its last operators"
+                f"{path} gives labels that are not those of {ends.source!r}, taken for its scores of "
+                f"{ends.made.classes} classes: {100 * same:.1f} % are the same on the {name} frame; export it without "
+                "its last operators"
             )
     return logits
 
@@ -53,12 +54,12 @@ def given_logits(path: Path, ends: Ends, inputs: parity.Inputs) -> dict[str, Arr
 def _tapped(path: Path, ends: Ends) -> Path | bytes:
     """The file, or its bytes with the source of the logits as an output more, or nodes of one name without."""
     names = [node.name for node in onnx.load(path, load_external_data=False).graph.node if node.name]
-    if ends.source == ends.output and len(names) == len(set(names)):
+    if ends.source == ends.taken.output and len(names) == len(set(names)):
         return path
     proto = onnx.load(path)
     for node in proto.graph.node:
         node.name = ""  # they mean nothing, but ONNX Runtime refuses two that are the same
-    if ends.source == ends.output:
+    if ends.source == ends.taken.output:
         return bytes(proto.SerializeToString())
     if not any(ends.source in node.output for node in proto.graph.node):  # within a function
         proto = onnx.inliner.inline_local_functions(proto)
@@ -82,6 +83,6 @@ def _run(session: Session, ends: Ends, images: Array) -> tuple[Array, Array]:
         spec.name: np.zeros([side if isinstance(side, int) and side > 0 else 1 for side in spec.shape], spec.dtype)
         for spec in session.inputs
     }
-    values = session.run({**feeds, ends.image: ends.fed(images)})
-    one = slice(1 if ends.frames > 1 else None)
-    return np.array(values[ends.output])[one], np.array(values[ends.source])[one]
+    values = session.run({**feeds, ends.taken.image: ends.fed(images)})
+    one = slice(1 if ends.taken.frames > 1 else None)
+    return np.array(values[ends.taken.output])[one], np.array(values[ends.source])[one]

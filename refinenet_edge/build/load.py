@@ -158,7 +158,7 @@ def _from_onnx(network: Network, path: Path) -> LoadedModel:
     if not recipe.says_preprocessing:
         logger.warning("%s", _assumed(path, model, spec))
     ends: Ends = model.meta[ENDS]
-    labels = ends.kind in ("labels", "ones")
+    labels = ends.made.kind in ("labels", "ones")
     return _described(
         network,
         path.stem,
@@ -168,7 +168,7 @@ def _from_onnx(network: Network, path: Path) -> LoadedModel:
         Nearest() if labels else _upsampling(recipe, recipe.align_corners is True),
         partial(given_logits, path, ends),
         None if labels else parity.LAST_BIT_OF_HALF if ends.half else parity.LAST_BIT,
-        Batch(ends.frames, ends.frames, ends.frames),
+        Batch(ends.taken.frames, ends.taken.frames, ends.taken.frames),
     )
 
 
@@ -187,7 +187,7 @@ def _require_quantised_once(recipe: Recipe, path: Path, model: ir.Model) -> None
 def _preprocessing(recipe: Recipe, path: Path, model: ir.Model) -> FrameSpec:
     """How frames become the input of somebody's `model`. Raises `InputError` where that cannot be as it was said."""
     spec = recipe.preprocessing
-    if model.meta[ENDS].dtype != "uint8":
+    if model.meta[ENDS].taken.dtype != "uint8":
         return spec
     plain = replace(PREPROCESSINGS["none"], order=spec.order, fit=spec.fit)
     if spec not in (
@@ -204,7 +204,7 @@ def _preprocessing(recipe: Recipe, path: Path, model: ir.Model) -> FrameSpec:
 def _assumed(path: Path, model: ir.Model, spec: FrameSpec) -> str:
     """What is assumed of the frames that somebody's network takes, and what speaks against it."""
     assumed = f"how {path.name} takes its frames was not said: assumed is {spec.preprocessing}"
-    if model.meta[ENDS].dtype == "uint8":
+    if model.meta[ENDS].taken.dtype == "uint8":
         return f"{assumed}, as it takes uint8; if it was trained on the other order, give --order bgr"
     if not (first := _normalisation(model)):
         return f"{assumed}; if it was trained otherwise, give --preprocess, or --mean, --std, --scale and --order"

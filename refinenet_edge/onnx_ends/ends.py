@@ -35,51 +35,6 @@ class Said:
 NOTHING = Said()
 
 
-@dataclass(frozen=True)
-class Ends:
-    """What a file takes and gives, as it was given: `image` and `output` are names, `layout` is of the image.
-
-    `source` is what the logits are made of: the output, or what lies before the ArgMax, Softmax or Sigmoid that ends
-    the graph. It holds `kind`, in `source_layout`. `given_axis` is where the output itself has `classes` channels;
-    None: it has one, or labels, and what is above `threshold` is the second class (None: they are labels).
-    """
-
-    image: str
-    layout: Layout
-    dtype: str
-    output: str
-    source: str
-    kind: Kind
-    source_layout: Layout
-    classes: int
-    given_axis: int | None = None
-    threshold: float | None = None
-    half: bool = False  # it computes in float16
-    frames: int = 1  # that it takes at once, where their number is fixed
-
-    def fed(self, image: Array) -> Array:
-        """`image`, nx3xhxw float32, as the file takes it."""
-        moved = image.transpose(PLANES_LAST) if self.layout == "nhwc" else image
-        return np.ascontiguousarray(moved.astype(self.dtype))
-
-    def logits(self, source: Array) -> Array:
-        """The logits, 1xCxhxw float32, of what the file computes as `source`."""
-        if self.kind in ("scores", "ones"):
-            planes = source.transpose(PLANES_FIRST) if self.source_layout == "nhwc" else source
-            return np.ascontiguousarray(planes, np.float32)
-        one = source.reshape(1, 1, *sides_of(source.shape, self.source_layout))
-        if self.kind == "labels":
-            return np.asarray(one.astype(np.int64) == np.arange(self.classes).reshape(1, -1, 1, 1), np.float32)
-        scores = one.astype(np.float32) - np.float32(0.5 if self.kind == "probability" else 0)
-        return np.concatenate([np.zeros_like(scores), scores], axis=1)
-
-    def labels(self, given: Array) -> Array:
-        """The labels that the output `given` says, in its order."""
-        if self.given_axis is not None:
-            return np.asarray(given.argmax(self.given_axis)).ravel()
-        return given.ravel() if self.threshold is None else (given > self.threshold).ravel()
-
-
 class Taken(NamedTuple):
     """What a file takes, and the name of the output that is wanted of it.
 
@@ -92,6 +47,57 @@ class Taken(NamedTuple):
     sides: Size | None
     output: str
     frames: int = 1
+
+
+class Made(NamedTuple):
+    """What logits are made of: something of a `kind`, which lies in a `layout`.
+
+    `given_axis` is where the output itself has `classes` channels; None: it has one, or labels, and what is above
+    `threshold` is the second class (None: they are labels).
+    """
+
+    kind: Kind
+    layout: Layout
+    classes: int
+    given_axis: int | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a file takes and gives, as it was given.
+
+    `source` is what the logits are made of: the output, or what lies before the ArgMax, Softmax or Sigmoid that ends
+    the graph.
+    """
+
+    taken: Taken
+    source: str
+    made: Made
+    half: bool = False  # it computes in float16
+
+    def fed(self, image: Array) -> Array:
+        """`image`, nx3xhxw float32, as the file takes it."""
+        moved = image.transpose(PLANES_LAST) if self.taken.layout == "nhwc" else image
+        return np.ascontiguousarray(moved.astype(self.taken.dtype))
+
+    def logits(self, source: Array) -> Array:
+        """The logits, 1xCxhxw float32, of what the file computes as `source`."""
+        kind, layout = self.made.kind, self.made.layout
+        if kind in ("scores", "ones"):
+            planes = source.transpose(PLANES_FIRST) if layout == "nhwc" else source
+            return np.ascontiguousarray(planes, np.float32)
+        one = source.reshape(1, 1, *sides_of(source.shape, layout))
+        if kind == "labels":
+            return np.asarray(one.astype(np.int64) == np.arange(self.made.classes).reshape(1, -1, 1, 1), np.float32)
+        scores = one.astype(np.float32) - np.float32(0.5 if kind == "probability" else 0)
+        return np.concatenate([np.zeros_like(scores), scores], axis=1)
+
+    def labels(self, given: Array) -> Array:
+        """The labels that the output `given` says, in its order."""
+        if self.made.given_axis is not None:
+            return np.asarray(given.argmax(self.made.given_axis)).ravel()
+        return given.ravel() if self.made.threshold is None else (given > self.made.threshold).ravel()
 
 
 def sides_of(shape: Sequence[Any], layout: Layout) -> tuple[Any, ...]:

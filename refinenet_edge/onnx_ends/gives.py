@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from refinenet_edge.errors import GraphError
 from refinenet_edge.graph import constant
-from refinenet_edge.onnx_ends.ends import AXES, EXPECTED, FLOAT, Ends, Kind, Layout, Said, Taken, known, shown, sides_of
+from refinenet_edge.onnx_ends.ends import AXES, EXPECTED, FLOAT, Ends, Layout, Made, Said, Taken, known, shown, sides_of
 from refinenet_edge.onnx_ends.logits import logits_of
 from refinenet_edge.records import Size
 
@@ -20,37 +19,14 @@ SIZES = ("Resize", "Upsample", "AveragePool", "MaxPool", "Slice", "Pad")  # fewe
 ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Clip", "Where", "Gather", "Not", "Mod", "ScatterElements")
 SQUASHES = ("Softmax", "LogSoftmax")  # what is largest stays the largest. After a Sigmoid much is 1: it stays
 LABELLING = ("ArgMax", "ArgMin", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Round")
-
-
-@dataclass(frozen=True)
-class _Source:
-    """`Ends` without names."""
-
-    value: ir.Value
-    kind: Kind
-    layout: Layout
-    classes: int
-    given_axis: int | None = None
-    threshold: float | None = None
+_Source = tuple[ir.Value, Made]
 
 
 def give_logits(model: ir.Model, name: str, said: Said, taken: Taken) -> Ends:
     """Make `model` give logits, 1xCxhxw, in place; what it took and gave. Raises `GraphError` where it cannot."""
-    source = _find_source(model.graph.outputs[0], name, said.classes, taken.sides)
-    ends = Ends(
-        taken.image,
-        taken.layout,
-        taken.dtype,
-        taken.output,
-        str(source.value.name),
-        source.kind,
-        source.layout,
-        source.classes,
-        source.given_axis,
-        source.threshold,
-        frames=taken.frames,
-    )
-    model.graph.outputs[:] = [logits_of(model, source.value, source.kind, source.layout, source.classes)]
+    value, made = _find_source(model.graph.outputs[0], name, said.classes, taken.sides)
+    ends = Ends(taken, str(value.name), made)
+    model.graph.outputs[:] = [logits_of(model, value, made)]
     RemoveUnusedNodesPass()(model)
     return ends
 
@@ -79,8 +55,7 @@ def _find_source(output: ir.Value, name: str, classes: int | None, sides: Size |
     value, inner = _before_softmax(output, axis)
     node = _behind(output, MOVES).producer()
     ones = output.dtype not in (FLOAT, ir.DataType.DOUBLE) or (node is not None and node.op_type in ("OneHot", "Equal"))
-    kind: Kind = "ones" if ones else "scores"
-    return _Source(value, kind, "nchw" if inner == 1 else "nhwc", count, given_axis=axis)
+    return value, Made("ones" if ones else "scores", "nchw" if inner == 1 else "nhwc", count, given_axis=axis)
 
 
 def _before_argmax(node: ir.Node) -> _Source | None:
@@ -93,7 +68,7 @@ def _before_argmax(node: ir.Node) -> _Source | None:
     if axis not in (1, 3) or not isinstance(count, int) or not 1 < count <= MOST_CLASSES:
         return None
     value, inner = _before_softmax(scores, axis)
-    return _Source(value, "scores", "nchw" if inner == 1 else "nhwc", count)
+    return value, Made("scores", "nchw" if inner == 1 else "nhwc", count)
 
 
 def _before_softmax(value: ir.Value, axis: int) -> tuple[ir.Value, int]:
@@ -157,7 +132,7 @@ def _given_labels(output: ir.Value, one: Layout, name: str, classes: int | None)
     if classes is None:
         said = f"{name} gives labels, {output.name} ({output.dtype} {shown(output.shape)})"
         raise GraphError(f"{said}, but not of how many classes: say them with --labels")
-    return _Source(output, "labels", one, classes)
+    return output, Made("labels", one, classes)
 
 
 def _one_channel(output: ir.Value, one: Layout, sides: Size | None) -> _Source:
@@ -166,11 +141,11 @@ def _one_channel(output: ir.Value, one: Layout, sides: Size | None) -> _Source:
     if before is not None and before.op_type == "Sigmoid":
         score = before.inputs[0]
         if score is not None and score.producer() is not None and (inner := _as_one(score, sides)) is not None:
-            return _Source(score, "score", inner, 2, threshold=0.5)
+            return score, Made("score", inner, 2, threshold=0.5)
     farther = _behind(output, (*MOVES, *SIZES)).producer()
     if farther is not None and (farther.op_type == "Sigmoid" or _is_of_two(farther)):
-        return _Source(output, "probability", one, 2, threshold=0.5)
-    return _Source(output, "score", one, 2, threshold=0.0)
+        return output, Made("probability", one, 2, threshold=0.5)
+    return output, Made("score", one, 2, threshold=0.0)
 
 
 def _is_of_two(node: ir.Node) -> bool:

@@ -8,11 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from refinenet_edge.graph import Array, Names
-from refinenet_edge.onnx_ends.ends import FLOAT, PLANES_FIRST, Kind, Layout
+from refinenet_edge.onnx_ends.ends import FLOAT, PLANES_FIRST, Made
 
 
-def logits_of(model: ir.Model, value: ir.Value, kind: Kind, layout: Layout, classes: int) -> ir.Value:
-    """The logits, 1xCxhxw float32, of `value`, which is of a `kind` and lies in a `layout`: computed from now on."""
+def logits_of(model: ir.Model, value: ir.Value, made: Made) -> ir.Value:
+    """The logits, 1xCxhxw float32, that are `made` of `value`: computed from now on."""
+    kind, layout = made.kind, made.layout
     make = _Maker(model)
     rank = len(value.shape or ())
     if kind in ("scores", "ones"):
@@ -27,7 +28,7 @@ def logits_of(model: ir.Model, value: ir.Value, kind: Kind, layout: Layout, clas
     elif layout == "nhwc":
         value = make("Transpose", [value], {"perm": PLANES_FIRST}, value.dtype or FLOAT)
     if kind == "labels":
-        numbers = np.arange(classes, dtype=np.int32).reshape(1, -1, 1, 1)
+        numbers = np.arange(made.classes, dtype=np.int32).reshape(1, -1, 1, 1)
         same = make("Equal", [value, make.constant(numbers)], {}, ir.DataType.BOOL)
         return make("Cast", [same], {"to": int(FLOAT)})
     # (0, score): the second class where the score is above the border, and their softmax is the score's sigmoid. By a
