@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -183,6 +184,23 @@ def test_without_a_temporary_folder_one_is_made_beside(tmp_path: Path, monkeypat
     with files.scratch_folder(tmp_path) as folder:
         assert Path(folder).parent == tmp_path
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_int8_is_built_without_a_temporary_folder(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    onnx.save(tiny("float32", (32, 48)), "tiny.onnx")
+    words = ("--precision", "int8", "--calib", "scenes:1:2", "--backend", backend, "--out", "net", "--force")
+    done = run("build", "--onnx", "tiny.onnx", *words)
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net", "tiny.onnx"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -45,13 +46,14 @@ OPENERS: Mapping[Backend, Callable[[bytes], Session]] = {"openvino": OpenVinoSes
 class Proving:
     """How a typed graph is proven: where the bundle's `backend` `runs_here`, by it; `force` lets anything through.
 
-    `ours`: the network is one of ours, at which no backend crashes.
+    `ours`: the network is one of ours, at which no backend crashes. `beside`: where there is no temporary folder.
     """
 
     backend: Backend
     runs_here: bool
     force: bool
     ours: bool = True
+    beside: Path = Path()
 
 
 def prove(
@@ -97,7 +99,7 @@ def _prove_logits(
     frames, expected = {**fused.frames, **samples}, dict(fused.logits)
     if samples:
         expected |= fused.logits_of(samples)
-    runners = _runners(model, typed.precision, backend, frames)
+    runners = _runners(model, typed.precision, backend, frames, how.beside)
     proof: list[Parity] = []
     for runner, run in runners.items():
         step(f"hold {typed.precision} to what was handed in, by {runner}")
@@ -166,7 +168,7 @@ def _prove_ends(
 
 
 def _runners(
-    model: bytes, precision: str, backend: Backend | None, frames: parity.Inputs
+    model: bytes, precision: str, backend: Backend | None, frames: parity.Inputs, beside: Path
 ) -> dict[str, Callable[[], parity.Inputs]]:
     """What is to run the graph -> the call that does; `backend` None: its own is not here."""
     if backend is None:
@@ -175,7 +177,7 @@ def _runners(
         return {"onnxruntime": lambda: parity.logits(stored, frames)}
     runners: dict[str, Callable[[], parity.Inputs]] = {backend: lambda: _run(model, backend, frames)}
     if backend == "openvino" and precision == "int8" and processor() == "vnni":
-        runners[LESSER] = lambda: run_without_vnni(model, frames)
+        runners[LESSER] = lambda: run_without_vnni(model, frames, beside)
     return runners
 
 

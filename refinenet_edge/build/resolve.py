@@ -68,7 +68,7 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
         bits=_bits(recipe, backend),
         ends=Ends(recipe.io == "plain" or recipe.gives != "logits", recipe.gives),
         timed_against=("fp16" if backend in precision.ON_GPU else "fp32") if timed else None,
-        proving=Proving(backend, not problems[backend], recipe.force, ours=recipe.onnx is None),
+        proving=Proving(backend, not problems[backend], recipe.force, recipe.onnx is None, Path(recipe.output).parent),
         output=Path(recipe.output),
     )
     if resolved.engine is not None and (backend == "tensorrt" or backend == "tensorrt-rtx"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import RefineNetEdgeError
+from refinenet_edge.files import scratch_folder
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.processor import LIMIT, WITHOUT_VNNI
 
@@ -24,12 +24,12 @@ MODEL, FRAMES, LOGITS = "model.onnx", "frames.npz", "logits.npz"
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-def run_without_vnni(model: bytes, frames: Arrays) -> dict[str, npt.NDArray[Any]]:
+def run_without_vnni(model: bytes, frames: Arrays, beside: Path = Path()) -> dict[str, npt.NDArray[Any]]:
     """The logits of a serialised ONNX graph of one input and one output on `frames`, which are as it takes them.
 
-    Raises `RefineNetEdgeError`.
+    `beside`: a folder to write to where there is no temporary one. Raises `RefineNetEdgeError`.
     """
-    with tempfile.TemporaryDirectory() as name:
+    with scratch_folder(beside) as name:
         folder = Path(name)
         (folder / MODEL).write_bytes(model)
         _save(folder / FRAMES, list(frames.values()))
