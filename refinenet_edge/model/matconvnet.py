@@ -20,7 +20,7 @@ left out: where it was not the largest, the labels are the same.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -191,7 +191,7 @@ class _Graph:
     def conv_bn(self, layer: _Layer, conv: str, norm: str, stride: int = 1) -> str:
         """A convolution that was taken, and its batch norm: a bias of the former is part of the latter's mean."""
         bias = self.param(layer, 1).ravel() if layer.params[1:] else None
-        unbiased = _Layer(layer.name, layer.type, layer.inputs, layer.output, layer.params[:1], layer.block)
+        unbiased = replace(layer, params=layer.params[:1])
         normed = self.take(self._conv(unbiased, conv, False, stride).output, BATCH_NORM)
         mult, shift, moments = (self.param(normed, index) for index in range(3))
         if moments.ndim != 2 or moments.shape[1] != 2 or mult.size != len(moments):
