@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
+import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +28,22 @@ from refinenet_edge.cli.command import (
 from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, print_next, progress_bar
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.recipe import parse_channels, read_recipe
-from refinenet_edge.records import ONE, PREPROCESSINGS, Batch, Recipe
+from refinenet_edge.records import ONE, PRECISIONS, Backend, Batch, Recipe
 
 if TYPE_CHECKING:
     from refinenet_edge.fusion import Firing
     from refinenet_edge.records import Manifest, Range, Ranges
 
 CHANNELS = Parsed("A,B,C", parse_channels)
-BUILDERS = ("auto", "tensorrt", "tensorrt-rtx", "openvino", "onnxruntime")
+BUILDERS = ("auto", *typing.get_args(Backend))
+
+
+def _choice(flag: str, help: str, show_default: str | None = None) -> Any:
+    """The option of a field of `Recipe` that is one of several words, or None."""
+    words = typing.get_args(typing.get_type_hints(Recipe)[flag.removeprefix("--")])
+    if not isinstance(words[0], str):
+        words = typing.get_args(words[0])
+    return option(flag, type=click.Choice(words), show_default=show_default, help=help)
 
 
 # the fields of `Recipe`, and what is said while it is built
@@ -55,9 +64,7 @@ BUILD_OPTIONS = (
     ),
     option("--onnx", metavar="FILE", help="Anybody's segmentation model, instead: an image in, scores or labels out."),
     option("--output-name", metavar="NAME", help="Which of the ONNX file's outputs, where there are several."),
-    option(
-        "--layout", type=click.Choice(["nchw", "nhwc"]), help="How the ONNX file's input lies, where it cannot say."
-    ),
+    _choice("--layout", "How the ONNX file's input lies, where it cannot say."),
     option(
         "--size",
         type=SIZE,
@@ -71,12 +78,7 @@ BUILD_OPTIONS = (
         show_default="the file's, or 1",
         help="Frames that go in at once: a number, or a range with the one that it is tuned for.",
     ),
-    option(
-        "--precision",
-        type=click.Choice(["fp32", "fp16", "int8", "fp8"]),
-        show_default="fp32",
-        help="What the network computes in.",
-    ),
+    option("--precision", type=click.Choice(PRECISIONS), show_default="fp32", help="What the network computes in."),
     option(
         "--calib",
         metavar="RANGES|DIR|VIDEO|scenes",
@@ -100,48 +102,23 @@ BUILD_OPTIONS = (
         show_default="the frames of --calib",
         help="What a budget is judged on: a data set as of eval, or frames.",
     ),
-    option(
-        "--cpu",
-        type=click.Choice(["this", "any"]),
-        show_default="this",
-        help="Processors that int8 is right on; any: with 7-bit weights.",
-    ),
+    _choice("--cpu", "Processors that int8 is right on; any: with 7-bit weights.", "this"),
     option("--backend", type=click.Choice(BUILDERS), show_default="auto", help="What the bundle is built for."),
     option("--labels", metavar="NAME|FILE", help="Classes: voc, nyu40, sun37, person, context, ade150, cityscapes ..."),
-    option(
-        "--preprocess",
-        type=click.Choice(list(PREPROCESSINGS)),
-        show_default="imagenet",
-        help="How the frames were prepared that it was trained on.",
-    ),
+    _choice("--preprocess", "How the frames were prepared that it was trained on.", "imagenet"),
     option("--mean", type=CHANNELS, help="Mean of each channel, in the channels' order, taken from x / scale."),
     option("--std", type=CHANNELS, help="Deviation of each channel, which the rest is divided by."),
     option("--scale", type=float, metavar="NUMBER", help="What a byte is divided by first: 255, or 1."),
-    option("--order", type=click.Choice(["rgb", "bgr"]), help="Order of the channels."),
-    option(
-        "--resize",
-        type=click.Choice(["stretch", "letterbox", "crop"]),
-        show_default="stretch",
-        help="What is done to frames of another shape.",
-    ),
-    option(
-        "--upsample",
-        type=click.Choice(["bilinear", "cubic"]),
-        show_default="bilinear",
-        help="How logits reach the frame's size.",
-    ),
+    _choice("--order", "Order of the channels."),
+    _choice("--resize", "What is done to frames of another shape.", "stretch"),
+    _choice("--upsample", "How logits reach the frame's size.", "bilinear"),
     option(
         "--align-corners/--no-align-corners",
         default=None,
         show_default="as the ports",
         help="How the network interpolates, where the checkpoint cannot say.",
     ),
-    option(
-        "--crp",
-        type=click.Choice(["pool_conv", "conv_pool"]),
-        show_default="as the ports",
-        help="Order in chained residual pooling, where the checkpoint cannot say.",
-    ),
+    _choice("--crp", "Order in chained residual pooling, where the checkpoint cannot say.", "as the ports"),
     option(
         "--state-key",
         metavar="KEY",
@@ -149,18 +126,8 @@ BUILD_OPTIONS = (
         help="Which of a checkpoint's several weights: model, ema ...",
     ),
     option("--collapse-ind", metavar="LISTS", help="The decoder's collapse_ind, of a DenseTorch checkpoint."),
-    option(
-        "--io",
-        type=click.Choice(["padded", "plain"]),
-        show_default="padded",
-        help="Ends of a TensorRT plan in float16: as fast as can be, or as in the ONNX.",
-    ),
-    option(
-        "--gives",
-        type=click.Choice(["logits", "labels", "full-logits"]),
-        show_default="logits",
-        help="What the graph ends with.",
-    ),
+    _choice("--io", "Ends of a TensorRT plan in float16: as fast as can be, or as in the ONNX.", "padded"),
+    _choice("--gives", "What the graph ends with.", "logits"),
     option(
         "--plan/--no-plan",
         default=None,
