@@ -6,6 +6,7 @@ numpy and ONNX Runtime are among them. Here a few of each command's, all of them
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import json
@@ -26,6 +27,8 @@ import pytest
 
 from refinenet_edge.cli import main
 from refinenet_edge.frames.images import write_png
+from refinenet_edge.frames.video import VideoFile
+from tests.demo.fakes import write_video
 from tests.runtime.tinynet import tiny
 from tests.test_failing_writes import COMMANDS, typed
 
@@ -38,6 +41,7 @@ LINES = {
     "calibrate": "calibrate net --frames photos --out r.ranges.json",
     "batch": "batch net photos --out labels",
     "run": "run net photos --out masks",
+    "record": "demo net --source drive.avi --frames 4 --rate full --view none --record r.mp4",
 }
 WRONG = ("Traceback", "terminate called")
 DECODING = "in decode_image"  # OpenCV's PNG decoder does not look at what malloc returns
@@ -71,9 +75,16 @@ def tried(line: str, kind: int, at: int) -> dict[str, Any]:
         return {"at": at, "code": code, "seen": int(os.pread(count.fileno(), 20, 0) or 0), "said": text}
 
 
+def plays(path: Path) -> None:
+    """What came before the failure is a whole recording, too."""
+    with contextlib.closing(VideoFile(path)) as video:
+        assert video.count()
+
+
 def tried_all(name: str, kind: int, most: int) -> list[dict[str, Any]]:
     """`tried` at up to `most` steps of what writes, with what is wrong with what lies there afterwards."""
     line, (_, out, read) = LINES[name], COMMANDS[name]
+    read = plays if name == "record" else read
     folder = Path.cwd()
     clean = sorted(folder.rglob("*"))
 
@@ -111,6 +122,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     onnx.save(tiny("float32", (512, 512)), "net.onnx")
+    write_video(Path("drive.avi"), range(0, 40, 10))
     for index in range(2):
         picture = np.random.default_rng(index).integers(0, 255, (*LARGE, 3), np.uint8)
         write_png(Path("photos", f"{index}.png"), picture)
