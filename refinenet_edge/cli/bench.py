@@ -89,7 +89,7 @@ def bench_group() -> None:
     show_default="1",
     help="Threads at once, each with a session of its own. Repeatable.",
 )
-@option("--frames", default="scenes", metavar="DIR|VIDEO|scenes", show_default=True, help="Frames to run on.")
+@option("--frames", default="scenes", metavar="DIR|VIDEO|scenes", help="Frames to run on.")
 @option("--judge", metavar="DATASET", help="Measure mIoU, too, as eval does, and show a few frames.")
 @option("--source", metavar="SOURCE", help="Measure camera to screen, too, on a source of the demo.")
 @option("--rounds", type=click.IntRange(2), show_default="until it is certain", help="Rounds of a measurement.")
@@ -153,7 +153,6 @@ def bench_run(
     "--threshold",
     type=click.FloatRange(0),
     default=5.0,
-    show_default=True,
     metavar="PERCENT",
     help="How much slower ends the command with 1.",
 )

@@ -191,16 +191,10 @@ build_engine = click.version_option(__version__)(click.command("build-engine", c
 @main.command("plan")
 @click.argument("bundle", type=LocalPath())
 @option(
-    "--backend",
-    type=click.Choice(["tensorrt", "tensorrt-rtx"]),
-    default="tensorrt",
-    show_default=True,
-    help="Whose plan it is to be.",
+    "--backend", type=click.Choice(["tensorrt", "tensorrt-rtx"]), default="tensorrt", help="Whose plan it is to be."
 )
 @option("--target", multiple=True, metavar="SM", help="GPUs to build for, sm_75 to sm_121 (TensorRT-RTX). Repeatable.")
-@option(
-    "--workspace-mib", type=click.IntRange(16), default=1024, show_default=True, help="The builder's scratch memory."
-)
+@option("--workspace-mib", type=click.IntRange(16), default=1024, help="The builder's scratch memory.")
 @option("--timing-cache", type=LocalPath(), help="Read TensorRT's timings from here, and keep them.")
 @option("--size", type=SIZE, help="The usual size, for a bundle that takes any.")
 def plan(

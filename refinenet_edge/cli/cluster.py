@@ -32,7 +32,6 @@ from refinenet_edge.records import Inference
     "form",
     type=click.Choice([*MASK_FORMATS, "parquet"]),
     default="png",
-    show_default=True,
     help="How they are kept: label PNGs, polygons, run lengths or polygons as COCO has them, shares, or tables.",
 )
 @option("--confidence", is_flag=True, help="Keep how sure each label is, too: its softmax in 255ths.")

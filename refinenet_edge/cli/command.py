@@ -180,9 +180,7 @@ allow_host_code = option(
 with_json = option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/commands.md has its keys).")
 BACKENDS = ("auto", "tensorrt", "tensorrt-lean", "tensorrt-dispatch", "tensorrt-rtx", "openvino", "onnxruntime")
 MASK_FORMATS = ("png", "geojson", "coco", "coco-polygons", "csv")
-with_backend = option(
-    "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs the network."
-)
+with_backend = option("--backend", type=click.Choice(BACKENDS), default="auto", help="What runs the network.")
 
 
 class LocalPath(click.Path):
@@ -282,7 +280,6 @@ unknown_below = option(
 with_ray = option(
     "--ray",
     default="off",
-    show_default=True,
     metavar="off|auto|ADDRESS",
     help="Use a Ray cluster; auto: the one that runs, else one on this machine. The result is the same.",
 )

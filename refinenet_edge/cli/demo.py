@@ -58,18 +58,12 @@ CAMERA = Path("/dev/video0")
     "--rate",
     type=click.Choice(["own", "full"]),
     default="own",
-    show_default=True,
     help="How fast a file is played; full: its every frame, at once.",
 )
-@option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of the classes on the frame.")
+@option("--opacity", type=click.FloatRange(0, 1), default=0.5, help="Of the classes on the frame.")
 @option("--frames", type=click.IntRange(1), help="Stop after so many.")
-@option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="Port of the web page.")
-@option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address of the web page; 0.0.0.0: others may look, with a token.",
-)
+@option("--port", type=click.IntRange(0, 65535), default=8321, help="Port of the web page.")
+@option("--host", default="127.0.0.1", help="Address of the web page; 0.0.0.0: others may look, with a token.")
 @option(
     "--token", envvar="REFINENET_EDGE_TOKEN", show_default="made for another --host", help="What others need to look."
 )

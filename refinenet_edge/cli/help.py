@@ -48,7 +48,12 @@ EXAMPLES = {
 
 
 class Option(click.Option):
-    """An option whose default may be told in words (`show_default="as built"`)."""
+    """An option that tells its default, which may be in words (`show_default="as built"`)."""
+
+    def __init__(self, *declarations: Any, **options: Any) -> None:
+        if options.get("default"):
+            options.setdefault("show_default", True)
+        super().__init__(*declarations, **options)
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         extra = super().get_help_extra(ctx)

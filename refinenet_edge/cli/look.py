@@ -43,8 +43,8 @@ def inspect(path: Path, as_json: bool) -> None:
 
 
 @main.command("models")
-@option("--size", type=SIZE, default="512x512", show_default=True, help="Size of the network's input.")
-@option("--classes", type=click.IntRange(1, 255), default=21, show_default=True, help="Number of classes.")
+@option("--size", type=SIZE, default="512x512", help="Size of the network's input.")
+@option("--classes", type=click.IntRange(1, 255), default=21, help="Number of classes.")
 @with_json
 def models(size: tuple[int, int], classes: int, as_json: bool) -> None:
     """List the networks with their parameters and multiplications."""

@@ -52,7 +52,7 @@ UPSAMPLINGS: dict[str, Interpolation] = {
 @click.argument("images")
 @option("--out", "-o", "folder", type=LocalPath(), required=True, help="Folder for overlays and labels.")
 @with_backend
-@option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of the classes on the overlay.")
+@option("--opacity", type=click.FloatRange(0, 1), default=0.5, help="Of the classes on the overlay.")
 @option("--legend", is_flag=True, help="Write the classes' names and colours into the overlay.")
 @option("--side-by-side", is_flag=True, help="Put the frame as it came left of its overlay.")
 @option("--confidence", is_flag=True, help="Write NAME_confidence.png, too: how sure each label is, 255 is certain.")
@@ -63,7 +63,6 @@ UPSAMPLINGS: dict[str, Interpolation] = {
     type=click.Choice(MASK_FORMATS),
     multiple=True,
     default=["png"],
-    show_default=True,
     help="How masks are written: label PNGs, polygons, run lengths or polygons as COCO has them, shares. Repeatable.",
 )
 @with_json
@@ -205,8 +204,8 @@ class _Segmented:
 @click.argument("first", type=LocalPath())
 @click.argument("second", type=LocalPath())
 @click.argument("images")
-@option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs FIRST.")
-@option("--second-backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs SECOND.")
+@option("--backend", type=click.Choice(BACKENDS), default="auto", help="What runs FIRST.")
+@option("--second-backend", type=click.Choice(BACKENDS), default="auto", help="What runs SECOND.")
 @with_json
 @allow_host_code
 def compare(
