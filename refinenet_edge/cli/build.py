@@ -46,6 +46,11 @@ def _choice(flag: str, help: str, show_default: str | None = None) -> Any:
     return option(flag, type=click.Choice(words), show_default=show_default, help=help)
 
 
+def _switch(name: str, help: str, show_default: str | None = None) -> Any:
+    """The option of a field of `Recipe` that is true or false; None: neither was said."""
+    return option(f"--{name}/--no-{name}", default=None, show_default=show_default, help=help)
+
+
 # the fields of `Recipe`, and what is said while it is built
 BUILD_OPTIONS = (
     click.argument("recipe", required=False, type=LocalPath()),
@@ -71,7 +76,7 @@ BUILD_OPTIONS = (
         show_default="the file's, or 512x512",
         help="What the network takes; frames are resized to it.",
     ),
-    option("--dynamic/--no-dynamic", default=None, help="Keep height and width free; --size is the usual one."),
+    _switch("dynamic", "Keep height and width free; --size is the usual one."),
     option(
         "--batch",
         type=Parsed("N|LEAST:MOST|LEAST:BEST:MOST", Batch.parse),
@@ -112,12 +117,7 @@ BUILD_OPTIONS = (
     _choice("--order", "Order of the channels."),
     _choice("--resize", "What is done to frames of another shape.", "stretch"),
     _choice("--upsample", "How logits reach the frame's size.", "bilinear"),
-    option(
-        "--align-corners/--no-align-corners",
-        default=None,
-        show_default="as the ports",
-        help="How the network interpolates, where the checkpoint cannot say.",
-    ),
+    _switch("align-corners", "How the network interpolates, where the checkpoint cannot say.", "as the ports"),
     _choice("--crp", "Order in chained residual pooling, where the checkpoint cannot say.", "as the ports"),
     option(
         "--state-key",
@@ -128,27 +128,16 @@ BUILD_OPTIONS = (
     option("--collapse-ind", metavar="LISTS", help="The decoder's collapse_ind, of a DenseTorch checkpoint."),
     _choice("--io", "Ends of a TensorRT plan in float16: as fast as can be, or as in the ONNX.", "padded"),
     _choice("--gives", "What the graph ends with.", "logits"),
-    option(
-        "--plan/--no-plan",
-        default=None,
-        show_default="plan",
-        help="Build TensorRT's plan now, or leave it to `refinenet-edge plan` on the board.",
-    ),
+    _switch("plan", "Build TensorRT's plan now, or leave it to `refinenet-edge plan` on the board.", "plan"),
     option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
     option(
         "--target", multiple=True, metavar="SM", help="GPUs to build for, sm_75 to sm_121 (TensorRT-RTX). Repeatable."
     ),
     option("--workspace-mib", type=click.IntRange(16), show_default="1024", help="The builder's scratch memory."),
     option("--timing-cache", metavar="FILE", help="Read TensorRT's timings from here, and keep them."),
-    option(
-        "--version-compatible/--no-version-compatible", default=None, help="Build a plan that later TensorRTs run, too."
-    ),
-    option(
-        "--hardware-compatible/--no-hardware-compatible",
-        default=None,
-        help="Build a plan for Ampere and every newer GPU.",
-    ),
-    option("--force/--no-force", default=None, help="Build what is slower, or loses most labels."),
+    _switch("version-compatible", "Build a plan that later TensorRTs run, too."),
+    _switch("hardware-compatible", "Build a plan for Ampere and every newer GPU."),
+    _switch("force", "Build what is slower, or loses most labels."),
     option("--explain", is_flag=True, help="Say how often each rewrite fired, and why not elsewhere."),
 )
 
