@@ -150,8 +150,6 @@ refinenet-edge calibrate
 refinenet-edge calibrate BUNDLE --frames X X --out FILE
     refinenet-edge calibrate engines/mine --frames photos --method minmax --out r.json
 refinenet-edge inspect engines/people
-refinenet-edge inspect says it was built
-    refinenet-edge inspect engines/people
 refinenet-edge models --size 1080x1920
 refinenet-edge doctor
 refinenet-edge dla-check engines/people
