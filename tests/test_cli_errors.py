@@ -311,10 +311,11 @@ def test_an_address_space_that_is_too_small_is_one_line(
     words = [places.get(word, word) for word in command.split()]
     done = process(*words, cwd=tmp_path, env=env, preexec_fn=limit)
     assert "Traceback" not in done.stderr
-    assert done.returncode == 0 or (done.returncode == 2 and "error: there is not enough memory (" in done.stderr), (
-        done.stderr
-    )
+    # glibc ends a process that has no memory for the thread-local data of a library; nothing can hinder it
+    told = {2: "error: there is not enough memory (", 127: "cannot allocate memory for thread-local data: ABORT"}
+    assert done.returncode == 0 or told[done.returncode] in done.stderr, done.stderr
     assert not (tmp_path / "out").exists() or done.returncode == 0 or command.startswith(("run", "batch"))
+    assert done.returncode == 0 or not any((tmp_path / name).exists() for name in ("out.json", "r.json"))
     assert done.returncode == 2 or megabytes > 300
 
 
