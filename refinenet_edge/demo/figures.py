@@ -176,6 +176,8 @@ class Statistics:
         if model != self._model:
             self._begin_model(model)
         camera = self._cameras[result.camera]
+        if camera.silent:  # until it is shown its age is not that of its last mask before
+            camera.age_ms, camera.silent = result.age_ms, False
         camera.frames += 1
         camera.drops = result.drops
         self.drops = self._earlier_drops + sum(camera.drops for camera in self._cameras)
