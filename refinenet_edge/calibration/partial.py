@@ -25,9 +25,9 @@ MAX_HEAD = 16 << 20  # bytes, besides the rows
 SAVE_SECONDS = 30.0  # between two saves on the way
 NO_EXPONENT = -(1 << 15)
 ROW = np.dtype([("counts", np.int64, BINS), ("exponent", int), ("zeros", int), ("low", float), ("high", float)])
-# what numpy, zipfile and zlib raise on bytes that are not a whole archive
+# what numpy, zipfile and zlib raise on bytes that are not a whole archive; SystemError: for text that is no Unicode
 DAMAGED = (
-    *(OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, MemoryError),
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, MemoryError, SystemError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 

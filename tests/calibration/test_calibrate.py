@@ -290,6 +290,20 @@ def test_a_state_with_something_else_than_arrays_is_damaged(name: str, tmp_path:
     assert calibrate(network(), SPEC, frames, out=tmp_path / "x") == calibrate(network(), SPEC, frames)
 
 
+@pytest.mark.parametrize("name", ["key", "names"])
+def test_a_state_whose_text_is_no_unicode_is_damaged(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state, frames = tmp_path / ".x.partial.npz", scenes(2)
+    with np.load(io.BytesIO(stopped(tmp_path, frames, 1))) as held:
+        arrays = dict(held)
+    none = np.full(arrays[name].shape, 0x110000, np.uint32)  # one more than there are
+    arrays[name] = np.ndarray(none.shape, "U1", none)
+    np.savez_compressed(state, **arrays)
+    assert calibrate(network(), SPEC, frames, out=tmp_path / "x") == calibrate(network(), SPEC, frames)
+    assert "cannot be read" in caplog.text
+
+
 def test_a_state_whose_numbers_lie_as_python_2_wrote_them_is_no_warning(tmp_path: Path) -> None:
     state, frames = tmp_path / ".x.partial.npz", scenes(2)
     good, made = stopped(tmp_path, frames, 1), io.BytesIO()
