@@ -23,7 +23,7 @@ from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.errors import BuildError, InputError
 from refinenet_edge.files import folder_beside, put_folder, write_synced
-from refinenet_edge.graph import new_constant
+from refinenet_edge.graph import Names, replace_uses
 from refinenet_edge.records import FrameSpec, Manifest
 
 CONFIG, LABELS, COLOURS, ENGINE = "config_infer.txt", "labels.txt", "colours.csv", "model.plan"
@@ -96,23 +96,18 @@ def properties(manifest: Manifest) -> dict[str, str]:
 def graph_for_nvinfer(model: bytes, spec: FrameSpec) -> bytes:
     """A typed graph with plain ends, taking what nvinfer makes of a frame and giving the classes' probabilities."""
     typed = ir.from_proto(onnx.load_model_from_string(model))
-    graph = typed.graph
+    graph, names = typed.graph, Names(typed.graph)
     (image,), (logits,) = graph.inputs, graph.outputs
     _, _, divisors = _terms(spec)
     if divisors is not None:
-        value = new_constant("nvinfer/std", np.array(divisors, np.float32).reshape(1, 3, 1, 1))
-        graph.initializers.add(value)
-        divided = ir.node("Div", [image, value], name="nvinfer/normalise")
-        made = divided.outputs[0]
-        made.name, made.dtype, made.shape = "nvinfer/normalised", ir.DataType.FLOAT, image.shape
-        image.replace_all_uses_with(made)
-        divided.replace_input_with(0, image)
+        value = names.constant("nvinfer/std", np.array(divisors, np.float32).reshape(1, 3, 1, 1))
+        divided = names.node("Div", [image, value], "nvinfer/normalise", shape=image.shape)
+        replace_uses(image, divided.outputs[0], but=divided)
         graph.insert_before(graph[0], divided)
-    softmax = ir.node("Softmax", [logits], {"axis": 1}, name="nvinfer/softmax")
-    softmax.outputs[0].name, softmax.outputs[0].dtype = PROBABILITIES, ir.DataType.FLOAT
-    softmax.outputs[0].shape = logits.shape
+    softmax = names.node("Softmax", [logits], "nvinfer/softmax", {"axis": 1}, shape=logits.shape)
+    softmax.outputs[0].name = PROBABILITIES
     graph.append(softmax)
-    graph.outputs[:] = [softmax.outputs[0]]
+    graph.outputs[:] = softmax.outputs
     checked = CheckerPass()(ShapeInferencePass()(typed).model).model
     return bytes(ir.to_proto(checked).SerializeToString(deterministic=True))
 

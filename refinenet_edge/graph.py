@@ -1,13 +1,15 @@
-"""What is known of an ONNX graph's values and nodes, and new constants and names in it."""
+"""What is known of an ONNX graph's values and nodes, and new constants, nodes and names in it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
 
 Array = npt.NDArray[Any]
 
@@ -47,6 +49,25 @@ def macs_of(node: ir.Node) -> int | None:
     return prod(given) * (taken[0] if node.attributes.get_int("transA", 0) else taken[-1])
 
 
+def replace_uses(value: ir.Value, new: ir.Value, but: ir.Node) -> None:
+    """Let all that reads `value`, except the node `but`, read `new`, which is the graph's output where that was."""
+    ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
+    but.replace_input_with(0, value)
+
+
+def lift_constants(model: ir.Model) -> None:
+    """Make every constant of `model` an initializer, in place."""
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+
+
+def infer_anew(model: ir.Model) -> ir.Model:
+    """`model` with the shapes of all that it computes forgotten, and inferred again."""
+    for node in model.graph:
+        for value in node.outputs:
+            value.shape = None
+    return ShapeInferencePass()(model).model
+
+
 def new_constant(name: str, array: Array) -> ir.Value:
     """A value that holds `array`, not yet among a graph's initializers."""
     tensor = ir.tensor(array, name=name)
@@ -74,3 +95,22 @@ class Names:
         value = new_constant(self.free(name), array)
         self._graph.initializers.add(value)
         return value
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[ir.Value | None],
+        name: str,
+        attributes: Mapping[str, Any] | None = None,
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        shape: ir.Shape | None = None,
+    ) -> ir.Node:
+        """A new node, not yet in the graph, called NAME, `name` if that is free; its only output is called NAME:0."""
+        node = ir.node(operator, inputs, attributes, name=self.free(name))
+        made = node.outputs[0]
+        made.name, made.dtype, made.shape = self.free(f"{node.name}:0"), dtype, shape
+        return node
+
+    def cast(self, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
+        """A new Cast of `value`, as `node` makes one."""
+        return self.node("Cast", [value], name, {"to": int(dtype)}, dtype, value.shape)

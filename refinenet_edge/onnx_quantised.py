@@ -48,9 +48,8 @@ def _write_out(graph: ir.Graph, node: ir.Node, count: int) -> None:
     made: list[ir.Node] = []
     floats: list[ir.Value | None] = []
     for place in range(0, len(given), 3):
-        made.append(ir.Node("", "DequantizeLinear", given[place : place + 3], num_outputs=1))
-        if place and node.op_type == "QLinearConv":
-            made[-1].attributes["axis"] = ir.AttrInt64("axis", 0)
+        axis = {"axis": 0} if place and node.op_type == "QLinearConv" else None
+        made.append(ir.node("DequantizeLinear", given[place : place + 3], axis))
         floats.append(made[-1].outputs[0])
     if rest:
         bias = _bias(rest[0], given[1], given[4])
@@ -60,13 +59,8 @@ def _write_out(graph: ir.Graph, node: ir.Node, count: int) -> None:
         floats.append(bias.outputs[0])
     attributes = [each for name, each in node.attributes.items() if name != "channels_last"]
     operator = ir.Node("", node.op_type.removeprefix("QLinear"), floats, attributes, num_outputs=1, name=node.name)
-    back = ir.Node("", "QuantizeLinear", [operator.outputs[0], scale, zero], num_outputs=1)
-    graph.insert_before(node, [*made, operator, back])
-    old, new = node.outputs[0], back.outputs[0]
-    name, new.shape, new.type = old.name, old.shape, old.type
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-    new.name = name
+    back = ir.node("QuantizeLinear", [operator.outputs[0], scale, zero])
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [*made, operator, back], node.outputs, back.outputs)
 
 
 def _bias(stored: ir.Value | None, *scales: ir.Value | None) -> ir.Node | None:
@@ -77,4 +71,4 @@ def _bias(stored: ir.Value | None, *scales: ir.Value | None) -> ir.Node | None:
         if array is None:
             return None
         floats = floats * array.astype(np.float64).reshape(-1)
-    return ir.Node("", "Constant", [], [ir.AttrTensor("value", ir.tensor(floats.astype(np.float32)))], num_outputs=1)
+    return ir.node("Constant", [], {"value": ir.tensor(floats.astype(np.float32))})

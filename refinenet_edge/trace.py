@@ -227,18 +227,12 @@ def _flatten_hardmax(graph: ir.Graph) -> None:
     """Hardmax before opset 13 takes all axes from its own on as one, which the converter says of Softmax alone."""
     for node in list(graph):
         if node.op_type == "Hardmax":
-            image, axis = node.inputs[0], ir.AttrInt64("axis", node.attributes.get_int("axis", 1))
-            shape = ir.Node("", "Shape", [image], num_outputs=1)
-            flat = ir.Node("", "Flatten", [image], [axis], num_outputs=1)
-            graph.insert_before(node, [shape, flat])
-            node.replace_input_with(0, flat.outputs[0])
-            node.attributes["axis"] = ir.AttrInt64("axis", 1)
-            back = ir.Node("", "Reshape", [node.outputs[0], shape.outputs[0]], num_outputs=1)
-            graph.insert_after(node, back)
-            ir.convenience.replace_all_uses_with(node.outputs[0], back.outputs[0], replace_graph_outputs=True)
-            back.replace_input_with(0, node.outputs[0])
-            back.outputs[0].name, node.outputs[0].name = node.outputs[0].name, None
-            node.outputs[0].shape = None
+            shape = ir.node("Shape", node.inputs)
+            flat = ir.node("Flatten", node.inputs, {"axis": node.attributes.get_int("axis", 1)})
+            largest = ir.node("Hardmax", flat.outputs, {"axis": 1}, name=node.name)
+            back = ir.node("Reshape", [largest.outputs[0], shape.outputs[0]])
+            made = [shape, flat, largest, back]
+            ir.convenience.replace_nodes_and_values(graph, node, [node], made, node.outputs, back.outputs)
     NameFixPass()(ir.Model(graph, ir_version=IR_VERSION))
 
 

@@ -48,11 +48,6 @@ class Rounding:
     bits: Literal[7, 8] = 8
     samples: parity.Inputs = field(default_factory=dict)
 
-    @property
-    def kept(self) -> list[str]:
-        harms = self.budget.harms if self.budget else ()
-        return [name for harm in harms if harm.kept for name in harm.layers]
-
 
 def find_rounding(
     how: Quantisation | None,

@@ -87,7 +87,8 @@ def _typed(
     ends: Ends,
 ) -> TypedModel:
     """A copy of the fused float32 `model` in precision `name`."""
-    ranges, kept = (rounding.ranges, rounding.kept) if rounding else (None, [])
+    ranges = rounding.ranges if rounding else None
+    kept = rounding.budget.kept if rounding and rounding.budget else ()
     typed = precision.apply(copy_of(model), name, backend, ranges, kept, seven_bits, peaks)
     if ends.plain:
         precision.plain_ends(typed)

@@ -202,8 +202,7 @@ def manifest_table(manifest: Manifest, title: str) -> Table:
     if budget := manifest.budget:
         unit = "points of mIoU" if budget.loss == "miou" else "% of the labels"
         lost = f"{budget.reached:.3f} {unit} lost on {budget.judge}, {budget.allowed:g} allowed"
-        kept = sum(len(harm.layers) for harm in budget.harms if harm.kept)
-        row("budget", f"{lost}; {kept} layers back in float, {budget.full:.3f} lost without")
+        row("budget", f"{lost}; {len(budget.kept)} layers back in float, {budget.full:.3f} lost without")
     if speed := manifest.speed:
         row("speed", f"{speed.times:.2f} ({speed.low:.2f}..{speed.high:.2f}) times as fast as {speed.than}")
     if manifest.engine is None and manifest.backend.startswith("tensorrt"):

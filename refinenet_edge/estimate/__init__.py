@@ -60,12 +60,11 @@ def _graph_of_bundle(folder: Path, size: Size | None, classes: int | None) -> tu
         fixed = f"bundle {folder} is fixed to {own[0]}x{own[1]} and its classes"
         raise InputError(f"{fixed}: leave --size and --classes out")
     budget = bundle.manifest.budget
-    kept = (harm.layers for harm in budget.harms if harm.kept) if budget is not None else ()
     graph = read_graph(bundle)
     if bundle.manifest.batch != ONE:
         with impossible_nodes():
             graph = fix_batch(graph, 1)
-    return graph, tuple(name for layers in kept for name in layers), bundle.manifest.batch
+    return graph, budget.kept if budget is not None else (), bundle.manifest.batch
 
 
 def _graph_of_name(name: str, size: Size, classes: int) -> ir.Model:

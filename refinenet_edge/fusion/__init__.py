@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes.common import CheckerPass, LiftConstantsToInitializersPass, ShapeInferencePass
+from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 
 from refinenet_edge.fusion import (
     carry_sums,
@@ -26,7 +26,7 @@ from refinenet_edge.fusion import (
 )
 from refinenet_edge.fusion.cost import graph_cost
 from refinenet_edge.fusion.rewrite import NEW_WEIGHTS, Firing, Rewrite
-from refinenet_edge.graph import Names
+from refinenet_edge.graph import Names, lift_constants
 
 __all__ = ["REWRITES", "Firing", "Rewrite", "fuse"]
 
@@ -60,7 +60,7 @@ def fuse(model: ir.Model, rewrites: Sequence[Rewrite] = REWRITES) -> list[Firing
             ShapeInferencePass()(model)
         firings.append(dataclasses.replace(firing, cost=graph_cost(model)))
     # weights are initializers for all that comes after, whichever rewrites were left out
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    lift_constants(model)
     _name_weights(model)
     CheckerPass()(model)
     return firings

@@ -10,17 +10,11 @@ Identity(x) -> x;  Dropout(x, ratio, training_mode=False) -> x
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import (
-    DeduplicateInitializersPass,
-    LiftConstantsToInitializersPass,
-    NameFixPass,
-    RemoveUnusedNodesPass,
-    ShapeInferencePass,
-)
+from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
 from refinenet_edge.fusion.rewrite import LibraryRewrite
-from refinenet_edge.graph import constant, new_constant
+from refinenet_edge.graph import Names, constant, infer_anew, lift_constants
 
 MAX_FOLDED = 1 << 28  # elements: weights may be folded, whatever their size
 MAX_SHARED = 16  # elements: constants such as the bounds of ReLU6
@@ -29,7 +23,7 @@ MAX_SHARED = 16  # elements: constants such as the bounds of ReLU6
 def _fold(model: ir.Model) -> int:
     before = len(model.graph)
     fold_constants(model, input_size_limit=MAX_FOLDED, output_size_limit=MAX_FOLDED)
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    lift_constants(model)
     _settle_sizes(model)
     DeduplicateInitializersPass(size_limit=MAX_SHARED)(model)
     for node in model.graph:
@@ -46,22 +40,16 @@ def _settle_sizes(model: ir.Model) -> None:
 
     Of 24 x 2.2083333 one library makes 53 pixels and another 52.
     """
-    settled = False
+    names, settled = Names(model.graph), False
     for node in model.graph:
         sizes = _whole_sizes(node) if node.op_type == "Resize" else None
         if sizes is not None:
-            name = f"{node.outputs[0].name}/sizes"
-            value = new_constant(name, sizes)
-            model.graph.initializers.add(value)
             node.resize_inputs(4)
             node.replace_input_with(2, None)
-            node.replace_input_with(3, value)
+            node.replace_input_with(3, names.constant(f"{node.outputs[0].name}/sizes", sizes))
             settled = True
     if settled:
-        for node in model.graph:
-            for value in node.outputs:
-                value.shape = None  # it may be that of the other size
-        ShapeInferencePass()(NameFixPass()(model).model)
+        infer_anew(model)  # a shape may be that of the other size
 
 
 def _whole_sizes(resize: ir.Node) -> npt.NDArray[np.int64] | None:

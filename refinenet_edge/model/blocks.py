@@ -63,13 +63,11 @@ class MultiResolutionFusion(nn.Module):
     Paths come finest first. `upsampled[i]` says that path i is coarser than the first.
     """
 
-    def __init__(
-        self, channels: Sequence[int], width: int, kernel: int, upsampled: Sequence[bool], upsample: Upsample = bilinear
-    ) -> None:
+    def __init__(self, channels: Sequence[int], width: int, upsampled: Sequence[bool], style: BlockStyle) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(conv(c, width, kernel) for c in channels)
+        self.convs = nn.ModuleList(conv(c, width, style.kernel) for c in channels)
         self.upsampled = tuple(upsampled)
-        self.upsample = upsample
+        self.upsample = style.upsample
 
     def forward(self, *paths: Tensor) -> Tensor:
         size = paths[0].shape[-2:]
@@ -85,19 +83,12 @@ class MultiResolutionFusion(nn.Module):
 class ChainedResidualPooling(nn.Module):
     """One activation, a chain of [5x5 max pool, conv] (or [conv, pool], the improved form), all summed (figure 3d)."""
 
-    def __init__(
-        self,
-        channels: int,
-        blocks: int = 4,
-        kernel: int = 3,
-        order: CrpOrder = "pool_conv",
-        activation: type[nn.Module] = nn.ReLU,
-    ) -> None:
+    def __init__(self, channels: int, style: BlockStyle) -> None:
         super().__init__()
-        self.activation = activation()
-        self.convs = nn.ModuleList(conv(channels, channels, kernel) for _ in range(blocks))
+        self.activation = style.activation()
+        self.convs = nn.ModuleList(conv(channels, channels, style.kernel) for _ in range(style.crp_blocks))
         self.pool = nn.MaxPool2d(5, stride=1, padding=2)
-        self.order = order
+        self.order = style.crp
 
     def forward(self, x: Tensor) -> Tensor:
         x = total = self.activation(x)
@@ -129,12 +120,9 @@ class RefineNetBlock(nn.Module):
         # the authors' filter_num_after_joint: the fused map is as wide as the narrowest adapted path
         self.width = min([tap.width for tap in taps] + ([] if previous is None else [previous]))
         # a single path has nothing to fuse and no convolution (RefineNet-4)
-        self.mrf = (
-            MultiResolutionFusion(channels, self.width, style.kernel, upsampled, style.upsample)
-            if len(channels) > 1
-            else nn.Identity()
-        )
-        self.crp = ChainedResidualPooling(self.width, style.crp_blocks, style.kernel, style.crp, style.activation)
+        fused = len(channels) > 1
+        self.mrf = MultiResolutionFusion(channels, self.width, upsampled, style) if fused else nn.Identity()
+        self.crp = ChainedResidualPooling(self.width, style)
         self.rcus = nn.Sequential(*(ResidualConvUnit(self.width) for _ in range(style.rcus_out)))
 
     @staticmethod

@@ -158,7 +158,8 @@ def _read_legacy(file: io.BufferedReader, size: int) -> object:
         raise Damaged("it does not begin as torch's files do")
     _run(_Part(file), None)
     start = file.tell()
-    _skip(_Part(file))
+    for _ in _steps(_Part(file)):
+        pass
     keys = _run(_Part(file), None)
     if not isinstance(keys, list) or len(keys) > MAX_LEGACY_TENSORS:
         raise Damaged("it has no list of its storages")
@@ -250,11 +251,6 @@ def _numbers(source: Any, size: int, storage: Storage) -> Tensor:
             raise Damaged("it ends in the middle of its weights")
         at += got
     return torch.frombuffer(data, dtype=dtype)
-
-
-def _skip(source: Any) -> None:
-    for _ in _steps(source):
-        pass
 
 
 def _steps(source: Any) -> Iterator[tuple[str, Any]]:

@@ -101,7 +101,9 @@ class ModelSpec:
 class SegmentationNet(nn.Module):
     """A network that knows its spec."""
 
-    spec: ModelSpec
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
 
 
 class RefineNet(SegmentationNet):
@@ -112,8 +114,7 @@ class RefineNet(SegmentationNet):
     """
 
     def __init__(self, spec: ModelSpec, depth: int, lightweight: bool) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
         stride_first = spec.framework == "matconvnet"
         self.encoders = nn.ModuleList(ResNet(depth, stride_first) for _ in SCALES[spec.scales])
         style = BlockStyle(crp=spec.crp, crp_blocks=spec.crp_blocks, upsample=spec.upsample)
@@ -161,8 +162,7 @@ class MobileRefineNet(SegmentationNet):
     """Light-Weight RefineNet on MobileNet-v2: two taps each at 1/32 and 1/16, no adapting convolutions, ReLU6."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
         self.encoder = MobileNetV2()
         style = BlockStyle(1, False, 0, 0, nn.ReLU6, spec.crp, spec.crp_blocks, spec.upsample)
         c3, c4, c5, c6, c7, c8 = MobileNetV2.channels
@@ -187,8 +187,7 @@ class PlainRefineNet(SegmentationNet):
     """
 
     def __init__(self, spec: ModelSpec, encoder: EfficientNetLite0 | ResNet) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
         self.encoder = encoder
         style = BlockStyle(1, False, 0, 0, nn.ReLU6, spec.crp, spec.crp_blocks, spec.upsample)
         width = WIDTHS[0]

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.graph import Names, constant
+from refinenet_edge.graph import Names, constant, infer_anew
 from refinenet_edge.records import Batch
 
 SHAPES = {"Reshape": 1, "Expand": 1, "Resize": 3}  # which input of an operator is the shape of its output
@@ -39,11 +39,8 @@ def set_batch(model: ir.Model, batch: Batch, name: str = "the network") -> ir.Mo
         return model
     Writer(graph, old, frames).write()
     image.shape = ir.Shape([frames, *image.shape[1:]])
-    for node in graph:
-        for value in node.outputs:
-            value.shape = None
     RemoveUnusedNodesPass()(model)
-    model = ShapeInferencePass()(model).model
+    model = infer_anew(model)
     made = model.graph.outputs[0].shape
     stuck = [shape for shape, wanted in ((given, old), (made, frames)) if _begins_otherwise(shape, wanted)]
     if stuck:
@@ -78,9 +75,7 @@ def _told(model: ir.Model, frames: int) -> ir.Model:
             sides = [int(side) for value in known if value is not None for side in value.ravel()]
             node.outputs[0].replace_all_uses_with(writer.constant(node, sides))
             graph.remove(node, safe=True)
-        for value in node.outputs:
-            value.shape = None
-    return ShapeInferencePass()(model).model
+    return infer_anew(model)
 
 
 def _begins_otherwise(shape: ir.Shape | None, frames: object) -> bool:
@@ -158,19 +153,16 @@ class Writer:
             parts = [self.constant(node, [first, *known]), *rest]
         if len(parts) == 1:
             return parts[0]
-        joined = ir.node("Concat", parts, {"axis": 0}, name=self._names.free(f"{node.name}/shape/Concat"))
-        joined.outputs[0].name, joined.outputs[0].dtype = self._names.free(f"{node.name}/shape:0"), ir.DataType.INT64
+        joined = self._names.node("Concat", parts, f"{node.name}/shape/Concat", {"axis": 0}, ir.DataType.INT64)
         self._graph.insert_before(node, joined)
         return joined.outputs[0]
 
     def _counted(self) -> ir.Value:
         if self._count is None:
-            counting = ir.node(
-                "Shape", [self._graph.inputs[0]], {"start": 0, "end": 1}, name=self._names.free("batch/Shape")
-            )
-            self._count = counting.outputs[0]
-            self._count.name, self._count.dtype = self._names.free("batch/Shape:0"), ir.DataType.INT64
+            image, first = self._graph.inputs[0], {"start": 0, "end": 1}
+            counting = self._names.node("Shape", [image], "batch/Shape", first, ir.DataType.INT64)
             self._graph.insert_before(self._graph[0], counting)
+            self._count = counting.outputs[0]
         return self._count
 
     def constant(self, node: ir.Node, sides: Sequence[int]) -> ir.Value:

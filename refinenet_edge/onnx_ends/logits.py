@@ -48,11 +48,9 @@ class _Maker:
     def __call__(
         self, operator: str, inputs: list[ir.Value], attributes: dict[str, Any], dtype: ir.DataType = FLOAT
     ) -> ir.Value:
-        node = ir.node(operator, inputs, attributes, name=self._names.free(f"ends/{operator}"))
+        node = self._names.node(operator, inputs, f"ends/{operator}", attributes, dtype)
         self._graph.append(node)
-        made = node.outputs[0]
-        made.name, made.dtype = self._names.free(f"{node.name}:0"), dtype
-        return made
+        return node.outputs[0]
 
     def constant(self, array: Array) -> ir.Value:
         return self._names.constant("ends/constant", array)

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.graph import constant
+from refinenet_edge.graph import Names, constant
 from refinenet_edge.onnx_ends.batch import set_batch
 from refinenet_edge.onnx_ends.ends import (
     AXES,
@@ -222,15 +222,11 @@ def _dequantised(node: ir.Node) -> bool:
     if node.op_type != "DequantizeLinear" or any(number is None or number.size != 1 for number in numbers):
         return False
     scale, zero = (np.float32(number.reshape(())) for number in (*numbers, np.zeros(()))[:2])  # type: ignore[union-attr]
-    made = [ir.Node("", "Constant", [], [ir.AttrTensor("value", ir.tensor(each))]) for each in (zero, scale)]
-    made.append(ir.Node("", "Sub", [node.inputs[0], made[0].outputs[0]]))
-    made.append(ir.Node("", "Mul", [made[2].outputs[0], made[1].outputs[0]]))
-    assert node.graph is not None
-    node.graph.insert_before(node, made)
-    old, new = node.outputs[0], made[3].outputs[0]
-    new.shape, new.type = old.shape, old.type
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    node.graph.remove(node, safe=True)
+    made = [ir.node("Constant", [], {"value": ir.tensor(each)}) for each in (zero, scale)]
+    made.append(ir.node("Sub", [node.inputs[0], made[0].outputs[0]]))
+    made.append(ir.node("Mul", [made[2].outputs[0], made[1].outputs[0]]))
+    assert isinstance(node.graph, ir.Graph)
+    ir.convenience.replace_nodes_and_values(node.graph, node, [node], made, node.outputs, made[3].outputs)
     return True
 
 
@@ -257,8 +253,8 @@ def _take_planes(graph: ir.Graph, image: ir.Value, layout: Layout) -> None:
             if not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
                 graph.remove(node, safe=True)
     if image.uses():
-        back = ir.node("Transpose", [planes], {"perm": PLANES_LAST}, name="image/channels_last")
-        back.outputs[0].dtype, back.outputs[0].shape, back.outputs[0].name = FLOAT, image.shape, "image/channels_last:0"
+        moved = {"perm": PLANES_LAST}
+        back = Names(graph).node("Transpose", [planes], "image/channels_last", moved, shape=image.shape)
         image.replace_all_uses_with(back.outputs[0])
         graph.insert_before(graph[0], back)
     graph.inputs[:] = [planes]

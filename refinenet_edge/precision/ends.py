@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.graph import Names
+from refinenet_edge.graph import Names, replace_uses
 from refinenet_edge.records import LABELS, OUTPUT, Bilinear, Cubic, Gives, Interpolation
 
 FLOAT, INT64, BYTE = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.UINT8
@@ -27,12 +27,8 @@ def plain_ends(model: ir.Model) -> ir.Model:
     graph, names = model.graph, Names(model.graph)
     (image,), (logits,) = graph.inputs, graph.outputs
     if image.dtype != FLOAT:
-        inner = image.dtype or FLOAT
-        typed = ir.node("Cast", [image], {"to": int(inner)}, name=names.free("image/typed"))
-        made = typed.outputs[0]
-        made.name, made.dtype, made.shape = names.free("image/typed:0"), inner, image.shape
-        image.replace_all_uses_with(made)
-        typed.replace_input_with(0, image)
+        typed = names.cast(image, image.dtype or FLOAT, "image/typed")
+        replace_uses(image, typed.outputs[0], typed)
         graph.insert_before(graph[0], typed)
         image.dtype = FLOAT
     if logits.dtype != FLOAT:
@@ -88,11 +84,9 @@ def _append(
     for value in (*graph.initializers.values(), *(value for node in graph for value in node.outputs)):
         if value.name == name:
             value.name = names.free(f"{name}/before")
-    node = ir.node(operator, inputs, attributes, name=names.free(f"{name}/{operator}"))
-    made = node.outputs[0]
-    made.name, made.dtype = name, dtype
-    if operator == "Cast":
-        made.shape = inputs[0].shape if inputs[0] is not None else None
+    shape = inputs[0].shape if operator == "Cast" and inputs[0] is not None else None
+    node = names.node(operator, inputs, f"{name}/{operator}", attributes, dtype, shape)
+    node.outputs[0].name = name
     graph.append(node)
-    graph.outputs[:] = [made]
-    return made
+    graph.outputs[:] = node.outputs
+    return node.outputs[0]

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import CheckerPass, LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass
 
-from refinenet_edge.graph import Names, constant
+from refinenet_edge.graph import Names, constant, lift_constants
 from refinenet_edge.precision.placement import INT7
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -59,7 +59,7 @@ def needs_vnni(model: ir.Model) -> bool:
 
 def adapt(model: ir.Model, on_cpu: bool, in_7_bits: bool = False) -> ir.Model:
     """`model`, quantised by somebody else, in place, as the backends `on_cpu` take it, or those on a GPU."""
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    lift_constants(model)
     names = Names(model.graph)
     for node in list(model.graph):
         if node.op_type == DEQUANTIZE:

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import CheckerPass, LiftConstantsToInitializersPass
+from onnx_ir.passes.common import CheckerPass
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.graph import Names
+from refinenet_edge.graph import Names, lift_constants, replace_uses
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def to_fp16(model: ir.Model, peaks: Mapping[str, float] | None = None) -> ir.Mod
     Raises `GraphError` where the logits do not fit, weights are not finite, or too much would stay float32.
     """
     # the type of a Constant node is inside it
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    lift_constants(model)
     graph = model.graph
     wide = _wide(graph, peaks or {})
     typing = _Typing(graph, wide)
@@ -73,11 +73,11 @@ def stored_in_half(model: ir.Model) -> ir.Model:
         value.dtype = FLOAT
         if node is not None and node.op_type == "Cast":
             node.attributes["to"] = ir.AttrInt64("to", int(FLOAT))
-        half = _cast(value, HALF, names.free(f"{value.name}/stored"))
-        back = _cast(half.outputs[0], FLOAT, names.free(f"{value.name}/read"))
+        half = names.cast(value, HALF, f"{value.name}/stored")
+        back = names.cast(half.outputs[0], FLOAT, f"{value.name}/read")
         if value.is_graph_output():
             value.name, back.outputs[0].name = back.outputs[0].name, value.name
-        _hand_over(value, half, back.outputs[0])
+        replace_uses(value, back.outputs[0], but=half)
         graph.extend([half, back])
     graph.sort()
     return other
@@ -110,7 +110,7 @@ class _Typing:
         """Casts before and after a node that stays float32."""
         for index, value in self._floats(node, HALF):
             if value not in self._casts:
-                cast = _cast(value, FLOAT, self._names.free(f"{value.name}/float32"))
+                cast = self._names.cast(value, FLOAT, f"{value.name}/float32")
                 self._graph.append(cast)
                 self._casts[value] = cast.outputs[0]
             node.replace_input_with(index, self._casts[value])
@@ -118,8 +118,9 @@ class _Typing:
             if output.dtype == HALF:
                 name, output.dtype = str(output.name), FLOAT
                 output.name = self._names.free(f"{name}/float32")
-                cast = _cast(output, HALF, name)
-                _hand_over(output, cast, cast.outputs[0])
+                cast = self._names.cast(output, HALF, f"{name}/float16")
+                cast.outputs[0].name = name
+                replace_uses(output, cast.outputs[0], but=cast)
                 self._graph.append(cast)
 
     def finish(self) -> None:
@@ -187,17 +188,6 @@ def _require_few(graph: ir.Graph, kept: list[ir.Node], wide: set[ir.Value], peak
     if len(kept) > allowed or any(value in wide for value in graph.outputs):
         raise GraphError(f"{reason}: {len(kept)} of {len(graph)} nodes would stay float32; build with --precision fp32")
     logger.warning("%d nodes from %s on stay float32: %s", len(kept), kept[0].name, reason)
-
-
-def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
-    output = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype))
-    return ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(dtype))], outputs=[output], name=name)
-
-
-def _hand_over(value: ir.Value, first: ir.Node, new: ir.Value) -> None:
-    """Let all that reads `value`, but `first`, read `new`, which is the graph's output where that was."""
-    ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
-    first.replace_input_with(0, value)
 
 
 def _schema(node: ir.Node, opset: int) -> onnx.defs.OpSchema:

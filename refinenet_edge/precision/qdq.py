@@ -76,9 +76,10 @@ class _Pairs:
             scale = np.array(max(self._range(source).amax / grid.largest, self._placement.smallest), np.float32)
             name = str(value.name)
             constants = _scale(self._names, name, scale, grid)
-            quantised = _node("QuantizeLinear", [value, *constants], self._names.free(f"{name}/q"), value, grid.dtype)
-            back = _node("DequantizeLinear", [quantised.outputs[0], *constants], self._names.free(f"{name}/dq"), value)
-            self._graph.extend([quantised, back])
+            made = self._names.node("QuantizeLinear", [value, *constants], f"{name}/q", None, grid.dtype, value.shape)
+            inputs = [made.outputs[0], *constants]
+            back = self._names.node("DequantizeLinear", inputs, f"{name}/dq", shape=value.shape)
+            self._graph.extend([made, back])
             self._made[value] = back.outputs[0]
         node.replace_input_with(index, self._made[value])
 
@@ -115,9 +116,8 @@ def _store(graph: ir.Graph, node: ir.Node, placement: Placement, names: Names) -
     rounded, scale = known[key]
     stored = names.constant(f"{name}/{placement.grid.dtype.name.lower()}", rounded)
     inputs = [stored, *_scale(names, name, scale, placement.grid)]
-    back = _node("DequantizeLinear", inputs, names.free(f"{name}/dq"), weight)
-    if placement.per_channel:
-        back.attributes["axis"] = ir.AttrInt64("axis", 0)
+    axis = {"axis": 0} if placement.per_channel else None
+    back = names.node("DequantizeLinear", inputs, f"{name}/dq", axis, shape=weight.shape)
     graph.append(back)
     node.replace_input_with(1, back.outputs[0])
     if not weight.uses():
@@ -132,14 +132,6 @@ def _rounded(
     largest = np.abs(weights).reshape(len(weights), -1).max(axis=1) if per_channel else np.abs(weights).max()
     scale = np.maximum(largest / grid.largest, placement.smallest).astype(np.float32)
     return grid.round(weights / (scale.reshape(-1, *[1] * (weights.ndim - 1)) if per_channel else scale)), scale
-
-
-def _node(
-    operator: str, inputs: list[ir.Value], name: str, like: ir.Value, dtype: ir.DataType = ir.DataType.FLOAT
-) -> ir.Node:
-    """A node whose output has its name and the shape of `like`."""
-    output = ir.Value(name=name, shape=like.shape, type=ir.TensorType(dtype))
-    return ir.Node("", operator, inputs, outputs=[output], name=name)
 
 
 def _scale(names: Names, name: str, scale: npt.NDArray[np.float32], grid: Grid) -> list[ir.Value]:

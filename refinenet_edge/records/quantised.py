@@ -94,6 +94,11 @@ class Budget:
     runs: int
     harms: tuple[Harm, ...]  # the greatest first
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The layers that went back to float."""
+        return tuple(layer for harm in self.harms if harm.kept for layer in harm.layers)
+
 
 @dataclass(frozen=True)
 class Speed:

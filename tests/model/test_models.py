@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from refinenet_edge.errors import InputError
 from refinenet_edge.model import MODELS, create, load_checkpoint
 from refinenet_edge.model.blocks import (
+    BlockStyle,
     ChainedResidualPooling,
     CrpOrder,
     MultiResolutionFusion,
@@ -347,7 +348,7 @@ def test_rcu_convolves_3x3_with_a_bias_in_the_first_only() -> None:
 @pytest.mark.parametrize(("activation", "reference"), [(nn.ReLU, F.relu), (nn.ReLU6, F.relu6)])
 @torch.no_grad()
 def test_crp_chains_and_sums(activation: Any, reference: Any, order: Any, blocks: int, kernel: int) -> None:
-    block = ChainedResidualPooling(4, blocks, kernel, order, activation)
+    block = ChainedResidualPooling(4, BlockStyle(kernel, crp_blocks=blocks, crp=order, activation=activation))
     weights = list(fill(block).values())
     assert [tuple(w.shape) for w in weights] == [(4, 4, kernel, kernel)] * blocks
     x = 5 * torch.randn(2, 4, 9, 11)
@@ -364,7 +365,7 @@ def test_crp_chains_and_sums(activation: Any, reference: Any, order: Any, blocks
 @torch.no_grad()
 def test_crp_pools_negative_values_at_the_border_as_they_are() -> None:
     """Zero padding of the pool would let a 0 win over the negative second link."""
-    block = ChainedResidualPooling(1, 2, 1)
+    block = ChainedResidualPooling(1, BlockStyle(1, crp_blocks=2))
     first, second = block.parameters()
     first.fill_(-1)
     second.fill_(1)
@@ -378,7 +379,7 @@ def test_crp_pools_negative_values_at_the_border_as_they_are() -> None:
 @torch.no_grad()
 def test_mrf_convolves_then_upsamples_to_the_largest_and_sums(kernel: int, align_corners: bool) -> None:
     upsample = partial(bilinear, align_corners=align_corners)
-    fusion = MultiResolutionFusion([4, 6, 3], 4, kernel, [False, False, True], upsample)
+    fusion = MultiResolutionFusion([4, 6, 3], 4, [False, False, True], BlockStyle(kernel, upsample=upsample))
     weights = list(fill(fusion).values())
     assert [tuple(w.shape) for w in weights] == [(4, c, kernel, kernel) for c in (4, 6, 3)]
     fine, same, coarse = torch.randn(2, 4, 9, 12), torch.randn(2, 6, 9, 12), torch.randn(2, 3, 5, 6)
