@@ -48,7 +48,7 @@ from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.head import implementation
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.scenes import VALIDATION, scene
-from refinenet_edge.trace import read_onnx
+from refinenet_edge.onnx_import import read_onnx
 
 NAME, CHECKPOINT, SIZE = "rf_lw_mbv2", "scenes", (512, 512)
 FLOAT, INT8 = "ours fp32", "ours INT8"

@@ -26,7 +26,8 @@ from refinenet_edge.fusion import REWRITES, fuse
 from refinenet_edge.model import create
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
-from refinenet_edge.trace import to_bytes, trace
+from refinenet_edge.graph import to_bytes
+from refinenet_edge.trace import trace
 
 # what torch's own exporter or any runtime would do is no choice of ours
 CHOICES = [r.name for r in REWRITES if r.name not in ("fold_constants", "remove_identities", "fold_batch_norm")]

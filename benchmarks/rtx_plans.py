@@ -30,7 +30,8 @@ from refinenet_edge.fusion import REWRITES, fuse
 from refinenet_edge.model import MODELS, create
 from refinenet_edge.recipe import parse_size
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
-from refinenet_edge.trace import to_bytes, trace
+from refinenet_edge.graph import to_bytes
+from refinenet_edge.trace import trace
 
 PLANS = RESULTS / "tensorrt-rtx" / "plans.json"
 PLAIN = ("fold_constants", "remove_identities", "fold_batch_norm")

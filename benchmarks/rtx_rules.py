@@ -31,7 +31,8 @@ from refinenet_edge.precision import pad_channels, quantise, to_fp16
 from refinenet_edge.precision.placement import FP8, RTX, Placement
 from refinenet_edge.records import FrameSpec
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
-from refinenet_edge.trace import copy_of, to_bytes, trace
+from refinenet_edge.graph import copy_of, to_bytes
+from refinenet_edge.trace import trace
 
 RULES = RESULTS / "tensorrt-rtx" / "rules.json"
 PLACED = {

@@ -27,7 +27,8 @@ from refinenet_edge.precision import qdq
 from refinenet_edge.precision.placement import OPENVINO, TENSORRT, Placement
 from refinenet_edge.records import FrameSpec, Ranges
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.trace import copy_of, read_onnx, to_bytes
+from refinenet_edge.graph import copy_of, to_bytes
+from refinenet_edge.onnx_import import read_onnx
 
 SIZE, RATIOS = (64, 96), (1, 30, 300)
 METHODS = ("percentile:99.99", "minmax", "mse", "entropy")

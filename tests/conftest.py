@@ -25,7 +25,8 @@ from refinenet_edge.fusion import Firing, Rewrite
 from refinenet_edge.model import create
 from refinenet_edge.records import Recipe
 from refinenet_edge.runtime.processor import processor
-from refinenet_edge.trace import to_bytes, trace
+from refinenet_edge.graph import to_bytes
+from refinenet_edge.trace import trace
 
 Arrays = dict[str, npt.NDArray[Any]]
 Traced = Callable[..., ir.Model]

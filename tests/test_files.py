@@ -29,7 +29,7 @@ from refinenet_edge.model.checkpoint import load_checkpoint
 from refinenet_edge.recipe import read_recipe
 from refinenet_edge.runtime.tensorrt import builder
 from refinenet_edge.runtime.tensorrt.engine import read_header
-from refinenet_edge.trace import read_onnx
+from refinenet_edge.onnx_import import read_onnx
 
 
 def test_a_file_is_written(tmp_path: Path) -> None:

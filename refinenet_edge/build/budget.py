@@ -30,7 +30,7 @@ from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.session import Session
-from refinenet_edge.trace import to_bytes
+from refinenet_edge.graph import to_bytes
 
 FRAMES = 4  # that harms are measured on
 SHOWN = 10  # layers that are told apart whatever the budget

@@ -15,7 +15,7 @@ import onnx.inliner
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion import parity
 from refinenet_edge.graph import Array
-from refinenet_edge.onnx_ends import Ends
+from refinenet_edge.onnx_import import Ends
 from refinenet_edge.records import label_agreement
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import Session

@@ -13,10 +13,10 @@ from refinenet_edge.build.given import given_logits
 from refinenet_edge.errors import CheckpointError, GraphError, InputError
 from refinenet_edge.files import sha256
 from refinenet_edge.fusion import parity
-from refinenet_edge.graph import constant
+from refinenet_edge.graph import constant, num_classes
 from refinenet_edge.labels import fitting
 from refinenet_edge.model import SHIPPED, open_network
-from refinenet_edge.onnx_ends import Ends, Said
+from refinenet_edge.onnx_import import Ends, Said, ENDS, read_onnx
 from refinenet_edge.records import (
     DEFAULT_SIZE,
     ONE,
@@ -32,7 +32,7 @@ from refinenet_edge.records import (
     Size,
 )
 from refinenet_edge.runtime.first_run import require_runs
-from refinenet_edge.trace import ENDS, num_classes, read_onnx, torch_logits, trace
+from refinenet_edge.trace import torch_logits, trace
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.processor import processor
 from refinenet_edge.runtime.session import Session
 from refinenet_edge.runtime.without_vnni import run_without_vnni
-from refinenet_edge.trace import to_bytes
+from refinenet_edge.graph import to_bytes
 
 logger = logging.getLogger(__name__)
 

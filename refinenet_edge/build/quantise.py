@@ -19,7 +19,7 @@ from refinenet_edge.records import Budget, FrameSpec, Labels, Ranges
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
-from refinenet_edge.trace import to_bytes
+from refinenet_edge.graph import to_bytes
 
 SAMPLES = 4  # calibration frames that quantising is proven on
 Bits = Literal[7, 8, "judged"]  # of INT8 weights; judged: as many as keep more labels on this processor

@@ -1,4 +1,4 @@
-"""Stage 4: a fused float32 graph and calibration frames become ranges, once, for every INT8 target.
+"""A fused float32 graph and calibration frames become ranges, once, for every INT8 target.
 
 calibrate.py open -> observe.py run -> histogram.py count, partial.py keep -> methods.py choose amax
 ranges.py write, read, require

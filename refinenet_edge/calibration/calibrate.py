@@ -1,4 +1,4 @@
-"""Stage 4: a fused float32 graph and calibration frames become ranges.
+"""The frames, one by one: checked, counted and made into ranges.
 
 What is known after each frame is kept beside the result, so a run that was stopped goes on with the frame it was at,
 and ends in the same bits.

@@ -16,9 +16,8 @@ import onnx_ir as ir
 
 from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.errors import CalibrationError, GraphError, first_line
-from refinenet_edge.graph import elements
+from refinenet_edge.graph import elements, to_bytes
 from refinenet_edge.runtime.ort import open_onnxruntime
-from refinenet_edge.trace import to_bytes
 
 OPERATORS: dict[str, int | None] = {
     **dict.fromkeys(["Conv", "ConvTranspose", "MaxPool", "AveragePool", "Resize", "Relu", "Clip"], 1),

@@ -98,7 +98,7 @@ def dla_check(bundle: Path, as_json: bool) -> None:
         from refinenet_edge import dla
     graph, batch = dla.read_graph(opened), opened.manifest.batch
     if batch != ONE:  # DLA takes a fixed number of frames
-        from refinenet_edge.onnx_ends import fix_batch
+        from refinenet_edge.graph.batch import fix_batch
 
         with dla.impossible_nodes():
             graph = fix_batch(graph, batch.best)

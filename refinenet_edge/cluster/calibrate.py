@@ -20,7 +20,7 @@ from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.cluster.pool import Pool, Worker
 from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.records import FrameSpec
-from refinenet_edge.trace import to_bytes
+from refinenet_edge.graph import to_bytes
 
 PIECE = 8  # frames, whose histograms a worker adds up
 

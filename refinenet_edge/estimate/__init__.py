@@ -17,7 +17,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.estimate.bound import Bounds, bound
 from refinenet_edge.estimate.devices import find_device
 from refinenet_edge.estimate.kernels import frame_size, kernels
-from refinenet_edge.onnx_ends import fix_batch
+from refinenet_edge.graph.batch import fix_batch
 from refinenet_edge.records import DEFAULT_SIZE, ONE, Batch, Size
 
 CLASSES = 21  # of a name, where nobody says

@@ -1,4 +1,4 @@
-"""Stage 3: exact rewrites of the traced graph, in the order they run.
+"""Exact rewrites of the traced graph, in the order they run.
 
 Each file is one rewrite: its algebra and when it pays on top, then `pattern`, `check`, `rewrite`. `fuse` runs them in
 place and returns what each did; `parity.prove` holds the result to what was handed in.

@@ -1,4 +1,4 @@
-"""Stage 1: a checkpoint becomes an nn.Module. Needs torch and safetensors."""
+"""A checkpoint becomes an nn.Module. Needs torch and safetensors."""
 
 from refinenet_edge.model.checkpoint import SHIPPED, load_checkpoint, locate, open_network, save_checkpoint
 from refinenet_edge.model.refinenet import MODELS, SegmentationNet, create

@@ -1,4 +1,4 @@
-"""Stage 5: the precision goes into the graph, so that a strongly typed network needs no builder flag.
+"""The precision goes into the graph, so that a strongly typed network needs no builder flag.
 
 fp32                     as it is
 fp16                     every tensor that float16 can hold

@@ -12,13 +12,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from refinenet_edge.graph import Names, new_constant
+from refinenet_edge.graph import Names, new_constant, to_bytes
 from refinenet_edge.precision.placement import Placement
 from refinenet_edge.precision.qdq import layers, quantise
 from refinenet_edge.records import Ranges
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import Feeds, Outputs, Session
-from refinenet_edge.trace import to_bytes
 
 
 class Switchboard:

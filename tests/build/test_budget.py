@@ -26,7 +26,8 @@ from refinenet_edge.records import Budget, FrameSpec, Recipe, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
 from refinenet_edge.runtime.processor import processor
 from refinenet_edge.scenes import scene
-from refinenet_edge.trace import copy_of, to_bytes, trace
+from refinenet_edge.graph import copy_of, to_bytes
+from refinenet_edge.trace import trace
 from tests.conftest import graph, operators, weights
 
 SIZE = (64, 96)

@@ -36,7 +36,7 @@ from refinenet_edge.recipe import read_recipe
 from refinenet_edge.records import PREPROCESSINGS, Bilinear, FrameSpec, MultiScale, Recipe, from_json, to_json
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.trace import read_onnx
+from refinenet_edge.onnx_import import read_onnx
 from tests.conftest import graph, onnx_model, weights
 from tests.test_baselines import results_of
 

@@ -35,7 +35,8 @@ from refinenet_edge.records import PREPROCESSINGS, Cubic, Frame, FrameSpec, Mani
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.scenes import scene
-from refinenet_edge.trace import read_onnx, to_bytes
+from refinenet_edge.graph import to_bytes
+from refinenet_edge.onnx_import import read_onnx
 from tests.conftest import SIZE, Traced, graph, weights
 from tests.demo.fakes import write_video
 

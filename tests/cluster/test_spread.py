@@ -17,7 +17,7 @@ from refinenet_edge.cluster import calibrate, evaluate
 from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.records import Cubic, Interpolation, MultiScale
 from refinenet_edge.runtime import Segmenter
-from refinenet_edge.trace import read_onnx
+from refinenet_edge.onnx_import import read_onnx
 from tests.cluster.inputs import Many, tiny_bundle
 from tests.evaluation import data
 from tests.runtime.tinynet import CLASSES

@@ -11,7 +11,7 @@ import pytest
 from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion import Rewrite, fold_batch_norm, fuse, merge_pointwise, parity
 from refinenet_edge.fusion.rewrite import LibraryRewrite
-from refinenet_edge.trace import to_bytes
+from refinenet_edge.graph import to_bytes
 from tests.conftest import graph, operators, weights
 
 FRAMES = {"random": weights(1, 8, 5, 7), "photo.jpg": weights(1, 8, 5, 7, seed=1)}

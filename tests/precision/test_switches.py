@@ -16,7 +16,7 @@ from refinenet_edge.precision.placement import FP8, OPENVINO, RTX, Placement
 from refinenet_edge.precision.switches import Switchboard, switched
 from refinenet_edge.records import Range, Ranges
 from refinenet_edge.runtime.ort import OrtSession
-from refinenet_edge.trace import copy_of, to_bytes
+from refinenet_edge.graph import copy_of, to_bytes
 from tests.conftest import graph, operators, weights
 from tests.precision.test_qdq import ranges_of
 

@@ -1,4 +1,4 @@
-"""Stage 6: a typed ONNX graph becomes a TensorRT plan.
+"""A typed ONNX graph becomes a TensorRT plan.
 
 One code path drives TensorRT 10.3 to 11.x (`tensorrt`) and TensorRT-RTX (`tensorrt_rtx`), by asking what the module
 has, never for its version. Networks are strongly typed: precision is in the graph, no precision flag is set.

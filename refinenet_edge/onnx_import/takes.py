@@ -5,20 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from onnx import numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from refinenet_edge.errors import GraphError
 from refinenet_edge.graph import Names, constant
-from refinenet_edge.onnx_ends.batch import set_batch
-from refinenet_edge.onnx_ends.ends import (
+from refinenet_edge.graph.batch import set_batch
+from refinenet_edge.onnx_import.ends import (
     AXES,
     BYTE,
     EXPECTED,
     FLOAT,
-    HALF,
     PLANES_FIRST,
     PLANES_LAST,
     Layout,
@@ -31,34 +28,6 @@ from refinenet_edge.records import MAX_BATCH, ONE, Size
 
 AT_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 BYTES_PASS = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice")  # the same of float32 as of uint8
-
-
-def in_float32(proto: onnx.ModelProto) -> bool:
-    """Make every float16 of a graph float32, in place; whether there was any."""
-    return _widen(proto.graph)
-
-
-def _widen(graph: onnx.GraphProto) -> bool:
-    half, single = int(HALF), int(FLOAT)
-    found = False
-    for tensor in graph.initializer:
-        if tensor.data_type == half:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
-            found = True
-    for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type == half:
-            value.type.tensor_type.elem_type, found = single, True
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.name in ("to", "dtype", "output_dtype") and attribute.i == half:
-                attribute.i, found = single, True
-            if attribute.t.data_type == half:
-                wide = numpy_helper.to_array(attribute.t).astype(np.float32)
-                attribute.t.CopyFrom(numpy_helper.from_array(wide, attribute.t.name))
-                found = True
-            for inner in (attribute.g, *attribute.graphs):
-                found = _widen(inner) or found
-    return found
 
 
 def take_image(

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from refinenet_edge.graph import Array, Names
-from refinenet_edge.onnx_ends.ends import FLOAT, PLANES_FIRST, Made
+from refinenet_edge.onnx_import.ends import FLOAT, PLANES_FIRST, Made
 
 
 def logits_of(model: ir.Model, value: ir.Value, made: Made) -> ir.Value:

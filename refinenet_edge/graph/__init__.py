@@ -1,7 +1,12 @@
-"""What is known of an ONNX graph's values and nodes, and new constants, nodes and names in it."""
+"""A graph in memory: what is known of its values and nodes, new ones and their names, and its bytes.
+
+As all stages have it input `image` is 1x3xHxW, output `logits` 1xCxhxw, opset 20 and IR version 9: what the parsers of
+TensorRT 10.3 to 11 and TensorRT-RTX all read. batch.py lets it take several frames at once.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
@@ -9,8 +14,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
+from onnx_ir.passes.common import (
+    CheckerPass,
+    ClearMetadataAndDocStringPass,
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    ShapeInferencePass,
+)
 
+from refinenet_edge.errors import GraphError
+from refinenet_edge.records import INPUT, OUTPUT
+
+OPSET = 20
+IR_VERSION = 9
 Array = npt.NDArray[Any]
 
 
@@ -114,3 +130,60 @@ class Names:
     def cast(self, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
         """A new Cast of `value`, as `node` makes one."""
         return self.node("Cast", [value], name, {"to": int(dtype)}, dtype, value.shape)
+
+
+def tidied(model: ir.Model) -> ir.Model:
+    """`model` with our names and nothing of its exporter."""
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version, model.doc_string = "refinenet-edge", None, None
+    model.graph.name = "segmentation"
+    model = InlinePass()(model).model
+    _name_ends(model.graph)
+    # the exporter's metadata holds stack traces with the paths of this machine
+    model = ClearMetadataAndDocStringPass()(model).model
+    nodes = list(model.graph)
+    ends = (model.graph.inputs, model.graph.initializers.values(), *(node.outputs for node in nodes))
+    for value in itertools.chain(*ends):
+        value.metadata_props.clear()
+        value.doc_string = None
+    declared = model.graph.outputs[0].shape
+    model = ShapeInferencePass()(model).model
+    if model.graph.outputs[0].shape is None:
+        model.graph.outputs[0].shape = declared
+    shape = model.graph.outputs[0].shape
+    if shape is not None and len(shape) == 4:
+        # torch writes free sides as formulas of the input's
+        sides = [side if isinstance(side, int) else name for side, name in zip(shape[2:], ("h", "w"), strict=True)]
+        model.graph.outputs[0].shape = ir.Shape([*shape[:2], *sides])
+    return CheckerPass()(model).model
+
+
+def _name_ends(graph: ir.Graph) -> None:
+    """Name the input and the output; what had these names gets another."""
+    image, logits = graph.inputs[0], graph.outputs[0]
+    inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    for value in inner:
+        if value is not logits and value.name in (INPUT, OUTPUT):
+            value.name = f"{value.name} (inner)"
+    image.name, logits.name = INPUT, OUTPUT
+
+
+def num_classes(model: ir.Model) -> int:
+    """The channels of the logits."""
+    shape = model.graph.outputs[0].shape
+    if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
+        raise GraphError(f"the output has shape {shape}: expected logits 1xCxhxw with a fixed C")
+    return int(shape[1])
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """The serialised ONNX, weights inside."""
+    try:
+        return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    except ValueError as exc:
+        raise GraphError(f"the model is larger than ONNX can hold in one file (2 GiB): {exc}") from exc
+
+
+def copy_of(model: ir.Model) -> ir.Model:
+    """Another model of the same. `Model.clone` shares the types of values: typing one would type the other."""
+    return ir.from_proto(ir.to_proto(model))

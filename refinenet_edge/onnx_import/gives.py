@@ -9,8 +9,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from refinenet_edge.errors import GraphError
 from refinenet_edge.graph import constant
-from refinenet_edge.onnx_ends.ends import AXES, EXPECTED, FLOAT, Ends, Layout, Made, Said, Taken, known, shown, sides_of
-from refinenet_edge.onnx_ends.logits import logits_of
+from refinenet_edge.onnx_import.ends import AXES, EXPECTED, FLOAT, Ends, Layout, Made, Said, Taken, known, shown, sides_of
+from refinenet_edge.onnx_import.logits import logits_of
 from refinenet_edge.records import Size
 
 MOST_CLASSES = 255  # labels are bytes, and one is for pixels that have none
