@@ -42,13 +42,13 @@ from refinenet_edge.bundle import MODEL, open_bundle
 from refinenet_edge.calibration import calibrate, calibration_frames, write_ranges
 from refinenet_edge.evaluation import Confusion, open_dataset
 from refinenet_edge.model import load_checkpoint
+from refinenet_edge.onnx_import import read_onnx
 from refinenet_edge.records import FrameSpec, Identity, Ranges, Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.head import implementation
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.scenes import VALIDATION, scene
-from refinenet_edge.onnx_import import read_onnx
 
 NAME, CHECKPOINT, SIZE = "rf_lw_mbv2", "scenes", (512, 512)
 FLOAT, INT8 = "ours fp32", "ours INT8"

@@ -40,11 +40,11 @@ from refinenet_edge.calibration import calibrate, calibration_frames, parse_meth
 from refinenet_edge.files import write_atomically
 from refinenet_edge.labels import PEOPLE
 from refinenet_edge.model import load_checkpoint
+from refinenet_edge.onnx_import import read_onnx
 from refinenet_edge.records import Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
-from refinenet_edge.onnx_import import read_onnx
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from train_people import Photos, open_photos

@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from refinenet_edge.fusion import REWRITES, fuse
+from refinenet_edge.graph import to_bytes
 from refinenet_edge.model import create
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
-from refinenet_edge.graph import to_bytes
 from refinenet_edge.trace import trace
 
 # what torch's own exporter or any runtime would do is no choice of ours

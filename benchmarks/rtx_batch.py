@@ -23,12 +23,12 @@ from rtx_plans import kernels
 
 from refinenet_edge import precision
 from refinenet_edge.fusion import fuse
-from refinenet_edge.model import MODELS, create
+from refinenet_edge.graph import copy_of, to_bytes
 from refinenet_edge.graph.batch import set_batch
+from refinenet_edge.model import MODELS, create
 from refinenet_edge.recipe import parse_size
 from refinenet_edge.records import Batch, Size
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
-from refinenet_edge.graph import copy_of, to_bytes
 from refinenet_edge.trace import trace
 
 PLANS = RESULTS / "tensorrt-rtx" / "batch.json"

@@ -27,10 +27,10 @@ from rich.table import Table
 
 from refinenet_edge import precision
 from refinenet_edge.fusion import REWRITES, fuse
+from refinenet_edge.graph import to_bytes
 from refinenet_edge.model import MODELS, create
 from refinenet_edge.recipe import parse_size
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
-from refinenet_edge.graph import to_bytes
 from refinenet_edge.trace import trace
 
 PLANS = RESULTS / "tensorrt-rtx" / "plans.json"

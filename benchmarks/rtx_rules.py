@@ -26,12 +26,12 @@ from rtx_int8 import CLASSES, SIZE, WEIGHTS, row
 
 from refinenet_edge.calibration import calibrate, calibration_frames
 from refinenet_edge.fusion import REWRITES, fuse
+from refinenet_edge.graph import copy_of, to_bytes
 from refinenet_edge.model import create
 from refinenet_edge.precision import pad_channels, quantise, to_fp16
 from refinenet_edge.precision.placement import FP8, RTX, Placement
 from refinenet_edge.records import FrameSpec
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
-from refinenet_edge.graph import copy_of, to_bytes
 from refinenet_edge.trace import trace
 
 RULES = RESULTS / "tensorrt-rtx" / "rules.json"

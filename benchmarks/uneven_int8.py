@@ -23,12 +23,12 @@ from machine import cpu, save
 
 from refinenet_edge.calibration import calibrate, calibration_frames, parse_method
 from refinenet_edge.fusion import fuse, parity
+from refinenet_edge.graph import copy_of, to_bytes
+from refinenet_edge.onnx_import import read_onnx
 from refinenet_edge.precision import qdq
 from refinenet_edge.precision.placement import OPENVINO, TENSORRT, Placement
 from refinenet_edge.records import FrameSpec, Ranges
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.graph import copy_of, to_bytes
-from refinenet_edge.onnx_import import read_onnx
 
 SIZE, RATIOS = (64, 96), (1, 30, 300)
 METHODS = ("percentile:99.99", "minmax", "mse", "entropy")

@@ -22,10 +22,10 @@ from onnx_ir.passes.common import ShapeInferencePass
 from refinenet_edge.build import build
 from refinenet_edge.frames.images import write_png
 from refinenet_edge.fusion import Firing, Rewrite
+from refinenet_edge.graph import to_bytes
 from refinenet_edge.model import create
 from refinenet_edge.records import Recipe
 from refinenet_edge.runtime.processor import processor
-from refinenet_edge.graph import to_bytes
 from refinenet_edge.trace import trace
 
 Arrays = dict[str, npt.NDArray[Any]]

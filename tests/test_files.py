@@ -26,10 +26,10 @@ from refinenet_edge.files import list_files, read_text, sha256, write_atomically
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.labels import read_label_file
 from refinenet_edge.model.checkpoint import load_checkpoint
+from refinenet_edge.onnx_import import read_onnx
 from refinenet_edge.recipe import read_recipe
 from refinenet_edge.runtime.tensorrt import builder
 from refinenet_edge.runtime.tensorrt.engine import read_header
-from refinenet_edge.onnx_import import read_onnx
 
 
 def test_a_file_is_written(tmp_path: Path) -> None:

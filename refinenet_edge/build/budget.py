@@ -21,6 +21,7 @@ import onnx_ir as ir
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.evaluation import DataSet, Unusable, evaluate
 from refinenet_edge.frames import Frames
+from refinenet_edge.graph import to_bytes
 from refinenet_edge.precision.placement import Placement
 from refinenet_edge.precision.qdq import layers, quantise
 from refinenet_edge.precision.sensitivity import LogitNoise, Ranking
@@ -30,7 +31,6 @@ from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.session import Session
-from refinenet_edge.graph import to_bytes
 
 FRAMES = 4  # that harms are measured on
 SHOWN = 10  # layers that are told apart whatever the budget

@@ -14,10 +14,10 @@ from refinenet_edge.build.load import LoadedModel
 from refinenet_edge.errors import GraphError
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import Firing, Rewrite, fuse, parity
+from refinenet_edge.graph import copy_of, num_classes, to_bytes
 from refinenet_edge.graph.batch import set_batch
 from refinenet_edge.records import NOISE, ONE, FrameSpec, Parity, Size
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.graph import copy_of, num_classes, to_bytes
 
 PHOTO = "astronaut.jpg"  # the real frame of the proof
 

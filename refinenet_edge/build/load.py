@@ -13,10 +13,10 @@ from refinenet_edge.build.given import given_logits
 from refinenet_edge.errors import CheckpointError, GraphError, InputError
 from refinenet_edge.files import sha256
 from refinenet_edge.fusion import parity
-from refinenet_edge.graph import constant, num_classes
+from refinenet_edge.graph import constant, num_classes, sides
 from refinenet_edge.labels import fitting
 from refinenet_edge.model import SHIPPED, open_network
-from refinenet_edge.onnx_import import Ends, Said, ENDS, read_onnx
+from refinenet_edge.onnx_import import ENDS, Ends, Said, read_onnx
 from refinenet_edge.records import (
     DEFAULT_SIZE,
     ONE,
@@ -95,7 +95,8 @@ def _described(
     batch: Batch = ONE,
 ) -> LoadedModel:
     recipe = network.recipe
-    size = _sides(model) or recipe.size or DEFAULT_SIZE
+    fixed = sides(model.graph.inputs[0])
+    size = (fixed[2], fixed[3]) if fixed else recipe.size or DEFAULT_SIZE
     return LoadedModel(
         name,
         path.name if path else RANDOM,
@@ -112,14 +113,6 @@ def _described(
 
 def _upsampling(recipe: Recipe, align_corners: bool) -> Interpolation:
     return Cubic() if recipe.upsample == "cubic" else Bilinear(align_corners)
-
-
-def _sides(model: ir.Model) -> Size | None:
-    """Height and width of the image; None where they are free."""
-    shape = model.graph.inputs[0].shape
-    assert shape is not None
-    height, width = shape[2:]
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _from_module(network: Network) -> LoadedModel:
@@ -189,11 +182,8 @@ def _preprocessing(recipe: Recipe, path: Path, model: ir.Model) -> FrameSpec:
     spec = recipe.preprocessing
     if model.meta[ENDS].taken.dtype != "uint8":
         return spec
-    plain = replace(PREPROCESSINGS["none"], order=spec.order, fit=spec.fit)
-    if spec not in (
-        plain,
-        replace(PREPROCESSINGS["imagenet"], order=spec.order, fit=spec.fit),
-    ):  # which is what is not said
+    unsaid, plain = (replace(PREPROCESSINGS[name], order=spec.order, fit=spec.fit) for name in ("imagenet", "none"))
+    if spec not in (unsaid, plain):
         raise InputError(
             f"{path} takes uint8, which is scaled in the graph: only --order can be said; leave --preprocess, --mean, "
             "--std and --scale out"

@@ -22,6 +22,7 @@ from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion import parity
+from refinenet_edge.graph import to_bytes
 from refinenet_edge.precision import stored_in_half
 from refinenet_edge.records import LESSER, NOISE, Backend, Interpolation, Parity, label_agreement
 from refinenet_edge.runtime import first_run
@@ -31,7 +32,6 @@ from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.processor import processor
 from refinenet_edge.runtime.session import Session
 from refinenet_edge.runtime.without_vnni import run_without_vnni
-from refinenet_edge.graph import to_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.evaluation import DataSet
 from refinenet_edge.frames import Frames
 from refinenet_edge.fusion import parity
+from refinenet_edge.graph import to_bytes
 from refinenet_edge.precision import Placement, in_7_bits, quantise
 from refinenet_edge.records import Budget, FrameSpec, Labels, Ranges
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
-from refinenet_edge.graph import to_bytes
 
 SAMPLES = 4  # calibration frames that quantising is proven on
 Bits = Literal[7, 8, "judged"]  # of INT8 weights; judged: as many as keep more labels on this processor

@@ -12,9 +12,9 @@ import onnx_ir as ir
 from refinenet_edge import calibration, precision
 from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.quantise import Bits, Rounding
+from refinenet_edge.graph import copy_of, to_bytes
 from refinenet_edge.graph.batch import set_batch
 from refinenet_edge.records import ONE, Backend, Batch, Bilinear, Gives, Interpolation, TensorSpec
-from refinenet_edge.graph import copy_of, to_bytes
 
 logger = logging.getLogger(__name__)
 

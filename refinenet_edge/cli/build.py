@@ -230,8 +230,8 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
 
     with heavy(EXPORT):
         from refinenet_edge import calibration
-        from refinenet_edge.runtime.first_run import require_runs
         from refinenet_edge.onnx_import import read_onnx
+        from refinenet_edge.runtime.first_run import require_runs
 
     opened = open_bundle(bundle)
     manifest = opened.manifest

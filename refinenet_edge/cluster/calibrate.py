@@ -19,8 +19,8 @@ from refinenet_edge.calibration.calibrate import (
 from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.cluster.pool import Pool, Worker
 from refinenet_edge.errors import RefineNetEdgeError
-from refinenet_edge.records import FrameSpec
 from refinenet_edge.graph import to_bytes
+from refinenet_edge.records import FrameSpec
 
 PIECE = 8  # frames, whose histograms a worker adds up
 

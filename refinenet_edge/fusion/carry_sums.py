@@ -11,18 +11,12 @@ addition is reordered: exact up to rounding. Refused where a partial sum has ano
 import onnx_ir as ir
 
 from refinenet_edge.fusion.cost import has_single_consumer
-from refinenet_edge.fusion.rewrite import Firing
+from refinenet_edge.fusion.rewrite import GraphRewrite
 
 
-class CarrySums:
-    name = "carry_sums"
-
-    def __call__(self, model: ir.Model) -> Firing:
-        fired = 0
-        for node in list(model.graph):
-            if node.op_type == "Add" and not _is_inner(node):
-                fired += _reorder(model.graph, node)
-        return Firing(self.name, fired, {})
+def _carry_sums(model: ir.Model) -> int:
+    roots = [node for node in model.graph if node.op_type == "Add" and not _is_inner(node)]
+    return sum(_reorder(model.graph, root) for root in roots)
 
 
 def _reorder(graph: ir.Graph, root: ir.Node) -> bool:
@@ -66,4 +60,4 @@ def _is_carrier(value: ir.Value) -> bool:
     return producer is not None and producer.op_type == "Conv" and has_single_consumer(value)
 
 
-REWRITE = CarrySums()
+REWRITE = GraphRewrite("carry_sums", _carry_sums)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
-from refinenet_edge.fusion.rewrite import LibraryRewrite
+from refinenet_edge.fusion.rewrite import GraphRewrite
 from refinenet_edge.graph import Names, constant, infer_anew, lift_constants
 
 MAX_FOLDED = 1 << 28  # elements: weights may be folded, whatever their size
@@ -107,5 +107,5 @@ def _passes_through(dropout: ir.Node) -> bool:
     return training is not None and not training.any()
 
 
-CONSTANTS = LibraryRewrite("fold_constants", _fold)
-IDENTITIES = LibraryRewrite("remove_identities", _remove_identities)
+CONSTANTS = GraphRewrite("fold_constants", _fold)
+IDENTITIES = GraphRewrite("remove_identities", _remove_identities)

@@ -19,10 +19,10 @@ from onnx import numpy_helper
 
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion.rewrite import Rewrite
+from refinenet_edge.graph import to_bytes
 from refinenet_edge.records import Batch, Parity, label_agreement, relative_error
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import Session
-from refinenet_edge.graph import to_bytes
 
 BOUND = 1e-4  # max |fused - given| / max |given|, float32
 MARGIN = 8  # of the last bit's effect: it is one draw of many, and sums in another order are many such bits

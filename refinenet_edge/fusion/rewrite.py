@@ -1,6 +1,6 @@
 """What every rewrite is: applied to a graph until it no longer fires, counted, and able to say why it did not.
 
-A rewrite of ours is a `PatternRewrite`; `LibraryRewrite` runs one of onnxscript's or onnx-ir's own.
+A `PatternRewrite` is drawn; a `GraphRewrite` is a function of the whole graph.
 """
 
 import inspect
@@ -100,8 +100,8 @@ class _Reasons(MatchingTracer):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class LibraryRewrite:
-    """A rewrite that onnxscript or onnx-ir already has; `apply` returns how often it fired."""
+class GraphRewrite:
+    """A rewrite by a function of the whole graph; `apply` returns how often it fired."""
 
     name: str
     apply: Callable[[ir.Model], int]

@@ -29,11 +29,8 @@ import numpy as np
 from refinenet_edge.errors import CheckpointError, MissingExtra, first_line
 from refinenet_edge.files import open_regular
 
-MATLAB, HDF5 = (
-    b"MATLAB ",
-    b"\x89HDF\r\n\x1a\n",
-)  # what files begin with; MATLAB 7.3 puts 512 bytes of its own before HDF5
-HDF5_AT = 512
+MATLAB, HDF5 = b"MATLAB ", b"\x89HDF\r\n\x1a\n"  # what files begin with
+HDF5_AT = 512  # in those of MATLAB 7.3
 HEADER = 128  # bytes before the variables of MATLAB 5
 MATRIX, COMPRESSED = 14, 15  # types of elements, as the numbers and texts of `STORED`
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}

@@ -9,7 +9,19 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from refinenet_edge.errors import GraphError
 from refinenet_edge.graph import constant
-from refinenet_edge.onnx_import.ends import AXES, EXPECTED, FLOAT, Ends, Layout, Made, Said, Taken, known, shown, sides_of
+from refinenet_edge.onnx_import.ends import (
+    AXES,
+    EXPECTED,
+    FLOAT,
+    Ends,
+    Layout,
+    Made,
+    Said,
+    Taken,
+    known,
+    shown,
+    sides_of,
+)
 from refinenet_edge.onnx_import.logits import logits_of
 from refinenet_edge.records import Size
 

@@ -23,19 +23,8 @@ from refinenet_edge.records import INT8_LEVELS, Backend
 
 POSITIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Softplus", "Sqrt")
 KEEP_SIGN = (  # of their first input
-    *(
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "Resize",
-        "MaxPool",
-        "AveragePool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "ReduceMean",
-        "ReduceMax",
-        "Identity",
-        "Dropout",
-    ),
+    *("QuantizeLinear", "DequantizeLinear", "Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"),
+    *("ReduceMean", "ReduceMax", "Identity", "Dropout"),
     *("Reshape", "Transpose", "Flatten", "Slice", "Split", "Squeeze", "Unsqueeze", "DepthToSpace", "SpaceToDepth"),
 )
 KEEP_SIGNS = ("Add", "Mul", "Concat", "Sum", "Max")  # of all inputs

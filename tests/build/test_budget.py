@@ -18,6 +18,7 @@ from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.frames import Frames
 from refinenet_edge.fusion import fuse
+from refinenet_edge.graph import copy_of, to_bytes
 from refinenet_edge.labels import SCENES, numbered
 from refinenet_edge.model import load_checkpoint, locate
 from refinenet_edge.precision.placement import FP8, OPENVINO
@@ -26,7 +27,6 @@ from refinenet_edge.records import Budget, FrameSpec, Recipe, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
 from refinenet_edge.runtime.processor import processor
 from refinenet_edge.scenes import scene
-from refinenet_edge.graph import copy_of, to_bytes
 from refinenet_edge.trace import trace
 from tests.conftest import graph, operators, weights
 

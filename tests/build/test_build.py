@@ -28,7 +28,7 @@ from refinenet_edge.errors import (
 )
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import REWRITES, parity
-from refinenet_edge.fusion.rewrite import LibraryRewrite
+from refinenet_edge.fusion.rewrite import GraphRewrite
 from refinenet_edge.labels import PERSON, numbered
 from refinenet_edge.model import load_checkpoint, save_checkpoint
 from refinenet_edge.records import Bilinear, Cubic, FrameSpec, Manifest, Profile, Recipe, Speed, TensorSpec
@@ -352,7 +352,7 @@ class TestNothingIsWritten:
             model.graph[-1].op_type = "Neg"
             return 1
 
-        monkeypatch.setattr(RESOLVE, "REWRITES", (*REWRITES, LibraryRewrite("negate", negate)))
+        monkeypatch.setattr(RESOLVE, "REWRITES", (*REWRITES, GraphRewrite("negate", negate)))
         with pytest.raises(GraphError, match=r"the rewrite negate changed the logits.*build with --without negate"):
             build(theirs())
         assert [path.name for path in tmp_path.iterdir()] == ["theirs.onnx"]

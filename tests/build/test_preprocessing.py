@@ -32,11 +32,11 @@ from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import parity
 from refinenet_edge.labels import numbered
+from refinenet_edge.onnx_import import read_onnx
 from refinenet_edge.recipe import read_recipe
 from refinenet_edge.records import PREPROCESSINGS, Bilinear, FrameSpec, MultiScale, Recipe, from_json, to_json
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.onnx_import import read_onnx
 from tests.conftest import graph, onnx_model, weights
 from tests.test_baselines import results_of
 

@@ -31,12 +31,12 @@ from refinenet_edge.cli import main
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.frames import Frames
 from refinenet_edge.fusion import fuse
+from refinenet_edge.graph import to_bytes
+from refinenet_edge.onnx_import import read_onnx
 from refinenet_edge.records import PREPROCESSINGS, Cubic, Frame, FrameSpec, Manifest, Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.scenes import scene
-from refinenet_edge.graph import to_bytes
-from refinenet_edge.onnx_import import read_onnx
 from tests.conftest import SIZE, Traced, graph, weights
 from tests.demo.fakes import write_video
 

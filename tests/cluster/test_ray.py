@@ -19,8 +19,8 @@ from refinenet_edge.cluster import calibrate, evaluate, work
 from refinenet_edge.cluster.batch import label
 from refinenet_edge.cluster.pool import RayPool, open_pool
 from refinenet_edge.errors import InputError, RefineNetEdgeError
-from refinenet_edge.runtime import Segmenter
 from refinenet_edge.onnx_import import read_onnx
+from refinenet_edge.runtime import Segmenter
 from tests.cluster.inputs import contents, pictures, tiny_bundle
 from tests.evaluation import data
 from tests.runtime.tinynet import CLASSES

@@ -15,9 +15,9 @@ from refinenet_edge.calibration import calibration_frames
 from refinenet_edge.cli import main
 from refinenet_edge.cluster import calibrate, evaluate
 from refinenet_edge.errors import RefineNetEdgeError
+from refinenet_edge.onnx_import import read_onnx
 from refinenet_edge.records import Cubic, Interpolation, MultiScale
 from refinenet_edge.runtime import Segmenter
-from refinenet_edge.onnx_import import read_onnx
 from tests.cluster.inputs import Many, tiny_bundle
 from tests.evaluation import data
 from tests.runtime.tinynet import CLASSES

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from refinenet_edge.fusion import REWRITES, fuse, parity
 from refinenet_edge.fusion.rewrite import NEW_WEIGHTS
+from refinenet_edge.graph import to_bytes
 from refinenet_edge.records import Bilinear, FrameSpec
 from refinenet_edge.runtime.frame import prepare
 from refinenet_edge.runtime.head import one_frame, upsample_argmax
 from refinenet_edge.scenes import VALIDATION, scene
-from refinenet_edge.graph import to_bytes
 from tests.conftest import ODD, Traced, assert_close, feeds_of, graph, onnx_model, operators, outputs_of, weights
 
 FIRST = ("fold_constants", "remove_identities", "fold_batch_norm", "merge_pointwise", "merge_siblings")

@@ -10,7 +10,7 @@ import pytest
 
 from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion import Rewrite, fold_batch_norm, fuse, merge_pointwise, parity
-from refinenet_edge.fusion.rewrite import LibraryRewrite
+from refinenet_edge.fusion.rewrite import GraphRewrite
 from refinenet_edge.graph import to_bytes
 from tests.conftest import graph, operators, weights
 
@@ -29,7 +29,7 @@ def scaled(by: float) -> Rewrite:
         value.const_value = ir.tensor(np.asarray(value.const_value.numpy()) * np.float32(by), name=value.name)
         return 1
 
-    return LibraryRewrite("scale_weights", apply)
+    return GraphRewrite("scale_weights", apply)
 
 
 def prove(*rewrites: Rewrite) -> tuple[parity.Parity, ...]:
@@ -76,7 +76,7 @@ def test_a_rewrite_that_changes_the_size_stops_with_its_name() -> None:
         return 1
 
     with pytest.raises(GraphError, match="the rewrite cut changed the logits"):
-        prove(LibraryRewrite("cut", cut))
+        prove(GraphRewrite("cut", cut))
 
 
 def test_a_rewrite_that_breaks_the_graph_is_an_error_of_ours() -> None:
@@ -85,7 +85,7 @@ def test_a_rewrite_that_breaks_the_graph_is_an_error_of_ours() -> None:
         return 1
 
     with pytest.raises(GraphError, match="ONNX Runtime cannot run the graph"):
-        prove(LibraryRewrite("cut", cut))
+        prove(GraphRewrite("cut", cut))
 
 
 def test_a_wrong_merge_of_siblings_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

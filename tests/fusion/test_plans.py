@@ -13,8 +13,8 @@ from rtx_plans import statements
 
 from refinenet_edge import precision
 from refinenet_edge.fusion import fuse
-from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
 from refinenet_edge.graph import to_bytes
+from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
 from tests.conftest import Traced
 
 SIZE = (64, 96)

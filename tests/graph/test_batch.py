@@ -9,10 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from refinenet_edge.errors import GraphError
+from refinenet_edge.graph import copy_of, to_bytes
 from refinenet_edge.graph.batch import set_batch
 from refinenet_edge.records import ONE, Batch
 from refinenet_edge.runtime.ort import OrtSession
-from refinenet_edge.graph import copy_of, to_bytes
 from tests.conftest import graph, operators, weights
 
 RANDOM = np.random.default_rng(3)

@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from refinenet_edge.errors import GraphError
+from refinenet_edge.graph import to_bytes
 from refinenet_edge.onnx_import import Said, read_onnx
 from refinenet_edge.onnx_import.quantised import write_out
 from refinenet_edge.precision import is_quantised
-from refinenet_edge.graph import to_bytes
 from tests.conftest import operators, weights
 
 SHAPE = (1, 8, 12, 16)

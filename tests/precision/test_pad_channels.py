@@ -7,8 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from refinenet_edge.fusion import parity
-from refinenet_edge.precision import pad_channels, to_fp16
 from refinenet_edge.graph import to_bytes
+from refinenet_edge.precision import pad_channels, to_fp16
 from tests.conftest import graph, weights
 
 IMAGE, LOGITS = "float[1,3,6,8] image", "float[1,5,6,8] logits"

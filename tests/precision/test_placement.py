@@ -12,10 +12,10 @@ from rtx_plans import kernels
 
 from refinenet_edge import precision
 from refinenet_edge.fusion import fuse
+from refinenet_edge.graph import to_bytes
 from refinenet_edge.precision import quantise
 from refinenet_edge.precision.placement import OPENVINO, PLACEMENTS, RTX, TENSORRT, Placement
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
-from refinenet_edge.graph import to_bytes
 from refinenet_edge.trace import trace
 from tests.conftest import Traced, graph, network, operators, weights
 from tests.precision.test_qdq import ALL_ENDS, SHAPE, observed, pairs, ranges_of, sources

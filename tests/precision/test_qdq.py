@@ -12,12 +12,12 @@ import pytest
 from refinenet_edge import precision
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.fusion import fuse, parity
+from refinenet_edge.graph import copy_of, to_bytes
 from refinenet_edge.precision import asymmetric, needs_vnni, quantise
 from refinenet_edge.precision.placement import FP8, OPENVINO, RTX, TENSORRT, Placement, in_7_bits
 from refinenet_edge.precision.rounding import round_sums
 from refinenet_edge.records import Range, Ranges, RangesKey
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, build_plan
-from refinenet_edge.graph import copy_of, to_bytes
 from tests.conftest import Traced, graph, operators, outputs_of, weights
 
 SHAPE = "float[1,16,6,8] x", "float[1,16,6,8] y"

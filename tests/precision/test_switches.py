@@ -11,12 +11,12 @@ import onnx_ir as ir
 import pytest
 
 from refinenet_edge.errors import CalibrationError, InputError
+from refinenet_edge.graph import copy_of, to_bytes
 from refinenet_edge.precision import quantise
 from refinenet_edge.precision.placement import FP8, OPENVINO, RTX, Placement
 from refinenet_edge.precision.switches import Switchboard, switched
 from refinenet_edge.records import Range, Ranges
 from refinenet_edge.runtime.ort import OrtSession
-from refinenet_edge.graph import copy_of, to_bytes
 from tests.conftest import graph, operators, weights
 from tests.precision.test_qdq import ranges_of
 

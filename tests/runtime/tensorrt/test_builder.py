@@ -25,8 +25,9 @@ from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle
 from refinenet_edge.errors import BuildError, InputError, MissingExtra
 from refinenet_edge.fusion import parity
-from refinenet_edge.model import MODELS
+from refinenet_edge.graph import to_bytes
 from refinenet_edge.graph.batch import set_batch
+from refinenet_edge.model import MODELS
 from refinenet_edge.precision import to_fp16
 from refinenet_edge.records import Batch, EngineInfo, Profile, Recipe
 from refinenet_edge.runtime import libraries
@@ -34,7 +35,6 @@ from refinenet_edge.runtime.libraries import load_library
 from refinenet_edge.runtime.tensorrt import builder, library
 from refinenet_edge.runtime.tensorrt.builder import EngineOptions, add_plan, build_plan, profile_for
 from refinenet_edge.runtime.tensorrt.engine import read_header
-from refinenet_edge.graph import to_bytes
 from tests.conftest import onnx_model, weights
 from tests.runtime.gpu import Gpu
 
