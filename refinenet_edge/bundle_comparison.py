@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import Frames
 from refinenet_edge.records import Frame, Labels, label_agreement, relative_error
 from refinenet_edge.runtime import Segmenter
+from refinenet_edge.runtime.gather import gathered
 from refinenet_edge.runtime.in_flight import Workers
 
 
@@ -22,14 +26,17 @@ class Difference:
 def compare_bundles(first: Segmenter, second: Segmenter, frames: Frames) -> Iterator[Difference]:
     """Segment every image with both and compare: the logits as they come, the labels at the image's size.
 
-    As many images at once as both sessions have requests.
+    As many images at once as both sessions have requests, or one of them takes in a run.
     Raises `InputError` when a label of the one is another class than the same label of the other.
     """
     _require_same_classes(first.labels, second.labels)
 
-    def compared(named: tuple[str, Frame]) -> Difference:
-        name, frame = named
-        logits = first.logits(frame), second.logits(frame)
+    def compared(chosen: list[tuple[str, Frame]]) -> list[Difference]:
+        frames = [frame for _, frame in chosen]
+        logits = zip(first.logits_of(frames), second.logits_of(frames), strict=True)
+        return [of_one(name, frame, *both) for (name, frame), both in zip(chosen, logits, strict=True)]
+
+    def of_one(name: str, frame: Frame, *logits: npt.NDArray[Any]) -> Difference:
         error = relative_error(*logits) if logits[0].shape == logits[1].shape else None
         size = (frame.shape[0], frame.shape[1])
         labels = first.mask(logits[0], size).labels, second.mask(logits[1], size).labels
@@ -38,7 +45,8 @@ def compare_bundles(first: Segmenter, second: Segmenter, frames: Frames) -> Iter
     # not in_flight: logits of a session without requests are the next frame's, too
     with Workers(min(first.session.requests, second.session.requests)) as workers:
         read = ((name, frames.read(index)) for index, name in enumerate(frames.names))
-        yield from workers.in_order(compared, read)
+        for found in workers.in_order(compared, gathered(read, max(first.at_once, second.at_once))):
+            yield from found
 
 
 def _require_same_classes(first: Labels, second: Labels) -> None:

@@ -12,10 +12,12 @@ import pytest
 from refinenet_edge.bundle_comparison import Difference, compare_bundles, relative_error
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import open_frames, parse
+from refinenet_edge.frames.images import write_png
 from refinenet_edge.labels import CITYSCAPES, VOC, numbered
 from refinenet_edge.records import FrameSpec, Labels, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
 from refinenet_edge.runtime.frame import prepare
+from refinenet_edge.runtime.session import Feeds, Outputs
 
 
 def test_the_error_is_relative_to_the_largest_expected_number() -> None:
@@ -112,6 +114,39 @@ def test_as_many_images_at_once_as_both_have_requests(photos: Path) -> None:
         assert difference.relative_error == relative_error(expected, image)
     with opened(0, 1) as first, opened(0, 2) as second:
         assert all(each.label_agreement == 1 for each in compare_bundles(first, second, frames))
+
+
+@pytest.mark.parametrize("others", [1, 2, 3])
+def test_a_network_of_exactly_three_has_three_images_in_a_run(tmp_path: Path, others: int) -> None:
+    """Logits are the image, those of the second less its red: each image has another difference."""
+    for index in range(5):
+        write_png(
+            tmp_path / f"{index}.png", np.random.default_rng(index).integers(0, 40 * (index + 2), (9, 7, 3), np.uint8)
+        )
+
+    def compared(*batches: int) -> tuple[list[Difference], list[list[np.ndarray]]]:
+        fed: list[list[np.ndarray]] = [[], []]
+
+        def opened(number: int) -> Segmenter:
+            def handled(feeds: Feeds) -> Outputs:
+                fed[number].append(feeds["image"])
+                logits = feeds["image"].copy()
+                logits[:, 0] -= number
+                return {"logits": logits}
+
+            ends = tuple((TensorSpec(name, "float32", (batches[number], 3, 8, 8)),) for name in ("image", "logits"))
+            return Segmenter.from_session(FakeSession(handled, *ends), FrameSpec((8, 8)), numbered(3))
+
+        with opened(0) as first, opened(1) as second:
+            return list(compare_bundles(first, second, open_frames(parse(str(tmp_path))))), fed
+
+    known, (images, _) = compared(1, 1)
+    assert len({each.relative_error for each in known}) == 5
+    found, fed = compared(3, others)
+    assert found == known
+    assert [len(run) for run in fed[0]] == [3, 3]
+    assert np.array_equal(np.concatenate(fed[0])[:5], np.concatenate(images))  # what is missing is the last once more
+    assert len(fed[1]) == {1: 5, 2: 3, 3: 2}[others]
 
 
 def test_an_image_that_cannot_be_read_stops(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 On an integrated GPU (Jetson) frames and labels lie in mapped memory: nothing is uploaded or downloaded, a frame in
 memory of `new_frame` is read where it is, and labels are written into memory of `new_labels` and stay there. On a
 discrete one, and where `make gpu` measured that copying is faster, they go through page-locked memory on two streams of
-their own (device_lane.py). Where the engine takes several frames, those of a stream go in together if the network is
-for throughput or takes none alone; else a frame is alone.
+their own (device_lane.py). Frames that may wait for each other, as those of `batch` and of a stream for throughput, go
+in together where the engine takes several, and are of any sizes, one after the other too: device_batch.py has nothing
+to make again where another size comes. One that is to be soon done has kernels for its size.
 
 From the second frame of a size on, the kernels and the engine are one CUDA graph for each place that frames lie at.
 The full-size logits never exist: the frame kernel writes what the engine reads, in its layout and type, and the head
@@ -68,7 +69,7 @@ class DevicePath:
     @property
     def at_once(self) -> int:
         """`FramePath.at_once`: for throughput as many as the engine takes."""
-        return self._network.batch.most if self._network.throughput else self._network.at_once
+        return self._network.at_once
 
     def new_frame(self, size: Size) -> Frame:
         """`FramePath.new_frame`: page-locked memory."""
@@ -110,8 +111,6 @@ class DevicePath:
 
     def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
         """`FramePath.batch`: as many at once as the engine takes, of those whose network's input is of one size."""
-        if self._network.batch.most == 1:
-            return [or_error(self.segment, frame) for frame in frames]
         with self._session.cuda.use():
             return self._queue_list(frames).answers()
 
@@ -119,12 +118,13 @@ class DevicePath:
         """`FramePath.stream`: copies and computation of several frames, or lists of them, overlap."""
         together = min(depth or self.at_once, self.at_once)
         lists = max(1, (depth or DEPTH * together) // together)
+        single = self._alone and not self._network.throughput
         cuda = self._session.cuda
         waiting: deque[_List] = deque()
         try:
             for chosen in gathered(frames, together):
                 with cuda.use():
-                    waiting.append(self._queue_list(chosen, single=together == 1))
+                    waiting.append(self._queue_list(chosen, single))
                     done = waiting.popleft().answers() if len(waiting) == lists else []
                 yield from done
             while waiting:

@@ -74,9 +74,17 @@ class Network:
         return channels if isinstance(channels, int) and channels > 3 else 3
 
     @property
+    def together(self) -> int:
+        """How many images that are there go into a run: on a GPU as many as the network takes.
+
+        On a CPU one, where it takes one alone: requests side by side keep that busy.
+        """
+        return self.batch.most if self.batch.least > 1 or self.session.on_gpu else 1
+
+    @property
     def at_once(self) -> int:
-        """How many images go into a run: one where the network takes one alone."""
-        return self.batch.most if self.batch.least > 1 else 1
+        """How many frames wait for each other, to go into a run: 1 where one may go alone and is to be soon done."""
+        return self.together if self.batch.least > 1 or self.throughput else 1
 
     @property
     def gives_labels(self) -> bool:

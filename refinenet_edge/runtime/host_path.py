@@ -22,6 +22,8 @@ from refinenet_edge.runtime.in_flight import Workers
 class HostPath:
     """`FramePath` on the host."""
 
+    whole = True  # a run is of whole frames, of which several may go in
+
     def __init__(self, network: Network) -> None:
         self.network = network
         self._workers = Workers(self.in_flight)
@@ -34,7 +36,7 @@ class HostPath:
     @property
     def at_once(self) -> int:
         """`FramePath.at_once`."""
-        return self.network.at_once
+        return self.network.at_once if self.whole else 1
 
     def segment(self, frame: Frame | DeviceImage, into: LabelMap | None = None) -> Mask:
         """`FramePath.segment`. Raises `InputError` for a frame on the GPU."""
@@ -62,8 +64,8 @@ class HostPath:
         return mask, {stage: 1000 * (end - start) for stage, start, end in stages}
 
     def batch(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
-        """`FramePath.batch`: `in_flight` at once; in one run, where the network takes no frame alone."""
-        if self.at_once > 1:
+        """`FramePath.batch`: `in_flight` at once; in one run on a GPU, or where the network takes no frame alone."""
+        if self.whole and self.network.together > 1:
             return self._together(frames)
         return list(self._workers.in_order(partial(or_error, self.segment), frames))
 
@@ -96,7 +98,7 @@ class HostPath:
     def stream(self, frames: Iterable[Frame | DeviceImage], depth: int | None = None) -> Generator[Answer, None, None]:
         """`FramePath.stream`: `in_flight` at once, or one after the other in turn with whoever shares the session.
 
-        Where the network takes no frame alone, as many in a run as it takes.
+        As many in a run as the network takes where it takes none alone, and on a GPU for throughput.
         """
         if self.at_once > 1:
             for chosen in gathered(frames, min(depth or self.at_once, self.at_once)):
@@ -138,19 +140,25 @@ class HostPath:
             raise InputError(f"{self.network.origin} gives labels, no logits: build it without --gives labels")
         return self._run(image)
 
-    def views(self, images: Iterable[npt.NDArray[Any]]) -> Iterator[Logits]:
-        """What the network makes of each of `images` (1xCxhxw) of a frame, CxHxW, in their order.
+    def logits_of(self, images: Iterable[npt.NDArray[Any]]) -> Iterator[npt.NDArray[Any]]:
+        """`logits` of each of `images` (1xCxhxw), in their order; the next may overwrite them.
 
-        Where it takes none alone, those of one size that follow each other go in together.
+        Those of one size that follow each other go in together, as many as the network takes where that pays.
         """
         for _, alike in itertools.groupby(images, lambda image: image.shape):
-            for chosen in gathered(alike, self.network.at_once):
-                outputs = self.logits(np.concatenate(chosen) if len(chosen) > 1 else chosen[0])
-                if outputs.ndim == 4:
-                    self.network.check_classes(outputs.shape[1])
-                each = [outputs] if len(chosen) == 1 else (outputs[place : place + 1] for place in range(len(chosen)))
-                for logits in each:  # copied: the session overwrites its own
-                    yield np.array(one_frame(logits), np.float32, order="C")
+            for chosen in gathered(alike, self.network.together):
+                if len(chosen) == 1:
+                    yield self.logits(chosen[0])
+                else:
+                    outputs = self.logits(np.concatenate(chosen))
+                    yield from (outputs[place : place + 1] for place in range(len(chosen)))
+
+    def views(self, images: Iterable[npt.NDArray[Any]]) -> Iterator[Logits]:
+        """`logits_of` views of one frame, CxHxW: the caller's."""
+        for logits in self.logits_of(images):
+            if logits.ndim == 4:
+                self.network.check_classes(logits.shape[1])
+            yield np.array(one_frame(logits), np.float32, order="C")
 
     def _run(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the network makes of `images`; too few go in as often as they have to."""

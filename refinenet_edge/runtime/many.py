@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from refinenet_edge.errors import RefineNetEdgeError
-from refinenet_edge.records import Frame, Mask
+from refinenet_edge.records import Frame, Mask, Tiles
 from refinenet_edge.runtime.frame_path import Answer, or_error
 from refinenet_edge.runtime.in_flight import Workers, most_requests
 from refinenet_edge.runtime.segmenter import Segmenter
@@ -31,15 +31,20 @@ class Segments(Protocol):
 class Many:
     """Threads that read frames, and use their masks.
 
-    They segment, too, each a frame of its own, unless the segmenter gathers frames for a run: then these go in together
-    as they are read, while the threads go on. In memory are up to two batches and four frames for each thread.
+    On a CPU they segment, too, each a frame of its own. What a GPU computes goes on by itself, and several frames of a
+    run go in together: there frames are handed over as they are read, while the threads go on. In memory are the frames
+    of two runs and four for each thread at most. Tiles are of frames that may be as large as the memory: one at a time.
     """
 
     def __init__(self, segmenter: Segments) -> None:
         self._segmenter = segmenter
+        self._each: Callable[[Iterator[Frame | RefineNetEdgeError]], Generator[Answer, None, None]] | None = None
         threads = 1
         if isinstance(segmenter, Segmenter):
-            threads = segmenter.in_flight if segmenter.at_once == 1 else most_requests()
+            threads = segmenter.in_flight
+            on_gpu = segmenter.session.on_gpu and not isinstance(segmenter.inference, Tiles)
+            if on_gpu or segmenter.at_once > 1:
+                self._each, threads = segmenter.segment_each, most_requests()
         self._workers = Workers(threads)
 
     def each(
@@ -50,25 +55,24 @@ class Many:
     ) -> Iterator[R]:
         """`use(what else was read, mask or error, ms)` for what `read` makes of each of `items`, in their order.
 
-        The ms are those that a frame took beside the others, or from when it was taken for a batch until its mask came.
+        The ms are those that a frame took beside the others, or from when it was handed over until its mask came.
         An error in a frame's place is its own answer. What `read` or `use` raises comes after the results before it.
         """
-        segmenter = self._segmenter
-        if isinstance(segmenter, Segmenter) and segmenter.at_once > 1:
-            yield from self._gathered(segmenter, self._workers.in_order(read, items), use)
+        if self._each is not None:
+            yield from self._handed_over(self._each, self._workers.in_order(read, items), use)
             return
 
         def work(item: T) -> R:
             frame, rest = read(item)
             began = time.perf_counter()
-            answer = frame if isinstance(frame, RefineNetEdgeError) else or_error(segmenter.segment, frame)
+            answer = frame if isinstance(frame, RefineNetEdgeError) else or_error(self._segmenter.segment, frame)
             return use(rest, answer, _ms(began))
 
         yield from self._workers.in_order(work, items)
 
-    def _gathered(
+    def _handed_over(
         self,
-        segmenter: Segmenter,
+        segment_each: Callable[[Iterator[Frame | RefineNetEdgeError]], Generator[Answer, None, None]],
         read: Generator[tuple[Frame | RefineNetEdgeError, S], None, None],
         use: Callable[[S, Answer, float], R],
     ) -> Iterator[R]:
@@ -79,7 +83,7 @@ class Many:
                 waiting.append((rest, time.perf_counter()))
                 yield frame
 
-        with closing(read), closing(segmenter.segment_each(frames())) as answers:
+        with closing(read), closing(segment_each(frames())) as answers:
             taken = ((waiting.popleft(), answer) for answer in answers)
             used = ((rest, answer, _ms(since)) for (rest, since), answer in taken)
             yield from self._workers.in_order(lambda found: use(*found), used)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class MultiScalePath(HostPath):
     """`FramePath` of a `MultiScale`. Raises `InputError` where the network's size is fixed and another is asked for."""
 
+    whole = False
+
     def __init__(self, network: Network, inference: MultiScale) -> None:
         super().__init__(network)
         self._inference = inference
@@ -38,11 +40,6 @@ class MultiScalePath(HostPath):
                 f"{network.origin} takes {size[0]}x{size[1]} pixels only, whatever the scale: build it with --dynamic, "
                 "or at other sizes, too, and name those --with it; --flip alone needs neither"
             )
-
-    @property
-    def at_once(self) -> int:
-        """`FramePath.at_once`: a run is of one frame."""
-        return 1
 
     def _segment(self, frame: Frame | DeviceImage) -> Mask:
         return self._label(self._passes(frame), (frame.shape[0], frame.shape[1]))

@@ -88,7 +88,7 @@ class Segmenter:
         `progress(done, tiles)` is called after each tile of a frame, where there are `Tiles`.
         `throughput`: on a CPU, several frames at once on a core or some each, for the most frames per second, where
         else all cores work on one frame so that it is soonest done. Memory grows by the activations of each. On a GPU,
-        `segment_stream` fills the batches of an engine that takes several frames.
+        `segment_stream` fills the batches of an engine that takes several frames, and frames may change their size.
         """
         require(confidence, bool, "confidence")
         require(throughput, bool, "throughput")
@@ -212,7 +212,7 @@ class Segmenter:
 
     @property
     def at_once(self) -> int:
-        """How many frames `segment_each` and `segment_stream` gather for one run."""
+        """How many frames `segment_each` and `segment_stream` gather for a run."""
         return self._path.at_once
 
     @property
@@ -349,6 +349,11 @@ class Segmenter:
         """
         with self._turn():
             return self._host.logits(self.image(frame))
+
+    def logits_of(self, frames: Iterable[Frame]) -> list[npt.NDArray[Any]]:
+        """`logits` of each of `frames`, 1xCxhxw, in their order: the caller's. As many in a run as pay."""
+        with self._turn():
+            return [logits.copy() for logits in self._host.logits_of(map(self.image, frames))]
 
     def mask(self, logits: npt.NDArray[Any], size: Size) -> Mask:
         """The second half of `segment`, of a whole frame: the labels of `logits` (1xCxhxw) at its `size` (h, w).

@@ -55,8 +55,11 @@ class Session:
 
     `name` is the backend: "openvino", "tensorrt" ...; `inputs` is what run() takes and `outputs` what it returns, with
     numpy's names of dtypes; a dimension that varies is a name. `requests`: how many runs may be on their way at once,
-    each from a thread of its own; 1: it is used from one thread at a time.
+    each from a thread of its own; 1: it is used from one thread at a time. `on_gpu`: it computes there, while the
+    host goes on.
     """
+
+    on_gpu = False
 
     def __init__(
         self, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], requests: int = 1

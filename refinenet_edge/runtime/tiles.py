@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 class TiledPath(HostPath):
     """`FramePath` of `Tiles`. Raises `InputError` where the network's size is fixed to another than the tiles'."""
 
+    whole = False
+
     def __init__(self, network: Network, tiles: Tiles) -> None:
         super().__init__(network)
         self._tiles, size = tiles, network.frame_spec.size
@@ -56,11 +58,6 @@ class TiledPath(HostPath):
     @property
     def in_flight(self) -> int:
         """`FramePath.in_flight`: one frame, which may be large; its tiles are what runs at once."""
-        return 1
-
-    @property
-    def at_once(self) -> int:
-        """`FramePath.at_once`: a run is of one frame."""
         return 1
 
     def close(self) -> None:
@@ -111,7 +108,7 @@ class TiledPath(HostPath):
         count = 0
         for row, (top, following) in enumerate(itertools.pairwise([*down, frame.shape[0] + ALIGNED])):
             strip = None
-            tiles = self._beside.in_order(partial(self._logits_of, frame, top), gathered(across, self.network.at_once))
+            tiles = self._beside.in_order(partial(self._logits_of, frame, top), gathered(across, self.network.together))
             for left, logits in zip(across, itertools.chain.from_iterable(tiles), strict=True):
                 if stride is None:
                     stride = _stride(self._sides(frame, top, left), logits)

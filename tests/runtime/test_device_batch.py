@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -180,19 +180,26 @@ def throughput(batch: str, opened: Open, **fields: Any) -> tuple[Gpu, DevicePath
     return gpu, device
 
 
-def test_batches_of_a_stream_overlap(opened: Open) -> None:
-    """The second is uploaded and queued before the first is waited for, and the third before the second."""
-    gpu, device = throughput("1:4", opened)
+@pytest.mark.parametrize("way", [DevicePath.stream, DevicePath.batch])
+@pytest.mark.parametrize(("batch", "runs"), [("1:4", 4), ("1", 16)])
+def test_batches_of_a_stream_overlap(
+    opened: Open, batch: str, runs: int, way: Callable[[DevicePath, list[np.ndarray]], Iterable[Answer]]
+) -> None:
+    """The second is uploaded and queued before the first is waited for, and the third before the second.
+
+    A batch may be of one frame; another size of frames makes nothing new.
+    """
+    gpu, device = throughput(batch, opened)
     shot = frames(16)
     alone = [device.segment(frame) for frame in shot]
-    for _ in range(2):
-        assert_same(list(device.stream(shot)), alone)
+    for _ in range(3):
+        assert_same(list(way(device, shot)), alone)
     found: list[Answer] = []
-    asked = calls(gpu, lambda: found.extend(device.stream(shot)))
+    asked = calls(gpu, lambda: found.extend(way(device, shot)))
     assert_same(found, alone)
     names = {"cuMemcpyHtoDAsync": "up", "cuGraphLaunch": "run", "cuMemcpyDtoHAsync": "down", "cuEventSynchronize": "|"}
-    batch = ["up", "run", "down"]
-    assert [names[name] for name in asked if name in names] == [*batch, *(3 * [*batch, "|"]), "|"]
+    one = ["up", "run", "down"]
+    assert [names[name] for name in asked if name in names] == [*one, *((runs - 1) * [*one, "|"]), "|"]
     assert not {"execute_async_v3", "cuLaunchKernel", "cuMemAlloc", "cuStreamSynchronize"} & set(asked)
     assert gpu.held()["streams"] == 3
 

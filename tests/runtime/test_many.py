@@ -19,10 +19,11 @@ from refinenet_edge.errors import CudaError, InputError, RefineNetEdgeError
 from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.evaluation.masks import read_mask
 from refinenet_edge.frames.images import read_image, write_png
-from refinenet_edge.records import Batch, Mask, MultiScale
-from refinenet_edge.runtime import Segmenter, backends
+from refinenet_edge.records import WHOLE, Batch, Cubic, Inference, Mask, MultiScale, Tiles
+from refinenet_edge.runtime import Segmenter, backends, many
 from refinenet_edge.runtime.in_flight import AHEAD, most_requests
 from refinenet_edge.runtime.many import Many
+from refinenet_edge.runtime.tensorrt.session import TrtSession
 from tests.evaluation import data
 from tests.runtime.gpu import Gpu
 from tests.runtime.test_in_flight import ours
@@ -67,10 +68,12 @@ def runs(gpu: Gpu, act: Callable[[], Any]) -> int:
     return asked.count("execute_async_v3") + asked.count("cuGraphLaunch") - asked.count("cuStreamEndCapture")
 
 
-@pytest.mark.parametrize("batch", ["1:4", "4"])
+@pytest.mark.parametrize(("batch", "times"), [("1", (10, 9)), ("1:4", (3, 3)), ("4", (3, 3))])
 class TestCommands:
+    """How often the engine runs for ten frames, and for nine."""
+
     def test_masks_are_those_of_each_alone(
-        self, on_gpu: Callable[[str], OnGpu], pictures: Path, tmp_path: Path, batch: str
+        self, on_gpu: Callable[[str], OnGpu], pictures: Path, tmp_path: Path, batch: str, times: tuple[int, int]
     ) -> None:
         gpu, bundle = on_gpu(batch)
 
@@ -83,15 +86,17 @@ class TestCommands:
             done = label(bundle, str(pictures), str(tmp_path / "batch"), backend="tensorrt")
             assert [problem.id for problem in done.problems] == [f"{BAD:02}.png"]
 
-        assert runs(gpu, run) == 3  # ten frames
-        assert runs(gpu, batched) == 3
+        assert runs(gpu, run) == times[0]
+        assert runs(gpu, batched) == times[0]
         with Segmenter(bundle, "tensorrt") as segmenter:
             for index in set(range(COUNT)) - {BAD}:
                 known = segmenter.segment(read_image(pictures / f"{index:02}.png")).labels
                 assert np.array_equal(read_mask(tmp_path / "batch" / f"{index:02}.png.png"), known)
                 assert np.array_equal(read_mask(tmp_path / "run" / f"{index:02}_labels.png"), known)
 
-    def test_scores_are_those_of_each_alone(self, on_gpu: Callable[[str], OnGpu], tmp_path: Path, batch: str) -> None:
+    def test_scores_are_those_of_each_alone(
+        self, on_gpu: Callable[[str], OnGpu], tmp_path: Path, batch: str, times: tuple[int, int]
+    ) -> None:
         gpu, bundle = on_gpu(batch)
         dataset = open_dataset(str(data.plain(tmp_path / "d", CLASSES, COUNT)))
         (tmp_path / "d" / "masks" / "s2.png").write_bytes(b"none")
@@ -101,12 +106,13 @@ class TestCommands:
         assert {problem.sample: problem.kind for problem in known.problems} == {"s2": "unreadable", "s4": "size"}
         with Segmenter(bundle, "tensorrt", throughput=True) as segmenter:
             found = []
-            assert runs(gpu, lambda: found.append(evaluate(segmenter, dataset))) == 3  # nine frames
+            assert runs(gpu, lambda: found.append(evaluate(segmenter, dataset))) == times[1]
         assert replace(found[0], seconds=0.0) == known
 
 
-def test_a_bad_frame_is_an_error_for_itself_only(on_gpu: Callable[[str], OnGpu]) -> None:
-    _, bundle = on_gpu("1:4")
+@pytest.mark.parametrize("batch", ["1", "1:4"])
+def test_a_bad_frame_is_an_error_for_itself_only(on_gpu: Callable[[str], OnGpu], batch: str) -> None:
+    _, bundle = on_gpu(batch)
     good = np.full((40, 60, 3), 7, np.uint8)
     given: list[Any] = [InputError("was not read"), good, good[0], good, "no frame", *([good] * 4), InputError("last")]
     with Segmenter(bundle, "tensorrt", throughput=True) as segmenter, Many(segmenter) as many:
@@ -121,9 +127,10 @@ def test_a_bad_frame_is_an_error_for_itself_only(on_gpu: Callable[[str], OnGpu])
         assert index in said or (isinstance(answer, Mask) and np.array_equal(answer.labels, known))
 
 
-def test_memory_is_bounded(on_gpu: Callable[[str], OnGpu]) -> None:
+@pytest.mark.parametrize(("batch", "frames_of_a_run"), [("1", 1), ("1:4", 4)])
+def test_memory_is_bounded(on_gpu: Callable[[str], OnGpu], batch: str, frames_of_a_run: int) -> None:
     """Of those that were taken and whose masks were not used yet."""
-    _, bundle = on_gpu("1:4")
+    _, bundle = on_gpu(batch)
     taken, most, lock = 0, 0, threading.Lock()
 
     def items() -> Iterator[int]:
@@ -143,7 +150,48 @@ def test_memory_is_bounded(on_gpu: Callable[[str], OnGpu]) -> None:
     with Segmenter(bundle, "tensorrt", throughput=True) as segmenter, Many(segmenter) as many:
         for number, index in enumerate(many.each(items(), lambda index: (frame, index), use)):
             assert number == index
-    assert most <= 2 * 4 + 2 * AHEAD * most_requests()
+    assert most <= 2 * frames_of_a_run + 2 * AHEAD * most_requests()
+
+
+@pytest.mark.parametrize("fields", [{}, {"inference": MultiScale(flip=True)}], ids=["whole", "mirrored"])
+@pytest.mark.parametrize("throughput", [True, False])
+def test_an_engine_of_one_frame_goes_on_beside_reading_and_use(
+    on_gpu: Callable[[str], OnGpu], monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], throughput: bool
+) -> None:
+    """The first mask is not done with before the third frame was read."""
+    monkeypatch.setattr(many, "most_requests", lambda: 2)
+    _, bundle = on_gpu("1")
+    frame, third = np.zeros((40, 60, 3), np.uint8), threading.Event()
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+        if index == 2:
+            third.set()
+        return frame, index
+
+    def use(index: int, answer: object, ms: float) -> tuple[bool, object]:
+        return third.wait(60), answer
+
+    with Segmenter(bundle, "tensorrt", throughput=throughput, **fields) as segmenter, Many(segmenter) as each:
+        known = segmenter.segment(frame).labels
+        found = list(each.each(range(5), read, use))
+    assert [came for came, _ in found] == [True] * 5
+    assert all(isinstance(answer, Mask) and np.array_equal(answer.labels, known) for _, answer in found)
+
+
+def test_tiles_are_of_one_frame_at_a_time(on_gpu: Callable[[str], OnGpu]) -> None:
+    _, bundle = on_gpu("1:4")
+    done: list[str] = []
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+        done.append(f"read {index}")
+        return np.zeros((40, 60, 3), np.uint8), index
+
+    with (
+        Segmenter(bundle, "tensorrt", throughput=True, inference=Tiles((32, 32), 0)) as segmenter,
+        Many(segmenter) as many,
+    ):
+        list(many.each(range(2), read, lambda index, answer, ms: done.append(f"used {index}")))
+    assert done == ["read 0", "used 0", "read 1", "used 1"]
 
 
 def test_what_use_raises_ends_it_when_what_was_begun_has_ended(on_gpu: Callable[[str], OnGpu]) -> None:
@@ -192,3 +240,43 @@ def test_scales_are_no_batch(on_gpu: Callable[[str], OnGpu]) -> None:
         for answers in (segmenter.segment_batch(shot), list(segmenter.segment_each(shot))):
             for answer, known in zip(answers, alone, strict=True):
                 assert isinstance(answer, Mask) and np.array_equal(answer.labels, known)
+
+
+@pytest.mark.parametrize(
+    ("inference", "together", "alone"),
+    [(MultiScale(flip=True), 1, 2), (Tiles((32, 32), 0), 3, 12), (WHOLE, 1, 1)],
+    ids=["mirrored", "tiles", "cubic"],
+)
+@pytest.mark.parametrize("throughput", [True, False])
+def test_what_is_prepared_on_the_host_goes_into_a_gpus_engine_together(
+    on_gpu: Callable[[str], OnGpu],
+    monkeypatch: pytest.MonkeyPatch,
+    inference: Inference,
+    together: int,
+    alone: int,
+    throughput: bool,
+) -> None:
+    """Views of a frame, tiles of a row, and frames whose labels are interpolated where there is no kernel for it."""
+    gpu, bundle = on_gpu("1:4")
+    shot = [np.random.default_rng(index).integers(0, 256, (96, 128, 3), np.uint8) for index in range(5)]
+
+    def masks() -> tuple[list[Any], int]:
+        found: list[Any] = []
+        with (
+            Segmenter(bundle, "tensorrt", throughput=throughput, inference=inference) as segmenter,
+            segmenter.with_upsample(Cubic()) as cubic,
+            Many(cubic) as each,
+        ):
+            single = runs(gpu, lambda: found.append(cubic.segment(shot[0])))
+            found.extend(cubic.segment_batch(shot))
+            found.extend(each.each(shot, lambda frame: (frame, None), lambda _, answer, ms: answer))
+        return [answer.labels for answer in found], single
+
+    (found, few), before = masks(), len(gpu.calls)
+    monkeypatch.setattr(TrtSession, "on_gpu", False)
+    known, many_runs = masks()
+    assert (few, many_runs) == (together, alone)
+    assert len(found) == 11
+    for labels, expected in zip(found, known, strict=True):
+        assert np.array_equal(labels, expected)
+    assert gpu.calls[:before].count("execute_async_v3") < gpu.calls[before:].count("execute_async_v3")

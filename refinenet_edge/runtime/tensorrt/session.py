@@ -120,6 +120,8 @@ class TrtSession(Session):
     Raises `CudaError` when the GPU refuses (out of memory).
     """
 
+    on_gpu = True
+
     def __init__(self, engine: Engine, cuda: Cuda) -> None:
         super().__init__(engine.backend, engine.inputs, engine.outputs)
         self.cuda = cuda
