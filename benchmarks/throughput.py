@@ -144,14 +144,14 @@ def write_page(cells: list[dict[str, Any]], engines: dict[str, Any]) -> None:
 
 def write_data(folder: Path, frames: int) -> None:
     """Drawn streets and their truth as files."""
-    from refinenet_edge.frames.images import write_png
+    from refinenet_edge.frames.images import write_image
     from refinenet_edge.scenes import VALIDATION, scene
 
     for number in range(frames):
         frame, truth = scene(VALIDATION, number)
         for kind, image in (("images", frame), ("masks", truth)):
             (folder / kind).mkdir(parents=True, exist_ok=True)
-            write_png(folder / kind / f"{number:03d}.png", image)
+            write_image(folder / kind / f"{number:03d}.png", image)
 
 
 def checkout(commit: str, into: Path) -> Path:

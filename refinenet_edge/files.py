@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from refinenet_edge.errors import InputError, RefineNetEdgeError
@@ -26,6 +26,7 @@ except ImportError:  # not a Unix: nothing is locked
 
 MAX_TEXT = 32 << 20  # bytes
 PATIENCE = 60.0  # seconds
+SAVE_SECONDS = 30.0  # between two saves of a run that is not finished
 NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe is opened at once, and then refused
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
@@ -56,6 +57,38 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes], error: type[Refi
 def beside_of(path: Path) -> Path:
     """Where what will be `path` is written."""
     return path.with_name(f".{path.name}.refinenet-edge")
+
+
+@contextlib.contextmanager
+def resumable(
+    path: Path | None, state: Callable[[], bytes], done: Callable[[], int], error: type[RefineNetEdgeError]
+) -> Iterator[Callable[[], None]]:
+    """Keep `state()` in the file `path` while a run goes on, for the next one to go on from; None: nowhere.
+
+    It is written at once, whenever what is yielded is called and `SAVE_SECONDS` have passed, and where the run stops
+    for whatever reason with something `done`. A run that is finished removes it. Raises `error`.
+    """
+    if path is None:
+        yield lambda: None
+        return
+    saved = 0.0
+
+    def save(now: bool = False) -> None:
+        nonlocal saved
+        if now or time.monotonic() - saved > SAVE_SECONDS:
+            write_atomically(path, state(), error)
+            saved = time.monotonic()
+
+    save(now=True)  # a place that cannot be written is found out now, not at the end
+    try:
+        yield save
+    except BaseException:
+        if done():
+            save(now=True)
+        else:
+            path.unlink(missing_ok=True)
+        raise
+    path.unlink(missing_ok=True)
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -243,6 +276,17 @@ def read_text(path: Path) -> str | None:
             return file.read(MAX_TEXT).decode(errors="replace").replace("\0", " ").strip() or None
     except OSError:
         return None
+
+
+def is_there(path: Path, error: type[RefineNetEdgeError] = InputError) -> bool:
+    """Whether something is at `path`. Raises `error` where that cannot be told, as of what is in a closed folder."""
+    try:
+        path.stat()
+    except PermissionError as exc:
+        raise error(f"{path} cannot be read: {exc.strerror}") from exc
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return False
+    return True
 
 
 def list_files(folder: Path, error: type[RefineNetEdgeError], *, below: bool = False) -> list[str]:

@@ -208,6 +208,12 @@ def memory(root: Path) -> Memory | None:
     return Memory(*(int(sizes[name]) << 10 for name in ("MemTotal", "MemAvailable"))) if len(sizes) == 2 else None
 
 
+def process_memory(what: str) -> int | None:
+    """The bytes that Linux says of this process, such as its VmData, or VmHWM, its peak; None where it does not say."""
+    found = re.search(rf"^{what}:\s+(\d{{1,18}}) kB", read_text(Path("/proc/self/status")) or "", re.MULTILINE)
+    return int(found[1]) << 10 if found else None
+
+
 def _dla_cores(root: Path) -> int | None:
     devices = root / "sys/bus/platform/devices"
     return sum(1 for _ in devices.glob("*.nvdla*")) if devices.is_dir() else None

@@ -191,10 +191,9 @@ def _by_region(mask: Mask) -> Iterator[dict[str, Any]]:
 
 def _shares(file_name: str, mask: Mask) -> bytes:
     """A table of one frame."""
-    classes = len(mask.classes.names)
-    counts = np.bincount(mask.labels.ravel(), minlength=classes)
-    shares = [*counts[:classes], counts[classes:].sum()]
-    row = [file_name, *mask.labels.shape, *(f"{n / mask.labels.size:.6f}" for n in shares)]
+    of_classes = mask.pixels()
+    counts = [*of_classes, mask.labels.size - of_classes.sum()]
+    row = [file_name, *mask.labels.shape, *(f"{n / mask.labels.size:.6f}" for n in counts)]
     return _table([["frame", "height", "width", *mask.classes.names, "unknown"], row])
 
 

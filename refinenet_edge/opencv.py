@@ -6,7 +6,10 @@ the desktop. Such an import fails with whatever the libraries below say, so it i
 
 import contextlib
 import io
+import os
 import platform
+import threading
+from collections.abc import Iterator
 
 from refinenet_edge.errors import MissingExtra
 
@@ -36,4 +39,18 @@ try:
 except Exception as exc:  # a broken installation may raise anything
     raise _explained(exc) from exc
 
-__all__ = ["cv2"]
+__all__ = ["cv2", "stderr_to"]
+
+_STDERR = threading.Lock()  # the process has one
+
+
+@contextlib.contextmanager
+def stderr_to(descriptor: int) -> Iterator[None]:
+    """What OpenCV's libraries write to the process's stderr meanwhile goes to `descriptor`; a thread at a time."""
+    with _STDERR, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # there is no stderr
+            before = os.dup(2)
+            stack.callback(os.close, before)
+            stack.callback(os.dup2, before, 2)
+            os.dup2(descriptor, 2)
+        yield

@@ -1,14 +1,18 @@
 """Mask over frame, with figures and legend: the picture that is looked at."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from refinenet_edge.opencv import cv2
-from refinenet_edge.records import RGB, Frame, Mask, draw_outlines
+
+if TYPE_CHECKING:  # a mask draws itself with this
+    from refinenet_edge.records import RGB, Frame, LabelMap, Mask
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX  # OpenCV 5 draws it with a real font
 DIM = 90  # of 255: how much of the picture is seen through the dark under writing
@@ -28,19 +32,33 @@ class OverlayStyle:
 
 
 def blend(frame: Frame, mask: Mask, style: OverlayStyle) -> Frame:
-    """`mask` over `frame` (HxWx3 BGR uint8, its own): a new picture of its size."""
-    if frame.shape[:2] != mask.labels.shape:
+    """`mask` over `frame` (HxWx3 BGR uint8, the segmented one): a new picture of its size, lines between classes."""
+    if frame.shape != (*mask.labels.shape, 3):
         raise ValueError(f"frame {frame.shape} is not the segmented frame {(*mask.labels.shape, 3)}")
-    colours: Any = cv2.applyColorMap(mask.labels, mask.classes.bgr()[:, None])
-    picture: Any = cv2.addWeighted(frame, 1 - style.opacity, colours, style.opacity, 0)
+    picture: Any = cv2.applyColorMap(mask.labels, mask.classes.bgr()[:, None])
+    cv2.addWeighted(frame, 1 - style.opacity, picture, style.opacity, 0, dst=picture)
     labels: Any = mask.labels
     if style.hidden:
         table = np.arange(256, dtype=np.uint8)
         table[list(style.hidden)] = one = min(style.hidden)  # no lines between those that are hidden
         labels = cv2.LUT(labels, table)
         cv2.copyTo(frame, (labels == one).view(np.uint8), picture)
-    draw_outlines(picture, labels, style.opacity)
+    _draw_outlines(picture, labels, style.opacity)
     return np.asarray(picture, np.uint8)
+
+
+def _draw_outlines(picture: Frame, labels: LabelMap, opacity: float) -> None:
+    """Draw white lines into `picture` (HxWx3, contiguous) where `labels` (HxW) change, twice as opaque as classes are.
+
+    They are a pixel wide, in large pictures more, so that they are still seen when those are shown smaller.
+    """
+    wide = max(1, round(min(labels.shape) / 600))
+    edges = np.zeros(labels.shape, np.bool_)
+    edges[:, :-wide] = labels[:, wide:] != labels[:, :-wide]
+    edges[:-wide] |= labels[wide:] != labels[:-wide]
+    weight = min(2 * opacity, 1.0)
+    lines, pixels = np.flatnonzero(edges), picture.reshape(-1, 3)  # few pixels: faster than a mask
+    pixels[lines] = 255 if weight == 1 else np.rint(pixels[lines] * (1 - weight) + 255 * weight)
 
 
 def legend(classes: Sequence[tuple[str, RGB, float]], hidden: Collection[int] = frozenset()) -> list[tuple[str, RGB]]:
@@ -88,7 +106,7 @@ def no_signal(picture: Frame, text: str = "NO SIGNAL") -> Frame:
     return np.asarray(dark, np.uint8)
 
 
-Panel = tuple[Frame, Frame]  # what is added to the picture, and how much of the picture stays under it (of 255)
+Panel = tuple["Frame", "Frame"]  # what is added to the picture, and how much of the picture stays under it (of 255)
 
 
 @functools.lru_cache(maxsize=32)

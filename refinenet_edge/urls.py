@@ -1,5 +1,6 @@
 """URLs: what is one, and how others may read one: without the secret of `s3://key:secret@bucket`, and its options."""
 
+import functools
 import re
 
 PORT = re.compile(r"[^/@:?#]*:\d{1,5}([/?#]|$)")  # a host and its port, then whatever
@@ -13,27 +14,27 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
-def shown(text: str) -> str:
-    """`text` as others may read it, if it is a URL: without its secret and its options."""
+def shown(text: str, options: bool = False) -> str:
+    """`text` as others may read it, if it is a URL: without its secret, and unless `options` is true without those."""
     if not is_url(text):
         return text
     scheme, _, rest = text.partition("://")
     if scheme == "s3" or not PORT.match(rest):  # the secrets of S3 have slashes in them, and some begin with digits
         rest = re.sub(r"^([^/?#]*@|[^/@:?#]*:[^@]*@)", "", rest)
-    return f"{scheme}://{re.split(r'[?#]', rest, maxsplit=1)[0]}"
+    return f"{scheme}://{rest if options else re.split(r'[?#]', rest, maxsplit=1)[0]}"
 
 
-def masked(text: str) -> str:
+def masked(text: str, options: bool = False) -> str:
     """`text` with each URL in it as `shown`; of one whose secret is cut off in its middle nothing is left."""
-    return IN_TEXT.sub(_masked, text) if ":/" in text else text
+    return IN_TEXT.sub(functools.partial(_masked, options), text) if ":/" in text else text
 
 
-def _masked(url: re.Match[str]) -> str:
+def _masked(options: bool, url: re.Match[str]) -> str:
     scheme, slashes, rest = url.groups()
     end = rest[len(rest.rstrip(CLOSING)) :]
     rest = rest.removesuffix(end)
     if slashes == "/" and not re.match(r"[^/@:?#]*:[^@]*@", rest):  # a path
         return url[0]
-    kept = shown(f"{scheme}//{rest}").removeprefix(f"{scheme}//")
+    kept = shown(f"{scheme}//{rest}", options).removeprefix(f"{scheme}//")
     cut = slashes == "//" and re.match(r"[^/@:?#\[]*:", kept) and not PORT.match(kept)
     return f"{scheme}{slashes}{'...' if cut else kept}{end}"

@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import ShapeInferencePass
 
 from refinenet_edge.build import build
-from refinenet_edge.frames.images import write_png
+from refinenet_edge.frames.images import write_image
 from refinenet_edge.fusion import Firing, Rewrite
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.model import create
@@ -142,7 +142,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # smooth, as photos are: a pixel's label then does not hang on its last bit
         y, x = np.mgrid[: size[0], : size[1]]
         waves = [np.sin(y / rng.uniform(4, 9) + x / rng.uniform(4, 9)) for _ in range(3)]
-        write_png(folder / f"{name}.png", np.uint8(127 + 120 * np.stack(waves, axis=-1)))
+        write_image(folder / f"{name}.png", np.uint8(127 + 120 * np.stack(waves, axis=-1)))
     return folder
 
 

@@ -42,7 +42,7 @@ from refinenet_edge.bench import read_suite
 from refinenet_edge.bench.record import read_run
 from refinenet_edge.bundle import MANIFEST, MODEL, open_bundle, write_bundle
 from refinenet_edge.calibration.histogram import Histogram
-from refinenet_edge.calibration.partial import Partial
+from refinenet_edge.calibration.partial import partial_bytes, read_partial
 from refinenet_edge.calibration.ranges import read_ranges
 from refinenet_edge.cli.screen import Screen, harms_table, manifest_table
 from refinenet_edge.cluster.batch import InputFiles, LabellingRecord
@@ -219,15 +219,11 @@ def going_on(path: Path) -> None:
     """A calibration that was ended, and goes on."""
     place = path.with_name(".out.partial.npz")
     place.write_bytes(path.read_bytes())
-    Partial(path.with_name("out"), KEY).resume(("a", "b"), 9)
+    read_partial(place, KEY, ("a", "b"), 9)
 
 
 def partial_files() -> list[bytes]:
-    with tempfile.TemporaryDirectory() as folder:
-        Partial(Path(folder) / "out", KEY).save(
-            3, {"a": Histogram(), "b": Histogram(exponent=2, zeros=1, low=-1, high=2)}
-        )
-        return [(Path(folder) / ".out.partial.npz").read_bytes()]
+    return [partial_bytes(KEY, 3, {"a": Histogram(), "b": Histogram(exponent=2, zeros=1, low=-1, high=2)})]
 
 
 def listed(path: Path) -> None:

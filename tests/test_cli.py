@@ -28,7 +28,7 @@ from refinenet_edge.cli.bench import _timings
 from refinenet_edge.doctor import Finding
 from refinenet_edge.errors import GraphError
 from refinenet_edge.evaluation.masks import read_mask
-from refinenet_edge.frames.images import read_image, write_png
+from refinenet_edge.frames.images import read_image, write_image
 from refinenet_edge.model import MODELS
 from refinenet_edge.records import Budget, Harm, MultiScale, Profile
 from refinenet_edge.runtime import Segmenter
@@ -386,7 +386,7 @@ class TestRun:
 
     def test_frames_outside_a_range_are_named(self, run: Run, dynamic_bundle: Path, tmp_path: Path) -> None:
         for name, size in (("fits", (40, 50)), ("large", (40, 400))):
-            write_png(tmp_path / f"{name}.png", np.zeros((*size, 3), np.uint8))
+            write_image(tmp_path / f"{name}.png", np.zeros((*size, 3), np.uint8))
         result = run("run", dynamic_bundle, tmp_path, "--out", tmp_path / "out", "--backend", "openvino")
         assert "this engine takes 32x32 to 128x192" in refused(result, 4)
         assert (tmp_path / "out" / "fits_labels.png").is_file()

@@ -25,7 +25,7 @@ from refinenet_edge import files
 from refinenet_edge.cli import build_engine, main
 from refinenet_edge.cli.command import Command
 from refinenet_edge.errors import BundleError
-from refinenet_edge.frames.images import write_png
+from refinenet_edge.frames.images import write_image
 from refinenet_edge.records import Range, Recipe
 from refinenet_edge.runtime import Segmenter
 from tests.cluster.inputs import pictures, tiny_bundle
@@ -74,7 +74,7 @@ def test_names_that_are_not_utf_8_are_refused_before_the_work(words: tuple[str, 
 
 def test_an_image_whose_name_is_not_utf_8_is_refused_before_the_work(tmp_path: Path) -> None:
     bundle, photos = tiny_bundle(tmp_path / "tiny"), tmp_path / "photos"
-    write_png(photos.parent / "a.png", np.zeros((20, 20, 3), np.uint8))
+    write_image(photos.parent / "a.png", np.zeros((20, 20, 3), np.uint8))
     photos.mkdir()
     for name in ("a.png", f"{LATIN}.png"):
         shutil.copy(tmp_path / "a.png", photos / name)
@@ -135,6 +135,8 @@ CLOSED = (
     "build --onnx tiny/model.onnx --out closed/new",
     "build --onnx tiny/model.onnx --labels closed/labels.txt --out new",
     "run tiny closed --out out",
+    "run tiny closed/a.png --out out",
+    "run tiny closed/a.mp4 --out out",
     "run tiny scenes:1:1 --out closed/out",
     "batch tiny half --out out",
     "batch tiny closed/a.png --out out",
@@ -148,6 +150,8 @@ CLOSED = (
     "compare tiny closed/tiny scenes:1:1",
     "estimate tiny --device closed/d.toml",
     "dla-check closed/tiny",
+    "demo tiny --view none --frames 1 --source closed/a.png",
+    "demo tiny --view none --frames 1 --source closed/a.mp4",
     "demo tiny --view none --frames 1 --source scenes:1:1 --record closed/a.mp4",
     "export-deepstream tiny --out closed/out",
     "plan closed/tiny",
@@ -160,7 +164,7 @@ def test_a_folder_that_may_not_be_entered_is_one_line(tmp_path: Path) -> None:
     for folder in ("closed", "half/closed", "data/images", "data/masks"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copytree(bundle, tmp_path / "closed" / "tiny")
-    write_png(tmp_path / "half" / "a.png", np.zeros((20, 20, 3), np.uint8))
+    write_image(tmp_path / "half" / "a.png", np.zeros((20, 20, 3), np.uint8))
     closed = [tmp_path / "closed", tmp_path / "half" / "closed", tmp_path / "data" / "images"]
     for folder in closed:
         folder.chmod(0)
@@ -251,7 +255,7 @@ def test_a_frame_that_the_network_fails_on_is_that_frames_problem(
     bundle, photos = tiny_bundle(tmp_path / "tiny"), tmp_path / "photos"
     for number in range(3):
         photos.mkdir(exist_ok=True)
-        write_png(photos / f"{number}.png", np.full((20, 20 + number, 3), 9, np.uint8))
+        write_image(photos / f"{number}.png", np.full((20, 20 + number, 3), 9, np.uint8))
     segment = Segmenter.segment
 
     def failing(self: Segmenter, frame: np.ndarray) -> object:

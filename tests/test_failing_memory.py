@@ -26,7 +26,7 @@ import onnx
 import pytest
 
 from refinenet_edge.cli import main
-from refinenet_edge.frames.images import write_png
+from refinenet_edge.frames.images import write_image
 from refinenet_edge.frames.video import VideoFile
 from tests.demo.fakes import write_video
 from tests.runtime.tinynet import tiny
@@ -125,7 +125,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_video(Path("drive.avi"), range(0, 40, 10))
     for index in range(2):
         picture = np.random.default_rng(index).integers(0, 255, (*LARGE, 3), np.uint8)
-        write_png(Path("photos", f"{index}.png"), picture)
+        write_image(Path("photos", f"{index}.png"), picture)
     return tmp_path / "work"
 
 

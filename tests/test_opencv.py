@@ -10,12 +10,17 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from refinenet_edge import opencv
 from refinenet_edge.cli import main
+from refinenet_edge.demo import record
+from refinenet_edge.frames.images import decode_image
 
 COMMANDS = {
     "batch": ("{bundle}", "{photos}", "--out", "labels"),
@@ -132,3 +137,16 @@ def test_it_is_imported_in_one_place() -> None:
     found = re.compile(r"^\s*(import|from) cv2\b", re.MULTILINE)
     bare = [path for path in package.rglob("*.py") if found.search(path.read_text("utf-8"))]
     assert bare == [Path(opencv.__file__)]
+
+
+def test_a_thread_at_a_time_has_stderr_elsewhere() -> None:
+    """Two at once would each put back what the other had put there, and nothing would be seen any more."""
+    before, data = os.fstat(2), cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    decoding = threading.Thread(target=decode_image, args=(data, "a.jpg"))
+    with record._quiet():
+        decoding.start()
+        decoding.join(0.5)
+        waits = decoding.is_alive()
+    decoding.join(60)
+    assert waits and not decoding.is_alive()
+    assert os.path.samestat(os.fstat(2), before)

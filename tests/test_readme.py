@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from refinenet_edge.bundle import open_bundle
-from refinenet_edge.frames.images import write_png
+from refinenet_edge.frames.images import write_image
 from refinenet_edge.scenes import scene
 from tests.conftest import onnx_model, weights
 from tests.evaluation import data
@@ -61,7 +61,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     (home / "photos").mkdir()
     for number in range(2):
-        write_png(home / f"photos/{number}.png", scene(5, number, (64, 96))[0])
+        write_image(home / f"photos/{number}.png", scene(5, number, (64, 96))[0])
     torch.save(random_state(lw_shapes(50, 21)), home / "rf_lw50_voc.pth.tar")
     data.voc(home / "VOC2012")
     body = "a = Conv<pads = [1, 1, 1, 1]>(x, k0) b = Relu(a) y = Conv<pads = [1, 1, 1, 1]>(b, k1)"

@@ -32,6 +32,12 @@ def test_a_secret_is_masked_wherever_it_stands(text: str, seen: str) -> None:
     assert str(RefineNetEdgeError(text)) == seen
 
 
+def test_what_is_cited_keeps_its_place_in_a_page() -> None:
+    cited = "L2: (https://me:word@host/a?topic=2#page=7), https://host/b#c"
+    assert masked(cited, options=True) == "L2: (https://host/a?topic=2#page=7), https://host/b#c"
+    assert masked("s3://AKIA:wJalr/K7MDEN", options=True) == "s3://..."
+
+
 @pytest.mark.parametrize("text", ["a" * 300_000 + ":/", "s3://" + "'" * 300_000, "s3://a:" * 40_000])
 def test_masking_takes_no_longer_than_reading(text: str) -> None:
     began = time.process_time()

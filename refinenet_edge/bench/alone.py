@@ -1,17 +1,16 @@
 """What is measured of one entry by itself: how it starts, what it takes, camera to screen."""
 
 import multiprocessing
-import re
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from refinenet_edge.bench.entry import BundleEntry, Entry
 from refinenet_edge.bench.measure import WARM_UPS
 from refinenet_edge.bench.record import Case, Power, Screen, Start
 from refinenet_edge.errors import InputError, RefineNetEdgeError
+from refinenet_edge.jetson import process_memory
 from refinenet_edge.records import Frame
 from refinenet_edge.runtime.cuda import gpu_problem, load_cuda
 from refinenet_edge.sensors import Meters
@@ -54,19 +53,10 @@ def _start(connection: Connection, entry: Entry, case: Case, frames: Sequence[Fr
             device = _device_memory()
             grown = device - used if used is not None and device is not None else None
             load_ms, first_ms = 1000 * (loaded - started), 1000 * (first - loaded)
-            connection.send(Start(entry.subject.name, load_ms, first_ms, peak_memory(), grown))
+            peak = process_memory("VmHWM")  # ru_maxrss of getrusage remembers the parent's memory over exec
+            connection.send(Start(entry.subject.name, load_ms, first_ms, peak, grown))
     except Exception as exc:  # whatever it is, the other side raises it
         connection.send(f"{type(exc).__name__}: {exc}")
-
-
-def peak_memory() -> int | None:
-    """The most that this process ever had in memory, bytes; None where the system does not say.
-
-    Not getrusage's ru_maxrss: that one remembers the parent's memory over exec.
-    """
-    status = Path("/proc/self/status")
-    peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return 1024 * int(peak[1]) if peak else None
 
 
 def _device_memory() -> int | None:

@@ -86,8 +86,7 @@ def _preferred(problems: Mapping[str, str]) -> Backend:
 
 def _require_consistent(recipe: Recipe, backend: Backend) -> None:
     """Raise `InputError` for options that do not go together."""
-    if not recipe.plan:
-        _require_no_plan(recipe, backend)
+    _require_plan(recipe, backend)
     if recipe.precision not in precision.QUANTISED:
         for asked, option in ((recipe.calib is not None, "--calib"), (recipe.budgeted, "an accuracy budget")):
             if asked:
@@ -111,12 +110,15 @@ def _require_consistent(recipe: Recipe, backend: Backend) -> None:
         )
 
 
-def _require_no_plan(recipe: Recipe, backend: Backend) -> None:
-    if backend not in precision.ON_GPU:
-        raise InputError(f"{backend} has no plan: leave --no-plan out, or name --backend tensorrt or tensorrt-rtx")
+def _require_plan(recipe: Recipe, backend: Backend) -> None:
+    """Raise `InputError` where something is said of a plan that is not to be built."""
     options = "version_compatible", "hardware_compatible", "target", "timing_cache"
-    if said := [f"--{option.replace('_', '-')}" for option in options if getattr(recipe, option)]:
-        raise InputError(f"{', '.join(said)} are of a plan: leave them out with --no-plan")
+    said = ", ".join(f"--{option.replace('_', '-')}" for option in options if getattr(recipe, option))
+    if backend not in precision.ON_GPU and (said or not recipe.plan):
+        left_out = said or "--no-plan"
+        raise InputError(f"{backend} has no plan: leave {left_out} out, or name --backend tensorrt or tensorrt-rtx")
+    if said and not recipe.plan:
+        raise InputError(f"{said} are of a plan: leave them out with --no-plan")
 
 
 def _require_fp8(targets: tuple[str, ...], backend: Backend) -> None:

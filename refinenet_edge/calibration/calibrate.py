@@ -20,9 +20,10 @@ from refinenet_edge import __version__
 from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.calibration.methods import Method, Percentile
 from refinenet_edge.calibration.observe import activation_counter, observable
-from refinenet_edge.calibration.partial import SAVE_SECONDS, Partial
+from refinenet_edge.calibration.partial import partial_bytes, partial_of, read_partial
 from refinenet_edge.calibration.ranges import key_of, write_ranges
-from refinenet_edge.errors import InputError
+from refinenet_edge.errors import CalibrationError, InputError
+from refinenet_edge.files import resumable
 from refinenet_edge.frames import Frames, Scenes, open_frames, parse
 from refinenet_edge.frames.images import digest_of
 from refinenet_edge.records import Frame, FrameSpec, Range, Ranges, RangesKey
@@ -114,29 +115,21 @@ def calibrate(
     for warning in warnings:
         logger.warning("calibration: %s", warning)
     key = key_of(model, spec, digests, method, overrides)
-    partial = Partial(out, dataclasses.replace(key, method=""))  # histograms serve every method
-    done, histograms = partial.resume(tensors, len(frames))
-    partial.save(done, histograms)  # a place that cannot be written is found out now, not after the last frame
-    try:
+    partial, of = partial_of(out) if out else None, dataclasses.replace(key, method="")  # histograms serve every method
+    done, histograms = read_partial(partial, of, tensors, len(frames))
+    with resumable(partial, lambda: partial_bytes(of, done, histograms), lambda: done, CalibrationError) as save:
         if progress:
             progress(done, len(frames))
         for more, counted in observer.counts(done):
             # replaced as a whole: an interrupt leaves count and histograms in agreement
             done, histograms = done + more, {name: histograms[name] + counted[name] for name in tensors}
-            partial.save(done, histograms, every=SAVE_SECONDS)
+            save()
             if progress:
                 progress(done, len(frames))
         methods = {name: _method(name, method, overrides) for name in tensors}
         ranges = _ranges(key, frames, histograms, methods, warnings)
         if out:
             write_ranges(out, ranges)
-    except BaseException:
-        if done:
-            partial.save(done, histograms)
-        else:
-            partial.remove()  # it holds nothing
-        raise
-    partial.remove()
     return ranges
 
 

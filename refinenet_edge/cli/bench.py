@@ -26,7 +26,18 @@ from refinenet_edge.cli.command import (
     with_backend,
     with_json,
 )
-from refinenet_edge.cli.screen import err, folding, numbers, out, percent, print_json, print_next, progress_bar, styled
+from refinenet_edge.cli.screen import (
+    err,
+    folding,
+    numbers,
+    out,
+    percent,
+    print_cited,
+    print_json,
+    print_next,
+    progress_bar,
+    styled,
+)
 from refinenet_edge.errors import InputError
 from refinenet_edge.records import MAX_BATCH, Recipe
 
@@ -239,7 +250,7 @@ def estimate(
 
         write_atomically(result, to_json(bounds).encode(), InputError)
     if as_json:
-        print_json(bounds)
+        print_json(bounds, cites="source")
         return
     height, width = bounds.size
     together = f", a frame of {bounds.batch} at once" if bounds.batch > 1 else ""
@@ -256,7 +267,7 @@ def estimate(
         blocks.add_row(parts[0].block, *(f"{part.ms:.3f} {part.bound_by}" for part in parts))
     out.print(blocks)
     for source in bounds.device.source:
-        out.print(f"from: {source}", soft_wrap=True)
+        print_cited(f"from: {source}")
 
 
 def _built_again(recipe: Recipe, step: Callable[[str], None]) -> str:

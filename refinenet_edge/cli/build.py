@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shlex
 import typing
 from pathlib import Path
@@ -51,6 +52,13 @@ def _switch(name: str, help: str, show_default: str | None = None) -> Any:
     return option(f"--{name}/--no-{name}", default=None, show_default=show_default, help=help)
 
 
+PLAN_OPTIONS = (
+    option(
+        "--target", multiple=True, metavar="SM", help="GPUs to build for, sm_75 to sm_121 (TensorRT-RTX). Repeatable."
+    ),
+    option("--workspace-mib", type=click.IntRange(16), show_default="1024", help="The builder's scratch memory."),
+    option("--timing-cache", metavar="FILE", help="Read TensorRT's timings from here, and keep them."),
+)
 # the fields of `Recipe`, and what is said while it is built
 BUILD_OPTIONS = (
     click.argument("recipe", required=False, type=LocalPath()),
@@ -130,11 +138,7 @@ BUILD_OPTIONS = (
     _choice("--gives", "What the graph ends with.", "logits"),
     _switch("plan", "Build TensorRT's plan now, or leave it to `refinenet-edge plan` on the board.", "plan"),
     option("--without", multiple=True, metavar="REWRITE", help="Leave a rewrite out. Repeatable."),
-    option(
-        "--target", multiple=True, metavar="SM", help="GPUs to build for, sm_75 to sm_121 (TensorRT-RTX). Repeatable."
-    ),
-    option("--workspace-mib", type=click.IntRange(16), show_default="1024", help="The builder's scratch memory."),
-    option("--timing-cache", metavar="FILE", help="Read TensorRT's timings from here, and keep them."),
+    *PLAN_OPTIONS,
     _switch("version-compatible", "Build a plan that later TensorRTs run, too."),
     _switch("hardware-compatible", "Build a plan for Ampere and every newer GPU."),
     _switch("force", "Build what is slower, or loses most labels."),
@@ -142,9 +146,9 @@ BUILD_OPTIONS = (
 )
 
 
-def _build_options(command: Any) -> Any:
-    """`command` with the options of `build-engine`."""
-    for decorate in reversed(BUILD_OPTIONS):
+def _with(options: tuple[Any, ...], command: Any) -> Any:
+    """`command` with `options`."""
+    for decorate in reversed(options):
         command = decorate(command)
     return command
 
@@ -171,10 +175,12 @@ def _build(recipe: Path | None, explain: bool, **given: Any) -> None:
     print_next(f"refinenet-edge run {shlex.quote(str(built.path))} IMAGE --out DIR")
 
 
-main.command("build")(_build_options(_build))
+main.command("build")(_with(BUILD_OPTIONS, _build))
 
 
-build_engine = click.version_option(__version__)(click.command("build-engine", cls=Command)(_build_options(_build)))
+build_engine = click.version_option(__version__)(
+    click.command("build-engine", cls=Command)(_with(BUILD_OPTIONS, _build))
+)
 
 
 @main.command("plan")
@@ -182,16 +188,14 @@ build_engine = click.version_option(__version__)(click.command("build-engine", c
 @option(
     "--backend", type=click.Choice(["tensorrt", "tensorrt-rtx"]), default="tensorrt", help="Whose plan it is to be."
 )
-@option("--target", multiple=True, metavar="SM", help="GPUs to build for, sm_75 to sm_121 (TensorRT-RTX). Repeatable.")
-@option("--workspace-mib", type=click.IntRange(16), default=1024, help="The builder's scratch memory.")
-@option("--timing-cache", type=LocalPath(), help="Read TensorRT's timings from here, and keep them.")
+@functools.partial(_with, PLAN_OPTIONS)
 @option("--size", type=SIZE, help="The usual size, for a bundle that takes any.")
 def plan(
     bundle: Path,
     backend: Any,
     target: tuple[str, ...],
-    workspace_mib: int,
-    timing_cache: Path | None,
+    workspace_mib: int | None,
+    timing_cache: str | None,
     size: tuple[int, int] | None,
 ) -> None:
     """Build a bundle's TensorRT plan on this machine, from the graph inside: on a Jetson, without torch."""
@@ -199,7 +203,8 @@ def plan(
     from refinenet_edge.runtime.tensorrt.builder import EngineOptions, add_plan, profile_of
 
     opened = open_bundle(bundle)
-    options = EngineOptions(target, workspace_mib << 20, profile_of(opened.manifest, size), timing_cache)
+    workspace, timings = workspace_mib or Recipe.workspace_mib, Path(timing_cache) if timing_cache else None
+    options = EngineOptions(target, workspace << 20, profile_of(opened.manifest, size), timings)
     with progress_bar(f"build the {backend} engine") as bar:
         manifest = add_plan(opened, backend, options, bar.phase)
     out.print(manifest_table(manifest, str(bundle)))

@@ -9,18 +9,16 @@ from refinenet_edge.cli.command import (
     EXPORT,
     MASK_FORMATS,
     LocalPath,
-    allow_host_code,
+    Running,
     heavy,
     main,
     option,
     unknown_below,
-    with_backend,
-    with_inference,
     with_ray,
+    with_running,
 )
 from refinenet_edge.cli.screen import err, out, progress_bar
 from refinenet_edge.errors import PartFailed
-from refinenet_edge.records import Inference
 
 
 @main.command("batch")
@@ -36,10 +34,8 @@ from refinenet_edge.records import Inference
 )
 @option("--confidence", is_flag=True, help="Keep how sure each label is, too: its softmax in 255ths.")
 @unknown_below
-@with_backend
-@with_inference
+@with_running
 @with_ray
-@allow_host_code
 def batch(
     bundle: Path,
     source: str,
@@ -47,11 +43,8 @@ def batch(
     form: Any,
     confidence: bool,
     least: float | None,
-    backend: str,
-    inference: Inference,
-    beside: tuple[Path, ...],
+    running: Running,
     ray: str,
-    allow_host_code: bool,
 ) -> None:
     """Label every frame of INPUT: images, videos, a folder of them (or its URL), or scenes:SEED:COUNT.
 
@@ -67,14 +60,11 @@ def batch(
             source,
             folder,
             form=form,
-            backend=backend,
             ray=ray,
-            allow_host_code=allow_host_code,
             confidence=confidence,
             unknown_below=least,
-            inference=inference,
-            beside=tuple(map(open_bundle, beside)),
             progress=bar.count,
+            **running,
         )
     rate = ""
     if done.labelled:

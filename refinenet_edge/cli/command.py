@@ -1,5 +1,7 @@
 """What all commands have: the group, how errors end them, the options that several take."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import functools
@@ -10,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
@@ -21,6 +23,9 @@ from refinenet_edge.cli.screen import err, styled
 from refinenet_edge.errors import InputError, MissingExtra, PartFailed, RefineNetEdgeError, first_line, require_local
 from refinenet_edge.recipe import parse_size
 from refinenet_edge.records import WHOLE, Inference, MultiScale, Tiles
+
+if TYPE_CHECKING:
+    from refinenet_edge.bundle import Bundle
 
 EXPORT = "'refinenet-edge[export]'"
 
@@ -213,9 +218,19 @@ class Parsed(click.ParamType[Any]):
 SIZE = Parsed("HEIGHTxWIDTH", parse_size)
 
 
-def with_inference(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` gets `inference`, how a frame goes through the network, and `beside`, bundles at other sizes."""
+class Running(TypedDict):
+    """How a network is run, by the names that `Segmenter` has for it."""
 
+    backend: str
+    allow_host_code: bool
+    inference: Inference
+    beside: tuple[Bundle, ...]
+
+
+def with_running(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` gets `running`, what is said of how its network is run."""
+
+    @with_backend
     @option("--scales", metavar="A,B,...", help="Average class scores over these scales, such as 0.8,1,1.2.")
     @option("--short-side", metavar="LEAST,MOST", help="Pixels of a frame's shorter side at scale 1, such as 450,800.")
     @option("--flip", is_flag=True, help="Average the class scores of the mirrored frame, too.")
@@ -235,10 +250,22 @@ def with_inference(command: Callable[..., None]) -> Callable[..., None]:
         show_default="256, at most half a tile",
         help="How far tiles overlap, at least.",
     )
+    @allow_host_code
     @functools.wraps(command)
     def asked(
-        *args: Any, scales: str | None, short_side: str | None, flip: bool, tiles: Any, overlap: int | None, **more: Any
+        *,
+        backend: str,
+        scales: str | None,
+        short_side: str | None,
+        flip: bool,
+        beside: tuple[Path, ...],
+        tiles: Any,
+        overlap: int | None,
+        allow_host_code: bool,
+        **more: Any,
     ) -> None:
+        from refinenet_edge.bundle import open_bundle
+
         inference: Inference = WHOLE
         if tiles and (scales or short_side or flip):
             raise InputError("--tiles and --scales, --short-side or --flip exclude each other: leave one out")
@@ -249,7 +276,9 @@ def with_inference(command: Callable[..., None]) -> Callable[..., None]:
         if scales or short_side or flip:
             looks = _numbers(scales, "--scales 0.8,1,1.2") if scales else (1.0,)
             inference = MultiScale(looks, flip, _short_side(short_side) if short_side else None)
-        command(*args, inference=inference, **more)
+        others = tuple(map(open_bundle, beside))
+        running = Running(backend=backend, allow_host_code=allow_host_code, inference=inference, beside=others)
+        command(running=running, **more)
 
     return asked
 

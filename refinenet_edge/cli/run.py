@@ -17,19 +17,19 @@ from refinenet_edge.cli.command import (
     BACKENDS,
     MASK_FORMATS,
     LocalPath,
+    Running,
     allow_host_code,
     main,
     make_folder,
     option,
     unknown_below,
-    with_backend,
-    with_inference,
     with_json,
     with_ray,
+    with_running,
 )
 from refinenet_edge.cli.screen import err, numbers, out, passes, percent, print_json, progress_bar, styled, upsampling
 from refinenet_edge.errors import BundleError, InputError, PartFailed, RefineNetEdgeError
-from refinenet_edge.records import Bilinear, Cubic, Inference, Interpolation
+from refinenet_edge.records import Bilinear, Cubic, Interpolation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,6 @@ UPSAMPLINGS: dict[str, Interpolation] = {
 @click.argument("bundle", type=LocalPath())
 @click.argument("images")
 @option("--out", "-o", "folder", type=LocalPath(), required=True, help="Folder for overlays and labels.")
-@with_backend
 @option("--opacity", type=click.FloatRange(0, 1), default=0.5, help="Of the classes on the overlay.")
 @option("--legend", is_flag=True, help="Write the classes' names and colours into the overlay.")
 @option("--side-by-side", is_flag=True, help="Put the frame as it came left of its overlay.")
@@ -66,13 +65,11 @@ UPSAMPLINGS: dict[str, Interpolation] = {
     help="How masks are written: label PNGs, polygons, run lengths or polygons as COCO has them, shares. Repeatable.",
 )
 @with_json
-@with_inference
-@allow_host_code
+@with_running
 def run(
     bundle: Path,
     images: str,
     folder: Path,
-    backend: str,
     opacity: float,
     legend: bool,
     side_by_side: bool,
@@ -80,12 +77,10 @@ def run(
     least: float | None,
     formats: tuple[str, ...],
     as_json: bool,
-    inference: Inference,
-    beside: tuple[Path, ...],
-    allow_host_code: bool,
+    running: Running,
 ) -> None:
     """Segment IMAGES, an image or video file, a folder or scenes:SEED:COUNT: an overlay and a label PNG each."""
-    from refinenet_edge.frames.images import write_image, write_png
+    from refinenet_edge.frames.images import write_image
     from refinenet_edge.mask_files import MaskWriter
     from refinenet_edge.overlay import OverlayStyle, draw, legend_of
     from refinenet_edge.runtime import Segmenter
@@ -98,13 +93,10 @@ def run(
     task = bar.add_task("tiles", visible=False)
     opened = Segmenter(
         bundle,
-        backend,
-        allow_host_code=allow_host_code,
         confidence=confidence or least is not None,
-        inference=inference,
-        beside=beside,
         progress=lambda done, tiles: bar.update(task, completed=done, total=tiles, visible=True),
         throughput=len(frames) > 1,
+        **running,
     )
     with opened as segmenter, bar, Many(segmenter) as many:
         make_folder(folder)
@@ -119,7 +111,7 @@ def run(
             write_image(folder / f"{name}_overlay.jpg", picture)
             writer.add(name, frames.names[index], mask)
             if confidence and mask.confidence is not None:
-                write_png(folder / f"{name}_confidence.png", mask.confidence)
+                write_image(folder / f"{name}_confidence.png", mask.confidence)
         writer.finish()
     if as_json:
         print_json(dataclasses.asdict(done))
@@ -237,7 +229,6 @@ def compare(
 @click.argument("bundle", type=LocalPath())
 @click.argument("dataset")
 @option("--out", "-o", "result_path", type=LocalPath(dir_okay=False), help="File for the result (JSON).")
-@with_backend
 @option(
     "--upsample",
     type=click.Choice(list(UPSAMPLINGS)),
@@ -247,22 +238,18 @@ def compare(
 @option("--masks-as-stored", is_flag=True, help="Take masks as lying like their images before EXIF turns these.")
 @option("--strict", is_flag=True, help="Stop at the first sample that cannot be used.")
 @with_json
-@with_inference
+@with_running
 @with_ray
-@allow_host_code
 def evaluate(
     bundle: Path,
     dataset: str,
     result_path: Path | None,
-    backend: str,
     upsample: str | None,
     masks_as_stored: bool,
     strict: bool,
     as_json: bool,
-    inference: Inference,
-    beside: tuple[Path, ...],
+    running: Running,
     ray: str,
-    allow_host_code: bool,
 ) -> None:
     """Measure mIoU on DATASET: scenes, scenes:SEED:COUNT, or a folder.
 
@@ -276,11 +263,11 @@ def evaluate(
     from refinenet_edge import evaluation
     from refinenet_edge.bundle import open_bundle
 
-    opened, others = open_bundle(bundle), tuple(map(open_bundle, beside))
+    opened = open_bundle(bundle)
     data = evaluation.open_dataset(dataset, masks_as_stored=masks_as_stored)
     way = UPSAMPLINGS[upsample] if upsample else None
     with contextlib.ExitStack() as stack, progress_bar("evaluate") as bar:
-        by = _evaluator(stack, opened, backend, ray, way, allow_host_code, inference, others)
+        by = _evaluator(stack, opened, running, ray, way)
         result = evaluation.evaluate(
             by, data, identity=opened.identity, out=result_path, strict=strict, progress=bar.count
         )
@@ -291,35 +278,23 @@ def evaluate(
 
 
 def _evaluator(
-    stack: contextlib.ExitStack,
-    opened: Bundle,
-    backend: str,
-    ray: str,
-    way: Interpolation | None,
-    allow_host_code: bool,
-    inference: Inference,
-    others: tuple[Bundle, ...],
+    stack: contextlib.ExitStack, opened: Bundle, running: Running, ray: str, way: Interpolation | None
 ) -> Evaluator:
     """What evaluates: this process, or a Ray cluster; closed with `stack`."""
     from refinenet_edge.evaluation.score import here
     from refinenet_edge.runtime import Segmenter
 
     if ray == "off":
-        segmenter = stack.enter_context(
-            Segmenter(
-                opened, backend, allow_host_code=allow_host_code, inference=inference, beside=others, throughput=True
-            )
-        )
+        segmenter = stack.enter_context(Segmenter(opened, throughput=True, **running))
         return here(stack.enter_context(segmenter.with_upsample(way)) if way else segmenter)
     from refinenet_edge.cluster.bundles import common_backend, gpus_of
     from refinenet_edge.cluster.evaluate import distributed
     from refinenet_edge.cluster.pool import open_pool
 
-    wanted = common_backend(opened, backend, ray)
-    pool = stack.enter_context(open_pool(ray, gpus=gpus_of(wanted)))
-    return distributed(
-        opened, wanted, pool, upsample=way, allow_host_code=allow_host_code, inference=inference, beside=others
-    )
+    backend, how = common_backend(opened, running["backend"], ray), running["inference"]
+    pool = stack.enter_context(open_pool(ray, gpus=gpus_of(backend)))
+    allow, beside = running["allow_host_code"], running["beside"]
+    return distributed(opened, backend, pool, upsample=way, allow_host_code=allow, inference=how, beside=beside)
 
 
 def _show(result: EvaluationResult, title: str) -> None:

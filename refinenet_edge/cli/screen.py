@@ -107,18 +107,26 @@ def progress_bar(description: str = "") -> Progressing:
     return made
 
 
-def print_json(value: Any) -> None:
-    """A record, or plain values, on stdout; docs/commands.md has the keys."""
+def print_cited(text: str) -> None:
+    """A line that cites its sources, whose links open the place that is meant: with what is behind ? and #."""
+    out.file.write(f"{spelt_out(masked(text, options=True))}\n")
+
+
+def print_json(value: Any, cites: str = "") -> None:
+    """A record, or plain values, on stdout; docs/commands.md has the keys. `cites`: that of lines for `print_cited`."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-    out.file.write(json.dumps(_masked(plain), indent=1, default=str) + "\n")
+    out.file.write(json.dumps(_masked(plain, cites), indent=1, default=str) + "\n")
 
 
-def _masked(value: Any) -> Any:
+def _masked(value: Any, cites: str, options: bool = False) -> Any:
     if isinstance(value, dict):
-        return {masked(key) if isinstance(key, str) else key: _masked(item) for key, item in value.items()}
+        return {
+            masked(key) if isinstance(key, str) else key: _masked(item, cites, options or key == cites)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [_masked(item) for item in value]
-    return masked(str(value)) if isinstance(value, (str, Path)) else value
+        return [_masked(item, cites, options) for item in value]
+    return masked(str(value), options) if isinstance(value, (str, Path)) else value
 
 
 def numbers(*headings: str) -> list[Column]:

@@ -31,8 +31,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from refinenet_edge import __version__
 from refinenet_edge.bundle import Bundle
 from refinenet_edge.cluster.bundles import Opening, common_backend, gpus_of, opening
@@ -396,15 +394,14 @@ def _note(storage: Storage, problems: Sequence[FrameProblem], names: Sequence[st
 
 
 def _row(item: Item, frame: Frame, mask: Mask, run: LabellingRecord) -> dict[str, Any]:
-    labels, classes = mask.labels, len(run.classes.names)
-    counts = np.bincount(labels.ravel(), minlength=classes)[:classes]
+    labels = mask.labels
     return {
         "id": item.id,
         "height": labels.shape[0],
         "width": labels.shape[1],
         "labels": encode_image(labels, item.id),
         "confidence": None if not run.confidence or mask.confidence is None else encode_image(mask.confidence, item.id),
-        "shares": (counts / labels.size).tolist(),
+        "shares": (mask.pixels() / labels.size).tolist(),
         "frame_sha256": digest_of(frame),
         "bundle_sha256": run.identity.digest,
     }

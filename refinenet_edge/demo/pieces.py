@@ -5,10 +5,13 @@ cannot look beyond a piece, and what is left at the end is at most two of them.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from refinenet_edge.opencv import cv2
 
@@ -64,11 +67,17 @@ class Pieces:
             return
         self._encoded = number
         piece.release()
-        path = os.path.abspath(self._places[(number - 1) % 2])
-        packets = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
-        while True:
-            found, packet = packets.read()
-            if not found:
-                break
-            self._whole.write(packet.reshape(1, -1))
-        packets.release()
+        for packet in packets_of(self._places[(number - 1) % 2]):
+            self._whole.write(packet)
+
+
+def packets_of(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
+    """The frames of a video as they are in its file, not decoded: 1xN bytes each; none of what does not open."""
+    # the whole path: FFmpeg takes 12:30.mp4 for an address
+    file = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    while True:
+        found, packet = file.read()
+        if not found:
+            break
+        yield np.asarray(packet, np.uint8).reshape(1, -1)
+    file.release()

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from refinenet_edge.demo.pieces import Pieces
+from refinenet_edge.demo.pieces import Pieces, packets_of
 from refinenet_edge.errors import InputError
 from refinenet_edge.files import claim
 from refinenet_edge.frames.video import VideoFile
-from refinenet_edge.opencv import cv2
+from refinenet_edge.opencv import cv2, stderr_to
 from refinenet_edge.records import Frame
 
 # the first that this OpenCV has; browsers do not play MPEG-4 (mp4v)
@@ -165,15 +165,11 @@ class Recording:
 def _quiet() -> Iterator[None]:
     """OpenCV complains of every codec that it does not have, and of VP8 in WebM past its own log."""
     before = cv2.utils.logging.setLogLevel(0)
-    with contextlib.ExitStack() as stack:
-        stack.callback(cv2.utils.logging.setLogLevel, before)
-        with contextlib.suppress(OSError):  # there is no stderr
-            kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-            stack.callback(os.close, kept)
-            stack.callback(os.dup2, kept, 2)
-            os.dup2(nothing, 2)
-            os.close(nothing)
-        yield
+    try:
+        with open(os.devnull, "wb") as nothing, stderr_to(nothing.fileno()):
+            yield
+    finally:
+        cv2.utils.logging.setLogLevel(before)
 
 
 def _frames_in(path: Path) -> int:
@@ -181,12 +177,7 @@ def _frames_in(path: Path) -> int:
     with _quiet(), contextlib.suppress(InputError):
         with contextlib.closing(VideoFile(path)) as video:
             video.read(0)
-        packets = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
-        count = 0
-        while packets.grab():
-            count += 1
-        packets.release()
-        return count
+        return sum(1 for _ in packets_of(path))
     return 0
 
 

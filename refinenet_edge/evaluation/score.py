@@ -3,13 +3,14 @@
 A static bundle has every frame resized to its size and gives labels at the frame's own; a dynamic one is fed the frame
 as it is, and refuses a frame outside its range. Truth is never resized.
 
-A run with `out` keeps `OUT.partial` beside it: what was counted so far, written every `SAVE_SECONDS` and when the run
+A run with `out` keeps `OUT.partial` beside it: what was counted so far, written now and then and when the run
 stops for whatever reason. The same call goes on from there, with the same result as a run that never stopped. Samples
 that could not be used are tried again, so that a mask may be repaired in between.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import logging
@@ -17,7 +18,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +28,11 @@ from refinenet_edge.evaluation.confusion import IGNORE, Confusion, Truth
 from refinenet_edge.evaluation.datasets import DataSet
 from refinenet_edge.evaluation.doubts import doubts, numbering_doubt
 from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
-from refinenet_edge.files import read_utf8, write_atomically
+from refinenet_edge.files import read_utf8, resumable, write_atomically
 from refinenet_edge.records import WHOLE, Frame, FrameSpec, Identity, Inference, Labels, Mask, from_json, to_json
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.many import Many, Segments
 
-SAVE_SECONDS = 15.0
 MAX_PARTIAL = 256 << 20  # bytes
 
 Matrix = tuple[tuple[int, ...], ...]
@@ -111,7 +110,7 @@ class Evaluator:
 def here(segmenter: Segmenter) -> Evaluator:
     """A segmenter in this process, as many samples at once as pay."""
     labels, spec = segmenter.labels, segmenter.frame_spec
-    comparing = partial(compare_each, segmenter, labels, spec)
+    comparing = functools.partial(compare_each, segmenter, labels, spec)
     return Evaluator(labels, spec, segmenter.session.name, segmenter.inference, comparing)
 
 
@@ -160,7 +159,7 @@ class _Tally:
 
 
 class _Resumable:
-    """What was counted so far, kept in the file `partial` to go on from; begins with what is in it."""
+    """What was counted so far; begins with what is in the file `partial`."""
 
     def __init__(self, partial: Path | None, key: Mapping[str, str], dataset: DataSet, by: Evaluator) -> None:
         classes = len(by.labels.names)
@@ -169,24 +168,18 @@ class _Resumable:
         if before:
             confusion = Confusion(np.array(before.confusion, np.int64), before.void, before.turned)
             self.tally = _Tally(confusion, dict(before.done), len(before.done))
-        self._partial, self._key = partial, key
-        self.saved = time.monotonic()
-        self._began = self.saved - (before.seconds if before else 0.0)
+        self._key = key
+        self._began = time.monotonic() - (before.seconds if before else 0.0)
 
     def seconds(self) -> float:
         """Wall time of all parts of the run."""
         return time.monotonic() - self._began
 
-    def save(self) -> None:
-        if self._partial:
-            found = self.tally.confusion
-            state = _Partial(self._key, self.tally.counted(), _rows(found), found.void, found.turned, self.seconds())
-            write_atomically(self._partial, to_json(state).encode(), InputError)
-        self.saved = time.monotonic()
-
-    def forget(self) -> None:
-        if self._partial:
-            self._partial.unlink(missing_ok=True)
+    def state(self) -> bytes:
+        """What goes into the file."""
+        found = self.tally.confusion
+        state = _Partial(self._key, self.tally.counted(), _rows(found), found.void, found.turned, self.seconds())
+        return to_json(state).encode()
 
 
 def evaluate(
@@ -208,15 +201,15 @@ def evaluate(
     """
     by = here(segmenter) if isinstance(segmenter, Segmenter) else segmenter
     _require_same_classes(by, dataset)
-    run = _Resumable(out.with_name(f"{out.name}.partial") if out else None, _key(by, dataset, identity), dataset, by)
+    partial = out.with_name(f"{out.name}.partial") if out else None
+    run = _Resumable(partial, _key(by, dataset, identity), dataset, by)
     problems: list[SampleProblem] = []
 
     def tell() -> None:
         if progress:
             progress(run.tally.count + len(problems), len(dataset.samples))
 
-    run.save()  # a place that cannot be written is found out now, not after the last sample
-    try:
+    with resumable(partial, run.state, lambda: run.tally.count, InputError) as save:
         tell()
         for sample, stamp, outcome in by.compare([s for s in dataset.samples if s.id not in run.tally.done]):
             if isinstance(outcome, SampleProblem):
@@ -227,21 +220,13 @@ def evaluate(
             else:
                 run.tally = run.tally.and_(sample, stamp, outcome)
             tell()
-            if time.monotonic() - run.saved > SAVE_SECONDS:
-                run.save()
+            save()
         if not run.tally.count:
             raise InputError(f"no sample of {dataset.name} can be used; {problems[0].sample}: {problems[0].detail}")
         _require_no_contradiction(run.tally.confusion, dataset, problems)
         result = _result(by, dataset, identity, run.tally, tuple(problems), run.seconds())
         if out:
             write_atomically(out, to_json(result).encode(), InputError)
-    except BaseException:
-        if run.tally.count:
-            run.save()
-        else:
-            run.forget()
-        raise
-    run.forget()
     for doubt in result.doubts:
         logger.warning("%s: %s", dataset.name, doubt)
     return result

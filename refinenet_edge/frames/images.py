@@ -28,10 +28,10 @@ import numpy as np
 import numpy.typing as npt
 
 from refinenet_edge.errors import InputError, first_line
-from refinenet_edge.files import list_files, open_regular, read_bytes, write_atomically
+from refinenet_edge.files import is_there, list_files, open_regular, read_bytes, write_atomically
 from refinenet_edge.frames.headers import require_plausible
 from refinenet_edge.frames.readers import Captured, CapturedFrames, Clock, Frames, LiveSource, repeated
-from refinenet_edge.opencv import cv2
+from refinenet_edge.opencv import cv2, stderr_to
 from refinenet_edge.records import MAX_SIDE, Frame, Size
 
 SECONDS = 0.5  # that each image is shown for, live
@@ -205,7 +205,7 @@ def _ends(data: bytes) -> bool:
 # in the pixels 0xFF is followed by 0, or says that they restart
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _CORRUPT = re.compile(rb"(?:Corrupt JPEG data|Premature end of JPEG)[^\r\n]*[\r\n]*")
-_STDERR, _WARNINGS = threading.Lock(), threading.Lock()  # the process's own: a thread at a time
+_WARNINGS = threading.Lock()  # the process has one state of them
 
 
 @contextlib.contextmanager
@@ -216,19 +216,16 @@ def _complaints() -> Iterator[Callable[[], str]]:
     """
     said = b""
     in_memory = hasattr(os, "memfd_create")  # elsewhere than on Linux in the temporary folder
-    with _STDERR, os.fdopen(os.memfd_create("said"), "w+b") if in_memory else tempfile.TemporaryFile() as file:
-        before = os.dup(2)
+    with os.fdopen(os.memfd_create("said"), "w+b") if in_memory else tempfile.TemporaryFile() as file:
         try:
-            os.dup2(file.fileno(), 2)
-            yield lambda: said.decode(errors="replace").strip()
+            with stderr_to(file.fileno()):
+                yield lambda: said.decode(errors="replace").strip()
         finally:
-            os.dup2(before, 2)
             file.seek(0)
             written = file.read()
             said = b"".join(_CORRUPT.findall(written))
             if rest := _CORRUPT.sub(b"", written):
-                os.write(before, rest)
-            os.close(before)
+                os.write(2, rest)
 
 
 def _webp_size(data: bytes) -> Size | None:
@@ -255,13 +252,6 @@ def write_image(path: str | Path, image: npt.NDArray[Any]) -> None:
     write_atomically(path, encode_image(image, str(path), path.suffix.lower()), InputError)
 
 
-def write_png(path: str | Path, image: npt.NDArray[Any]) -> None:
-    """`write_image` for what must come back as it was, such as a label map (HxW): always PNG."""
-    if Path(path).suffix.lower() != ".png":
-        raise InputError(f"{path}: only .png keeps every label as it is")
-    write_image(path, image)
-
-
 def list_images(path: str | Path) -> list[Path]:
     """`path` itself if it is a file, otherwise the image files in the folder `path`, by name, not in its sub-folders.
 
@@ -269,9 +259,9 @@ def list_images(path: str | Path) -> list[Path]:
     says how many are left out. Raises `InputError` if there is no image.
     """
     path = Path(path)
-    if os.path.isfile(path):
+    if is_there(path) and path.is_file():
         return [path]
-    if not os.path.isdir(path):
+    if not path.is_dir():
         raise InputError(f"no image or folder at {path}")
     names = list_files(path, InputError)
     images = [path / name for name in names if is_named_like(name, SUFFIXES + BY_PILLOW)]

@@ -1,9 +1,9 @@
 """Address -> frames: by number (`open_frames`), or as they come (`open_source`)."""
 
 import dataclasses
-import os
 
 from refinenet_edge.errors import InputError
+from refinenet_edge.files import is_there
 from refinenet_edge.frames import camera, images, scenes, video
 from refinenet_edge.frames.address import Address, Images, Scenes, Video, parse
 from refinenet_edge.frames.readers import Frames, LiveSource
@@ -37,7 +37,7 @@ def open_source(text: str, *, every_frame: bool = False, repeat: bool = False) -
         return scenes.source_of(address)
     if not isinstance(address, (Images, Video)):
         return camera.source_of(address)
-    if not os.path.exists(address.path):
+    if not is_there(address.path):
         raise InputError(f"no source {text!r}: expected a camera (0), csi, rtsp://, http://, a video, images or scenes")
     source_of = video.source_of if isinstance(address, Video) else images.source_of
     return source_of(address.path, every_frame=every_frame, repeat=repeat)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from refinenet_edge.errors import InputError
+from refinenet_edge.files import is_there
 from refinenet_edge.frames.ffmpeg import opening
 from refinenet_edge.frames.readers import CapturedFrames, Clock, Frames, LiveSource, capture, repeated, usable
 from refinenet_edge.opencv import cv2
@@ -35,7 +36,7 @@ class VideoFile:
 
     def __init__(self, path: Path, name: str = "") -> None:
         self.name = name or str(path)
-        if not path.is_file():
+        if not is_there(path) or not path.is_file():
             raise InputError(f"there is no video {self.name}")
         self._path = os.path.abspath(path)  # FFmpeg takes 12:30.mp4 for an address
         self._open()

@@ -35,7 +35,6 @@ from refinenet_edge.records.frame import (
     Nearest,
     Size,
     Span,
-    draw_outlines,
 )
 from refinenet_edge.records.inference import ALIGNED, WHOLE, Inference, MultiScale, Tiles, Whole
 from refinenet_edge.records.json import from_json, from_plain, to_json
@@ -66,5 +65,5 @@ __all__ = [
     "Bilinear", "Budget", "Confidence", "Cubic", "EngineInfo", "FileDigest", "Frame", "FrameSpec", "Gives", "GraphCost",
     "Harm", "Identity", "Inference", "Interpolation", "LabelMap", "Labels", "Manifest", "Mask", "MultiScale", "Nearest",
     "Parity", "Profile", "Range", "Ranges", "RangesKey", "Recipe", "Size", "Span", "Speed", "TensorSpec", "Tiles",
-    "Whole", "draw_outlines", "from_json", "from_plain", "label_agreement", "relative_error", "to_json",
+    "Whole", "from_json", "from_plain", "label_agreement", "relative_error", "to_json",
 ]  # fmt: skip

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from refinenet_edge.errors import BundleError, InputError, require
 
 MAX_SIDE = 16_384  # pixels: larger frames are refused before anything is allocated for them
-BAND = 64  # rows of an overlay that are blended at once
 SMALLEST_SIDE = 32  # pixels: below, a network's coarsest tap has no pixel left to interpolate
 
 RGB = tuple[int, int, int]
@@ -205,16 +204,9 @@ class Mask:
 
         White lines between classes tell those apart whose colours somebody does not, or a photo swallows.
         """
-        if frame.shape != (*self.labels.shape, 3):
-            raise ValueError(f"frame {frame.shape} is not the segmented frame {(*self.labels.shape, 3)}")
-        weight, palette = round(opacity * 256), self.classes.bgr().astype(np.uint16)
-        blended = np.empty(frame.shape, np.uint8)
-        for top in range(0, len(frame), BAND):  # what lies between is twice as large as the frame
-            rows = slice(top, top + BAND)
-            blend = frame[rows].astype(np.uint16) * (256 - weight) + palette[self.labels[rows]] * weight
-            blended[rows] = blend >> 8
-        draw_outlines(blended, self.labels, opacity)
-        return blended
+        from refinenet_edge.overlay import OverlayStyle, blend  # here: records need numpy only, pictures OpenCV
+
+        return blend(frame, self, OverlayStyle(opacity))
 
     def unknown_below(self, confidence: float) -> "Mask":
         """The mask with labels that are less sure than `confidence`, 0 to 1, as `Labels.ignore`.
@@ -228,24 +220,13 @@ class Mask:
         unknown = self.confidence < 255 * confidence
         return replace(self, labels=np.where(unknown, np.uint8(self.classes.ignore), self.labels))
 
+    def pixels(self) -> npt.NDArray[np.intp]:
+        """How many of the frame's pixels each class covers, in the order of the classes."""
+        classes = len(self.classes.names)
+        return np.bincount(self.labels.ravel(), minlength=classes)[:classes]
+
     def shares(self) -> dict[str, float]:
         """Share of the frame's pixels that each class covers, classes that appear only, largest first."""
-        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes.names))[: len(self.classes.names)]
+        counts = self.pixels()
         order = np.argsort(-counts, kind="stable")
         return {self.classes.names[i]: float(counts[i] / self.labels.size) for i in order if counts[i]}
-
-
-def draw_outlines(picture: Frame, labels: LabelMap, opacity: float) -> None:
-    """Draw white lines into `picture` (HxWx3, contiguous) where `labels` (HxW) change, twice as opaque as classes are.
-
-    They are a pixel wide, in large pictures more, so that they are still seen when those are shown smaller.
-    """
-    wide = max(1, round(min(labels.shape) / 600))
-    if not picture.flags.c_contiguous:
-        raise ValueError("lines are drawn into a contiguous picture")
-    edges = np.zeros(labels.shape, np.bool_)
-    edges[:, :-wide] = labels[:, wide:] != labels[:, :-wide]
-    edges[:-wide] |= labels[wide:] != labels[:-wide]
-    weight = min(2 * opacity, 1.0)
-    lines, pixels = np.flatnonzero(edges), picture.reshape(-1, 3)  # few pixels: faster than a mask
-    pixels[lines] = 255 if weight == 1 else pixels[lines] * (1 - weight) + 255 * weight

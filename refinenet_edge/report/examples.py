@@ -15,7 +15,6 @@ from refinenet_edge.bench.record import BenchmarkRun, Example
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames.images import decode_image, image_size
 from refinenet_edge.opencv import cv2
-from refinenet_edge.overlay import OverlayStyle, blend
 from refinenet_edge.records import Frame, LabelMap, Labels, Mask
 
 LARGEST = 1024  # pixels a side: what ours are is less, what a record says is untrusted
@@ -55,7 +54,7 @@ def _view(run: BenchmarkRun, classes: Labels, example: Example) -> ExampleView:
     present = np.unique(np.stack([truth, *found.values()]))
 
     def over(labels: LabelMap) -> str:
-        return _address(blend(frame, Mask(labels, classes), OverlayStyle()))
+        return _address(Mask(labels, classes).overlay(frame))
 
     def seen() -> Iterator[Seen]:
         first = run.subjects[0].name

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from refinenet_edge.errors import RefineNetEdgeError
+from refinenet_edge.jetson import process_memory
 from refinenet_edge.runtime.cache import cache_folder, keep
 from refinenet_edge.runtime.libraries import load_library
 from refinenet_edge.runtime.openvino import OpenVinoSession
@@ -124,13 +125,6 @@ def _limit(graph: int, pixels: int, frame: int, before: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _taken() -> int:
-    """The bytes of data that this process has, with the stacks of its threads; 0 where the system does not say."""
-    status = Path("/proc/self/status")
-    found = re.search(r"VmData:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return 1024 * int(found[1]) if found else 0
-
-
 def _run(session: Session, graph: int, before: int) -> None:
     feeds = {
         spec.name: np.zeros([_side(axis, side) for axis, side in enumerate(spec.shape)], spec.dtype)
@@ -149,7 +143,7 @@ def _side(axis: int, side: int | str) -> int:
 def _main(backend: str, size: int, path: str) -> int:
     model = sys.stdin.buffer.read() if path == "-" else Path(path)
     load_library(backend)
-    before = _taken()
+    before = process_memory("VmData") or 0
     _limit(size, 0, 0, before)
     try:
         with ON_CPU[backend](model, threads=1) as session:

@@ -15,7 +15,7 @@ from device_environment import copy_source
 from refinenet_edge import __version__
 from refinenet_edge.build import build
 from refinenet_edge.evaluation.masks import read_mask
-from refinenet_edge.frames.images import read_image, write_png
+from refinenet_edge.frames.images import read_image, write_image
 from refinenet_edge.recipe import Recipe
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import VALIDATION, scene
@@ -61,7 +61,7 @@ def said() -> list[tuple[str, int, str]]:
     build(Recipe(str(WORK / "engines/voc50"), "rf_lw_mbv2", "scenes", size=SIZE, backend="onnxruntime"))
     (WORK / "photos").mkdir()
     for number in range(2):
-        write_png(WORK / f"photos/{number}.png", scene(VALIDATION, number, SIZE)[0])
+        write_image(WORK / f"photos/{number}.png", scene(VALIDATION, number, SIZE)[0])
     script = ["sudo() { :; }"]  # apt's packages are unpacked
     script += [f"echo '>>>'; {line}\ncode=$?; echo; echo \"<<< $code\"" for line in LINES]
     (WORK / "lines.sh").write_text("\n".join(script) + "\n")

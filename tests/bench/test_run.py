@@ -21,7 +21,7 @@ from refinenet_edge.bench.record import Start, Subject
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.evaluation import open_dataset
-from refinenet_edge.frames.images import decode_image, write_png
+from refinenet_edge.frames.images import decode_image, write_image
 from refinenet_edge.records import Frame, Identity
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene
@@ -115,8 +115,8 @@ def own_labels(mobile_bundle: Path, tmp_path: Path) -> str:
     with Segmenter(mobile_bundle) as segmenter:
         for index in range(3):
             frame = scene(5, index, (64, 96))[0]
-            write_png(tmp_path / f"images/{index}.png", frame)
-            write_png(tmp_path / f"masks/{index}.png", segmenter.segment(frame).labels)
+            write_image(tmp_path / f"images/{index}.png", frame)
+            write_image(tmp_path / f"masks/{index}.png", segmenter.segment(frame).labels)
     (tmp_path / "masks/0.png").write_bytes(b"damaged")
     return f"plain:{tmp_path}"
 

@@ -178,6 +178,7 @@ class TestRefused:
             ({"precision": "int8", "min_agreement": 99.0, "judge": "scenes:7:2"}, InputError, "quantised already"),
             ({"precision": "int8", "calib": "scenes", "backend": "tensorrt-rtx"}, InputError, "or with --force"),
             ({"precision": "fp8", "calib": "scenes"}, InputError, "openvino has no FP8"),
+            ({"target": ("sm_89",), "timing_cache": "t"}, InputError, "openvino has no plan: leave --target, --timing"),
             ({"precision": "fp8", "calib": "scenes", "backend": "tensorrt-rtx"}, InputError, "or with --force"),
             (
                 {

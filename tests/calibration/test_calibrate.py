@@ -21,7 +21,7 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner, Result
 
-from refinenet_edge import precision
+from refinenet_edge import files, precision
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MANIFEST, open_bundle
 from refinenet_edge.calibration import calibrate, calibration_frames, observe, read_ranges, require, write_ranges
@@ -171,7 +171,7 @@ def test_an_interrupt_within_a_frame_loses_only_that(
 def test_what_is_saved_on_the_way_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # as after a kill: the state is the one that was written while the run went on
     frames, state, held, done = scenes(3), tmp_path / ".x.partial.npz", [], []
-    monkeypatch.setattr(calibration_stage, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(files, "SAVE_SECONDS", -1)
     whole = calibrate(network(), SPEC, frames, out=tmp_path / "x", progress=lambda *_: held.append(state.read_bytes()))
     state.write_bytes(held[2])
     assert calibrate(network(), SPEC, frames, out=tmp_path / "x", progress=lambda i, _: done.append(i)) == whole

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from refinenet_edge.bundle import MODEL, write_bundle
-from refinenet_edge.frames.images import write_png
+from refinenet_edge.frames.images import write_image
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import FrameSpec, Manifest, Recipe, TensorSpec
 from refinenet_edge.scenes import scene
@@ -24,7 +24,7 @@ def pictures(folder: Path, count: int = 3) -> Path:
     for index in range(count):
         path = folder / (f"street/{index}.png" if index % 2 else f"{index}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(path, scene(5, index, SIZE)[0])
+        write_image(path, scene(5, index, SIZE)[0])
     return folder
 
 

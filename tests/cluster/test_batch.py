@@ -36,7 +36,7 @@ from refinenet_edge.cluster.work import Item
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.evaluation.masks import read_mask
 from refinenet_edge.files import list_files
-from refinenet_edge.frames.images import read_image, write_png
+from refinenet_edge.frames.images import read_image, write_image
 from refinenet_edge.frames.video import VideoFile
 from refinenet_edge.labels import numbered
 from refinenet_edge.mask_files import geojson
@@ -125,7 +125,7 @@ def test_polygons(bundle: Path, source: Path, tmp_path: Path) -> None:
     (out / "street" / "1.png.geojson").unlink()
     assert f"1 of {COUNT} frames" in run(bundle, source, "--out", out, "--format", "geojson", "--confidence").output
     assert contents(out) == first
-    write_png(source / "street" / "1.png", np.zeros((24, 24, 3), np.uint8))  # another file: its labels go
+    write_image(source / "street" / "1.png", np.zeros((24, 24, 3), np.uint8))  # another file: its labels go
     again = run(bundle, source, "--out", out, "--format", "geojson", "--confidence")
     assert f"1 of {COUNT} frames" in again.output
     assert (out / "street" / "1.png.geojson").read_bytes() != first["street/1.png.geojson"]
@@ -183,7 +183,7 @@ def test_pycocotools_reads_all_frames_and_each(bundle: Path, source: Path, tmp_p
 @pytest.mark.parametrize("form", FORMS_OF_ALL)
 def test_the_file_of_all_frames_is_the_one_that_run_writes(bundle: Path, tmp_path: Path, form: str) -> None:
     source = pictures(tmp_path / "in") / "street"
-    write_png(source / "9.png", np.zeros((24, 24, 3), np.uint8))
+    write_image(source / "9.png", np.zeros((24, 24, 3), np.uint8))
     done = run(bundle, source, "--out", tmp_path / "out", "--format", form)
     assert done.exit_code == 0, done.output
     arguments = ["run", bundle, source, "--out", tmp_path / "run", "--format", form, "--backend", "openvino"]
@@ -213,7 +213,7 @@ def test_the_file_of_all_frames_follows_the_frames(bundle: Path, source: Path, t
     (out / f"2.png{ending}").unlink()
     assert f"1 of {COUNT} frames" in again()
     assert contents(out) == first
-    write_png(source / "2.png", np.zeros((24, 24, 3), np.uint8))
+    write_image(source / "2.png", np.zeros((24, 24, 3), np.uint8))
     again()
     assert run(bundle, source, "--out", tmp_path / "fresh", "--format", form).exit_code == 0
     assert contents(out) == contents(tmp_path / "fresh") != first
@@ -226,7 +226,7 @@ def test_no_file_of_all_frames_is_there_that_has_not_all(
     out = tmp_path / "out"
     whole, _ = files_of(form)
     assert run(bundle, source, "--out", out, "--format", form).exit_code == 0
-    write_png(source / "street" / "5.png", np.zeros((24, 24, 3), np.uint8))
+    write_image(source / "street" / "5.png", np.zeros((24, 24, 3), np.uint8))
 
     def interrupted(*_: object) -> object:
         raise KeyboardInterrupt
@@ -452,7 +452,7 @@ def test_labels_of_what_was_replaced_are_made_again(
     for name in ("2.png", "drive.avi"):
         before = (source / name).stat()
         if name == "2.png":
-            write_png(tmp_path / name, scene(6, 3, (30, 20))[0])
+            write_image(tmp_path / name, scene(6, 3, (30, 20))[0])
         else:
             written(tmp_path / name, 5, "MPNG")
         (tmp_path / name).replace(source / name)
@@ -474,7 +474,7 @@ def test_labels_of_an_image_that_is_gone_stay_until_another_has_its_name(
     kept = (source / "2.png").rename(tmp_path / "2.png")
     assert label(opened, str(source), str(out)).labelled == 0
     assert "2.png.png" in contents(out)
-    write_png(source / "2.png", scene(6, 3, (30, 20))[0])
+    write_image(source / "2.png", scene(6, 3, (30, 20))[0])
     assert label(opened, str(source), str(out)).labelled == 1
     assert masks(out)["2.png.png"].shape == (30, 20)
     kept.unlink()

@@ -6,13 +6,16 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from refinenet_edge.bench.blocks import OTHER
 from refinenet_edge.bundle import MODEL, open_bundle, write_bundle
+from refinenet_edge.cli import main
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.estimate import Bounds, estimate
 from refinenet_edge.records import from_json, to_json
 from tests.conftest import SIZE
+from tests.estimate.test_devices import GOOD
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,6 +60,15 @@ def test_what_is_neither_a_model_nor_a_bundle_is_refused(tmp_path: Path) -> None
         estimate(str(tmp_path), "thor")
     with pytest.raises(InputError, match="no device 'tx2'"):
         estimate("rf_lw_mbv2", "tx2", SIZE)
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_link_that_a_device_cites_is_whole(mobile_bundle: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    link = "https://example.org/boards?topic=2#page=7"
+    (tmp_path / "mine.toml").write_text(GOOD.replace("its data sheet", link))
+    done = CliRunner().invoke(main, ["estimate", str(mobile_bundle), "--device", str(tmp_path / "mine.toml"), *more])
+    assert done.exit_code == 0, done.output
+    assert link in done.stdout
 
 
 def test_the_published_loop_stands_beside_what_is_estimated() -> None:

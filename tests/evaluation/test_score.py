@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refinenet_edge import files
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.evaluation import (
     Confusion,
@@ -18,7 +19,6 @@ from refinenet_edge.evaluation import (
     SampleProblem,
     evaluate,
     open_dataset,
-    score,
 )
 from refinenet_edge.evaluation.samples import FileSample
 from refinenet_edge.labels import PERSON, SCENES, VOC, numbered
@@ -287,7 +287,7 @@ def test_a_run_that_was_stopped_before_its_first_sample_leaves_nothing(plain7: D
 
 
 def test_a_killed_run_has_saved(plain7: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(files, "SAVE_SECONDS", -1)
     partial, copies = tmp_path / "r.json.partial", []
     result = evaluate(
         seer(PERSON), plain7, out=tmp_path / "r.json", progress=lambda *_: copies.append(partial.read_bytes())

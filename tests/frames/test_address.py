@@ -11,7 +11,7 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.evaluation import open_dataset
 from refinenet_edge.frames import Address, Camera, Images, Scenes, Url, Video, open_frames, open_source, parse
 from refinenet_edge.frames.address import MAX_SCENES
-from refinenet_edge.frames.images import write_png
+from refinenet_edge.frames.images import write_image
 from refinenet_edge.scenes import VALIDATION, VALIDATION_COUNT
 from tests.demo.fakes import grey, write_video
 
@@ -66,7 +66,7 @@ def test_scenes_that_are_none(text: str) -> None:
 
 
 def test_a_file_of_another_ending_is_what_it_begins_like(tmp_path: Path) -> None:
-    write_png(tmp_path / "a.png", grey(7))
+    write_image(tmp_path / "a.png", grey(7))
     write_video(tmp_path / "v.avi", [7])
     image, video = (tmp_path / "a.png").rename(tmp_path / "a"), (tmp_path / "v.avi").rename(tmp_path / "v.ts")
     assert parse(str(image)) == Images(image)
@@ -93,7 +93,7 @@ def test_a_folder_of_such_a_name_is_reached_and_the_other_is_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir()
-    write_png(Path(name, "a.png"), grey(9))
+    write_image(Path(name, "a.png"), grey(9))
     frames = open_frames(parse(f"./{name}"))
     assert frames.names == ("a.png",)
     assert parse(frames.source) == Images(Path(name))  # what a message prints of it is the folder again

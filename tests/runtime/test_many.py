@@ -18,7 +18,7 @@ from refinenet_edge.cluster.batch import label
 from refinenet_edge.errors import CudaError, InputError, RefineNetEdgeError
 from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.evaluation.masks import read_mask
-from refinenet_edge.frames.images import read_image, write_png
+from refinenet_edge.frames.images import read_image, write_image
 from refinenet_edge.records import WHOLE, Batch, Cubic, Inference, Mask, MultiScale, Tiles
 from refinenet_edge.runtime import Segmenter, backends, many
 from refinenet_edge.runtime.in_flight import AHEAD, most_requests
@@ -55,7 +55,7 @@ def pictures(tmp_path: Path) -> Path:
     folder.mkdir()
     for index in range(COUNT):
         shape = (40 + index % 2, 60, 3)
-        write_png(folder / f"{index:02}.png", np.random.default_rng(index).integers(0, 256, shape, np.uint8))
+        write_image(folder / f"{index:02}.png", np.random.default_rng(index).integers(0, 256, shape, np.uint8))
     (folder / f"{BAD:02}.png").write_bytes(b"none")
     return folder
 
@@ -100,7 +100,7 @@ class TestCommands:
         gpu, bundle = on_gpu(batch)
         dataset = open_dataset(str(data.plain(tmp_path / "d", CLASSES, COUNT)))
         (tmp_path / "d" / "masks" / "s2.png").write_bytes(b"none")
-        write_png(tmp_path / "d" / "images" / "s4.png", np.zeros((41, 60, 3), np.uint8))
+        write_image(tmp_path / "d" / "images" / "s4.png", np.zeros((41, 60, 3), np.uint8))
         with Segmenter(bundle, "tensorrt") as single:
             known = replace(evaluate(single, dataset), seconds=0.0)
         assert {problem.sample: problem.kind for problem in known.problems} == {"s2": "unreadable", "s4": "size"}
