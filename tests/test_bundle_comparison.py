@@ -12,7 +12,7 @@ import pytest
 from refinenet_edge.bundle_comparison import Difference, compare_bundles, relative_error
 from refinenet_edge.errors import InputError
 from refinenet_edge.frames import open_frames, parse
-from refinenet_edge.frames.images import write_png
+from refinenet_edge.frames.images import write_image
 from refinenet_edge.labels import CITYSCAPES, VOC, numbered
 from refinenet_edge.records import FrameSpec, Labels, TensorSpec
 from refinenet_edge.runtime import FakeSession, Segmenter
@@ -120,7 +120,7 @@ def test_as_many_images_at_once_as_both_have_requests(photos: Path) -> None:
 def test_a_network_of_exactly_three_has_three_images_in_a_run(tmp_path: Path, others: int) -> None:
     """Logits are the image, those of the second less its red: each image has another difference."""
     for index in range(5):
-        write_png(
+        write_image(
             tmp_path / f"{index}.png", np.random.default_rng(index).integers(0, 40 * (index + 2), (9, 7, 3), np.uint8)
         )
 

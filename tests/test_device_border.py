@@ -34,6 +34,7 @@ ON_DEVICE = (
     "scenes",
     "jetson",
     "opencv",
+    "overlay",
     "runtime",
 )
 FILES = sorted(p for n in ON_DEVICE for p in ((ROOT / n).rglob("*.py") if (ROOT / n).is_dir() else [ROOT / f"{n}.py"]))
