@@ -21,8 +21,9 @@ import onnx
 import onnx_ir as ir
 from machine import cpu, save
 
+from refinenet_edge.build import parity
 from refinenet_edge.calibration import calibrate, calibration_frames, parse_method
-from refinenet_edge.fusion import fuse, parity
+from refinenet_edge.fusion import fuse
 from refinenet_edge.graph import copy_of, to_bytes
 from refinenet_edge.onnx_import import read_onnx
 from refinenet_edge.precision import qdq

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from refinenet_edge.build import parity
 from refinenet_edge.errors import GraphError
-from refinenet_edge.fusion import parity
 from refinenet_edge.graph import IR_VERSION, OPSET, to_bytes
 from refinenet_edge.model.cubic import resize_cubic
 from refinenet_edge.records import SMALLEST_SIDE

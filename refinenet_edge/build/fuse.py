@@ -10,10 +10,11 @@ from importlib import resources
 import numpy as np
 import onnx_ir as ir
 
+from refinenet_edge.build import parity
 from refinenet_edge.build.load import LoadedModel
 from refinenet_edge.errors import GraphError
 from refinenet_edge.frames.images import read_image
-from refinenet_edge.fusion import Firing, Rewrite, fuse, parity
+from refinenet_edge.fusion import Firing, Rewrite, fuse
 from refinenet_edge.graph import copy_of, num_classes, to_bytes
 from refinenet_edge.graph.batch import set_batch
 from refinenet_edge.records import NOISE, ONE, FrameSpec, Parity, Size

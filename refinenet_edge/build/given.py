@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import onnx.inliner
 
+from refinenet_edge.build import parity
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
-from refinenet_edge.fusion import parity
 from refinenet_edge.graph import Array
 from refinenet_edge.onnx_import import Ends
 from refinenet_edge.records import label_agreement

@@ -9,11 +9,11 @@ from pathlib import Path
 import onnx_ir as ir
 
 from refinenet_edge import precision
+from refinenet_edge.build import parity
 from refinenet_edge.build.given import given_logits
 from refinenet_edge.errors import CheckpointError, GraphError, InputError
 from refinenet_edge.files import sha256
-from refinenet_edge.fusion import parity
-from refinenet_edge.graph import constant, num_classes, sides
+from refinenet_edge.graph import num_classes, sides
 from refinenet_edge.labels import fitting
 from refinenet_edge.model import SHIPPED, open_network
 from refinenet_edge.onnx_import import ENDS, Ends, Said, read_onnx
@@ -38,9 +38,7 @@ logger = logging.getLogger(__name__)
 
 RANDOM = "random"
 DEFAULT_CLASSES = 21  # of random weights: VOC's
-AFFINE = ("BatchNormalization", "Div", "Mul", "Sub", "Add")  # by constants, what normalises an input in the graph
 STEP = 32  # pixels, the deepest stride: what the shipped networks learned of borders holds at sides that it divides
-NEUTRAL = ("Cast", "Identity", "Transpose")  # what may lie between them
 
 
 @dataclass(frozen=True)
@@ -147,10 +145,10 @@ def _from_onnx(network: Network, path: Path) -> LoadedModel:
     if recipe.dynamic and shape is not None and any(isinstance(side, int) for side in shape[2:]):
         raise GraphError(f"{path} is fixed to {shape[2]}x{shape[3]}: leave --dynamic out, or export it with free sides")
     _require_quantised_once(recipe, path, model)
-    spec = _preprocessing(recipe, path, model)
-    if not recipe.says_preprocessing:
-        logger.warning("%s", _assumed(path, model, spec))
     ends: Ends = model.meta[ENDS]
+    spec = _preprocessing(recipe, path, ends)
+    if not recipe.says_preprocessing:
+        logger.warning("%s", _assumed(path, ends, spec))
     labels = ends.made.kind in ("labels", "ones")
     return _described(
         network,
@@ -177,10 +175,10 @@ def _require_quantised_once(recipe: Recipe, path: Path, model: ir.Model) -> None
         raise InputError(f"{path} has no Q/DQ, and {precision.uncalibrated(recipe.precision)}")
 
 
-def _preprocessing(recipe: Recipe, path: Path, model: ir.Model) -> FrameSpec:
-    """How frames become the input of somebody's `model`. Raises `InputError` where that cannot be as it was said."""
+def _preprocessing(recipe: Recipe, path: Path, ends: Ends) -> FrameSpec:
+    """How frames become the input of somebody's network. Raises `InputError` where that cannot be as it was said."""
     spec = recipe.preprocessing
-    if model.meta[ENDS].taken.dtype != "uint8":
+    if ends.taken.dtype != "uint8":
         return spec
     unsaid, plain = (replace(PREPROCESSINGS[name], order=spec.order, fit=spec.fit) for name in ("imagenet", "none"))
     if spec not in (unsaid, plain):
@@ -191,29 +189,14 @@ def _preprocessing(recipe: Recipe, path: Path, model: ir.Model) -> FrameSpec:
     return plain
 
 
-def _assumed(path: Path, model: ir.Model, spec: FrameSpec) -> str:
+def _assumed(path: Path, ends: Ends, spec: FrameSpec) -> str:
     """What is assumed of the frames that somebody's network takes, and what speaks against it."""
     assumed = f"how {path.name} takes its frames was not said: assumed is {spec.preprocessing}"
-    if model.meta[ENDS].taken.dtype == "uint8":
+    if ends.taken.dtype == "uint8":
         return f"{assumed}, as it takes uint8; if it was trained on the other order, give --order bgr"
-    if not (first := _normalisation(model)):
+    if not (first := ends.scaled_by):
         return f"{assumed}; if it was trained otherwise, give --preprocess, or --mean, --std, --scale and --order"
     return (
         f"{assumed}, but it begins with {', '.join(first)}, which may normalise what it takes: "
         "then give --preprocess none for bytes as they are, or --preprocess 0-1"
     )
-
-
-def _normalisation(model: ir.Model) -> list[str]:
-    """The operators by which `model` scales and shifts its input before anything else, in order."""
-    value, found = model.graph.inputs[0], []
-    while len(consumers := value.consumers()) == 1 and (node := consumers[0]).op_type in (*AFFINE, *NEUTRAL):
-        others = [other for other in node.inputs if other is not value]
-        if any(constant(other) is None for other in others) or len(others) != len(node.inputs) - 1:
-            break  # computed, or a square
-        if node.op_type == "Div" and node.inputs[0] is not value:
-            break
-        if node.op_type in AFFINE:
-            found.append(node.op_type)
-        value = node.outputs[0]
-    return found

@@ -18,10 +18,10 @@ import onnx
 import onnx_ir as ir
 
 from refinenet_edge import calibration
+from refinenet_edge.build import parity
 from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
-from refinenet_edge.fusion import parity
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.precision import stored_in_half
 from refinenet_edge.records import LESSER, NOISE, Backend, Interpolation, Parity, label_agreement

@@ -9,11 +9,11 @@ from typing import Literal
 import onnx_ir as ir
 
 from refinenet_edge import calibration
+from refinenet_edge.build import parity
 from refinenet_edge.build.budget import Candidates, LostLabels, MiouDrop, spend
 from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.evaluation import DataSet
 from refinenet_edge.frames import Frames
-from refinenet_edge.fusion import parity
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.precision import Placement, in_7_bits, quantise
 from refinenet_edge.records import Budget, FrameSpec, Labels, Ranges

@@ -61,11 +61,11 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     resolved = ResolvedRecipe(
         rewrites=_rewrites(recipe.without),
         quantisation=_quantisation(recipe, backend, problems),
+        bits=_bits(recipe, backend),
+        engine=_engine_options(recipe) if recipe.plan else None,
         network=_network(recipe),
         precision=recipe.precision,
         backend=backend,
-        engine=_engine_options(recipe) if recipe.plan else None,
-        bits=_bits(recipe, backend),
         ends=Ends(recipe.io == "plain" or recipe.gives != "logits", recipe.gives),
         timed_against=("fp16" if backend in precision.ON_GPU else "fp32") if timed else None,
         proving=Proving(backend, not problems[backend], recipe.force, recipe.onnx is None, Path(recipe.output).parent),

@@ -1,7 +1,7 @@
 """Exact rewrites of the traced graph, in the order they run.
 
 Each file is one rewrite: its algebra and when it pays on top, then `pattern`, `check`, `rewrite`. `fuse` runs them in
-place and returns what each did; `parity.prove` holds the result to what was handed in.
+place and returns what each did; the build holds the result to what was handed in (build/parity.py).
 
 All backends get the same rewrites: leaving one out costs time, kernels or bytes on some and makes no difference on
 others (docs/measurements.md).

@@ -28,7 +28,7 @@ from refinenet_edge.onnx_import.gives import give_logits
 from refinenet_edge.onnx_import.opset import in_our_opset
 from refinenet_edge.onnx_import.proto import forget_shapes, in_float32, open_proto
 from refinenet_edge.onnx_import.quantised import write_out
-from refinenet_edge.onnx_import.takes import take_image
+from refinenet_edge.onnx_import.takes import scaling_of, take_image
 from refinenet_edge.records import Size
 
 __all__ = ["ENDS", "Ends", "Said", "read_onnx"]
@@ -75,7 +75,7 @@ def read_onnx(
         ) from exc
     try:
         model = tidied(model)
-        model.meta[ENDS] = ends
+        model.meta[ENDS] = replace(ends, scaled_by=scaling_of(model.graph.inputs[0]))
         return model
     except Exception as exc:  # the checker again, on the model with its size fixed
         raise GraphError(f"{path} cannot be used at this size: {first_line(exc)}") from exc

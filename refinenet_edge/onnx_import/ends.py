@@ -75,6 +75,7 @@ class Ends:
     source: str
     made: Made
     half: bool = False  # it computes in float16
+    scaled_by: tuple[str, ...] = ()  # the operators that scale and shift the image before anything else, in order
 
     def fed(self, image: Array) -> Array:
         """`image`, nx3xhxw float32, as the file takes it."""

@@ -27,6 +27,8 @@ from refinenet_edge.onnx_import.ends import (
 from refinenet_edge.records import MAX_BATCH, ONE, Size
 
 AT_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+AFFINE = ("BatchNormalization", "Div", "Mul", "Sub", "Add")  # by constants, what normalises an image in the graph
+NEUTRAL = ("Cast", "Identity", "Transpose")  # what may lie between them
 BYTES_PASS = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice")  # the same of float32 as of uint8
 
 
@@ -227,3 +229,18 @@ def _take_planes(graph: ir.Graph, image: ir.Value, layout: Layout) -> None:
         image.replace_all_uses_with(back.outputs[0])
         graph.insert_before(graph[0], back)
     graph.inputs[:] = [planes]
+
+
+def scaling_of(image: ir.Value) -> tuple[str, ...]:
+    """The operators by which a graph scales and shifts `image` before anything else, in order."""
+    value, found = image, []
+    while len(consumers := value.consumers()) == 1 and (node := consumers[0]).op_type in (*AFFINE, *NEUTRAL):
+        others = [other for other in node.inputs if other is not value]
+        if any(constant(other) is None for other in others) or len(others) != len(node.inputs) - 1:
+            break  # computed, or a square
+        if node.op_type == "Div" and node.inputs[0] is not value:
+            break
+        if node.op_type in AFFINE:
+            found.append(node.op_type)
+        value = node.outputs[0]
+    return tuple(found)

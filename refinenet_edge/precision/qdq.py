@@ -31,16 +31,14 @@ def quantise(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collec
     nodes = list(model.graph)
     if unknown := set(keep) - {str(node.name) for node in nodes}:
         raise InputError(f"the graph has no node {', '.join(sorted(unknown))} to keep in float")
-    names = Names(model.graph)
-    pairs = _Pairs(model.graph, ranges, placement, names)
     # all is chosen before anything is changed
-    for node, inputs in chosen(nodes, placement, keep).items():
+    wanted = chosen(nodes, placement, keep)
+    writer = _Writer(model.graph, ranges, placement)
+    for node, inputs in wanted.items():
         for index in inputs:
-            value = node.inputs[index]
-            assert value is not None
-            pairs.put(node, index, value)
+            writer.put_pair(node, index)
         if node.op_type == "Conv":
-            _store(model.graph, node, placement, names)
+            writer.store_weights(node)
     model.graph.sort()
     ShapeInferencePass()(model)
     return CheckerPass()(model).model
@@ -62,26 +60,53 @@ def chosen(nodes: list[ir.Node], placement: Placement, keep: Collection[str]) ->
     return chosen
 
 
-class _Pairs:
-    """Tensor -> its one Q/DQ pair."""
+class _Writer:
+    """Writes Q/DQ into a graph: one pair for each tensor, and weights as they are stored."""
 
-    def __init__(self, graph: ir.Graph, ranges: Ranges, placement: Placement, names: Names) -> None:
-        self._graph, self._ranges, self._placement, self._names = graph, ranges, placement, names
-        self._made: dict[ir.Value, ir.Value] = {}
+    def __init__(self, graph: ir.Graph, ranges: Ranges, placement: Placement) -> None:
+        self._graph, self._ranges, self._placement, self._names = graph, ranges, placement, Names(graph)
+        self._pairs: dict[ir.Value, ir.Value] = {}
 
-    def put(self, node: ir.Node, index: int, value: ir.Value) -> None:
-        if value not in self._made:
+    def put_pair(self, node: ir.Node, index: int) -> None:
+        """The pair of an input of `node` before it."""
+        value = node.inputs[index]
+        assert value is not None
+        if value not in self._pairs:
             source = self._pooled(value)
             grid = self._placement.grid_of(source)
             scale = np.array(max(self._range(source).amax / grid.largest, self._placement.smallest), np.float32)
             name = str(value.name)
-            constants = _scale(self._names, name, scale, grid)
+            constants = self._constants(name, scale, grid)
             made = self._names.node("QuantizeLinear", [value, *constants], f"{name}/q", None, grid.dtype, value.shape)
             inputs = [made.outputs[0], *constants]
             back = self._names.node("DequantizeLinear", inputs, f"{name}/dq", shape=value.shape)
             self._graph.extend([made, back])
-            self._made[value] = back.outputs[0]
-        node.replace_input_with(index, self._made[value])
+            self._pairs[value] = back.outputs[0]
+        node.replace_input_with(index, self._pairs[value])
+
+    def store_weights(self, node: ir.Node) -> None:
+        """The weights of a Conv, quantised, and their DequantizeLinear."""
+        weight, placement = node.inputs[1], self._placement
+        assert weight is not None and weight.const_value is not None
+        name = f"{node.outputs[0].name}/weight"  # every output has a name, and no other has it
+        known = weight.const_value.meta  # clones of a model share its tensors: what candidates need is rounded once
+        key = f"{placement.grid.name}, {'per channel' if placement.per_channel else 'per tensor'}, {placement.smallest}"
+        if key not in known:
+            known[key] = _rounded(np.asarray(weight.const_value.numpy(), np.float32), placement)
+        rounded, scale = known[key]
+        constants = self._constants(name, scale, placement.grid)
+        stored = self._names.constant(f"{name}/{placement.grid.dtype.name.lower()}", rounded)
+        axis = {"axis": 0} if placement.per_channel else None
+        back = self._names.node("DequantizeLinear", [stored, *constants], f"{name}/dq", axis, shape=weight.shape)
+        self._graph.append(back)
+        node.replace_input_with(1, back.outputs[0])
+        if not weight.uses():
+            del self._graph.initializers[str(weight.name)]
+
+    def _constants(self, name: str, scale: npt.NDArray[np.float32], grid: Grid) -> list[ir.Value]:
+        """The scale and the zero point of a Q/DQ."""
+        zero = np.full(scale.shape, grid.zero).astype(grid.dtype.numpy())
+        return [self._names.constant(f"{name}/scale", scale), self._names.constant(f"{name}/zero", zero)]
 
     def _pooled(self, value: ir.Value) -> ir.Value:
         """A pooled map is quantised as the map is: a shared scale lets the pool run on what is quantised."""
@@ -104,26 +129,6 @@ class _Pairs:
             ) from None
 
 
-def _store(graph: ir.Graph, node: ir.Node, placement: Placement, names: Names) -> None:
-    """Replace the weights of a Conv by quantised ones and their DequantizeLinear."""
-    weight = node.inputs[1]
-    assert weight is not None and weight.const_value is not None
-    name = f"{node.outputs[0].name}/weight"  # every output has a name, and no other has it
-    known = weight.const_value.meta  # clones of a model share its tensors: what many candidates need is rounded once
-    key = f"{placement.grid.name}, {'per channel' if placement.per_channel else 'per tensor'}, {placement.smallest}"
-    if key not in known:
-        known[key] = _rounded(np.asarray(weight.const_value.numpy(), np.float32), placement)
-    rounded, scale = known[key]
-    stored = names.constant(f"{name}/{placement.grid.dtype.name.lower()}", rounded)
-    inputs = [stored, *_scale(names, name, scale, placement.grid)]
-    axis = {"axis": 0} if placement.per_channel else None
-    back = names.node("DequantizeLinear", inputs, f"{name}/dq", axis, shape=weight.shape)
-    graph.append(back)
-    node.replace_input_with(1, back.outputs[0])
-    if not weight.uses():
-        del graph.initializers[str(weight.name)]
-
-
 def _rounded(
     weights: npt.NDArray[np.float32], placement: Placement
 ) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float32]]:
@@ -132,9 +137,3 @@ def _rounded(
     largest = np.abs(weights).reshape(len(weights), -1).max(axis=1) if per_channel else np.abs(weights).max()
     scale = np.maximum(largest / grid.largest, placement.smallest).astype(np.float32)
     return grid.round(weights / (scale.reshape(-1, *[1] * (weights.ndim - 1)) if per_channel else scale)), scale
-
-
-def _scale(names: Names, name: str, scale: npt.NDArray[np.float32], grid: Grid) -> list[ir.Value]:
-    """The scale and the zero point of a Q/DQ."""
-    zero = np.full(scale.shape, grid.zero).astype(grid.dtype.numpy())
-    return [names.constant(f"{name}/scale", scale), names.constant(f"{name}/zero", zero)]

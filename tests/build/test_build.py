@@ -16,7 +16,7 @@ import torch
 from onnx import numpy_helper
 
 from refinenet_edge import __version__, bench
-from refinenet_edge.build import build
+from refinenet_edge.build import build, parity
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle
 from refinenet_edge.errors import (
     BuildError,
@@ -27,7 +27,7 @@ from refinenet_edge.errors import (
     RefineNetEdgeError,
 )
 from refinenet_edge.frames.images import read_image
-from refinenet_edge.fusion import REWRITES, parity
+from refinenet_edge.fusion import REWRITES
 from refinenet_edge.fusion.rewrite import GraphRewrite
 from refinenet_edge.labels import PERSON, numbered
 from refinenet_edge.model import load_checkpoint, save_checkpoint

@@ -22,7 +22,7 @@ from torch.nn import functional
 from refinenet_edge import cli
 from refinenet_edge.baselines import baselines_for
 from refinenet_edge.bench import Case, bundle_entry
-from refinenet_edge.build import build
+from refinenet_edge.build import build, parity
 from refinenet_edge.build.fuse import fuse_and_prove
 from refinenet_edge.build.load import LoadedModel
 from refinenet_edge.bundle import open_bundle
@@ -30,7 +30,6 @@ from refinenet_edge.calibration.ranges import graph_digests, read_ranges
 from refinenet_edge.errors import GraphError, InputError
 from refinenet_edge.evaluation import evaluate, open_dataset
 from refinenet_edge.frames.images import read_image
-from refinenet_edge.fusion import parity
 from refinenet_edge.labels import numbered
 from refinenet_edge.onnx_import import read_onnx
 from refinenet_edge.recipe import read_recipe

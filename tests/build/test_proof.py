@@ -13,10 +13,9 @@ import onnx
 import onnx.version_converter
 import pytest
 
-from refinenet_edge.build import build
+from refinenet_edge.build import build, parity
 from refinenet_edge.bundle import MODEL
 from refinenet_edge.errors import GraphError
-from refinenet_edge.fusion import parity
 from refinenet_edge.records import Manifest, Recipe
 from tests.conftest import network, onnx_model, weights
 

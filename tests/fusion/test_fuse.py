@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refinenet_edge.fusion import REWRITES, fuse, parity
+from refinenet_edge.build import parity
+from refinenet_edge.fusion import REWRITES, fuse
 from refinenet_edge.fusion.rewrite import NEW_WEIGHTS
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.records import Bilinear, FrameSpec

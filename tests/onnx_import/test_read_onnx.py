@@ -10,8 +10,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from refinenet_edge.build import parity
 from refinenet_edge.errors import GraphError
-from refinenet_edge.fusion import parity
 from refinenet_edge.graph import IR_VERSION, OPSET, num_classes, to_bytes
 from refinenet_edge.onnx_import import ENDS, read_onnx
 from tests.conftest import onnx_model, operators, weights

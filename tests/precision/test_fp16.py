@@ -9,9 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from refinenet_edge import precision
+from refinenet_edge.build import parity
 from refinenet_edge.calibration import peaks
 from refinenet_edge.errors import GraphError, InputError
-from refinenet_edge.fusion import fuse, parity
+from refinenet_edge.fusion import fuse
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.precision import stored_in_half, to_fp16
 from tests.conftest import ODD, Traced, graph, operators, outputs_of, weights

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from refinenet_edge.fusion import parity
+from refinenet_edge.build import parity
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.precision import pad_channels, to_fp16
 from tests.conftest import graph, weights

@@ -10,8 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from refinenet_edge import precision
+from refinenet_edge.build import parity
 from refinenet_edge.errors import CalibrationError, InputError
-from refinenet_edge.fusion import fuse, parity
+from refinenet_edge.fusion import fuse
 from refinenet_edge.graph import copy_of, to_bytes
 from refinenet_edge.precision import asymmetric, needs_vnni, quantise
 from refinenet_edge.precision.placement import FP8, OPENVINO, RTX, TENSORRT, Placement, in_7_bits

@@ -21,10 +21,9 @@ import onnx_ir as ir
 import pytest
 
 from refinenet_edge import precision
-from refinenet_edge.build import build
+from refinenet_edge.build import build, parity
 from refinenet_edge.bundle import MODEL, PLAN, open_bundle
 from refinenet_edge.errors import BuildError, InputError, MissingExtra
-from refinenet_edge.fusion import parity
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.graph.batch import set_batch
 from refinenet_edge.model import MODELS

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from refinenet_edge.build import parity
 from refinenet_edge.errors import GraphError
-from refinenet_edge.fusion import Rewrite, fold_batch_norm, fuse, merge_pointwise, parity
+from refinenet_edge.fusion import Rewrite, fold_batch_norm, fuse, merge_pointwise
 from refinenet_edge.fusion.rewrite import GraphRewrite
 from refinenet_edge.graph import to_bytes
 from tests.conftest import graph, operators, weights
