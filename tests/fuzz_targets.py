@@ -56,6 +56,7 @@ from refinenet_edge.frames.images import read_image, turn_of
 from refinenet_edge.labels import numbered, read_label_file
 from refinenet_edge.model.checkpoint import load_checkpoint
 from refinenet_edge.model.matlab import find_structs
+from refinenet_edge.onnx_import.bundled import read_graph
 from refinenet_edge.recipe import read_recipe
 from refinenet_edge.records import (
     Budget,
@@ -126,7 +127,7 @@ def judged(path: Path) -> None:
     """A graph, as dla-check and estimate see it."""
     folder = path.with_name("bundle")
     write_bundle(folder, manifest(), {MODEL: path.read_bytes()})
-    dla.check(dla.read_graph(open_bundle(folder)))
+    dla.check(read_graph(open_bundle(folder)))
     estimate(str(folder), "orin-nano")
 
 

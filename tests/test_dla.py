@@ -15,9 +15,10 @@ from click.testing import CliRunner
 
 from refinenet_edge import cli
 from refinenet_edge.bundle import MODEL, open_bundle, write_bundle
-from refinenet_edge.dla import OLD, Placement, Report, check, read_graph
+from refinenet_edge.dla import OLD, Placement, Report, check
 from refinenet_edge.errors import BundleError
 from refinenet_edge.graph import to_bytes
+from refinenet_edge.onnx_import.bundled import read_graph
 from refinenet_edge.precision import apply
 from tests.conftest import graph, weights
 

@@ -14,6 +14,7 @@ from refinenet_edge.bundle import MODEL, open_bundle, write_bundle
 from refinenet_edge.errors import BundleError, RefineNetEdgeError
 from refinenet_edge.estimate import estimate
 from refinenet_edge.estimate.kernels import _readers
+from refinenet_edge.onnx_import.bundled import read_graph
 from refinenet_edge.records import FrameSpec, TensorSpec
 from refinenet_edge.runtime import Segmenter
 from tests.conftest import graph, onnx_model
@@ -54,12 +55,12 @@ def test_a_graph_that_cannot_be_is_an_error_of_ours(
         data = data.replace(b"image", b"im\xffge")
     write_bundle(tmp_path / "b", manifest(), {MODEL: data})
     bundle = open_bundle(tmp_path / "b")
-    for look in (lambda: dla.check(dla.read_graph(bundle)), lambda: estimate(str(bundle.path), "orin-nano")):
+    for look in (lambda: dla.check(read_graph(bundle)), lambda: estimate(str(bundle.path), "orin-nano")):
         with contextlib.suppress(RefineNetEdgeError):
             look()
     if change is cyclic:
         with pytest.raises(BundleError, match="cannot be read"):
-            dla.read_graph(bundle)
+            read_graph(bundle)
 
 
 @pytest.mark.parametrize("outputs", [0, 2])
@@ -71,7 +72,7 @@ def test_a_graph_of_another_number_of_outputs_is_refused(tmp_path: Path, outputs
     del model.graph.output[outputs:]
     write_bundle(tmp_path / "b", manifest(), {MODEL: model.SerializeToString()})
     with pytest.raises(BundleError, match=f"has 1 inputs, {outputs} outputs and"):
-        dla.read_graph(open_bundle(tmp_path / "b"))
+        read_graph(open_bundle(tmp_path / "b"))
 
 
 def test_devices_change_as_often_as_the_longest_way_asks() -> None:

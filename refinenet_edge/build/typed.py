@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from refinenet_edge import calibration, precision
 from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.quantise import Bits, Rounding
-from refinenet_edge.graph import copy_of, to_bytes
+from refinenet_edge.graph import copy_of, specs_of, to_bytes
 from refinenet_edge.graph.batch import set_batch
 from refinenet_edge.records import ONE, Backend, Batch, Bilinear, Gives, Interpolation, TensorSpec
 
@@ -99,17 +99,5 @@ def _typed(
     precision.give(typed, ends.gives, ends.upsample)
     single = to_bytes(typed) if ends.batch != ONE else None
     typed = set_batch(typed, ends.batch)
-    onnx, inputs, outputs = to_bytes(typed), _specs(typed.graph.inputs), _specs(typed.graph.outputs)
+    onnx, inputs, outputs = to_bytes(typed), specs_of(typed.graph.inputs), specs_of(typed.graph.outputs)
     return TypedModel(name, onnx, inputs, outputs, needs_vnni, scores, None, ends.batch, single)
-
-
-def _specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
-    """Inputs or outputs of a graph as records; a side that varies is a name."""
-    return tuple(
-        TensorSpec(
-            str(value.name),
-            value.dtype.numpy().name if value.dtype else "unknown",
-            tuple(side if isinstance(side, int) else str(side) for side in value.shape or ()),
-        )
-        for value in values
-    )

@@ -96,13 +96,9 @@ def dla_check(bundle: Path, as_json: bool) -> None:
     opened = open_bundle(bundle)
     with heavy("onnx-ir"):
         from refinenet_edge import dla
-    graph, batch = dla.read_graph(opened), opened.manifest.batch
-    if batch != ONE:  # DLA takes a fixed number of frames
-        from refinenet_edge.graph.batch import fix_batch
-
-        with dla.impossible_nodes():
-            graph = fix_batch(graph, batch.best)
-    report = dla.check(graph)
+        from refinenet_edge.onnx_import.bundled import read_graph
+    batch = opened.manifest.batch
+    report = dla.check(read_graph(opened, batch.best))  # DLA takes a fixed number of frames
     if as_json:
         print_json(report)
         return

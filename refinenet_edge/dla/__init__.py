@@ -8,19 +8,15 @@ that does.
 onnx-ir is needed, and no torch.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx
 import onnx_ir as ir
 
-from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.dla.rules import Rule, mark_activations, refusals
-from refinenet_edge.errors import BundleError, GraphError, first_line
 from refinenet_edge.graph import macs_of
+from refinenet_edge.onnx_import.bundled import impossible_nodes
 
-MAX_NODES = 20_000
 OLD, NEW = "TensorRT 10.3 to 10.7", "TensorRT 11.4.1 and later"
 WHERE = {  # where NVIDIA says that there is DLA: its migration pages for TensorRT 11.3 and 11.4.1, its DLA FAQ
     OLD: "JetPack 6 from 6.1 on, on AGX Orin and Orin NX",
@@ -63,32 +59,6 @@ class Report:
 
     reasons: tuple[Reason, ...]
     placements: tuple[Placement, ...]
-
-
-def read_graph(bundle: Bundle) -> ir.Model:
-    """The graph of a bundle. Raises `BundleError`."""
-    data = bundle.read_graph()
-    try:
-        proto = onnx.load_model_from_string(data)
-        onnx.checker.check_model(proto)  # attributes, the number of inputs, no node before what it reads
-        model = ir.from_proto(proto)
-    except Exception as exc:  # protobuf and onnx-ir raise what they like on a damaged file
-        raise BundleError(f"bundle {bundle.path}: {MODEL} cannot be read: {exc}{bundle.advice}") from exc
-    ends = len(model.graph.inputs), len(model.graph.outputs)
-    if ends != (1, 1) or len(model.graph) > MAX_NODES:
-        said = f"{ends[0]} inputs, {ends[1]} outputs and {len(model.graph)} nodes, not one, one and up to {MAX_NODES}"
-        raise BundleError(f"bundle {bundle.path}: {MODEL} has {said}{bundle.advice}")
-    return model
-
-
-@contextlib.contextmanager
-def impossible_nodes() -> Iterator[None]:
-    """`GraphError` where a node has a shape or an attribute that no node of its operator has."""
-    try:
-        yield
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as exc:
-        said = f"{type(exc).__name__}: {first_line(exc)}"
-        raise GraphError(f"the graph has a node that its operator cannot be ({said}): build it again") from exc
 
 
 @impossible_nodes()

@@ -12,13 +12,12 @@ from pathlib import Path
 import onnx_ir as ir
 
 from refinenet_edge.bundle import open_bundle
-from refinenet_edge.dla import impossible_nodes, read_graph
 from refinenet_edge.errors import InputError
 from refinenet_edge.estimate.bound import Bounds, bound
 from refinenet_edge.estimate.devices import find_device
 from refinenet_edge.estimate.kernels import frame_size, kernels
-from refinenet_edge.graph.batch import fix_batch
-from refinenet_edge.records import DEFAULT_SIZE, ONE, Batch, Size
+from refinenet_edge.onnx_import.bundled import impossible_nodes, read_graph
+from refinenet_edge.records import DEFAULT_SIZE, Batch, Size
 
 CLASSES = 21  # of a name, where nobody says
 
@@ -60,11 +59,7 @@ def _graph_of_bundle(folder: Path, size: Size | None, classes: int | None) -> tu
         fixed = f"bundle {folder} is fixed to {own[0]}x{own[1]} and its classes"
         raise InputError(f"{fixed}: leave --size and --classes out")
     budget = bundle.manifest.budget
-    graph = read_graph(bundle)
-    if bundle.manifest.batch != ONE:
-        with impossible_nodes():
-            graph = fix_batch(graph, 1)
-    return graph, budget.kept if budget is not None else (), bundle.manifest.batch
+    return read_graph(bundle), budget.kept if budget is not None else (), bundle.manifest.batch
 
 
 def _graph_of_name(name: str, size: Size, classes: int) -> ir.Model:

@@ -23,7 +23,7 @@ from onnx_ir.passes.common import (
 )
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.records import INPUT, OUTPUT
+from refinenet_edge.records import INPUT, OUTPUT, TensorSpec
 
 OPSET = 20
 IR_VERSION = 9
@@ -174,6 +174,18 @@ def num_classes(model: ir.Model) -> int:
     if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
         raise GraphError(f"the output has shape {shape}: expected logits 1xCxhxw with a fixed C")
     return int(shape[1])
+
+
+def specs_of(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+    """Inputs or outputs of a graph as records; a side that varies is a name."""
+    return tuple(
+        TensorSpec(
+            str(value.name),
+            value.dtype.numpy().name if value.dtype else "unknown",
+            tuple(side if isinstance(side, int) else str(side) for side in value.shape or ()),
+        )
+        for value in values
+    )
 
 
 def to_bytes(model: ir.Model) -> bytes:

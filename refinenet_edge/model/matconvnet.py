@@ -174,8 +174,8 @@ class _Graph:
         self.require(layer, method="max", poolSize=size, stride=stride, pad=size // 2)
         return layer.output
 
-    def conv(self, variable: str, module: str, *, bias: bool = False, stride: int = 1) -> str:
-        return self._conv(self.take(variable, CONV), module, bias, stride).output
+    def conv(self, variable: str, module: str, *, bias: bool = False) -> str:
+        return self._conv(self.take(variable, CONV), module, bias, 1).output
 
     def _conv(self, layer: _Layer, module: str, bias: bool, stride: int) -> _Layer:
         filters = self.param(layer, 0)

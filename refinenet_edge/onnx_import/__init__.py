@@ -11,7 +11,7 @@ It is done in the graph, in the opset that the file is of, so that all that come
     ends.py       what is said of a file and found in it   proto.py   the file, before it is a graph
     quantised.py  its operators of integers as Q/DQ        takes.py   what it takes
     gives.py      what its logits can be made of           logits.py  the logits made in the graph
-    opset.py      the graph in our opset
+    opset.py      the graph in our opset                   bundled.py the graph of a bundle
 """
 
 from dataclasses import replace
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass, RemoveInitializersFromInputsPass
-from onnxscript.optimizer import fold_constants
 
 from refinenet_edge.errors import GraphError, first_line
 from refinenet_edge.graph import IR_VERSION, tidied
@@ -62,6 +61,8 @@ def read_onnx(
         write_out(model)
         taken = take_image(model, str(path), said, size, otherwise, declared)
         if any(node.op_type == "If" for node in model.graph):
+            from onnxscript.optimizer import fold_constants
+
             fold_constants(model)  # of torch's own squeeze, which asks for the shape
         if taken.image in halves:
             taken = taken._replace(dtype="float16")

@@ -397,7 +397,8 @@ def test_mrf_convolves_then_upsamples_to_the_largest_and_sums(kernel: int, align
 )
 @torch.no_grad()
 def test_mrf_upsamples_fixed_numbers(align_corners: bool, expected: list[float]) -> None:
-    fusion = MultiResolutionFusion([1, 1], 1, 1, [False, True], partial(bilinear, align_corners=align_corners))
+    style = BlockStyle(1, upsample=partial(bilinear, align_corners=align_corners))
+    fusion = MultiResolutionFusion([1, 1], 1, [False, True], style)
     for parameter in fusion.parameters():
         parameter.fill_(1)
     fused = fusion(torch.full((1, 1, 1, 4), 10.0), torch.tensor([0.0, 3.0]).reshape(1, 1, 1, 2))
