@@ -6,7 +6,8 @@ int8                     Q/DQ where the backend's placement says; float16 around
 fp8                      the same in E4M3, for TensorRT on GPUs of compute capability 8.9 and later
 
 placement.py where and on which grid -> qdq.py Q/DQ         foreign.py Q/DQ of others, as a backend takes it
-ends.py plain ends and labels in the graph, for other tools     operators.py what a backend does not compute
+separate_pooling.py wide pools of INT8 on the CPU, in two passes     operators.py what a backend does not compute
+ends.py plain ends and labels in the graph, for other tools
 switches.py any layers of one session rounded -> sensitivity.py what each layer loses
 """
 
@@ -22,6 +23,7 @@ from refinenet_edge.precision.operators import require_computed
 from refinenet_edge.precision.pad_channels import pad_channels
 from refinenet_edge.precision.placement import Placement, in_7_bits, placement_of
 from refinenet_edge.precision.qdq import quantise
+from refinenet_edge.precision.separate_pooling import separate_pooling
 from refinenet_edge.records import PRECISIONS, Backend, Ranges
 
 QUANTISED = ("int8", "fp8")
@@ -67,6 +69,8 @@ def apply(
             placement = placement_of(precision, backend)
             quantise(model, ranges, in_7_bits(placement) if seven_bits else placement, keep)
         _require_quantised(model, precision, backend)
+        if backend not in ON_GPU:
+            separate_pooling(model)
     half = precision == "fp16" or (precision in QUANTISED and backend in ON_GPU)
     return to_fp16(model, peaks) if half else model
 
