@@ -4,8 +4,8 @@
 
 Each tree has a process of its own, which has the bundle open and does one short turn after the other: machines get
 faster and slower by the minute, so the ratio is taken round by round, with its interval (bench/measure.py). A turn
-reads, segments and compares, or writes the labels of, the same files; opening the bundle is not in it. The bundles are
-built by the other commit, which this one reads, and both must find the same confusion matrix. Memory is the largest
+reads, segments and compares, or writes the labels of, the same files; opening the bundle is not in it. Each tree has
+built its own bundle by the same recipe, and both must find the same confusion matrix. Memory is the largest
 that a process had in a turn, its libraries and the weights included. `cores_busy` is the share of all cores' time that
 a process used: what was not used is all that doing things side by side can win. `engine` is what OpenVINO's several
 requests in flight bring by themselves, against its one request on all cores: nothing else runs there.
@@ -206,11 +206,13 @@ def measure(
 
     from refinenet_edge.bench.measure import take_turns
 
-    bundle = folder / precision
-    build = [sys.executable, "-m", "refinenet_edge.cli", "build", f"engines/{RECIPES[precision]}.toml"]
-    environment = {**os.environ, "PYTHONPATH": str(before)}
-    subprocess.run([*build, "--out", str(bundle)], cwd=before, env=environment, check=True, stdout=subprocess.DEVNULL)
-    trees = {"before": Tree(before, bundle, data, frames), "now": Tree(ROOT, bundle, data, frames)}
+    build = [sys.executable, "-m", "refinenet_edge.cli", "build", f"engines/{RECIPES[precision]}.toml", "--out"]
+    trees = {}
+    for name, tree in (("before", before), ("now", ROOT)):
+        bundle = folder / name / precision
+        environment = {**os.environ, "PYTHONPATH": str(tree)}
+        subprocess.run([*build, str(bundle)], cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
+        trees[name] = Tree(tree, bundle, data, frames)
     for task in TASKS:
         timing = take_turns({name: functools.partial(tree.turn, task) for name, tree in trees.items()}, rounds)
         found = [tree.found[task] for tree in trees.values()]
@@ -233,7 +235,7 @@ def measure(
 @click.argument("served", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--serve", "serving", is_flag=True, hidden=True)
 @click.option("--rounds", default=15, show_default=True)
-@click.option("--frames", default=16, show_default=True, help="Of a turn.")
+@click.option("--frames", default=64, show_default=True, help="Of a turn.")
 @click.option("--before", "commit", default=BEFORE, show_default=True, help="Of this repository, to compare with.")
 @click.option("--out", type=click.Path(path_type=Path))
 def main(served: tuple[Path, ...], serving: bool, rounds: int, frames: int, commit: str, out: Path | None) -> None:
@@ -261,7 +263,7 @@ def main(served: tuple[Path, ...], serving: bool, rounds: int, frames: int, comm
                 rates, sizes = cell["frames_per_second"], cell["megabytes"]
                 numbers = *rates.values(), Estimate(**cell["times_the_frames"]), *cell["cores_busy"].values()
                 table.add_row(precision, cell["task"], *map(str, (*numbers, *sizes.values())))
-            engines[precision] = engine(folder / precision, frames, rounds)
+            engines[precision] = engine(folder / "now" / precision, frames, rounds)
     Console().print(table)
     for precision, alone in engines.items():
         times = Estimate(**alone["times_the_frames"])

@@ -124,7 +124,8 @@ def _by_pillow(data: bytes, name: str, kind: str) -> Frame:
 def turn_of(path: Path) -> Turn | None:
     """What `read_image` does to the image as it is stored, by its EXIF orientation; None: nothing."""
     data = read_bytes(path, MAX_BYTES, "image")
-    if not any(name in data for name in (b"Exif", b"eXIf", b"EXIF")):
+    names = (b"eXIf",) if data.startswith(PNG) else (b"Exif", b"EXIF")
+    if not any(name in data for name in names):
         return None
     shown = decode_image(data, str(path))
     stored: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)

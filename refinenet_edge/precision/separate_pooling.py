@@ -18,7 +18,7 @@ def separate_pooling(model: ir.Model) -> int:
     names = Names(model.graph)
     wide = [node for node in model.graph if _pays(node)]
     for node in wide:
-        _separate(node, names)
+        separate(node, names)
     return len(wide)
 
 
@@ -42,8 +42,8 @@ def _pays(node: ir.Node) -> bool:
     )
 
 
-def _separate(node: ir.Node, names: Names) -> None:
-    """`node` becomes the pass along the rows, of what a new one finds along the columns."""
+def separate(node: ir.Node, names: Names) -> None:
+    """Make the pool `node` the pass along the rows, of what a new one finds along the columns."""
     source, pooled = node.inputs[0], node.outputs[0]
     assert node.graph is not None and source is not None
     height, width = node.attributes.get_ints("kernel_shape", ())

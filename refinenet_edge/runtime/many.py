@@ -31,9 +31,10 @@ class Segments(Protocol):
 class Many:
     """Threads that read frames, and use their masks.
 
-    On a CPU they segment, too, each a frame of its own. What a GPU computes goes on by itself, and several frames of a
-    run go in together: there frames are handed over as they are read, while the threads go on. In memory are the frames
-    of two runs and four for each thread at most. Tiles are of frames that may be as large as the memory: one at a time.
+    On a CPU they segment, too, each a frame of its own: one more of them than the network takes, so that it has work
+    while one reads. What a GPU computes goes on by itself, and several frames of a run go in together: there frames are
+    handed over as they are read, while the threads go on. In memory are the frames of two runs and four for each thread
+    at most. Tiles are of frames that may be as large as the memory: one at a time.
     """
 
     def __init__(self, segmenter: Segments) -> None:
@@ -41,7 +42,7 @@ class Many:
         self._each: Callable[[Iterator[Frame | RefineNetEdgeError]], Generator[Answer, None, None]] | None = None
         threads = 1
         if isinstance(segmenter, Segmenter):
-            threads = segmenter.in_flight
+            threads = segmenter.in_flight + (segmenter.in_flight > 1)
             on_gpu = segmenter.session.on_gpu and not isinstance(segmenter.inference, Tiles)
             if on_gpu or segmenter.at_once > 1:
                 self._each, threads = segmenter.segment_each, most_requests()

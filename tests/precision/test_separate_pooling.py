@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from refinenet_edge import precision
-from refinenet_edge.fusion import parity
+from refinenet_edge.build import parity
 from refinenet_edge.precision.separate_pooling import separate_pooling
 from refinenet_edge.records import Backend
 from refinenet_edge.runtime.openvino import OpenVinoSession
