@@ -27,13 +27,12 @@ from refinenet_edge import precision
 from refinenet_edge.bench.measure import take_turns
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MODEL
-from refinenet_edge.graph import Names
+from refinenet_edge.graph import Names, to_bytes
 from refinenet_edge.precision import separate_pooling
 from refinenet_edge.precision.separate_pooling import separate
 from refinenet_edge.records import Recipe
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
-from refinenet_edge.trace import to_bytes
 
 BACKENDS = {"openvino": OpenVinoSession, "onnxruntime": OrtSession}
 

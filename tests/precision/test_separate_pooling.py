@@ -8,10 +8,10 @@ import pytest
 
 from refinenet_edge import precision
 from refinenet_edge.build import parity
+from refinenet_edge.graph import to_bytes
 from refinenet_edge.precision.separate_pooling import separate_pooling
 from refinenet_edge.records import Backend
 from refinenet_edge.runtime.openvino import OpenVinoSession
-from refinenet_edge.trace import to_bytes
 from tests.conftest import feeds_of, graph, operators, weights
 
 QUANTISED = "q = QuantizeLinear(x, scale, zero) d = DequantizeLinear(q, scale, zero)"
