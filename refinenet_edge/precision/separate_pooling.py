@@ -55,7 +55,7 @@ def separate(node: ir.Node, names: Names) -> None:
         name=names.free(f"{node.name}/columns"),
     )
     (found,) = columns.outputs
-    found.name, found.dtype = names.free(f"{pooled.name}/columns"), pooled.dtype
+    found.name, found.type = names.free(f"{pooled.name}/columns"), pooled.type
     if pooled.shape is not None and source.shape is not None:
         found.shape = ir.Shape([*pooled.shape[:3], source.shape[3]])
     node.graph.insert_before(node, columns)
