@@ -64,7 +64,8 @@ def tasks(bundle: Path, data: Path) -> Iterator[dict[str, Callable[[], Any]]]:
         worker = stack.enter_context(contextlib.closing(labeller(jobs[0])))
         where = everywhere(images)
         (piece,) = pieces_of(where, find(where))
-        yield {"eval": lambda: evaluate(by, dataset).confusion, "batch": lambda: worker(piece).labelled}
+        each = getattr(worker, "each", lambda pieces: map(worker, pieces))  # trees before had none
+        yield {"eval": lambda: evaluate(by, dataset).confusion, "batch": lambda: next(each([piece])).labelled}
 
 
 def serve(bundle: Path, data: Path) -> None:

@@ -26,7 +26,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,9 +34,20 @@ from typing import Any, Literal
 from refinenet_edge import __version__
 from refinenet_edge.bundle import Bundle
 from refinenet_edge.cluster.bundles import Opening, common_backend, gpus_of, opening
-from refinenet_edge.cluster.pool import Pool, open_pool
+from refinenet_edge.cluster.pool import Pool, Worker, as_one, open_pool
 from refinenet_edge.cluster.storage import CLUSTER, Storage, absolute, open_storage
-from refinenet_edge.cluster.work import Counter, InputFile, Item, Piece, Reader, everywhere, find, is_video, pieces_of
+from refinenet_edge.cluster.work import (
+    Counter,
+    InputFile,
+    Item,
+    Piece,
+    Read,
+    Reader,
+    everywhere,
+    find,
+    is_video,
+    pieces_of,
+)
 from refinenet_edge.errors import BundleError, InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.frames.images import digest_of, encode_image
 from refinenet_edge.mask_files import FORMATS
@@ -208,8 +219,8 @@ class Job:
     out: str
 
 
-class Labeller:
-    """A worker: piece -> labels in the folder, and its report."""
+class Labeller(Worker[Piece, Report]):
+    """Piece -> labels in the folder, and its report."""
 
     def __init__(self, job: Job) -> None:
         self._run = job.run
@@ -225,19 +236,24 @@ class Labeller:
             place = shown(job.out)
             raise InputError(f"on {platform.node()} {place} is another folder; name one that all machines share")
 
-    def __call__(self, piece: Piece) -> Report:
-        started = time.process_time()
-        # read one after the other, as a video has them
-        read = self._reader.frames(piece)
-        done = list(self._many.each(read, lambda read: (read[1], read), lambda read, mask, _: self._label(read, mask)))
-        problems = tuple(each for each in done if isinstance(each, FrameProblem))
-        if rows := [each for each in done if isinstance(each, dict)]:
-            self._out.write(part_name(piece), _table(rows, self._run))
-        return Report(len(done) - len(problems), problems, time.process_time() - started)
+    def each(self, pieces: Iterable[Piece]) -> Iterator[Report]:
+        """Frames of one piece are read while the last ones of another are labelled."""
+        told = time.process_time()
+        for piece, done in as_one(pieces, self._labelled):
+            problems = tuple(each for each in done if isinstance(each, FrameProblem))
+            if rows := [each for each in done if isinstance(each, dict)]:
+                self._out.write(part_name(piece), _table(rows, self._run))
+            before, told = told, time.process_time()
+            yield Report(len(done) - len(problems), problems, told - before)
 
-    def _label(
-        self, read: tuple[Item, Frame | InputError], mask: Mask | RefineNetEdgeError
-    ) -> FrameProblem | dict[str, Any] | None:
+    def _labelled(self, items: Iterator[Item]) -> Iterator[FrameProblem | dict[str, Any] | None]:
+        def read(ahead: Callable[[], Read]) -> tuple[Frame | InputError, Read]:
+            item, frame = ahead()
+            return frame, (item, frame)
+
+        return self._many.each(self._reader.frames(items), read, self._label)
+
+    def _label(self, read: Read, mask: Mask | RefineNetEdgeError, _: float) -> FrameProblem | dict[str, Any] | None:
         """Put the labels of a frame there; where they are rows of a table, its row."""
         item, frame = read
         if isinstance(mask, (InputError, BundleError)):

@@ -1,15 +1,15 @@
 """Samples compared by the workers of a pool: confusion matrices are added up, so their number changes no bit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from refinenet_edge.bundle import Bundle
 from refinenet_edge.cluster.bundles import Opening, opening
-from refinenet_edge.cluster.pool import Pool
+from refinenet_edge.cluster.pool import Pool, Worker, as_one
 from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.evaluation import Sample
-from refinenet_edge.evaluation.score import Compared, Evaluator, here
+from refinenet_edge.evaluation.score import Compared, Evaluator, compare_each
 from refinenet_edge.records import WHOLE, Inference, Interpolation
 from refinenet_edge.runtime.multi_scale import at_sizes
 
@@ -42,13 +42,13 @@ def distributed(
     return Evaluator(manifest.labels, spec, backend, at, compare)
 
 
-class _Comparer:
+class _Comparer(Worker[Sequence[Sample], list[Compared]]):
     def __init__(self, job: Opening) -> None:
         self._segmenter = job.segmenter()
-        self._here = here(self._segmenter)
+        self._compare = partial(compare_each, self._segmenter, self._segmenter.labels, self._segmenter.frame_spec)
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Compared]:
-        return list(self._here.compare(samples))
+    def each(self, pieces: Iterable[Sequence[Sample]]) -> Iterator[list[Compared]]:
+        return (compared for _, compared in as_one(pieces, self._compare))
 
     def close(self) -> None:
         self._segmenter.close()

@@ -1,39 +1,71 @@
 """The same work in this process or on Ray: pieces in, results out, in the order of the pieces.
 
-A worker is made once and called with a piece at a time, so memory does not grow with the work. On Ray each is an actor
-of a Ray Data pool, with a CPU, and with a GPU where the backend wants one. Ray begins a piece again whenever its worker
-is gone, with its machine or because of the piece; `TRIES` times, then it comes back without a result. Ray's own limit
-would not do: it counts every call to a machine that is gone, and those are over in a second.
+A worker is made once and given pieces as it takes them, so memory does not grow with the work. On Ray each is an actor
+of a Ray Data pool, with a CPU, and with a GPU where the backend wants one: that has a piece there when it is done with
+the last frames of another, so that the GPU goes on. Ray begins a piece again whenever its worker is gone, with its
+machine or because of a piece, and then it has a worker for itself; `TRIES` times, then it comes back without a result.
+Ray's own limit would not do: it counts every call to a machine that is gone, and those are over in a second.
 """
 
 import contextlib
+import functools
 import importlib
+import inspect
+import itertools
 import logging
 import os
 import pickle
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
 
 from refinenet_edge.cluster.storage import CLUSTER
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 
 TRIES = 4  # of a piece whose worker dies
-IN_FLIGHT = 2  # pieces a worker is given: the next one is there when one is done
+AT_ONCE = 2  # pieces that a worker with a GPU has: it is at the last frames of one and the first of the next
+IN_FLIGHT = 2  # times as many a worker is given: the next is there when one is done. Of fewer Ray adds no workers
 
 Piece = TypeVar("Piece", contravariant=True)
 Result = TypeVar("Result", covariant=True)
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 logger = logging.getLogger(__name__)
 
 
-class Worker(Protocol[Piece, Result]):
-    def __call__(self, piece: Piece, /) -> Result: ...
+class Worker(Generic[Piece, Result]):
+    """A piece -> its result. One that goes on with the next piece before it has the result of the last has `each`."""
+
+    def __call__(self, piece: Piece, /) -> Result:
+        raise NotImplementedError
+
+    def each(self, pieces: Iterable[Piece], /) -> Iterator[Result]:
+        """The result of each of `pieces`, in their order."""
+        return map(self, pieces)
 
     def close(self) -> None:
         """Give back what it holds, if it holds something."""
-        return
+
+
+def as_one(
+    pieces: Iterable[Sequence[Item]], work: Callable[[Iterator[Item]], Iterator[Found]]
+) -> Iterator[tuple[Sequence[Item], list[Found]]]:
+    """Each of `pieces`, none empty, with what `work` makes of its items, one of each, as a stream of those of all."""
+    taken: deque[Sequence[Item]] = deque()
+
+    def items() -> Iterator[Item]:
+        for piece in pieces:
+            taken.append(piece)
+            yield from piece
+
+    results = work(items())
+    for first in results:
+        piece = taken.popleft()
+        yield piece, [first, *itertools.islice(results, len(piece) - 1)]
 
 
 @dataclass(frozen=True)
@@ -48,8 +80,7 @@ class LocalPool:
         if not pieces:
             return
         with contextlib.closing(make()) as worker:
-            for piece in pieces:
-                yield worker(piece)
+            yield from worker.each(pieces)
 
 
 @dataclass(frozen=True)
@@ -72,16 +103,21 @@ class RayPool:
         context = dataset.context
         context.enable_progress_bars = context.print_on_execution_start = False
         context.execution_options.preserve_order = True
-        room = min(self.size or self._room(), len(rows))
+        room, at_once = min(self.size or self._room(), len(rows)), AT_ONCE if self.gpus else 1
+        calls, asked = {"max_concurrent_calls_per_actor": at_once}, {}
+        if not calls.keys() & inspect.signature(ActorPoolStrategy).parameters.keys():  # an older Ray has another name
+            calls, asked = {}, {"max_concurrency": at_once}
+        in_flight = IN_FLIGHT * at_once
         strategy = ActorPoolStrategy(
-            min_size=1, initial_size=room, max_size=self.size, max_tasks_in_flight_per_actor=IN_FLIGHT
+            min_size=1, initial_size=room, max_size=self.size, max_tasks_in_flight_per_actor=in_flight, **calls
         )
-        results = dataset.map(
+        results = dataset.flat_map(
             _RayWorker,
             fn_constructor_args=(make, os.getcwd(), tries),
             compute=strategy,
             num_cpus=self.threads,
             num_gpus=self.gpus,
+            **asked,
         )
         for row in results.iter_rows():
             result = pickle.loads(row["result"])
@@ -137,31 +173,95 @@ def _connect(library: Any, address: str) -> None:
 
 
 class _RayWorker:
-    """A worker on Ray. It is made with its first piece: what that raises is a result like others, not a dead actor."""
+    """A worker on Ray, for the pieces that it has at once; in `Stream`'s thread, whoever's call brings a piece."""
 
     def __init__(self, make: Callable[[], Worker[Any, Any]], folder: str, tries: Any) -> None:
         with contextlib.suppress(OSError):  # a relative path means the same wherever this folder is there
             os.chdir(folder)
-        self._make, self._tries = make, tries
-        self._worker: Worker[Any, Any] | None = None
+        self._stream = Stream(make, functools.partial(_begin, tries))
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        import ray
-
+    def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        # what yields is run in the thread of each call, what returns in one for all calls of an actor
         index, piece = pickle.loads(row["piece"])
-        result: Any
-        if ray.get(self._tries.begin.remote(index)) > TRIES:
-            return {"result": pickle.dumps(None)}
+        yield {"result": pickle.dumps(self._stream.result(index, piece))}
+
+
+@dataclass(eq=False)
+class _Asked:
+    index: int
+    piece: Any
+    answer: SimpleQueue[Any] = field(default_factory=SimpleQueue)  # one, when it is there
+
+
+class Stream:
+    """A worker for pieces that several threads bring: one thread works on them, as one stream where more are there.
+
+    `begin(index, beside)`: how often a piece was begun, this time too; 0: it may not be, `beside` others. The worker is
+    made with its first piece: what that raises is a result like others, not a dead actor.
+    """
+
+    def __init__(self, make: Callable[[], Worker[Any, Any]], begin: Callable[[int, bool], int]) -> None:
+        self._make, self._begin = make, begin
+        self._worker: Worker[Any, Any] | None = None
+        self._asked: SimpleQueue[_Asked] = SimpleQueue()
+        threading.Thread(target=self._work, name="worker", daemon=True).start()
+
+    def result(self, index: int, piece: Any) -> Any:
+        """What the worker makes of `piece`, or the error of it; None where it was begun too often."""
+        asked = _Asked(index, piece)
+        self._asked.put(asked)
+        return asked.answer.get()
+
+    def _work(self) -> None:
+        following: _Asked | None = None
+        while True:
+            following = self._pieces(following or self._asked.get())
+
+    def _pieces(self, first: _Asked) -> _Asked | None:
+        """Work on `first` and what is there when the worker asks for more; the piece that is to go alone after them."""
+        at_work: deque[_Asked] = deque()
+        left: list[_Asked] = []
+
+        def pieces() -> Iterator[Any]:
+            asked, beside = first, False
+            while True:
+                begun = self._begin(asked.index, beside)
+                if not begun:
+                    left.append(asked)
+                    return
+                if begun > TRIES:
+                    asked.answer.put(None)
+                else:
+                    at_work.append(asked)
+                    yield asked.piece
+                    beside = True
+                    if begun > 1:
+                        return
+                try:
+                    asked = self._asked.get_nowait()
+                except Empty:
+                    return
+
         try:
             if self._worker is None:
                 self._worker = self._make()
-            result = self._worker(piece)
-        except RefineNetEdgeError as exc:  # in words: not every exception survives pickling
-            result = RefineNetEdgeError(str(exc))
-        except Exception as exc:  # a mistake of ours: it must not pass for a dead worker
-            logger.exception("a worker failed")
-            result = RefineNetEdgeError(f"a worker failed: {type(exc).__name__}: {exc}")
-        return {"result": pickle.dumps(result)}
+            for result in self._worker.each(pieces()):
+                at_work.popleft().answer.put(result)
+        except Exception as exc:
+            error = RefineNetEdgeError(str(exc))  # in words: not every exception survives pickling
+            if not isinstance(exc, RefineNetEdgeError):  # a mistake of ours: it must not pass for a dead worker
+                logger.exception("a worker failed")
+                error = RefineNetEdgeError(f"a worker failed: {type(exc).__name__}: {exc}")
+            for asked in at_work or [first]:
+                asked.answer.put(error)
+        return left[0] if left else None
+
+
+def _begin(tries: Any, index: int, beside: bool) -> int:
+    import ray
+
+    begun: int = ray.get(tries.begin.remote(index, beside))
+    return begun
 
 
 class _Tries:
@@ -170,7 +270,10 @@ class _Tries:
     def __init__(self) -> None:
         self._begun: Counter[int] = Counter()
 
-    def begin(self, index: int) -> int:
+    def begin(self, index: int, beside: bool) -> int:
+        """`Stream`'s: 0 where it was begun before, so that no other is lost by what a worker died of."""
+        if beside and self._begun[index]:
+            return 0
         self._begun[index] += 1
         return self._begun[index]
 

@@ -11,10 +11,12 @@ A file has a stamp, and is only read while it has it: labels are never of anothe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 
+from refinenet_edge.cluster.pool import Worker
 from refinenet_edge.cluster.storage import Storage, absolute, locate
 from refinenet_edge.errors import InputError
 from refinenet_edge.files import stamp_of
@@ -42,6 +44,7 @@ class Item:
 
 
 Piece = tuple[Item, ...]
+Read = tuple[Item, Frame | InputError]  # or why it cannot be read
 
 
 def everywhere(source: str) -> str:
@@ -96,8 +99,8 @@ def is_video(name: str) -> bool:
     return is_named_like(name, VIDEOS)
 
 
-class Counter:
-    """A worker: a video of `source` -> how many frames it has, None where it cannot be read."""
+class Counter(Worker[str, tuple[int | None]]):
+    """A video of `source` -> how many frames it has, None where it cannot be read."""
 
     def __init__(self, source: str) -> None:
         self._storage = locate(source)[0]
@@ -109,24 +112,28 @@ class Counter:
         except InputError:
             return (None,)
 
-    def close(self) -> None: ...
-
 
 class Reader:
-    """Reads the frames of pieces of `source`, as long as their files have their stamps; each worker has its own."""
+    """Reads frames of `source`, as long as their files have their stamps; each worker has its own."""
 
     def __init__(self, source: str) -> None:
         self._scenes = parse_scenes(source)
         self._storage = None if self._scenes else locate(source)[0]
         self._video: _Open | None = None
 
-    def frames(self, piece: Piece) -> Iterator[tuple[Item, Frame | InputError]]:
-        """Each frame, or why it cannot be read."""
-        for item in piece:
-            try:
-                yield item, self._read(item)
-            except InputError as exc:
-                yield item, exc
+    def frames(self, items: Iterable[Item]) -> Iterator[Callable[[], Read]]:
+        """What reads each of `items`, in any thread; those of a video are read as they are taken, in their order."""
+        for item in items:
+            if item.file and item.place is not None:
+                yield partial(lambda read: read, self._read_or_error(item))
+            else:
+                yield partial(self._read_or_error, item)
+
+    def _read_or_error(self, item: Item) -> Read:
+        try:
+            return item, self._read(item)
+        except InputError as exc:
+            return item, exc
 
     def close(self) -> None:
         if self._video:

@@ -16,7 +16,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def here(segmenter: Segmenter) -> Evaluator:
     return Evaluator(labels, spec, segmenter.session.name, segmenter.inference, comparing)
 
 
-def compare_each(segmenter: Segments, labels: Labels, spec: FrameSpec, samples: Sequence[Sample]) -> Iterator[Compared]:
+def compare_each(segmenter: Segments, labels: Labels, spec: FrameSpec, samples: Iterable[Sample]) -> Iterator[Compared]:
     """What `segmenter`, which is fed as `spec` says, makes of each sample, in order."""
 
     def taken(sample: Sample) -> tuple[Frame | Unusable, _Read]:

@@ -58,7 +58,7 @@ class Many:
     def run(self, make: Callable[[], Any], pieces: Sequence[Any]) -> Iterator[Any]:
         workers = [make() for _ in range(self.workers)]
         found = {
-            index: None if self.deadly(pieces[index]) else workers[index % self.workers](pieces[index])
+            index: None if self.deadly(pieces[index]) else next(workers[index % self.workers].each([pieces[index]]))
             for index in reversed(range(len(pieces)))
         }
         for worker in workers:

@@ -352,6 +352,31 @@ def test_frames_at_once_are_written_as_frames_one_by_one(
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+@pytest.mark.parametrize("form", ["png", "parquet"])
+def test_the_last_frame_of_a_piece_is_not_waited_for(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Format
+) -> None:
+    """Two pieces of three frames, of which none gets on alone."""
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    monkeypatch.setattr(work, "PIECE", 3)
+    label(open_bundle(bundle), "scenes:7:6", str(tmp_path / "one"), form=form)
+    segment, together = Segmenter.segment, threading.Barrier(2)
+
+    def both(self: Segmenter, frame: np.ndarray) -> Mask:
+        together.wait(60)
+        return segment(self, frame)
+
+    monkeypatch.setattr(Segmenter, "in_flight", 2)
+    monkeypatch.setattr(Segmenter, "segment", both)
+    told: list[int] = []
+    done = label(
+        open_bundle(bundle), "scenes:7:6", str(tmp_path / "two"), form=form, progress=lambda done, _: told.append(done)
+    )
+    assert (done.labelled, told) == (6, [0, 3, 6])
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
 def test_a_bad_frame_is_written_down_and_labelled_when_it_is_mended(bundle: Path, source: Path, tmp_path: Path) -> None:
     out, good = tmp_path / "out", (source / "2.png").read_bytes()
     (source / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")

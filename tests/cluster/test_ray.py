@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from refinenet_edge.bundle import MODEL, open_bundle
 from refinenet_edge.calibration import calibration_frames
 from refinenet_edge.cluster import calibrate, evaluate, work
 from refinenet_edge.cluster.batch import label
-from refinenet_edge.cluster.pool import RayPool, open_pool
+from refinenet_edge.cluster.pool import RayPool, Worker, open_pool
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.onnx_import import read_onnx
 from refinenet_edge.runtime import Segmenter
@@ -58,7 +58,7 @@ def second(cluster: Any) -> Any:
     return node
 
 
-class Doubler:
+class Doubler(Worker[int, int]):
     """Twice the number; it dies of 13, and raises for 7."""
 
     def __call__(self, piece: int) -> int:
@@ -68,8 +68,39 @@ class Doubler:
             raise RefineNetEdgeError("seven")
         return 2 * piece
 
-    def close(self) -> None:
-        pass
+
+def noted(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A piece that leaves a file where it is unpickled."""
+
+    path: Path
+
+    def __reduce__(self) -> tuple[Callable[[Path], Path], tuple[Path]]:
+        return noted, (self.path,)
+
+
+class AtOnce(Worker[Path, bool]):
+    """Whether the piece after the first is there before the first is done with."""
+
+    def __call__(self, piece: Path) -> bool:
+        until = time.monotonic() + 60
+        while piece.name == "0" and not (piece.parent / "1").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        return piece.name != "0" or (piece.parent / "1").exists()
+
+
+@pytest.fixture
+def gpu(cluster: Any) -> Iterator[None]:
+    """A node that says that it has one."""
+    node = cluster.add_node(num_cpus=NODE, num_gpus=1)
+    cluster.wait_for_nodes()
+    yield
+    cluster.remove_node(node)
 
 
 def test_a_dead_worker_costs_one_piece_and_results_come_in_order(cluster: Any) -> None:
@@ -85,6 +116,14 @@ def test_what_a_worker_raises_is_raised_here(cluster: Any) -> None:
 def test_a_gpu_that_is_not_there(cluster: Any) -> None:
     with pytest.raises(InputError, match="the Ray cluster has none"), open_pool("auto", gpus=1):
         pass
+
+
+def test_a_worker_with_a_gpu_has_the_next_piece_when_it_is_at_the_last_frames_of_one(
+    cluster: Any, gpu: None, tmp_path: Path
+) -> None:
+    assert list(RayPool(gpus=1, size=1).run(AtOnce, [Noted(tmp_path / str(index)) for index in range(4)])) == [True] * 4
+    pieces = [20, 13, *range(6), 13]
+    assert list(RayPool(gpus=1, size=1).run(Doubler, pieces)) == [40, None, 0, 2, 4, 6, 8, 10, None]
 
 
 def test_a_node_that_is_lost_costs_nothing(

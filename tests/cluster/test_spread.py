@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -14,9 +16,10 @@ from refinenet_edge.bundle import MODEL, open_bundle
 from refinenet_edge.calibration import calibration_frames
 from refinenet_edge.cli import main
 from refinenet_edge.cluster import calibrate, evaluate
+from refinenet_edge.cluster.pool import LocalPool
 from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.onnx_import import read_onnx
-from refinenet_edge.records import Cubic, Interpolation, MultiScale
+from refinenet_edge.records import Cubic, Interpolation, Mask, MultiScale
 from refinenet_edge.runtime import Segmenter
 from tests.cluster.inputs import Many, tiny_bundle
 from tests.evaluation import data
@@ -41,6 +44,25 @@ def test_evaluation(
     spread = evaluation.evaluate(by, dataset)
     assert replace(spread, seconds=0) == replace(alone, seconds=0)
     assert spread.counted == COUNT - 1
+
+
+def test_the_last_sample_of_a_piece_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pieces of three samples, of which none gets on alone."""
+    monkeypatch.setattr(evaluate, "PIECE", 3)
+    bundle = open_bundle(tiny_bundle(tmp_path / "b"))
+    dataset = evaluation.open_dataset(str(data.plain(tmp_path / "d", CLASSES, 6)))
+    with Segmenter(bundle, "openvino") as segmenter:
+        alone = evaluation.evaluate(segmenter, dataset)
+    segment, together = Segmenter.segment, threading.Barrier(2)
+
+    def both(self: Segmenter, frame: np.ndarray) -> Mask:
+        together.wait(60)
+        return segment(self, frame)
+
+    monkeypatch.setattr(Segmenter, "in_flight", 2)
+    monkeypatch.setattr(Segmenter, "segment", both)
+    spread = evaluation.evaluate(evaluate.distributed(bundle, "openvino", LocalPool()), dataset)
+    assert replace(spread, seconds=0) == replace(alone, seconds=0)
 
 
 def test_an_evaluation_at_several_scales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,140 @@
+"""A worker of pieces that come from several threads; the pools themselves are tested by what they are for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from refinenet_edge.cluster.pool import TRIES, LocalPool, Stream, Worker, _Tries, as_one
+from refinenet_edge.errors import InputError, RefineNetEdgeError
+
+LIMIT = 60  # seconds
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + LIMIT
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+class Doubler(Worker[int, int]):
+    """Notes which pieces it had as one stream; before it asks for the next, it waits for `more` to be there."""
+
+    def __init__(self, more: Counter[int] | None = None) -> None:
+        self.streams: list[list[int]] = []
+        self.more = more or Counter()
+        self.stream: Stream | None = None
+
+    def each(self, pieces: Iterable[int]) -> Iterator[int]:
+        self.streams.append([])
+        waiting: list[int] = []  # one that is not done yet, as frames on their way
+        for piece in pieces:
+            self.streams[-1].append(piece)
+            if piece == 7:
+                raise InputError("seven")
+            if piece == 8:
+                raise ValueError("eight")
+            if waiting:
+                yield 2 * waiting.pop()
+            waiting.append(piece)
+            until(lambda piece=piece: not self.stream or self.stream._asked.qsize() >= self.more[piece])
+        yield from (2 * piece for piece in waiting)
+
+
+def results(stream: Stream, *pieces: int) -> list[Any]:
+    """Of pieces that come at once; their index is their number."""
+    with ThreadPoolExecutor(len(pieces)) as threads:
+        return list(threads.map(lambda piece: stream.result(piece, piece), pieces, timeout=LIMIT))
+
+
+def once(_index: int, _beside: bool) -> int:
+    return 1
+
+
+def test_what_is_there_is_one_stream() -> None:
+    worker = Doubler(Counter({1: 1}))
+    worker.stream = stream = Stream(lambda: worker, once)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(stream.result, 1, 1)
+        until(lambda: worker.streams == [[1]])
+        second = threads.submit(stream.result, 2, 2)  # the worker waits for it, and has not answered the first
+        assert (first.result(LIMIT), second.result(LIMIT)) == (2, 4)
+    assert stream.result(3, 3) == 6  # nobody waits for a piece that may never come
+    assert worker.streams == [[1, 2], [3]]
+
+
+def test_a_piece_that_was_begun_before_is_alone() -> None:
+    """What its worker died of then, or what was beside that."""
+    tries = _Tries()
+    assert tries.begin(2, False) == 1
+    worker = Doubler(Counter({0: 1, 1: 1}))
+    worker.stream = stream = Stream(lambda: worker, tries.begin)
+    gate = threading.Event()
+    make, worker_of = stream._make, lambda: (gate.wait(LIMIT), make())[1]
+    stream._make = worker_of
+    with ThreadPoolExecutor(4) as threads:
+        asked = []
+        for piece in range(4):  # in this order
+            asked.append(threads.submit(stream.result, piece, piece))
+            until(lambda piece=piece: stream._asked.qsize() == piece)
+        gate.set()
+        assert [each.result(LIMIT) for each in asked] == [0, 2, 4, 6]
+    assert worker.streams == [[0, 1], [2], [3]]
+    assert [tries._begun[piece] for piece in range(4)] == [1, 1, 2, 1]
+
+
+def test_a_piece_that_was_begun_too_often_has_no_result() -> None:
+    worker = Doubler()
+    stream = Stream(lambda: worker, lambda index, beside: TRIES + 1 if index == 2 else 1)
+    assert results(stream, 1, 2, 3) == [2, None, 6]
+    assert sorted(piece for stream in worker.streams for piece in stream) == [1, 3]
+
+
+@pytest.mark.parametrize(("piece", "said"), [(7, "^seven$"), (8, "^a worker failed: ValueError: eight$")])
+def test_what_it_raises_is_a_result_and_the_next_are_worked_on(piece: int, said: str) -> None:
+    stream = Stream(Doubler, once)
+    with pytest.raises(RefineNetEdgeError, match=said):
+        raise stream.result(0, piece)
+    assert stream.result(1, 5) == 10
+
+
+def test_what_making_it_raises_is_a_result() -> None:
+    made: list[None] = []
+
+    def make() -> Doubler:
+        made.append(None)
+        if len(made) == 1:
+            raise RefineNetEdgeError("no room")
+        return Doubler()
+
+    stream = Stream(make, once)
+    assert str(stream.result(0, 1)) == "no room"
+    assert results(stream, 2, 3) == [4, 6]
+    assert len(made) == 2
+
+
+def test_in_this_process_all_pieces_are_one_stream() -> None:
+    worker = Doubler()
+    assert list(LocalPool().run(lambda: worker, [1, 2, 3])) == [2, 4, 6]
+    assert worker.streams == [[1, 2, 3]]
+
+
+def test_items_of_pieces_as_one_stream() -> None:
+    """What works on them may be ahead by as many as it likes."""
+
+    def squares(items: Iterator[int]) -> Iterator[int]:
+        return iter([item * item for item in items])
+
+    assert list(as_one([(1, 2), (3,), (4, 5, 6)], squares)) == [
+        ((1, 2), [1, 4]),
+        ((3,), [9]),
+        ((4, 5, 6), [16, 25, 36]),
+    ]
+    assert list(as_one([], squares)) == []
