@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from refinenet_edge import cli
 from refinenet_edge.bundle import MODEL, open_bundle, write_bundle
-from refinenet_edge.dla import OLD, Placement, Report, check
+from refinenet_edge.dla import OLD, Coverage, Report, check
 from refinenet_edge.errors import BundleError
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.onnx_import.bundled import read_graph
@@ -213,7 +213,7 @@ class TestPlacement:
         body = "q = DequantizeLinear (w, s) n = Sin (k) c = Conv (x, q) y = Mul (c, n)"
         constants = {"w": np.ones((8, 8, 1, 1), np.int8), "s": np.float16(0.5), "k": np.float16(1)}
         found = report(body, **constants)
-        assert found.placements[0] == Placement(OLD, 2, 2, 8 * 8 * 256, 8 * 8 * 256, 0)
+        assert found.placements[0] == Coverage(OLD, 2, 2, 8 * 8 * 256, 8 * 8 * 256, 0)
         assert not found.reasons
 
     def test_multiplications_and_changes_of_device(self) -> None:
@@ -227,7 +227,7 @@ class TestPlacement:
         one = 8 * 8 * 256
         found = report(body, w=half(8, 8, 1, 1))
         # Conv | HardSwish | Conv | MaxPool, ConvTranspose
-        assert found.placements[0] == Placement(OLD, 5, 2, 3 * one, 2 * one, 3)
+        assert found.placements[0] == Coverage(OLD, 5, 2, 3 * one, 2 * one, 3)
         assert len(found.reasons) == 3
 
     def test_branches_wait_for_each_other(self) -> None:

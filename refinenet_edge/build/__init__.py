@@ -9,13 +9,15 @@
     engine.py     -> the bundle's files, with a plan for TensorRT
     speed.py      how much faster quantising made it, for the manifest
 
+    parity.py     how far logits are from those that are expected; given.py has those of somebody's file
+
 Nothing is written before everything has succeeded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from refinenet_edge import __version__
@@ -52,15 +54,10 @@ def build(recipe: Recipe, step: Step = lambda _: None, progress: Progress | None
     resolved = resolve(recipe)
     loaded = load(resolved.network, step)
     fused = fuse_and_prove(loaded, resolved.rewrites, step)
-    rounding = find_rounding(resolved.quantisation, resolved.bits, fused, loaded.spec, loaded.labels, step)
-    ends = replace(resolved.ends, upsample=loaded.spec.upsample, batch=loaded.batch)
-    typed = put_precision(
-        fused, resolved.precision, resolved.backend, rounding, resolved.bits, resolved.timed_against, ends, step
-    )
-    samples = rounding.samples if rounding else {}
-    proof = prove(typed, fused, samples, loaded.spec.upsample, resolved.proving, step)
-    options = replace(resolved.engine, batch=loaded.batch) if resolved.engine else None
-    engine = build_engine(typed, resolved.backend, options, step, progress)
+    rounding = find_rounding(resolved.quantisation, resolved.typing.bits, fused, loaded.labels, step)
+    typed = put_precision(fused, rounding, resolved.typing, step)
+    proof = prove(typed, fused, rounding.samples if rounding else {}, resolved.proving, step)
+    engine = build_engine(typed, resolved.typing.backend, resolved.engine, step, progress)
     described = _described(loaded, fused, rounding, typed, proof, engine, recipe)
     manifest = add_speed(described, typed, engine, step)
     step("write the bundle")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.bundle import MODEL, PLAN
@@ -36,5 +36,5 @@ def build_engine(
     if options is None or (backend != "tensorrt" and backend != "tensorrt-rtx"):
         return Engine(backend, {MODEL: typed.onnx}, None, reference)
     step(f"build the {backend} engine")
-    plan, info = build_plan(typed.onnx, backend, options, progress)
+    plan, info = build_plan(typed.onnx, backend, replace(options, batch=typed.batch), progress)
     return Engine(backend, {MODEL: typed.onnx, PLAN: plan}, info, reference)

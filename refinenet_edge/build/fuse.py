@@ -17,7 +17,7 @@ from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import Firing, Rewrite, fuse
 from refinenet_edge.graph import copy_of, num_classes, to_bytes
 from refinenet_edge.graph.batch import set_batch
-from refinenet_edge.records import NOISE, ONE, FrameSpec, Parity, Size
+from refinenet_edge.records import NOISE, ONE, Batch, FrameSpec, Parity, Size
 from refinenet_edge.runtime.frame import prepare
 
 PHOTO = "astronaut.jpg"  # the real frame of the proof
@@ -27,10 +27,13 @@ PHOTO = "astronaut.jpg"  # the real frame of the proof
 class FusedModel:
     """A fused float32 graph, what each rewrite did, and the proof: the `logits` of what was handed in on `frames`.
 
-    `noise`: how far float32's rounding alone moves the logits, relative (`parity.rounding`); it costs a run.
+    Frames become its input, and its logits labels, by `spec`; a `batch` of them is what its bundle is to take at once.
+    `noise`: how far float32's rounding alone moves the logits, relative (`parity.rounding_noise`); it costs a run.
     """
 
     model: ir.Model
+    spec: FrameSpec
+    batch: Batch
     firings: tuple[Firing, ...]
     frames: parity.Inputs
     logits: parity.Inputs
@@ -58,12 +61,12 @@ def fuse_and_prove(loaded: LoadedModel, rewrites: Sequence[Rewrite], step: Calla
     given, classes = next(iter(logits.values())).shape, num_classes(model)
     if len(given) != 4 or given[1] != classes:
         raise GraphError(f"the model gives {'x'.join(map(str, given))}, it says that it gives {classes} classes")
-    noise = cache(lambda: 1.0 if last_bit is None else parity.rounding(traced, frames, last_bit))
+    noise = cache(lambda: 1.0 if last_bit is None else parity.rounding_noise(traced, frames, last_bit))
     proof = parity.prove(traced, logits, model, rewrites, frames, noise)
     if batch != ONE:
         step(f"hold it to that with {batch} frames at once")
         proof += parity.prove_together(to_bytes(set_batch(copy_of(model), batch)), batch, logits, frames, noise)
-    return FusedModel(model, tuple(firings), frames, logits, proof, noise)
+    return FusedModel(model, loaded.spec, batch, tuple(firings), frames, logits, proof, noise)
 
 
 def _proof_frames(spec: FrameSpec, size: Size) -> parity.Inputs:

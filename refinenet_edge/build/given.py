@@ -31,7 +31,7 @@ def given_logits(path: Path, ends: Ends, inputs: parity.Inputs) -> dict[str, Arr
     """
     try:
         with OrtSession(_tapped(path, ends), optimised=False) as session:
-            found = {name: _run(session, ends, _together(inputs, name, ends.taken.frames)) for name in inputs}
+            found = {name: _run(session, ends, _filled(inputs, name, ends.taken.frames)) for name in inputs}
     except RefineNetEdgeError as exc:
         raise GraphError(f"ONNX Runtime cannot run {path}: {first_line(exc)}; export it again") from exc
     logits = {name: ends.logits(source) for name, (_, source) in found.items()}
@@ -67,7 +67,7 @@ def _tapped(path: Path, ends: Ends) -> Path | bytes:
     return bytes(proto.SerializeToString())
 
 
-def _together(inputs: parity.Inputs, name: str, frames: int) -> Array:
+def _filled(inputs: parity.Inputs, name: str, frames: int) -> Array:
     """The input `name` and those after it, in turn, until there are `frames`."""
     names = list(inputs)
     first = names.index(name)

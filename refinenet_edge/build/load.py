@@ -42,7 +42,7 @@ STEP = 32  # pixels, the deepest stride: what the shipped networks learned of bo
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkSource:
     """Which network `recipe` is of: its weights in `checkpoint` (None: the ONNX file's, or random), its `labels`.
 
     None: they are numbered.
@@ -75,14 +75,14 @@ class LoadedModel:
     batch: Batch = ONE
 
 
-def load(network: Network, step: Callable[[str], None]) -> LoadedModel:
+def load(network: NetworkSource, step: Callable[[str], None]) -> LoadedModel:
     """The traced graph. Raises `CheckpointError`, `GraphError`, or `InputError` where the recipe does not fit it."""
     step("load and trace the model")
     return _from_module(network) if network.recipe.onnx is None else _from_onnx(network, Path(network.recipe.onnx))
 
 
 def _described(
-    network: Network,
+    network: NetworkSource,
     name: str,
     path: Path | None,
     model: ir.Model,
@@ -113,7 +113,7 @@ def _upsampling(recipe: Recipe, align_corners: bool) -> Interpolation:
     return Cubic() if recipe.upsample == "cubic" else Bilinear(align_corners)
 
 
-def _from_module(network: Network) -> LoadedModel:
+def _from_module(network: NetworkSource) -> LoadedModel:
     recipe, path = network.recipe, network.checkpoint
     module = open_network(recipe, path, len(network.labels.names) if network.labels else DEFAULT_CLASSES)
     if path is None:
@@ -135,7 +135,7 @@ def _from_module(network: Network) -> LoadedModel:
     return _described(network, spec.name, path, traced, preprocessing, upsample, partial(torch_logits, module))
 
 
-def _from_onnx(network: Network, path: Path) -> LoadedModel:
+def _from_onnx(network: NetworkSource, path: Path) -> LoadedModel:
     recipe, usual = network.recipe, None if network.recipe.dynamic else DEFAULT_SIZE
     said = Said(recipe.output_name, recipe.layout, len(network.labels.names) if network.labels else None)
     model = read_onnx(path, None if recipe.dynamic else recipe.size, said=said, otherwise=usual)

@@ -69,7 +69,7 @@ def compare(stage: str, reference: Inputs, actual: Inputs, backend: str = "onnxr
     return tuple(parities)
 
 
-def together(
+def compare_together(
     stage: str, session: Session, batch: Batch, reference: Inputs, inputs: Inputs, backend: str = "onnxruntime"
 ) -> list[list[Parity]]:
     """`compare` of what `session` gives for several of `inputs` at once: each in every number that is tried.
@@ -94,7 +94,7 @@ def prove_together(
     """Hold the fused graph that takes a `batch` to the `expected` logits of each frame. Raises `GraphError`."""
     try:
         with OrtSession(model, optimised=False) as session:
-            worst = tuple(map(_worst, together(f"fused, batch {batch}", session, batch, expected, inputs)))
+            worst = tuple(map(_worst, compare_together(f"fused, batch {batch}", session, batch, expected, inputs)))
     except RefineNetEdgeError as exc:
         raise GraphError(f"this network cannot take {batch} frames at once ({first_line(exc)}): {ALONE}") from exc
     for parity in worst:
@@ -109,7 +109,7 @@ def prove(
     fused: ir.Model,
     rewrites: Sequence[Rewrite],
     inputs: Inputs,
-    noise: Callable[[], float] | None = None,
+    noise: Callable[[], float],
 ) -> tuple[Parity, ...]:
     """Hold the fused graph to the `expected` logits on `inputs`, which the file gave that was `traced` (or imported).
 
@@ -117,7 +117,7 @@ def prove(
     """
 
     def holds(parities: Sequence[Parity]) -> bool:
-        return all(exact_enough(parity, noise or (lambda: 0.0)) for parity in parities)
+        return all(exact_enough(parity, noise) for parity in parities)
 
     parities = compare("fused", expected, logits(to_bytes(fused), inputs))
     if holds(parities):
@@ -140,13 +140,13 @@ def prove(
 
 
 def exact_enough(parity: Parity, noise: Callable[[], float], bound: float = BOUND) -> bool:
-    """Whether that is all that float32 can promise; `noise`, asked for only where `bound` is broken, see `rounding`."""
+    """Whether that is all that float32 can promise; its `noise` is asked for only where `bound` is broken."""
     if parity.relative_error <= bound:
         return True
     return parity.label_agreement >= SAME_LABELS and parity.relative_error <= MARGIN * noise()
 
 
-def rounding(model: bytes, inputs: Inputs, last_bit: float = LAST_BIT) -> float:
+def rounding_noise(model: bytes, inputs: Inputs, last_bit: float) -> float:
     """How far the last bit of every weight and pixel moves the logits of `model`, relative: float32's own noise."""
     random = np.random.default_rng(0)
 

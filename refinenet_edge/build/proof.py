@@ -24,7 +24,7 @@ from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.precision import stored_in_half
-from refinenet_edge.records import LESSER, NOISE, Backend, Interpolation, Parity, label_agreement
+from refinenet_edge.records import LESSER, NOISE, Backend, Parity, label_agreement
 from refinenet_edge.runtime import first_run
 from refinenet_edge.runtime.head import upsample_argmax
 from refinenet_edge.runtime.openvino import OpenVinoSession
@@ -60,14 +60,13 @@ def prove(
     typed: TypedModel,
     fused: FusedModel,
     samples: parity.Inputs,
-    upsample: Interpolation,
     how: Proving,
     step: Callable[[str], None],
 ) -> tuple[Parity, ...]:
     """How far the logits of `typed` are from those of what was handed in, and on `samples` from the fused graph's.
 
-    Where the graph goes on to labels or to logits at its size, these are held to the head's, which upsamples by
-    `upsample`. INT8 for OpenVINO is also run as a processor without VNNI does.
+    Where the graph goes on to labels or to logits at its size, these are held to the head's. INT8 for OpenVINO is also
+    run as a processor without VNNI does.
     Raises `GraphError` where the backend computes something else than float32's, or cannot run the graph, and where too
     few labels are left.
     """
@@ -78,7 +77,7 @@ def prove(
         reference = typed.reference.onnx if typed.reference else None
         for model in filter(None, (typed.onnx, reference, typed.single, typed.scores)):
             _run_first(model, how)
-    ends = _prove_ends(typed.scores, single, fused.frames, upsample, backend, step) if typed.scores else ()
+    ends = _prove_ends(typed.scores, single, fused, backend, step) if typed.scores else ()
     proof = _prove_logits(typed.scores or single, typed, fused, samples, how, backend if here else None, step)
     together = _prove_together(typed, typed.single, fused, backend, step) if typed.single else ()
     return proof + ends + together
@@ -109,7 +108,7 @@ def _prove_logits(
             said = "the logits overflow" if typed.precision != "fp32" else f"{runner} gives logits that are not finite"
             advice = "build with --precision fp32" if typed.precision != "fp32" else _elsewhere(how.backend)
             raise GraphError(f"in {typed.precision} {said} on the {broken[0]} frame: {advice}")
-        parities = _together(parities, samples)
+        parities = _in_one(parities, samples)
         if runner != LESSER or not typed.needs_vnni:  # what it then loses is said where it runs
             for found in parities:
                 _judge(found, fused, how, lambda: _uneven(fused, frames))
@@ -126,7 +125,7 @@ def _prove_together(
     stage = f"{typed.precision}, batch {typed.batch}"
     try:
         with OPENERS[runner](typed.onnx) as session:
-            parities = parity.together(stage, session, typed.batch, alone, fused.frames, runner)
+            parities = parity.compare_together(stage, session, typed.batch, alone, fused.frames, runner)
     except RefineNetEdgeError as exc:
         raise GraphError(
             f"{runner} cannot run {typed.batch} frames at once ({first_line(exc)}): {parity.ALONE}"
@@ -142,20 +141,15 @@ def _prove_together(
 
 
 def _prove_ends(
-    logits: bytes,
-    ended: bytes,
-    frames: parity.Inputs,
-    upsample: Interpolation,
-    runner: Backend,
-    step: Callable[[str], None],
+    logits: bytes, ended: bytes, fused: FusedModel, runner: Backend, step: Callable[[str], None]
 ) -> tuple[Parity, ...]:
     """What the graph `ended` gives, beside the labels that the head makes of its `logits` at the same size."""
     step(f"hold what the graph ends with to the head's labels, by {runner}")
-    scores, given = (_run(model, runner, frames) for model in (logits, ended))
+    scores, given = (_run(model, runner, fused.frames) for model in (logits, ended))
     parities = []
-    for name, image in frames.items():
+    for name, image in fused.frames.items():
         size = image.shape[2], image.shape[3]
-        expected = upsample_argmax(scores[name][0], size, upsample)
+        expected = upsample_argmax(scores[name][0], size, fused.spec.upsample)
         found = given[name][0] if given[name].ndim == 3 else given[name][0].argmax(0)
         same = label_agreement(expected, found)
         if same < WARNED["fp32"]:
@@ -197,7 +191,7 @@ def _run(model: bytes, backend: Backend, frames: parity.Inputs) -> parity.Inputs
         raise GraphError(f"{backend} cannot run this network ({first_line(exc)}): {_elsewhere(backend)}") from exc
 
 
-def _together(parities: tuple[Parity, ...], samples: parity.Inputs) -> tuple[Parity, ...]:
+def _in_one(parities: tuple[Parity, ...], samples: parity.Inputs) -> tuple[Parity, ...]:
     """`parities` with those of `samples` in one: the worst error, the mean of the labels."""
     each = [found for found in parities if found.frame in samples]
     others = tuple(found for found in parities if found.frame not in samples)

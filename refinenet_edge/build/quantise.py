@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import onnx_ir as ir
-
 from refinenet_edge import calibration
 from refinenet_edge.build import parity
 from refinenet_edge.build.budget import Candidates, LostLabels, MiouDrop, spend
@@ -53,7 +51,6 @@ def find_rounding(
     how: Quantisation | None,
     bits: Bits,
     fused: FusedModel,
-    spec: FrameSpec,
     labels: Labels,
     step: Callable[[str], None],
 ) -> Rounding | None:
@@ -63,16 +60,16 @@ def find_rounding(
     """
     if how is None:
         return None
-    ranges = _ranges(how.calibration, fused.model, spec, step)
+    ranges = _ranges(how.calibration, fused, step)
     frames = how.calibration if isinstance(how.calibration, Frames) else how.judge
-    samples = _samples(frames, spec) if isinstance(frames, Frames) else {}
+    samples = _samples(frames, fused.spec) if isinstance(frames, Frames) else {}
     if bits == "judged":
         bits = _better_bits(how, fused, ranges, samples, step)
     rounding = Rounding(ranges, None, bits, samples)
     if how.judge is None:
         return rounding
     placement = in_7_bits(how.placement) if bits == 7 else how.placement
-    candidates = Candidates(fused.model, ranges, placement, spec, labels, how.judged_by)
+    candidates = Candidates(fused.model, ranges, placement, fused.spec, labels, how.judged_by)
     judge = LostLabels(how.judge) if isinstance(how.judge, Frames) else MiouDrop(how.judge)
     return replace(rounding, budget=spend(candidates, judge, how.allowed, step))
 
@@ -98,13 +95,13 @@ def _better_bits(
     return 7 if left(in_7_bits(how.placement)) > left(how.placement) else 8
 
 
-def _ranges(source: Ranges | Frames, model: ir.Model, spec: FrameSpec, step: Callable[[str], None]) -> Ranges:
+def _ranges(source: Ranges | Frames, fused: FusedModel, step: Callable[[str], None]) -> Ranges:
     if isinstance(source, Ranges):
-        calibration.require(source, model, spec)
+        calibration.require_measured_on(source, fused.model, fused.spec)
         return source
     return calibration.calibrate(
-        model,
-        spec,
+        fused.model,
+        fused.spec,
         source,
         progress=lambda done, count: step(f"calibrate on {source.source}: {done} of {count} frames"),
     )

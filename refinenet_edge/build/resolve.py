@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refinenet_edge import calibration, precision
-from refinenet_edge.build.load import Network
+from refinenet_edge.build.load import NetworkSource
 from refinenet_edge.build.proof import Proving
 from refinenet_edge.build.quantise import Bits, Quantisation
-from refinenet_edge.build.typed import Ends
+from refinenet_edge.build.typed import Typing
 from refinenet_edge.bundle import require_replaceable
 from refinenet_edge.errors import InputError, MissingExtra
 from refinenet_edge.evaluation import DataSet, open_dataset
@@ -34,16 +34,12 @@ PREFERRED: tuple[Backend, ...] = ("tensorrt", "openvino", "onnxruntime")  # what
 class ResolvedRecipe:
     """What the stages are given: values, in place of the recipe's names."""
 
-    network: Network
+    network: NetworkSource
     rewrites: tuple[Rewrite, ...]
     quantisation: Quantisation | None  # None: nothing is quantised here
-    precision: str
-    backend: Backend
-    engine: EngineOptions | None  # of a plan, where the backend has one; None: it is made on the device
-    bits: Bits
-    ends: Ends
-    timed_against: str | None  # the precision that the quantised network should be faster than; None: not timed
+    typing: Typing
     proving: Proving
+    engine: EngineOptions | None  # of a plan, where the backend has one; None: it is made on the device
     output: Path
 
 
@@ -61,13 +57,16 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     resolved = ResolvedRecipe(
         rewrites=_rewrites(recipe.without),
         quantisation=_quantisation(recipe, backend, problems),
-        bits=_bits(recipe, backend),
+        typing=Typing(
+            recipe.precision,
+            backend,
+            _bits(recipe, backend),
+            timed_against=("fp16" if backend in precision.ON_GPU else "fp32") if timed else None,
+            plain=recipe.io == "plain" or recipe.gives != "logits",
+            gives=recipe.gives,
+        ),
         engine=_engine_options(recipe) if recipe.plan else None,
         network=_network(recipe),
-        precision=recipe.precision,
-        backend=backend,
-        ends=Ends(recipe.io == "plain" or recipe.gives != "logits", recipe.gives),
-        timed_against=("fp16" if backend in precision.ON_GPU else "fp32") if timed else None,
         proving=Proving(backend, not problems[backend], recipe.force, recipe.onnx is None, Path(recipe.output).parent),
         output=Path(recipe.output),
     )
@@ -131,11 +130,11 @@ def _require_fp8(targets: tuple[str, ...], backend: Backend) -> None:
             raise InputError(f"{target} has no FP8, sm_89 and later have: build with --precision int8")
 
 
-def _network(recipe: Recipe) -> Network:
+def _network(recipe: Recipe) -> NetworkSource:
     # shipped weights are named after the labels they were trained on
     labels = recipe.labels or (recipe.checkpoint if recipe.checkpoint in SHIPPED else None)
     checkpoint = locate(recipe.checkpoint) if recipe.checkpoint else None
-    return Network(recipe, checkpoint, find_labels(labels) if labels else None)
+    return NetworkSource(recipe, checkpoint, find_labels(labels) if labels else None)
 
 
 def _rewrites(without: tuple[str, ...]) -> tuple[Rewrite, ...]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-
-import onnx_ir as ir
+from dataclasses import dataclass
 
 from refinenet_edge import calibration, precision
 from refinenet_edge.build.fuse import FusedModel
 from refinenet_edge.build.quantise import Bits, Rounding
 from refinenet_edge.graph import copy_of, specs_of, to_bytes
 from refinenet_edge.graph.batch import set_batch
-from refinenet_edge.records import ONE, Backend, Batch, Bilinear, Gives, Interpolation, TensorSpec
+from refinenet_edge.records import ONE, Backend, Batch, Gives, TensorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -40,64 +38,53 @@ class TypedModel:
 
 
 @dataclass(frozen=True)
-class Ends:
-    """How a typed graph begins and ends: `plain` in float32, and with what; `upsample` brings logits to its size.
+class Typing:
+    """How a graph is typed: in which `precision`, as `backend` takes it.
 
-    It takes a `batch` of frames at once.
+    `bits` are those of INT8 weights that were quantised elsewhere. In `timed_against` the network is made, too; None:
+    quantising is not timed. Its ends are `plain`, in float32, or as an engine of the backend wants them; it `gives`
+    logits or what comes after them.
     """
 
-    plain: bool = False
-    gives: Gives = "logits"
-    upsample: Interpolation = field(default_factory=Bilinear)
-    batch: Batch = ONE
+    precision: str
+    backend: Backend
+    bits: Bits
+    timed_against: str | None
+    plain: bool
+    gives: Gives
 
 
-def put_precision(
-    fused: FusedModel,
-    name: str,
-    backend: Backend,
-    rounding: Rounding | None,
-    bits: Bits,
-    reference: str | None,
-    ends: Ends,
-    step: Callable[[str], None],
-) -> TypedModel:
-    """The fused graph in precision `name`, and in that of its `reference`; `bits` are of weights quantised elsewhere.
+def put_precision(fused: FusedModel, rounding: Rounding | None, how: Typing, step: Callable[[str], None]) -> TypedModel:
+    """The fused graph typed as `how` says, and its reference. Raises `GraphError` where float16 holds too little of it.
 
-    It ends as `ends` says.
-    Raises `GraphError` where float16 cannot hold too much of it.
+    It takes as many frames at once as its bundle is to take.
     """
-    step(f"put {name} into the graph")
+    step(f"put {how.precision} into the graph")
     peaks = {}
-    if "fp16" in (name, reference) or (name in precision.QUANTISED and backend in precision.ON_GPU):
+    on_gpu = how.backend in precision.ON_GPU
+    if "fp16" in (how.precision, how.timed_against) or (how.precision in precision.QUANTISED and on_gpu):
         samples = rounding.samples if rounding else {}
         peaks = calibration.peaks(fused.model, [*fused.frames.values(), *samples.values()])
-    other = _typed(fused.model, reference, backend, None, False, peaks, ends) if reference else None
-    typed = _typed(fused.model, name, backend, rounding, (rounding.bits if rounding else bits) == 7, peaks, ends)
-    return dataclasses.replace(typed, reference=other)
+    reference = None
+    if how.timed_against:
+        reference = _typed(fused, None, dataclasses.replace(how, precision=how.timed_against, bits=8), peaks)
+    return dataclasses.replace(_typed(fused, rounding, how, peaks), reference=reference)
 
 
-def _typed(
-    model: ir.Model,
-    name: str,
-    backend: Backend,
-    rounding: Rounding | None,
-    seven_bits: bool,
-    peaks: Mapping[str, float],
-    ends: Ends,
-) -> TypedModel:
-    """A copy of the fused float32 `model` in precision `name`."""
+def _typed(fused: FusedModel, rounding: Rounding | None, how: Typing, peaks: Mapping[str, float]) -> TypedModel:
+    """A copy of the fused float32 graph in the precision of `how`."""
     ranges = rounding.ranges if rounding else None
     kept = rounding.budget.kept if rounding and rounding.budget else ()
-    typed = precision.apply(copy_of(model), name, backend, ranges, kept, seven_bits, peaks)
-    if ends.plain:
+    seven_bits = (rounding.bits if rounding else how.bits) == 7
+    typed = precision.apply(copy_of(fused.model), how.precision, how.backend, ranges, kept, seven_bits, peaks)
+    if how.plain:
         precision.plain_ends(typed)
-    elif backend in precision.ON_GPU and not precision.pad_channels(typed):
+    elif how.backend in precision.ON_GPU and not precision.pad_channels(typed):
         logger.info("the channels are not padded: the engine converts the layout of its input and output itself")
-    needs_vnni = name == "int8" and backend not in precision.ON_GPU and precision.needs_vnni(typed)
-    scores = to_bytes(typed) if ends.gives != "logits" else None
-    precision.give(typed, ends.gives, ends.upsample)
-    single = to_bytes(typed) if ends.batch != ONE else None
-    typed = set_batch(typed, ends.batch)
+    needs_vnni = how.precision == "int8" and how.backend not in precision.ON_GPU and precision.needs_vnni(typed)
+    scores = to_bytes(typed) if how.gives != "logits" else None
+    precision.append_head(typed, how.gives, fused.spec.upsample)
+    single = to_bytes(typed) if fused.batch != ONE else None
+    typed = set_batch(typed, fused.batch)
     onnx, inputs, outputs = to_bytes(typed), specs_of(typed.graph.inputs), specs_of(typed.graph.outputs)
-    return TypedModel(name, onnx, inputs, outputs, needs_vnni, scores, None, ends.batch, single)
+    return TypedModel(how.precision, onnx, inputs, outputs, needs_vnni, scores, None, fused.batch, single)

@@ -1,7 +1,8 @@
 """Ranges: what they hold for, and their file.
 
-The key says what they hold for: graph, weights, preprocessing, frames and methods; `require` refuses them for anything
-else. The file, `calib/NAME.ranges.json`, is for people to review: one tensor a line, in the order of the graph.
+The key says what they hold for: graph, weights, preprocessing, frames and methods; `require_measured_on` refuses them
+for anything else. The file, `calib/NAME.ranges.json`, is for people to review: one tensor a line, in the order of the
+graph.
 """
 
 import dataclasses
@@ -74,7 +75,7 @@ def _preprocessing(spec: FrameSpec) -> str:
     return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
 
-def require(ranges: Ranges, model: ir.Model, spec: FrameSpec) -> None:
+def require_measured_on(ranges: Ranges, model: ir.Model, spec: FrameSpec) -> None:
     """Raise `CalibrationError` unless `ranges` were measured on this graph, these weights and this preprocessing."""
     ours = graph_digests(model, spec)
     names = ("graph", "weights", "preprocessing")

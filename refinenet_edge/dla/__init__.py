@@ -40,7 +40,7 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Placement:
+class Coverage:
     """Where a graph runs on one TensorRT. `macs` are those of convolutions and matrix products, None where a shape is
     free; `switches` is the least number of changes between DLA and GPU, in any order that the data allow.
     """
@@ -58,7 +58,7 @@ class Report:
     """What `dla-check` says: reasons, those with most nodes first, and a placement for each of `WHERE`."""
 
     reasons: tuple[Reason, ...]
-    placements: tuple[Placement, ...]
+    placements: tuple[Coverage, ...]
 
 
 @impossible_nodes()
@@ -83,10 +83,10 @@ def _reasons(
     return tuple(sorted(reasons, key=lambda reason: -len(reason.nodes)))
 
 
-def _placement(where: str, nodes: Sequence[ir.Node], refused: Mapping[ir.Node, Sequence[Rule]]) -> Placement:
+def _placement(where: str, nodes: Sequence[ir.Node], refused: Mapping[ir.Node, Sequence[Rule]]) -> Coverage:
     on_dla = [node for node in nodes if not refused[node]]
     switches = min(_switches(nodes, set(on_dla), first) for first in (True, False))
-    return Placement(where, len(nodes), len(on_dla), _macs(nodes), _macs(on_dla), switches)
+    return Coverage(where, len(nodes), len(on_dla), _macs(nodes), _macs(on_dla), switches)
 
 
 def _switches(nodes: Sequence[ir.Node], on_dla: set[ir.Node], dla: bool) -> int:

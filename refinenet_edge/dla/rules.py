@@ -50,7 +50,7 @@ class Rule:
 
 
 def mark_activations(graph: ir.Graph) -> list[ir.Node]:
-    """Mark the values that depend on the image, for `constant`; the nodes that make them, in order."""
+    """Mark the values that depend on the image, for `is_known`; the nodes that make them, in order."""
     nodes = []
     for value in graph.inputs:
         if not value.is_initializer():
@@ -58,21 +58,21 @@ def mark_activations(graph: ir.Graph) -> list[ir.Node]:
     for node in graph:
         # a subgraph may read what its node does not
         inner = any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
-        if inner or not all(map(constant, node.inputs)):
+        if inner or not all(map(is_known, node.inputs)):
             nodes.append(node)
             for value in node.outputs:
                 value.meta[VARIES] = True
     return nodes
 
 
-def constant(value: ir.Value | None) -> bool:
+def is_known(value: ir.Value | None) -> bool:
     """Whether a value is known when the plan is built."""
     return value is None or VARIES not in value.meta
 
 
 def activations(node: ir.Node) -> list[ir.Value]:
     """What a node reads and writes when the plan runs."""
-    return [value for value in (*node.inputs, *node.outputs) if value is not None and not constant(value)]
+    return [value for value in (*node.inputs, *node.outputs) if value is not None and not is_known(value)]
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:
@@ -186,13 +186,13 @@ def _softmax_too_long(node: ir.Node) -> bool:
 
 
 def _second_varies(node: ir.Node) -> bool:
-    return not constant(_input(node, 1))
+    return not is_known(_input(node, 1))
 
 
 def _slices_unsupported(node: ir.Node) -> bool:
     """Whether a slice is taken of the batch, with steps, or where only the plan's run says."""
     starts, axes = _numbers(_input(node, 1)), _numbers(_input(node, 3))
-    if not all(map(constant, node.inputs[1:])) or starts is None or axes is None:
+    if not all(map(is_known, node.inputs[1:])) or starts is None or axes is None:
         return True
     steps = _numbers(_input(node, 4)) if _input(node, 4) is not None else [1]
     batch = any(axis in (0, -len(node.outputs[0].shape or ())) for axis in axes)

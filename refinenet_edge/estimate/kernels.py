@@ -20,7 +20,7 @@ from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion.cost import FREE, inside_kernels
 from refinenet_edge.graph import elements, macs_of, sides
 from refinenet_edge.precision import QUANTISED, placement_of
-from refinenet_edge.precision.qdq import chosen
+from refinenet_edge.precision.qdq import inputs_to_quantise
 from refinenet_edge.records import Size
 
 QDQ = ("QuantizeLinear", "DequantizeLinear")
@@ -95,7 +95,7 @@ def _to_float(graph: ir.Graph) -> None:
 def _network(graph: ir.Graph, precision: str, keep: Collection[str]) -> list[Kernel]:
     quantised: dict[ir.Node, tuple[int, ...]] = {}
     if precision in QUANTISED:
-        quantised = chosen(list(graph), placement_of(precision, "tensorrt"), keep)
+        quantised = inputs_to_quantise(list(graph), placement_of(precision, "tensorrt"), keep)
     narrow = {(node, index) for node, inputs in quantised.items() for index in inputs}
     narrow |= {(node, 1) for node in quantised if node.op_type == "Conv"}  # the weights
     inside = inside_kernels(graph)

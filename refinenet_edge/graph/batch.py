@@ -37,7 +37,7 @@ def set_batch(model: ir.Model, batch: Batch, name: str = "the network") -> ir.Mo
     frames = batch.most if batch.fixed else BATCH
     if old == frames:
         return model
-    Writer(graph, old, frames).write()
+    _ShapeWriter(graph, old, frames).write()
     image.shape = ir.Shape([frames, *image.shape[1:]])
     RemoveUnusedNodesPass()(model)
     model = infer_anew(model)
@@ -67,7 +67,7 @@ def _told(model: ir.Model, frames: int) -> ir.Model:
     graph, image = model.graph, model.graph.inputs[0]
     assert image.shape is not None
     image.shape = ir.Shape([frames, *image.shape[1:]])
-    writer = Writer(graph, frames, frames)
+    writer = _ShapeWriter(graph, frames, frames)
     for node in list(graph):
         counts = node.op_type == "Shape" and node.inputs[0] is image and node.attributes.get_int("end", 0) == 1
         known = [np.array([frames])] if counts else [constant(value) for value in node.inputs]
@@ -82,7 +82,7 @@ def _begins_otherwise(shape: ir.Shape | None, frames: object) -> bool:
     return shape is not None and (not len(shape) or (isinstance(shape[0], int) and shape[0] != frames))
 
 
-class Writer:
+class _ShapeWriter:
     """Writes the shapes in `graph` again, of `old` frames, for `frames`."""
 
     def __init__(self, graph: ir.Graph, old: int | ir.SymbolicDim, frames: int | str) -> None:

@@ -7,21 +7,24 @@ s = 4, 8, 16, 32.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from torch import Tensor, nn
 
 RESNET_STAGES = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-# (expansion, channels, blocks, stride of the first) of layer2 .. layer8
-MOBILENET_STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
+Stage = tuple[int | None, int, int, int, int]  # expansion, kernel, channels, blocks, stride of the first
+# layer2 .. layer8
+MOBILENET_STAGES: tuple[Stage, ...] = (
+    (1, 3, 16, 1, 1),
+    (6, 3, 24, 2, 2),
+    (6, 3, 32, 3, 2),
+    (6, 3, 64, 4, 2),
+    (6, 3, 96, 3, 1),
+    (6, 3, 160, 3, 2),
+    (6, 3, 320, 1, 1),
 )
-# (expansion, kernel, channels, blocks, stride of the first) of stage1 .. stage7: EfficientNet-B0's, table 1
-EFFICIENTNET_STAGES = (
+# stage1 .. stage7: EfficientNet-B0's, table 1
+EFFICIENTNET_STAGES: tuple[Stage, ...] = (
     (None, 3, 16, 1, 1),
     (6, 3, 24, 2, 2),
     (6, 5, 40, 2, 2),
@@ -30,7 +33,7 @@ EFFICIENTNET_STAGES = (
     (6, 5, 192, 4, 2),
     (6, 3, 320, 1, 1),
 )
-EFFICIENTNET_EPS = 1e-3  # of its batch norms, as TensorFlow's
+EPS, EFFICIENTNET_EPS = 1e-5, 1e-3  # of batch norms: torch's; TensorFlow's
 
 
 def conv_bn(
@@ -40,7 +43,7 @@ def conv_bn(
     stride: int = 1,
     groups: int = 1,
     relu6: bool = False,
-    eps: float = 1e-5,
+    eps: float = EPS,
 ) -> nn.Sequential:
     """Convolution without bias, batch norm, and ReLU6 where asked."""
     layers: list[nn.Module] = [
@@ -115,8 +118,8 @@ class InvertedResidual(nn.Module):
         out_channels: int,
         expansion: int | None,
         stride: int,
-        kernel: int = 3,
-        eps: float = 1e-5,
+        kernel: int,
+        eps: float,
     ) -> None:
         super().__init__()
         hidden = in_channels * (expansion or 1)
@@ -131,6 +134,15 @@ class InvertedResidual(nn.Module):
         return x + self.output(x) if self.shortcut else self.output(x)
 
 
+def _inverted_stages(stages: Sequence[Stage], in_channels: int, eps: float) -> Iterator[nn.Sequential]:
+    for expansion, kernel, channels, blocks, stride in stages:
+        widths = [in_channels, *[channels] * (blocks - 1)]
+        strides = [stride, *[1] * (blocks - 1)]
+        pairs = zip(widths, strides, strict=True)
+        yield nn.Sequential(*(InvertedResidual(w, channels, expansion, s, kernel, eps) for w, s in pairs))
+        in_channels = channels
+
+
 class MobileNetV2(nn.Module):
     """Six taps, finest first: 24 at 1/4, 32 at 1/8, 64 and 96 at 1/16, 160 and 320 at 1/32 (layer3 .. layer8)."""
 
@@ -139,13 +151,8 @@ class MobileNetV2(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer1 = conv_bn(3, 32, 3, 2, relu6=True)
-        in_channels = 32
-        for number, (expansion, channels, blocks, stride) in enumerate(MOBILENET_STAGES, start=2):
-            widths = [in_channels, *[channels] * (blocks - 1)]
-            strides = [stride, *[1] * (blocks - 1)]
-            stage = (InvertedResidual(w, channels, expansion, s) for w, s in zip(widths, strides, strict=True))
-            setattr(self, f"layer{number}", nn.Sequential(*stage))
-            in_channels = channels
+        for number, stage in enumerate(_inverted_stages(MOBILENET_STAGES, 32, EPS), start=2):
+            setattr(self, f"layer{number}", stage)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x = self.layer2(self.layer1(image))
@@ -171,16 +178,8 @@ class EfficientNetLite0(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = conv_bn(3, 32, 3, 2, relu6=True, eps=EFFICIENTNET_EPS)
-        in_channels = 32
-        for number, (expansion, kernel, channels, blocks, stride) in enumerate(EFFICIENTNET_STAGES, start=1):
-            widths = [in_channels, *[channels] * (blocks - 1)]
-            strides = [stride, *[1] * (blocks - 1)]
-            stage = (
-                InvertedResidual(width, channels, expansion, stride, kernel, EFFICIENTNET_EPS)
-                for width, stride in zip(widths, strides, strict=True)
-            )
-            setattr(self, f"stage{number}", nn.Sequential(*stage))
-            in_channels = channels
+        for number, stage in enumerate(_inverted_stages(EFFICIENTNET_STAGES, 32, EFFICIENTNET_EPS), start=1):
+            setattr(self, f"stage{number}", stage)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         s2 = self.stage2(self.stage1(self.stem(image)))

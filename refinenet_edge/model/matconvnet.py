@@ -45,7 +45,7 @@ CLASSIFIER = "final_loss"  # the authors' name of the group it is in; the layer 
 VOID = {22: ("voc", 21), 41: ("nyu40", 40), 20: ("cityscapes", 19), 38: ("sun37", 0), 151: ("ade150", 0)}
 
 
-class Network(NamedTuple):
+class MatlabNetwork(NamedTuple):
     """Weights by the names of the authors' layers, what these are here (layer -> module), and of which network."""
 
     state: dict[str, Tensor]
@@ -53,7 +53,7 @@ class Network(NamedTuple):
     spec: ModelSpec
 
 
-def read_network(path: Path, num_classes: int | None) -> Network:
+def read_network(path: Path, num_classes: int | None) -> MatlabNetwork:
     """The RefineNet in a MATLAB file, weights not yet compared with the network's shapes.
 
     `num_classes`: as many as the classifier has channels keeps them all; otherwise void is left out. Raises
@@ -79,7 +79,7 @@ def read_network(path: Path, num_classes: int | None) -> Network:
     spec = ModelSpec(
         f"rf{depth}", len(bias), crp=crp, crp_blocks=crp_blocks, align_corners=False, framework="matconvnet"
     )
-    return Network(state, modules, spec)
+    return MatlabNetwork(state, modules, spec)
 
 
 @dataclass(frozen=True)

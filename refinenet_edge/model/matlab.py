@@ -86,7 +86,10 @@ class _Budget:
             raise CheckpointError(f"{path} has {size} bytes: a checkpoint has at most 4 GiB")
         self.path, self.left = path, EXPANSION * size + ALLOWANCE
 
-    def spend(self, size: int) -> None:
+    def spend(self, size: int, depth: int = 0) -> None:
+        """Take off a value of `size` bytes that lies `depth` deep in others."""
+        if depth > MAX_DEPTH:
+            raise CheckpointError(f"{self.path} has values more than {MAX_DEPTH} deep in one another")
         self.left -= size
         if self.left < 0:
             raise CheckpointError(
@@ -166,9 +169,7 @@ class _Hdf5:
     def value(self, item: Any, depth: int) -> Value:
         import h5py
 
-        self.budget.spend(HDF5_OVERHEAD)
-        if depth > MAX_DEPTH:
-            raise CheckpointError(f"{self.budget.path} has values more than {MAX_DEPTH} deep in one another")
+        self.budget.spend(HDF5_OVERHEAD, depth)
         kind = bytes(item.attrs.get("MATLAB_class", b"")).decode()
         if isinstance(item, h5py.Group):
             return self.struct(item, depth) if kind == "struct" else None
@@ -245,9 +246,7 @@ class _Matlab5:
 
     def matrix(self, body: memoryview, depth: int) -> tuple[str, Value]:
         """A variable, or a value without a name."""
-        self.budget.spend(OVERHEAD)
-        if depth > MAX_DEPTH:
-            raise CheckpointError(f"{self.budget.path} has values more than {MAX_DEPTH} deep in one another")
+        self.budget.spend(OVERHEAD, depth)
         parts = self.elements(body)
         first = next(parts, None)
         if first is None:

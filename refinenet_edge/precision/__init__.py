@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 import onnx_ir as ir
 
 from refinenet_edge.errors import InputError
-from refinenet_edge.precision.ends import give, plain_ends
+from refinenet_edge.precision.ends import append_head, plain_ends
 from refinenet_edge.precision.foreign import adapt, asymmetric, is_quantised, needs_vnni
 from refinenet_edge.precision.fp16 import stored_in_half, to_fp16
 from refinenet_edge.precision.operators import require_computed
@@ -30,8 +30,22 @@ QUANTISED = ("int8", "fp8")
 ON_GPU: tuple[Backend, ...] = ("tensorrt", "tensorrt-rtx")
 
 __all__ = [
-    "ON_GPU", "QUANTISED", "Placement", "apply", "asymmetric", "give", "in_7_bits", "is_quantised", "needs_vnni",
-    "pad_channels", "placement_of", "plain_ends", "quantise", "stored_in_half", "to_fp16", "uncalibrated",
+    "ON_GPU",
+    "QUANTISED",
+    "Placement",
+    "append_head",
+    "apply",
+    "asymmetric",
+    "in_7_bits",
+    "is_quantised",
+    "needs_vnni",
+    "pad_channels",
+    "placement_of",
+    "plain_ends",
+    "quantise",
+    "stored_in_half",
+    "to_fp16",
+    "uncalibrated",
 ]  # fmt: skip
 
 

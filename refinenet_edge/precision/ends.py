@@ -36,7 +36,7 @@ def plain_ends(model: ir.Model) -> ir.Model:
     return CheckerPass()(model).model
 
 
-def give(model: ir.Model, what: Gives, how: Interpolation) -> ir.Model:
+def append_head(model: ir.Model, what: Gives, how: Interpolation) -> ir.Model:
     """`model`, whose ends are plain, with its logits upsampled by `how` to the image's size, in place, or their labels.
 
     Raises `GraphError` where the sides are free.

@@ -32,7 +32,7 @@ def quantise(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collec
     if unknown := set(keep) - {str(node.name) for node in nodes}:
         raise InputError(f"the graph has no node {', '.join(sorted(unknown))} to keep in float")
     # all is chosen before anything is changed
-    wanted = chosen(nodes, placement, keep)
+    wanted = inputs_to_quantise(nodes, placement, keep)
     writer = _Writer(model.graph, ranges, placement)
     for node, inputs in wanted.items():
         for index in inputs:
@@ -46,18 +46,20 @@ def quantise(model: ir.Model, ranges: Ranges, placement: Placement, keep: Collec
 
 def layers(model: ir.Model, placement: Placement, keep: Collection[str] = ()) -> tuple[str, ...]:
     """The nodes of a fused float32 graph that `quantise` changes, in the order of the graph."""
-    return tuple(str(node.name) for node in chosen(list(model.graph), placement, keep))
+    return tuple(str(node.name) for node in inputs_to_quantise(list(model.graph), placement, keep))
 
 
-def chosen(nodes: list[ir.Node], placement: Placement, keep: Collection[str]) -> dict[ir.Node, tuple[int, ...]]:
+def inputs_to_quantise(
+    nodes: list[ir.Node], placement: Placement, keep: Collection[str]
+) -> dict[ir.Node, tuple[int, ...]]:
     """Node -> its inputs to quantise, in the order of the graph."""
-    chosen = {node: inputs for node in nodes if node.name not in keep and (inputs := placement.inputs_of(node))}
+    found = {node: inputs for node in nodes if node.name not in keep and (inputs := placement.inputs_of(node))}
     for node in reversed(nodes):
         readers = node.outputs[0].uses()
-        if node.op_type in ("MaxPool", "Resize") and not any(at in chosen.get(reader, ()) for reader, at in readers):
+        if node.op_type in ("MaxPool", "Resize") and not any(at in found.get(reader, ()) for reader, at in readers):
             # what goes on in float gains nothing from being rounded first
-            chosen.pop(node, None)
-    return chosen
+            found.pop(node, None)
+    return found
 
 
 class _Writer:

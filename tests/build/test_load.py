@@ -29,7 +29,7 @@ class Small(nn.Module):
 
 
 def network(checkpoint: Path | None = None, size: tuple[int, int] = (32, 64), dynamic: bool = False) -> Any:
-    return stage.Network(Recipe("b", "rf101", size=size, dynamic=dynamic), checkpoint, None)
+    return stage.NetworkSource(Recipe("b", "rf101", size=size, dynamic=dynamic), checkpoint, None)
 
 
 def test_the_authors_pixels_are_rgb_minus_128(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def prove(*rewrites: Rewrite) -> tuple[parity.Parity, ...]:
     model = pair()
     traced = to_bytes(model)
     fuse(model, rewrites)
-    return parity.prove(traced, parity.logits(traced, FRAMES), model, rewrites, FRAMES)
+    return parity.prove(traced, parity.logits(traced, FRAMES), model, rewrites, FRAMES, lambda: 0.0)
 
 
 def test_right_rewrites_are_proven_on_every_frame() -> None:
@@ -103,14 +103,14 @@ def test_a_wrong_merge_of_siblings_is_found_by_name(monkeypatch: pytest.MonkeyPa
     fuse(model, rewrites)
     assert "Concat" in operators(model)
     with pytest.raises(GraphError, match="the rewrite merge_siblings changed the logits"):
-        parity.prove(traced, parity.logits(traced, FRAMES), model, rewrites, FRAMES)
+        parity.prove(traced, parity.logits(traced, FRAMES), model, rewrites, FRAMES, lambda: 0.0)
 
 
 def test_a_model_whose_own_logits_are_not_finite_is_refused() -> None:
     model = graph("y = Div(x, z)", z=np.float32(0))
     traced = to_bytes(model)
     with pytest.raises(GraphError, match="the model's own logits are not finite on the random frame"):
-        parity.prove(traced, parity.logits(traced, FRAMES), model, (), FRAMES)
+        parity.prove(traced, parity.logits(traced, FRAMES), model, (), FRAMES, lambda: 0.0)
 
 
 def test_logits_of_zero_are_compared_too() -> None:

@@ -39,15 +39,16 @@ def judged_on(how: Quantisation) -> str:
 @pytest.mark.parametrize("backend", ["tensorrt-rtx", "openvino", "onnxruntime"])
 def test_what_calibrate_prints_of_a_float_bundle_is_taken(backend: str) -> None:
     printed = recipe(backend=backend).in_precision("int8", "none/int8", "scenes:2:3")
-    assert resolve(printed).precision == "int8"
+    assert resolve(printed).typing.precision == "int8"
 
 
 class TestWhatTheStagesAreGiven:
     def test_the_defaults(self, monkeypatch: pytest.MonkeyPatch) -> None:
         works(monkeypatch, "openvino")
         resolved = resolve(recipe())
-        assert (resolved.rewrites, resolved.quantisation, resolved.timed_against) == (REWRITES, None, None)
-        assert (resolved.precision, resolved.backend, resolved.output) == ("fp32", "openvino", Path("none/bundle"))
+        assert (resolved.rewrites, resolved.quantisation, resolved.output) == (REWRITES, None, Path("none/bundle"))
+        typing = resolved.typing
+        assert (typing.precision, typing.backend, typing.timed_against) == ("fp32", "openvino", None)
         network = resolved.network
         assert (network.recipe, network.checkpoint, network.labels) == (recipe(), None, None)
 
@@ -66,10 +67,10 @@ class TestWhatTheStagesAreGiven:
         resolved = resolve(int8)
         assert resolved.quantisation is not None
         assert (resolved.quantisation.placement, resolved.quantisation.judge) == (OPENVINO, None)
-        assert resolved.timed_against == "fp32"
-        assert resolve(recipe(precision="int8", calib="scenes:2:3", dynamic=True)).timed_against is None
+        assert resolved.typing.timed_against == "fp32"
+        assert resolve(recipe(precision="int8", calib="scenes:2:3", dynamic=True)).typing.timed_against is None
         works(monkeypatch, "onnxruntime")
-        assert resolve(int8).timed_against is None
+        assert resolve(int8).typing.timed_against is None
 
     def test_fp8_has_its_own_placement(self) -> None:
         pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
@@ -132,12 +133,12 @@ class TestAuto:
         self, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], chosen: str
     ) -> None:
         works(monkeypatch, *names)
-        assert resolve(recipe(backend="auto")).backend == chosen
+        assert resolve(recipe(backend="auto")).typing.backend == chosen
 
     def test_a_gpu_is_taken_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
         works(monkeypatch, "tensorrt", "openvino")
         monkeypatch.setattr(MODULE, "check_options", lambda *_: None)
-        assert resolve(recipe(backend="auto")).backend == "tensorrt"
+        assert resolve(recipe(backend="auto")).typing.backend == "tensorrt"
 
     def test_without_any_the_way_to_one_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         works(monkeypatch)

@@ -24,7 +24,14 @@ from click.testing import CliRunner, Result
 from refinenet_edge import files, precision
 from refinenet_edge.build import build
 from refinenet_edge.bundle import MANIFEST, open_bundle
-from refinenet_edge.calibration import calibrate, calibration_frames, observe, read_ranges, require, write_ranges
+from refinenet_edge.calibration import (
+    calibrate,
+    calibration_frames,
+    observe,
+    read_ranges,
+    require_measured_on,
+    write_ranges,
+)
 from refinenet_edge.calibration.methods import Entropy, MinMax, Percentile
 from refinenet_edge.calibration.ranges import graph_digests, key_of
 from refinenet_edge.cli import main
@@ -373,17 +380,17 @@ class TestTheKey:
 
     def test_ranges_of_another_network_are_refused(self) -> None:
         ranges = calibrate(network(), SPEC, scenes(1))
-        require(ranges, network(), SPEC)
+        require_measured_on(ranges, network(), SPEC)
         with pytest.raises(CalibrationError, match=r"not the same: weights\); .*refinenet-edge calibrate"):
-            require(ranges, network(2.0), SPEC)
+            require_measured_on(ranges, network(2.0), SPEC)
         with pytest.raises(CalibrationError, match="not the same: preprocessing"):
-            require(ranges, network(), replace(SPEC, std=(1, 1, 1)))
+            require_measured_on(ranges, network(), replace(SPEC, std=(1, 1, 1)))
 
     def test_the_command_repeats_the_methods(self) -> None:
         ranges = calibrate(network(), SPEC, scenes(1), MinMax(), {"a*": Percentile(99)})
         command = r"--frames pictures --method minmax --method-for 'a\*=percentile:99' --out FILE$"
         with pytest.raises(CalibrationError, match=command):
-            require(ranges, network(2.0), SPEC)
+            require_measured_on(ranges, network(2.0), SPEC)
 
 
 class TestFiles:

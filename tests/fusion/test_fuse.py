@@ -50,7 +50,7 @@ class TestANetworkOfAnOddSize:
         frames = {"random": weights(1, 3, *ODD)}
         before = to_bytes(model)
         fuse(model)
-        (proof,) = parity.prove(before, parity.logits(before, frames), model, REWRITES, frames)
+        (proof,) = parity.prove(before, parity.logits(before, frames), model, REWRITES, frames, lambda: 0.0)
         assert proof.relative_error < 1e-5
 
     def test_it_gives_the_same_labels_of_scenes(self, traced: Traced, name: str) -> None:
