@@ -27,10 +27,7 @@ from refinenet_edge.precision import stored_in_half
 from refinenet_edge.records import LESSER, NOISE, Backend, Parity, label_agreement
 from refinenet_edge.runtime import first_run
 from refinenet_edge.runtime.head import upsample_argmax
-from refinenet_edge.runtime.openvino import OpenVinoSession
-from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.processor import processor
-from refinenet_edge.runtime.session import Session
 from refinenet_edge.runtime.without_vnni import run_without_vnni
 
 logger = logging.getLogger(__name__)
@@ -39,7 +36,6 @@ BOUND = 1e-3  # of a backend's own float32: it adds in another order, and has ap
 WARNED: Mapping[str, float] = {"fp32": 0.999, "fp16": 0.99, "int8": 0.95, "fp8": 0.95}  # of the labels
 REFUSED = 0.5
 CALIBRATED = "calibration frames"
-OPENERS: Mapping[Backend, Callable[[bytes], Session]] = {"openvino": OpenVinoSession, "onnxruntime": OrtSession}
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def prove(
     Raises `GraphError` where the backend computes something else than float32's, or cannot run the graph, and where too
     few labels are left.
     """
-    here = how.runs_here and how.backend in OPENERS
+    here = how.runs_here and how.backend in parity.OPENERS
     backend: Backend = how.backend if here else "onnxruntime"
     single = typed.single or typed.onnx
     if here:
@@ -124,7 +120,7 @@ def _prove_together(
     alone = _run(single, runner, fused.frames)
     stage = f"{typed.precision}, batch {typed.batch}"
     try:
-        with OPENERS[runner](typed.onnx) as session:
+        with parity.OPENERS[runner](typed.onnx) as session:
             parities = parity.compare_together(stage, session, typed.batch, alone, fused.frames, runner)
     except RefineNetEdgeError as exc:
         raise GraphError(
@@ -185,7 +181,7 @@ def _run_first(model: bytes, how: Proving) -> None:
 
 def _run(model: bytes, backend: Backend, frames: parity.Inputs) -> parity.Inputs:
     try:
-        with OPENERS[backend](model) as session:
+        with parity.OPENERS[backend](model) as session:
             return parity.run(session, frames)
     except RefineNetEdgeError as exc:
         raise GraphError(f"{backend} cannot run this network ({first_line(exc)}): {_elsewhere(backend)}") from exc

@@ -16,8 +16,6 @@ from refinenet_edge.graph import to_bytes
 from refinenet_edge.precision import Placement, in_7_bits, quantise
 from refinenet_edge.records import Budget, FrameSpec, Labels, Ranges
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.runtime.openvino import OpenVinoSession
-from refinenet_edge.runtime.ort import OrtSession
 
 SAMPLES = 4  # calibration frames that quantising is proven on
 Bits = Literal[7, 8, "judged"]  # of INT8 weights; judged: as many as keep more labels on this processor
@@ -85,10 +83,9 @@ def _better_bits(
     step("try INT8 weights in 7 and 8 bits")
     images = {**fused.frames, **samples}
     expected = fused.logits_of(images)
-    opener = OpenVinoSession if how.judged_by == "openvino" else OrtSession
 
     def left(placement: Placement) -> float:
-        with opener(to_bytes(quantise(fused.model.clone(), ranges, placement))) as session:
+        with parity.OPENERS[how.judged_by](to_bytes(quantise(fused.model.clone(), ranges, placement))) as session:
             parities = parity.compare("int8", expected, parity.run(session, images), how.judged_by)
         return sum(found.label_agreement for found in parities)
 

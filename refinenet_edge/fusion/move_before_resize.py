@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from refinenet_edge.fusion.rewrite import PatternRewrite, initializer, is_pointwise, refused
+from refinenet_edge.fusion.rewrite import PatternRewrite, crops, initializer, is_pointwise, refused
 from refinenet_edge.graph import constant
 
 
@@ -59,7 +59,7 @@ class MoveScaleBeforeResize(PatternRewrite):
 
 
 def _movable(x: ir.Value, resize: ir.Node, moved: ir.Node) -> MatchResult:
-    if resize.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+    if crops(resize):
         return refused("the Resize crops", resize)
     pixels = [_pixels(value) for value in (x, resize.outputs[0])]
     if pixels[0] is None or pixels[1] is None:

@@ -133,6 +133,11 @@ def is_pointwise(node: ir.Node) -> bool:
     )
 
 
+def crops(resize: ir.Node) -> bool:
+    """Whether a Resize takes but a part of the map."""
+    return bool(resize.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize")
+
+
 def refused(reason: str, *where: ir.Value | ir.Node) -> MatchResult:
     """What `check` returns when the rewrite would be inexact or would not pay."""
     return MatchResult().fail(reason, list(where))

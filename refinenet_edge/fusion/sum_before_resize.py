@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from refinenet_edge.fusion.rewrite import PatternRewrite, Weights, refused
+from refinenet_edge.fusion.rewrite import PatternRewrite, Weights, crops, refused
 from refinenet_edge.graph import constant
 
 
@@ -32,7 +32,7 @@ class SumBeforeResize(PatternRewrite):
             return refused("the maps differ in size before the upsampling, or it is unknown", x, y)
         if not _do_the_same(left, right):
             return refused("the two upsamplings differ", left, right)
-        if left.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        if crops(left):
             return refused("the Resize crops", left)
         return MatchResult()
 

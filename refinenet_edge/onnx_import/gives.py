@@ -31,6 +31,7 @@ SIZES = ("Resize", "Upsample", "AveragePool", "MaxPool", "Slice", "Pad")  # fewe
 ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Clip", "Where", "Gather", "Not", "Mod", "ScatterElements")
 SQUASHES = ("Softmax", "LogSoftmax")  # what is largest stays the largest. After a Sigmoid much is 1: it stays
 LABELLING = ("ArgMax", "ArgMin", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Round")
+FLOATS = (FLOAT, ir.DataType.DOUBLE)
 _Source = tuple[ir.Value, Made]
 
 
@@ -51,7 +52,7 @@ def _find_source(output: ir.Value, name: str, classes: int | None, sides: Size |
     shape, one, labels = output.shape, _as_one(output, sides), _labels(output)
     if one is not None and labels is not None:
         return _given_labels(output, one, name, labels or classes)
-    if one is not None and output.dtype in (FLOAT, ir.DataType.DOUBLE):
+    if one is not None and output.dtype in FLOATS:
         return _one_channel(output, one, sides)
     if output.dtype == ir.DataType.BFLOAT16 or shape is None or len(shape) != 4:
         raise GraphError(f"{name} gives {output.name} ({output.dtype} {shown(shape)}); {EXPECTED}")
@@ -66,7 +67,7 @@ def _find_source(output: ir.Value, name: str, classes: int | None, sides: Size |
         )
     value, inner = _before_softmax(output, axis)
     node = _behind(output, MOVES).producer()
-    ones = output.dtype not in (FLOAT, ir.DataType.DOUBLE) or (node is not None and node.op_type in ("OneHot", "Equal"))
+    ones = output.dtype not in FLOATS or (node is not None and node.op_type in ("OneHot", "Equal"))
     return value, Made("ones" if ones else "scores", "nchw" if inner == 1 else "nhwc", count, given_axis=axis)
 
 
@@ -111,7 +112,7 @@ def _squashes(node: ir.Node, axis: int) -> bool:
 
 def _labels(value: ir.Value) -> int | None:
     """How many labels `value` holds, 0 where that is not known; None where it holds none."""
-    integers = value.dtype not in (FLOAT, ir.DataType.DOUBLE)
+    integers = value.dtype not in FLOATS
     counted = True
     for _ in range(64):
         node = value.producer()
@@ -129,7 +130,7 @@ def _labels(value: ir.Value) -> int | None:
         data = _data(node)
         if data is None:
             break
-        integers |= node.op_type == "Cast" and data.dtype not in (FLOAT, ir.DataType.DOUBLE)
+        integers |= node.op_type == "Cast" and data.dtype not in FLOATS
         value = data
     return 0 if integers else None
 

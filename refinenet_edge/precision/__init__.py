@@ -30,22 +30,8 @@ QUANTISED = ("int8", "fp8")
 ON_GPU: tuple[Backend, ...] = ("tensorrt", "tensorrt-rtx")
 
 __all__ = [
-    "ON_GPU",
-    "QUANTISED",
-    "Placement",
-    "append_head",
-    "apply",
-    "asymmetric",
-    "in_7_bits",
-    "is_quantised",
-    "needs_vnni",
-    "pad_channels",
-    "placement_of",
-    "plain_ends",
-    "quantise",
-    "stored_in_half",
-    "to_fp16",
-    "uncalibrated",
+    "ON_GPU", "QUANTISED", "Placement", "append_head", "apply", "in_7_bits", "is_quantised", "needs_vnni",
+    "pad_channels", "placement_of", "plain_ends", "quantise", "stored_in_half", "uncalibrated",
 ]  # fmt: skip
 
 

@@ -11,8 +11,8 @@ import pytest
 from refinenet_edge import precision
 from refinenet_edge.errors import InputError
 from refinenet_edge.graph import copy_of, to_bytes
-from refinenet_edge.precision import asymmetric, is_quantised, needs_vnni
-from refinenet_edge.precision.foreign import adapt
+from refinenet_edge.precision import is_quantised, needs_vnni
+from refinenet_edge.precision.foreign import adapt, asymmetric
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.processor import processor
 from refinenet_edge.runtime.without_vnni import run_without_vnni

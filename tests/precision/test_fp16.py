@@ -14,7 +14,8 @@ from refinenet_edge.calibration import peaks
 from refinenet_edge.errors import GraphError, InputError
 from refinenet_edge.fusion import fuse
 from refinenet_edge.graph import to_bytes
-from refinenet_edge.precision import stored_in_half, to_fp16
+from refinenet_edge.precision import stored_in_half
+from refinenet_edge.precision.fp16 import to_fp16
 from tests.conftest import ODD, Traced, graph, operators, outputs_of, weights
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16

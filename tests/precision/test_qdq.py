@@ -14,7 +14,8 @@ from refinenet_edge.build import parity
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.fusion import fuse
 from refinenet_edge.graph import copy_of, to_bytes
-from refinenet_edge.precision import asymmetric, needs_vnni, quantise
+from refinenet_edge.precision import needs_vnni, quantise
+from refinenet_edge.precision.foreign import asymmetric
 from refinenet_edge.precision.placement import FP8, OPENVINO, RTX, TENSORRT, Placement, in_7_bits
 from refinenet_edge.precision.rounding import round_sums
 from refinenet_edge.records import Range, Ranges, RangesKey

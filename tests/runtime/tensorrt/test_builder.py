@@ -27,7 +27,7 @@ from refinenet_edge.errors import BuildError, InputError, MissingExtra
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.graph.batch import set_batch
 from refinenet_edge.model import MODELS
-from refinenet_edge.precision import to_fp16
+from refinenet_edge.precision.fp16 import to_fp16
 from refinenet_edge.records import Batch, EngineInfo, Profile, Recipe
 from refinenet_edge.runtime import libraries
 from refinenet_edge.runtime.libraries import load_library
