@@ -25,11 +25,10 @@ import numpy.typing as npt
 from refinenet_edge.bench.entry import BundleEntry, Entry
 from refinenet_edge.bench.measure import Stages, timed
 from refinenet_edge.bench.record import Case, Subject
-from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.files import sha256
 from refinenet_edge.opencv import cv2
-from refinenet_edge.records import Frame, FrameSpec, Identity, LabelMap, Recipe, Size, Span
+from refinenet_edge.records import Frame, FrameSpec, Identity, LabelMap, Manifest, Size, Span
 from refinenet_edge.runtime.openvino import OpenVinoSession
 from refinenet_edge.runtime.ort import OrtSession
 
@@ -46,12 +45,11 @@ NAMES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Baseline:
-    """One of `NAMES` with the network of `bundle`, made again from `recipe`; `checkpoint`: None for random weights."""
+    """One of `NAMES` with the network of a bundle, made again by its recipe; `checkpoint`: None for random weights."""
 
     subject: Subject
     kind: Kind
-    bundle: Path
-    recipe: Recipe
+    manifest: Manifest
     checkpoint: Path | None
     device: Literal["cpu", "cuda"]
 
@@ -61,21 +59,21 @@ class Baseline:
 
     @contextmanager
     def segmenting(self) -> Iterator[Callable[[Frame], LabelMap]]:
-        with self.open(Case(_size_of(open_bundle(self.bundle).manifest.frame))) as usual:
+        with self.open(Case(_size_of(self.manifest.frame))) as usual:
             yield usual.segment
 
     @contextmanager
     def open(self, case: Case) -> Iterator[_Usual]:
         from refinenet_edge.model import open_network
 
-        manifest, recipe = open_bundle(self.bundle).manifest, self.recipe
-        size, classes = manifest.frame.size or case.size, len(manifest.labels.names)
-        module = open_network(recipe, self.checkpoint, classes)
+        frame = self.manifest.frame
+        size = frame.size or case.size
+        module = open_network(self.manifest.recipe, self.checkpoint, len(self.manifest.labels.names))
         if self.kind in ("torch", "compile"):
-            yield _Usual(_torch(module, self.kind == "compile", self.device), manifest.frame, size)
+            yield _Usual(_torch(module, self.kind == "compile", self.device), frame, size)
         else:
             with _exported(module, size, case.batch) as path, _session(path, self.kind) as network:
-                yield _Usual(network, manifest.frame, size)
+                yield _Usual(network, frame, size)
 
 
 @dataclass(frozen=True)
@@ -107,59 +105,58 @@ def baselines_for(against: Sequence[str], entry: BundleEntry, checkpoint: Path |
 
     Raises `InputError` for a name that is none, or weights that are not the bundle's, `MissingExtra` without torch.
     """
-    bundle = open_bundle(entry.path)
     entries: list[Entry] = []
     for name in against:
         if name in NAMES:
-            entries.append(_baseline(name, bundle, checkpoint, entry.on_gpu))
+            entries.append(_baseline(name, entry, checkpoint))
         elif name.endswith(".onnx"):
-            entries.append(_onnx_baseline(Path(name), bundle))
+            entries.append(_onnx_baseline(Path(name), entry.manifest.frame))
         else:
             raise InputError(f"--against {name}: expected {', '.join(NAMES)} or FILE.onnx")
     return entries
 
 
-def _baseline(kind: str, bundle: Bundle, checkpoint: Path | None, on_gpu: bool) -> Baseline:
+def _baseline(kind: str, entry: BundleEntry, checkpoint: Path | None) -> Baseline:
     _require("torch")
-    device: Literal["cpu", "cuda"] = "cuda" if on_gpu and kind in ("torch", "compile") else "cpu"
+    device: Literal["cpu", "cuda"] = "cuda" if entry.on_gpu and kind in ("torch", "compile") else "cpu"
     if device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
-            raise InputError(f"this torch has no CUDA, and {bundle.path} runs on the GPU: leave {kind} out")
+            raise InputError(f"this torch has no CUDA, and {entry.path} runs on the GPU: leave {kind} out")
     if kind in ("onnxruntime", "openvino"):
         _require(kind)
-    manifest, recipe = bundle.manifest, bundle.manifest.recipe
+    manifest, recipe = entry.manifest, entry.manifest.recipe
     if recipe.onnx is not None:
-        raise InputError(f"{bundle.path} was made from an ONNX file: give that file to --against")
+        raise InputError(f"{entry.path} was made from an ONNX file: give that file to --against")
     if recipe.checkpoint is None and checkpoint is not None:
-        raise InputError(f"{bundle.path} has random weights, not those of {checkpoint}: leave --checkpoint out")
-    weights = None if recipe.checkpoint is None else _weights(bundle, checkpoint or Path(recipe.checkpoint))
+        raise InputError(f"{entry.path} has random weights, not those of {checkpoint}: leave --checkpoint out")
+    weights = None if recipe.checkpoint is None else _weights(entry, checkpoint or Path(recipe.checkpoint))
     precision, library = "fp16" if device == "cuda" else "fp32", "torch" if kind == "compile" else kind
     identity = Identity(manifest.model, manifest.checkpoint, precision, None, None)
     subject = Subject(NAMES[kind], "peer", identity, f"{library} on {device}")
-    return Baseline(subject, kind, bundle.path, recipe, weights, device)  # type: ignore[arg-type]
+    return Baseline(subject, kind, manifest, weights, device)  # type: ignore[arg-type]
 
 
-def _weights(bundle: Bundle, named: Path) -> Path:
+def _weights(entry: BundleEntry, named: Path) -> Path:
     """The file of the bundle's weights, compared by SHA-256."""
     from refinenet_edge.model import locate
 
     path = locate(named)
     if not path.exists():
-        raise InputError(f"the weights of {bundle.path}, {path}, are not here: give --checkpoint FILE")
-    if sha256(path, InputError) != bundle.manifest.checkpoint_sha256:
-        raise InputError(f"{path} is not what {bundle.path} was built from: give --checkpoint FILE, or build it again")
+        raise InputError(f"the weights of {entry.path}, {path}, are not here: give --checkpoint FILE")
+    if sha256(path, InputError) != entry.manifest.checkpoint_sha256:
+        raise InputError(f"{path} is not what {entry.path} was built from: give --checkpoint FILE, or build it again")
     return path
 
 
-def _onnx_baseline(path: Path, bundle: Bundle) -> OnnxBaseline:
+def _onnx_baseline(path: Path, frame: FrameSpec) -> OnnxBaseline:
     if not path.is_file():
         raise InputError(f"there is no {path} to compare with")
     backend = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
     _require(backend)
     subject = Subject(path.stem, "peer", Identity(path.name, path.name, "as in the file", None, None), backend)
-    return OnnxBaseline(subject, path, bundle.manifest.frame)
+    return OnnxBaseline(subject, path, frame)
 
 
 def _require(library: str) -> None:

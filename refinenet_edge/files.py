@@ -278,12 +278,12 @@ def read_text(path: Path) -> str | None:
         return None
 
 
-def is_there(path: Path, error: type[RefineNetEdgeError] = InputError) -> bool:
-    """Whether something is at `path`. Raises `error` where that cannot be told, as of what is in a closed folder."""
+def is_there(path: Path) -> bool:
+    """Whether something is at `path`. Raises `InputError` where that cannot be told, as of what a closed folder has."""
     try:
         path.stat()
     except PermissionError as exc:
-        raise error(f"{path} cannot be read: {exc.strerror}") from exc
+        raise InputError(f"{path} cannot be read: {exc.strerror}") from exc
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return False
     return True

@@ -8,19 +8,19 @@ alone.py      one entry by itself: its start in a new process, its power, camera
 machine.py    where it ran
 blocks.py     a layer's name -> the block of the model
 record.py     BenchmarkRun, to JSON and back
-compare.py    ratios and verdicts, in one run and between two
+verdicts.py   ratios and verdicts, in one run and between two
 suite.py      TOML -> what to build and to measure
 """
 
-from refinenet_edge.bench.compare import BatchCurve, batch_curves, compare, faster, measured_once, ratios
 from refinenet_edge.bench.entry import BundleEntry, Entry, bundle_entry
 from refinenet_edge.bench.measure import Contender, Estimate, Stages, Timing, take_turns, timed
 from refinenet_edge.bench.record import BenchmarkRun, Case, read_run, summary, write_run
 from refinenet_edge.bench.run import Options, run
 from refinenet_edge.bench.suite import Scope, read_suite
+from refinenet_edge.bench.verdicts import BatchCurve, batch_curves, compare, faster, measured_once, ratios, rows
 
 __all__ = [
     "BatchCurve", "BenchmarkRun", "BundleEntry", "Case", "Contender", "Entry", "Estimate", "Options", "Scope", "Stages",
     "Timing", "batch_curves", "bundle_entry", "compare", "faster", "measured_once", "ratios", "read_run", "read_suite",
-    "run", "summary", "take_turns", "timed", "write_run",
+    "rows", "run", "summary", "take_turns", "timed", "write_run",
 ]  # fmt: skip

@@ -12,10 +12,10 @@ from typing import Protocol
 from refinenet_edge.bench.measure import Stages, timed
 from refinenet_edge.bench.record import Case, Subject
 from refinenet_edge.bundle import open_bundle
-from refinenet_edge.errors import RefineNetEdgeError
-from refinenet_edge.records import DEFAULT_SIZE, Frame, LabelMap, Size
+from refinenet_edge.records import DEFAULT_SIZE, Frame, LabelMap, Manifest, Size
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.runtime.backends import choose
+from refinenet_edge.runtime.frame_path import or_raise
 from refinenet_edge.runtime.libraries import MODULES
 
 WHOLE = "frame"  # the one stage of a run that is not divided
@@ -46,8 +46,14 @@ class BundleEntry:
 
     subject: Subject
     path: Path
-    size: Size  # of its frames, where nobody says another
+    manifest: Manifest
     allow_host_code: bool = False
+
+    @property
+    def size(self) -> Size:
+        """That of its frames, where nobody says another."""
+        engine = self.manifest.engine
+        return self.manifest.frame.size or (engine.profile.opt if engine and engine.profile else DEFAULT_SIZE)
 
     @property
     def on_gpu(self) -> bool:
@@ -60,10 +66,8 @@ class BundleEntry:
             def run(frames: Sequence[Frame]) -> Stages:
                 stages: Stages = {}
                 if len(frames) > 1:
-                    answers = timed(stages, WHOLE, segmenter.segment_batch, frames)
-                    for answer in answers:
-                        if isinstance(answer, RefineNetEdgeError):
-                            raise answer
+                    for answer in timed(stages, WHOLE, segmenter.segment_batch, frames):
+                        or_raise(answer)
                 elif self.on_gpu:  # between waits its stages would not be what people run
                     timed(stages, WHOLE, segmenter.segment, frames[0])
                 else:
@@ -85,7 +89,5 @@ class BundleEntry:
 def bundle_entry(path: Path, backend: str = "auto", allow_host_code: bool = False) -> BundleEntry:
     """The bundle at `path`, named after its folder. Raises `BundleError` or `InputError` where it cannot run here."""
     bundle = open_bundle(path)
-    manifest, backend = bundle.manifest, choose(bundle, backend)
-    subject = Subject(path.resolve().name, "bundle", bundle.identity, backend)
-    usual = manifest.engine.profile.opt if manifest.engine and manifest.engine.profile else DEFAULT_SIZE
-    return BundleEntry(subject, path, manifest.frame.size or usual, allow_host_code)
+    subject = Subject(path.resolve().name, "bundle", bundle.identity, choose(bundle, backend))
+    return BundleEntry(subject, path, bundle.manifest, allow_host_code)

@@ -38,7 +38,6 @@ from refinenet_edge.bench.record import (
     Start,
     Subject,
 )
-from refinenet_edge.bundle import open_bundle
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.evaluation import DataSet
 from refinenet_edge.frames import Scenes, open_frames, parse
@@ -223,15 +222,12 @@ def _judged(
     first = entries[0]
     if data is None or not isinstance(first, BundleEntry):
         return tuple(entry.subject for entry in entries), None, ()
-    manifest = open_bundle(first.path).manifest
-    judge = Judge(data, manifest.labels, manifest.frame)
+    judge = Judge(data, first.manifest.labels, first.manifest.frame)
     subjects: list[Subject] = []
     labels: dict[str, list[LabelMap]] = {}
     for entry in entries:
         name = entry.subject.name
-        if isinstance(entry, BundleEntry) and len(open_bundle(entry.path).manifest.labels.names) != len(
-            judge.labels.names
-        ):
+        if isinstance(entry, BundleEntry) and len(entry.manifest.labels.names) != len(judge.labels.names):
             raise InputError(f"{name} has other classes than {first.subject.name}: judge them in runs of their own")
         step(f"segment {data.name} with {name}")
         subjects.append(entry.subject)

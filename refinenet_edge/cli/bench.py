@@ -288,20 +288,16 @@ def _batches(curves: Sequence[BatchCurve]) -> Table:
 
 
 def _timings(run: BenchmarkRun, case: Case) -> Table:
-    from refinenet_edge.bench import faster, ratios, summary
+    from refinenet_edge.bench import faster, rows
 
     columns = [*folding(""), *numbers("p50 ms", "p90", "p99", "frames/s", "times as fast")]
     table = Table(*columns, "", *numbers("mIoU"), title=f"frame to labels, {case}")
-    verdicts = ratios(run, case)
-    for name, measurement in run.of(case).items():
-        figures = summary(measurement.ms)
-        verdict = verdicts.get(name)
-        miou = run.subject(name).miou
+    for row in rows(run, case):
         table.add_row(
-            name,
-            *(f"{ms:.1f}" for ms in (figures.p50, figures.p90, figures.p99)),
-            f"{measurement.frames_per_second:.1f}",
-            *((str(faster(verdict.times)), verdict.word) if verdict else ("1", "")),
-            "-" if miou is None else percent(miou),
+            row.subject.name,
+            *(f"{ms:.1f}" for ms in (row.times.p50, row.times.p90, row.times.p99)),
+            f"{row.measurement.frames_per_second:.1f}",
+            *((str(faster(row.verdict.times)), row.verdict.word) if row.verdict else ("1", "")),
+            percent(row.subject.miou),
         )
     return table

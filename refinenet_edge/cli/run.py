@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from refinenet_edge.evaluation.score import Evaluator
     from refinenet_edge.frames import Frames
     from refinenet_edge.records import Frame, Mask
+    from refinenet_edge.runtime.frame_path import Answer
 
 UPSAMPLINGS: dict[str, Interpolation] = {
     "bilinear": Bilinear(align_corners=False),
@@ -88,7 +89,7 @@ def run(
 
     frames, stems = _named_frames(images, folder)
     style = OverlayStyle(opacity, side_by_side=side_by_side)
-    done = _Segmented([], [])
+    done = _Segmented(len(frames) == 1, least)
     bar = progress_bar()
     task = bar.add_task("tiles", visible=False)
     opened = Segmenter(
@@ -101,20 +102,20 @@ def run(
     with opened as segmenter, bar, Many(segmenter) as many:
         make_folder(folder)
         writer = MaskWriter(folder, formats)
-        answered = functools.partial(_answered, least)
-        every = many.each(_read(frames), lambda frame: (frame, frame), answered)
-        for index, name in enumerate(bar.track(stems, description="segment")):
-            if (segmented := done.note(frames, index, next(every))) is None:
+        every = many.each(_read(frames), lambda frame: (frame, frame), lambda *answered: answered)
+        names = bar.track(stems, description="segment")
+        for name, file_name, (frame, answer, ms) in zip(names, frames.names, every, strict=True):
+            if (mask := done.note(name, answer, ms)) is None:
                 continue
-            frame, mask = segmented
+            assert not isinstance(frame, RefineNetEdgeError)  # it has a mask
             picture = draw(frame, mask, style, legend=legend_of(mask) if legend else ())
             write_image(folder / f"{name}_overlay.jpg", picture)
-            writer.add(name, frames.names[index], mask)
+            writer.add(name, file_name, mask)
             if confidence and mask.confidence is not None:
                 write_image(folder / f"{name}_confidence.png", mask.confidence)
         writer.finish()
     if as_json:
-        print_json(dataclasses.asdict(done))
+        print_json({"images": done.images, "failed": done.failed})
     else:
         out.print(done.table(str(bundle)))
         out.print(f"{len(done.images)} of {len(frames)} images segmented into {folder}")
@@ -146,38 +147,27 @@ def _read(frames: Frames) -> Iterator[Frame | RefineNetEdgeError]:
             yield exc
 
 
-def _answered(
-    least: float | None, frame: Frame | RefineNetEdgeError, mask: Mask | RefineNetEdgeError, ms: float
-) -> tuple[Frame, Mask, float] | RefineNetEdgeError:
-    """A frame, its mask and the ms that took; or why it has none. Below `least` labels are unknown."""
-    if isinstance(mask, (InputError, BundleError)):
-        return mask
-    if isinstance(mask, RefineNetEdgeError):
-        raise mask
-    assert not isinstance(frame, RefineNetEdgeError)  # it has a mask
-    return frame, mask if least is None else mask.unknown_below(least), ms
-
-
-@dataclasses.dataclass
 class _Segmented:
-    """What became of the frames of `run`, as its JSON has it."""
+    """What became of the frames of `run`: `images` and `failed` as its JSON has them; a frame alone may not fail."""
 
-    images: list[dict[str, Any]]
-    failed: list[str]
+    def __init__(self, alone: bool, least: float | None) -> None:
+        self.images: list[dict[str, Any]] = []
+        self.failed: list[str] = []
+        self._alone, self._least = alone, least
 
-    def note(
-        self, frames: Frames, index: int, found: tuple[Frame, Mask, float] | RefineNetEdgeError
-    ) -> tuple[Frame, Mask] | None:
-        """Frame `index` and its mask; None where it cannot be used and there are others."""
-        if isinstance(found, RefineNetEdgeError):
-            if len(frames) == 1:
-                raise found
-            self.failed.append(str(found))
+    def note(self, name: str, answer: Answer, ms: float) -> Mask | None:
+        """The mask of frame `name`, in which labels less sure than `least` are unknown; None where it has none."""
+        from refinenet_edge.runtime.frame_path import or_raise
+
+        if isinstance(answer, (InputError, BundleError)) and not self._alone:
+            self.failed.append(str(answer))
             return None
-        frame, mask, ms = found
-        size = {"height": frame.shape[0], "width": frame.shape[1]}
-        self.images.append({"image": Path(frames.names[index]).stem, **size, "ms": ms, "shares": mask.shares()})
-        return frame, mask
+        mask = or_raise(answer)
+        if self._least is not None:
+            mask = mask.unknown_below(self._least)
+        height, width = mask.labels.shape
+        self.images.append({"image": name, "height": height, "width": width, "ms": ms, "shares": mask.shares()})
+        return mask
 
     def require_all(self) -> None:
         """Raise `PartFailed` where frames could not be used."""

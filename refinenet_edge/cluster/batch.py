@@ -48,10 +48,11 @@ from refinenet_edge.cluster.work import (
     is_video,
     pieces_of,
 )
-from refinenet_edge.errors import BundleError, InputError, MissingExtra, RefineNetEdgeError
+from refinenet_edge.errors import BundleError, InputError, MissingExtra
 from refinenet_edge.frames.images import digest_of, encode_image
 from refinenet_edge.mask_files import FORMATS
 from refinenet_edge.records import WHOLE, Frame, Identity, Inference, Labels, Mask, from_json, to_json
+from refinenet_edge.runtime.frame_path import Answer, or_raise
 from refinenet_edge.runtime.many import Many
 from refinenet_edge.runtime.multi_scale import at_sizes
 from refinenet_edge.urls import is_url, shown
@@ -253,14 +254,13 @@ class Labeller(Worker[Piece, Report]):
 
         return self._many.each(self._reader.frames(items), read, self._label)
 
-    def _label(self, read: Read, mask: Mask | RefineNetEdgeError, _: float) -> FrameProblem | dict[str, Any] | None:
+    def _label(self, read: Read, answer: Answer, _: float) -> FrameProblem | dict[str, Any] | None:
         """Put the labels of a frame there; where they are rows of a table, its row."""
         item, frame = read
-        if isinstance(mask, (InputError, BundleError)):
-            return FrameProblem(item.id, str(mask))
-        if isinstance(mask, RefineNetEdgeError):
-            raise mask
+        if isinstance(answer, (InputError, BundleError)):
+            return FrameProblem(item.id, str(answer))
         assert not isinstance(frame, InputError)  # it has a mask
+        mask = or_raise(answer)
         if self._run.unknown_below is not None:
             mask = mask.unknown_below(self._run.unknown_below)
         if self._run.format == "parquet":

@@ -28,6 +28,7 @@ from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.evaluation.confusion import Truth
 from refinenet_edge.frames import Captured, LiveSource
 from refinenet_edge.records import Frame, Mask
+from refinenet_edge.runtime.frame_path import or_raise
 from refinenet_edge.runtime.many import Segments
 
 REPEAT_PERIOD = 0.5  # seconds between repeated results while there is no signal
@@ -355,9 +356,4 @@ def _segmented(segmenter: Segments, frames: Sequence[Frame]) -> list[Mask]:
     """The masks of `frames`; raises the first error."""
     if len(frames) == 1 or not isinstance(segmenter, SegmentsSeveral):
         return [segmenter.segment(frame) for frame in frames]
-    masks = []
-    for answer in segmenter.segment_batch(frames):
-        if isinstance(answer, RefineNetEdgeError):
-            raise answer
-        masks.append(answer)
-    return masks
+    return list(map(or_raise, segmenter.segment_batch(frames)))

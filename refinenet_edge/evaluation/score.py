@@ -31,6 +31,7 @@ from refinenet_edge.evaluation.samples import Kind, Sample, Unusable
 from refinenet_edge.files import read_utf8, resumable, write_atomically
 from refinenet_edge.records import WHOLE, Frame, FrameSpec, Identity, Inference, Labels, Mask, from_json, to_json
 from refinenet_edge.runtime import Segmenter
+from refinenet_edge.runtime.frame_path import or_raise
 from refinenet_edge.runtime.many import Many, Segments
 
 MAX_PARTIAL = 256 << 20  # bytes
@@ -130,10 +131,8 @@ def compare_each(segmenter: Segments, labels: Labels, spec: FrameSpec, samples: 
         if isinstance(answer, InputError):
             kind = answer.kind if isinstance(answer, Unusable) else "refused"
             return sample, stamp, SampleProblem(sample.id, kind, str(answer))
-        if isinstance(answer, RefineNetEdgeError):
-            raise answer
         assert truth is not None  # it was read
-        return sample, stamp, compare(answer, truth, turned, spec)
+        return sample, stamp, compare(or_raise(answer), truth, turned, spec)
 
     with Many(segmenter) as many:
         yield from many.each(samples, taken, compared)

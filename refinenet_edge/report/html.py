@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
-from refinenet_edge.bench.compare import BatchCurve, batch_curves, faster
 from refinenet_edge.bench.record import STAGES, BenchmarkRun, Case, Subject, summary
+from refinenet_edge.bench.verdicts import BatchCurve, Row, batch_curves, faster, rows
 from refinenet_edge.report import charts, examples
 from refinenet_edge.report.examples import ExampleView
-from refinenet_edge.report.view import Block, Row, blocks, judges, rows, stages, undominated
+from refinenet_edge.report.view import Block, blocks, judges, stages, undominated
 from refinenet_edge.report.words import frames, interval, moment, number, percent, sentence, size
 from refinenet_edge.urls import masked
 

@@ -3,9 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from refinenet_edge.bench.compare import faster
 from refinenet_edge.bench.record import BenchmarkRun
-from refinenet_edge.report.view import Row, rows
+from refinenet_edge.bench.verdicts import Row, faster, rows
 from refinenet_edge.report.words import frames, interval, moment, number, percent, sentence
 from refinenet_edge.urls import masked
 

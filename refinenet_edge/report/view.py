@@ -1,22 +1,11 @@
-"""What a report shows of a run: the rows of a case, which of them are worth having, stages, blocks."""
+"""What a report shows of a run: which rows of a case are worth having, stages, blocks."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from refinenet_edge.bench.compare import Verdict, ratios
-from refinenet_edge.bench.record import STAGES, BenchmarkRun, Case, LatencySummary, Layer, Measurement, Subject, summary
-
-
-@dataclass(frozen=True)
-class Row:
-    """A subject in a case. `key` is its number in the run, from 1: figures name it by that."""
-
-    key: int
-    subject: Subject
-    measurement: Measurement
-    times: LatencySummary
-    verdict: Verdict | None  # None: the reference, or not run in turn with it
+from refinenet_edge.bench.record import STAGES, BenchmarkRun, Layer, Measurement, Subject
+from refinenet_edge.bench.verdicts import Row
 
 
 @dataclass(frozen=True)
@@ -26,16 +15,6 @@ class Block:
     name: str
     ms: float
     layers: tuple[Layer, ...]
-
-
-def rows(run: BenchmarkRun, case: Case) -> tuple[Row, ...]:
-    """What was measured in `case`, in the order of the subjects."""
-    measured, verdicts = run.of(case), ratios(run, case)
-    return tuple(
-        Row(key, subject, measured[subject.name], summary(measured[subject.name].ms), verdicts.get(subject.name))
-        for key, subject in enumerate(run.subjects, 1)
-        if subject.name in measured
-    )
 
 
 def fastest(rows: Sequence[Row]) -> Row:

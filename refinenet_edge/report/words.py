@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-from refinenet_edge.bench.compare import faster
 from refinenet_edge.bench.measure import Estimate
 from refinenet_edge.bench.record import BenchmarkRun, Case, LatencySummary, Subject
-from refinenet_edge.report.view import Row, fastest, rows
+from refinenet_edge.bench.verdicts import Row, faster, rows
+from refinenet_edge.report.view import fastest
 
 SAME_POINTS = 0.005  # of mIoU: below, what is printed is the same
 

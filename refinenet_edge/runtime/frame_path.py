@@ -139,6 +139,13 @@ def or_error(work: Callable[..., T], frame: object) -> T | RefineNetEdgeError:
         return exc
 
 
+def or_raise(answer: Answer) -> Mask:
+    """The mask of an answer; an error is raised."""
+    if isinstance(answer, RefineNetEdgeError):
+        raise answer
+    return answer
+
+
 class FramePath(Protocol):
     """One way from frames to masks. Frames are HxWx3 BGR uint8 arrays, checked, or `DeviceImage`s.
 

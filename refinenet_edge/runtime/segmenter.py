@@ -39,7 +39,7 @@ from refinenet_edge.records import (
 from refinenet_edge.runtime.backends import open_session
 from refinenet_edge.runtime.device_path import DevicePath, fits_device
 from refinenet_edge.runtime.frame import DeviceImage, check_frame, check_size, on_device
-from refinenet_edge.runtime.frame_path import Answer, FramePath, Network, SharedSession, or_error
+from refinenet_edge.runtime.frame_path import Answer, FramePath, Network, SharedSession, or_error, or_raise
 from refinenet_edge.runtime.gather import Together, gathered
 from refinenet_edge.runtime.host_path import HostPath
 from refinenet_edge.runtime.multi_scale import MultiScalePath, at_sizes
@@ -232,10 +232,7 @@ class Segmenter:
         """
         require(labels, (np.ndarray, type(None)), "labels")
         if self._together is not None and labels is None:
-            answer = self._together.answer(self._usable(frame), self._batch)
-            if isinstance(answer, RefineNetEdgeError):
-                raise answer
-            return answer
+            return or_raise(self._together.answer(self._usable(frame), self._batch))
         with self._turn():
             return self._path.segment(self._usable(frame), labels)
 
@@ -404,10 +401,7 @@ class Segmenter:
 def _masks(answers: Generator[Answer, None, None]) -> Iterator[Mask]:
     """Each of `answers`, which end with the first that is an error: that is raised."""
     with closing(answers):
-        for answer in answers:
-            if isinstance(answer, RefineNetEdgeError):
-                raise answer
-            yield answer
+        yield from map(or_raise, answers)
 
 
 def _opened(bundle: str | Path | Bundle) -> Bundle:

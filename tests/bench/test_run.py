@@ -231,7 +231,7 @@ class OnAGpu(bench.BundleEntry):
 
 def test_a_gpus_frames_are_whole_and_its_stages_are_runs_of_their_own(mobile_bundle: Path) -> None:
     entry = bench.bundle_entry(mobile_bundle, "openvino")
-    gpu = OnAGpu(replace(entry.subject, backend="tensorrt"), entry.path, entry.size)
+    gpu = OnAGpu(replace(entry.subject, backend="tensorrt"), entry.path, entry.manifest)
     (measurement,) = bench.run([gpu], bench.Options((SMALL,), rounds=3, brief=True), "").measurements
     assert len(measurement.ms) == 3
     assert {stage: len(ms) for stage, ms in measurement.stages.items()} == {"prepare": 20, "engine": 20, "head": 20}

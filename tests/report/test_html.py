@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from refinenet_edge.bench.compare import ALIKE, CLEARLY
 from refinenet_edge.bench.record import BenchmarkRun, Case
+from refinenet_edge.bench.verdicts import ALIKE, CLEARLY
 from refinenet_edge.report import markdown, page
 from refinenet_edge.report.charts import COLOURS
 from refinenet_edge.report.html import STAGE_COLOURS

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from refinenet_edge.report.view import blocks, rows, stages, undominated
+from refinenet_edge.bench.verdicts import rows
+from refinenet_edge.report.view import blocks, stages, undominated
 from tests.report.made_up import SMALL, full_run, measured, run, subject
 
 

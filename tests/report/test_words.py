@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from refinenet_edge.bench.compare import Verdict
 from refinenet_edge.bench.measure import Estimate
+from refinenet_edge.bench.verdicts import Verdict
 from refinenet_edge.report.words import moment, number, sentence, size
 from tests.report.made_up import measured, run, subject
 
@@ -65,7 +65,7 @@ def test_one_subject_is_compared_with_none() -> None:
 @pytest.mark.parametrize("first", ["fp32", "int8"])
 def test_what_is_not_certain_is_not_claimed(word: str, doubt: str, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = Verdict(Estimate(1.01 if first == "fp32" else 0.99, 0.98, 1.02), word)
-    monkeypatch.setattr("refinenet_edge.report.view.ratios", lambda run, case: {"int8": verdict})
+    monkeypatch.setattr("refinenet_edge.bench.verdicts.ratios", lambda run, case: {"int8": verdict})
     times = {"fp32": 1.0, "int8": 1.0, first: 0.999}
     assert doubt in sentence(run(measurements=tuple(measured(name, of) for name, of in times.items())))
 
@@ -73,7 +73,7 @@ def test_what_is_not_certain_is_not_claimed(word: str, doubt: str, first: str, m
 def test_those_within_the_interval_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"b": Estimate(0.5, 0.48, 0.52), "c": Estimate(0.51, 0.5, 0.53), "d": Estimate(0.6, 0.58, 0.62)}
     verdicts = {name: Verdict(times, "faster") for name, times in found.items()}
-    monkeypatch.setattr("refinenet_edge.report.view.ratios", lambda run, case: verdicts)
+    monkeypatch.setattr("refinenet_edge.bench.verdicts.ratios", lambda run, case: verdicts)
     said = sentence(
         run(
             subjects=tuple(subject(name, "fp32") for name in "abcd"),

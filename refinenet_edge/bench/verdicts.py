@@ -17,7 +17,7 @@ import numpy as np
 
 from refinenet_edge.bench.machine import comparable
 from refinenet_edge.bench.measure import RESAMPLES, Estimate, Timing, bounds
-from refinenet_edge.bench.record import BenchmarkRun, Case
+from refinenet_edge.bench.record import BenchmarkRun, Case, LatencySummary, Measurement, Subject, summary
 from refinenet_edge.errors import InputError
 from refinenet_edge.records import Size
 
@@ -75,6 +75,27 @@ def ratios(run: BenchmarkRun, case: Case) -> dict[str, Verdict]:
     timing = Timing({who: [{"frame": ms} for ms in m.ms] for who, m in measurements.items()}, "")
     estimates = {who: timing.ratio(who, first) for who in measurements if who != first}
     return {who: Verdict(times, word(times)) for who, times in estimates.items()}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A subject in a case. `key` is its number in the run, from 1: figures name it by that."""
+
+    key: int
+    subject: Subject
+    measurement: Measurement
+    times: LatencySummary
+    verdict: Verdict | None  # None: the reference, or not run in turn with it
+
+
+def rows(run: BenchmarkRun, case: Case) -> tuple[Row, ...]:
+    """What was measured in `case`, in the order of the subjects."""
+    measured, verdicts = run.of(case), ratios(run, case)
+    return tuple(
+        Row(key, subject, measured[subject.name], summary(measured[subject.name].ms), verdicts.get(subject.name))
+        for key, subject in enumerate(run.subjects, 1)
+        if subject.name in measured
+    )
 
 
 def compare(before: BenchmarkRun, after: BenchmarkRun, force: bool = False) -> tuple[Change, ...]:

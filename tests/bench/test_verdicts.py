@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from refinenet_edge.bench.compare import batch_curves, compare, ratios, word
 from refinenet_edge.bench.measure import Estimate
 from refinenet_edge.bench.record import BenchmarkRun, Case
+from refinenet_edge.bench.verdicts import batch_curves, compare, ratios, word
 from refinenet_edge.errors import InputError
 from tests.bench.runs import CASE, MACHINE, measurement, run
 
