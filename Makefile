@@ -21,7 +21,7 @@ setup: .venv/ready  ## everything into .venv, pinned by constraints.txt
 .venv/demo: EXTRAS := cpu,demo,export
 .venv/ready: EXTRAS := dev
 
-.venv/demo .venv/ready: pyproject.toml constraints.txt
+.venv/demo .venv/ready: pyproject.toml constraints.txt setup.py $(wildcard refinenet_edge/runtime/kernels/*.cpp)
 	$(PYTHON) -m venv $(VENV) .venv
 	$(BIN)/pip install --quiet $(PINS) --editable '.[$(EXTRAS)]'
 	touch .venv/demo $@
@@ -88,7 +88,7 @@ build/docs/ready: pyproject.toml
 ARM64 := _PYTHON_HOST_PLATFORM=linux-aarch64 CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ \
 	LDSHARED="aarch64-linux-gnu-gcc -shared" LDCXXSHARED="aarch64-linux-gnu-g++ -shared"
 
-wheel: setup build/wheel/ready  ## sdist and manylinux wheels for x86-64 and ARM64, the C++ head inside, checked and tried: dist/
+wheel: setup build/wheel/ready  ## sdist and manylinux wheels for x86-64 and ARM64, the C++ parts inside, checked and tried: dist/
 	rm -rf dist build/wheel/raw
 	build/wheel/bin/python -m build --outdir build/wheel/raw .
 	$(ARM64) build/wheel/bin/python -m build --outdir build/wheel/raw .

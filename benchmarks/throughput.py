@@ -1,20 +1,22 @@
-"""Frames per second of `eval` and `batch` in this process, beside those of another commit, in turn.
+"""Frames per second of `eval`, `batch` and `calibrate` in this process, beside those of another commit, in turn.
 
     python benchmarks/throughput.py   -> benchmarks/results/<cpu>-<cores>/throughput.json, docs/measurements.md
 
 Each tree has a process of its own, which has the bundle open and does one short turn after the other: machines get
 faster and slower by the minute, so the ratio is taken round by round, with its interval (bench/measure.py). A turn
-reads, segments and compares, or writes the labels of, the same files; opening the bundle is not in it. Each tree has
-built its own bundle by the same recipe, and both must find the same confusion matrix. Memory is the largest
-that a process had in a turn, its libraries and the weights included. `cores_busy` is the share of all cores' time that
-a process used: what was not used is all that doing things side by side can win. `engine` is what OpenVINO's several
-requests in flight bring by themselves, against its one request on all cores: nothing else runs there.
+reads, segments and compares, or writes the labels of, the same files, or finds the ranges of a quarter of them; opening
+the bundle is not in it. Each tree has built its own bundle by the same recipe, and both must find the same confusion
+matrix and the same ranges. Memory is the largest that a process had in a turn, its libraries and the weights included.
+`cores_busy` is the share of all cores' time that a process used: what was not used is all that doing things side by
+side can win. `engine` is what OpenVINO's several requests in flight bring by themselves, against its one request on all
+cores: nothing else runs there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import json
 import os
 import re
@@ -25,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +36,25 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE = "3c1800a"  # the last commit that had one frame at a time
 RECIPES = {"fp32": "scenes", "int8": "scenes_int8"}
-TASKS = ("eval", "batch")
+TASKS: dict[str, tuple[str, ...]] = {"fp32": ("eval", "batch", "calibrate"), "int8": ("eval", "batch")}
+ALL_TASKS = TASKS["fp32"]
 PAGE = ROOT / "docs/measurements.md"
 ALONE = "The network alone, with several requests in flight, makes"
 TABLE = re.compile(r"(\| precision, command \|.*\n\|[-|]+\|\n)(?:\|.*\n)*")
 
 
+def taken(task: str, frames: int) -> int:
+    """Of so many frames: one takes calibrate as long as several take the others."""
+    return frames // 4 if task == "calibrate" else frames
+
+
 def tasks(bundle: Path, data: Path) -> Iterator[dict[str, Callable[[], Any]]]:
     """A turn of each task, by the tree that this process imports."""
     from refinenet_edge.bundle import open_bundle
-    from refinenet_edge.cli.run import _evaluator
     from refinenet_edge.cluster import batch
     from refinenet_edge.cluster.work import everywhere, find, pieces_of
     from refinenet_edge.evaluation import evaluate, open_dataset
-    from refinenet_edge.records import WHOLE
+    from refinenet_edge.runtime import Segmenter
 
     opened, images = open_bundle(bundle), str(data / "images")
     jobs: list[batch.Job] = []
@@ -57,7 +65,8 @@ def tasks(bundle: Path, data: Path) -> Iterator[dict[str, Callable[[], Any]]]:
             super().__init__(job)
 
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as out:
-        by = _evaluator(stack, opened, "auto", "off", None, False, WHOLE, ())
+        several = {"throughput": True} if "throughput" in inspect.signature(Segmenter).parameters else {}
+        by = stack.enter_context(Segmenter(opened, **several))  # as eval opens it
         dataset = open_dataset(f"plain:{data}")
         labeller, batch.Labeller = batch.Labeller, Noting  # type: ignore[misc]
         batch.label(opened, images, out)
@@ -65,7 +74,25 @@ def tasks(bundle: Path, data: Path) -> Iterator[dict[str, Callable[[], Any]]]:
         where = everywhere(images)
         (piece,) = pieces_of(where, find(where))
         each = getattr(worker, "each", lambda pieces: map(worker, pieces))  # trees before had none
-        yield {"eval": lambda: evaluate(by, dataset).confusion, "batch": lambda: next(each([piece])).labelled}
+
+        def ranges() -> Any:
+            import onnx  # here: the other tasks' memory is without it
+            import onnx_ir
+
+            from refinenet_edge.calibration import calibrate
+            from refinenet_edge.frames import open_frames, parse
+
+            frames = open_frames(parse(images))
+            some = replace(frames, names=frames.names[: taken("calibrate", len(frames))])
+            model = onnx_ir.from_proto(onnx.load(bundle / "model.onnx"))
+            found = calibrate(model, opened.manifest.frame, some).tensors
+            return sorted((name, tensor.amax, tensor.low, tensor.high) for name, tensor in found.items())
+
+        yield {
+            "eval": lambda: evaluate(by, dataset).confusion,
+            "batch": lambda: next(each([piece])).labelled,
+            "calibrate": ranges,
+        }
 
 
 def serve(bundle: Path, data: Path) -> None:
@@ -93,8 +120,8 @@ class Tree:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=tree, env=environment)
         self._frames = frames
-        self.megabytes = dict.fromkeys(TASKS, 0.0)
-        self.busy: dict[str, list[float]] = {task: [] for task in TASKS}  # a share of a turn
+        self.megabytes = dict.fromkeys(ALL_TASKS, 0.0)
+        self.busy: dict[str, list[float]] = {task: [] for task in ALL_TASKS}  # a share of a turn
         self.found: dict[str, Any] = {}
         self._answer()
 
@@ -104,7 +131,7 @@ class Tree:
         seconds, working, megabytes, self.found[task] = json.loads(self._answer())
         self.busy[task].append(working / seconds / (os.cpu_count() or 1))
         self.megabytes[task] = max(self.megabytes[task], megabytes)
-        return {"frame": 1000 * seconds / self._frames}
+        return {"frame": 1000 * seconds / taken(task, self._frames)}
 
     def _answer(self) -> str:
         assert self.process.stdout
@@ -214,7 +241,7 @@ def measure(
         environment = {**os.environ, "PYTHONPATH": str(tree)}
         subprocess.run([*build, str(bundle)], cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
         trees[name] = Tree(tree, bundle, data, frames)
-    for task in TASKS:
+    for task in TASKS[precision]:
         timing = take_turns({name: functools.partial(tree.turn, task) for name, tree in trees.items()}, rounds)
         found = [tree.found[task] for tree in trees.values()]
         if found[0] != found[1]:

@@ -67,7 +67,7 @@ def test_a_wheel_has_the_package_with_its_head_and_nothing_else(kind: str, reque
             if name[-1] != "/" and not name.startswith(f"refinenet_edge-{__version__}.dist-info/")
         }
     heads = {name for name in names if name.endswith(".so")}
-    assert heads == {"refinenet_edge/runtime/kernels/_head.abi3.so"}
+    assert heads == {f"refinenet_edge/runtime/kernels/_{name}.abi3.so" for name in ("head", "histogram")}
     assert names - heads == packed()
 
 

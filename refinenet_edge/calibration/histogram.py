@@ -15,6 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+try:
+    from refinenet_edge.runtime.kernels import _histogram
+except ImportError:  # installed without a compiler
+    _histogram = None  # type: ignore[assignment]
+
 BINS = 2048
 BLOCK = 1 << 18  # values at a time: what stays in a cache
 SMALLEST = -100  # exponent: a narrower bin would not be told from zero, and 2^100 is still a float32
@@ -48,24 +53,15 @@ class Histogram:
             self._add(flat[start : start + BLOCK].astype(np.float32, copy=False))
 
     def _add(self, block: npt.NDArray[np.float32]) -> None:
-        low, high = float(block.min()), float(block.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            finite = block[np.isfinite(block)]
-            self.not_finite += block.size - finite.size
-            if finite.size:
-                self._add(finite)
-            return
+        low, high, zeros, not_finite = _extent(block)
         # + 0.0: of -0.0 and 0.0 the first to come would stay, and the order of the frames would show
         self.low, self.high = min(self.low, low) + 0.0, max(self.high, high) + 0.0
-        zeros = block.size - int(np.count_nonzero(block))
         self.zeros += zeros
-        if zeros == block.size:
+        self.not_finite += not_finite
+        if zeros + not_finite == block.size:
             return
         self._widen(_exponent(max(abs(low), abs(high))))
-        assert self.exponent is not None
-        places = np.abs(block)
-        places *= np.float32(math.ldexp(1.0, -self.exponent))
-        self.counts += np.bincount(places.astype(np.int32), minlength=BINS)
+        _count(block[np.isfinite(block)] if not_finite else block, self.width, self.counts)
         self.counts[0] -= zeros
 
     def _widen(self, exponent: int) -> None:
@@ -95,6 +91,33 @@ class Histogram:
         return total
 
 
+def is_compiled() -> bool:
+    """Whether C++ counts, without Python's lock; else numpy does: the counts are the same."""
+    return _histogram is not None
+
+
 def _exponent(amax: float) -> int:
     """The narrowest bins, a power of two, that hold `amax`."""
     return max(SMALLEST, math.frexp(amax)[1] - (BINS.bit_length() - 1))
+
+
+def _extent(block: npt.NDArray[np.float32]) -> tuple[float, float, int, int]:
+    """The lowest and the highest finite value, inf and -inf where there is none; how many are zero, and not finite."""
+    if _histogram is not None:
+        return _histogram.extent(block)
+    finite = block
+    low, high = float(block.min()), float(block.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        finite = block[np.isfinite(block)]
+        low, high = float(finite.min(initial=math.inf)), float(finite.max(initial=-math.inf))
+    return low, high, finite.size - int(np.count_nonzero(finite)), block.size - finite.size
+
+
+def _count(block: npt.NDArray[np.float32], width: float, counts: npt.NDArray[np.int64]) -> None:
+    """Add each value's magnitude to its bin."""
+    if _histogram is not None:
+        _histogram.count(block, 1 / width, counts)
+        return
+    places = np.abs(block)
+    places *= np.float32(1 / width)
+    counts += np.bincount(places.astype(np.int32), minlength=BINS)

@@ -2,7 +2,8 @@
 
 ONNX Runtime runs it, on CUDA where it has that, on frames prepared as the engine's are. Memory is bounded: the
 activations become graph outputs, group by group so that a group of one frame stays near `GROUP_BYTES`, and only their
-histograms are kept. A frame counts when all of its groups are through, so an interrupt at any moment loses that frame.
+histograms are kept; all cores count, a tensor each. A frame counts when all of its groups are through, so an interrupt
+at any moment loses that frame.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,9 +15,10 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from refinenet_edge.calibration.histogram import Histogram
+from refinenet_edge.calibration.histogram import Histogram, is_compiled
 from refinenet_edge.errors import CalibrationError, GraphError, first_line
-from refinenet_edge.graph import elements, to_bytes
+from refinenet_edge.graph import elements, sides, to_bytes
+from refinenet_edge.runtime.in_flight import Workers, cores
 from refinenet_edge.runtime.ort import open_onnxruntime
 
 OPERATORS: dict[str, int | None] = {
@@ -54,29 +56,44 @@ class ActivationCounter:
 
     def count(self, image: Activation, name: str) -> dict[str, Histogram]:
         """Tensor -> histogram of one prepared frame (1x3xhxw). Raises `CalibrationError` for NaN or infinity."""
-        histograms = {}
-        for tensor, values in self.activations(image):
-            histogram = histograms[tensor] = Histogram()
-            histogram.add(values)
-            if histogram.not_finite:
-                raise CalibrationError(
-                    f"{tensor} holds {histogram.not_finite} NaN or infinite values on {name}: these weights cannot "
-                    "be quantised; check the checkpoint with refinenet-edge run"
-                )
+        histograms: dict[str, Histogram] = {}
+        with Workers(cores() if is_compiled() else 1) as workers:  # numpy's passes wait for each other
+            for part in self._parts(image):
+                histograms |= workers.in_order(_counted, part)
+                if wrong := [tensor for tensor in histograms if histograms[tensor].not_finite]:
+                    raise CalibrationError(
+                        f"{wrong[0]} holds {histograms[wrong[0]].not_finite} NaN or infinite values on {name}: these "
+                        "weights cannot be quantised; check the checkpoint with refinenet-edge run"
+                    )
         return histograms
 
     def activations(self, image: Activation) -> Iterator[tuple[str, Activation]]:
         """Name and values of the input and of each tensor."""
-        yield self.input, image
+        for part in self._parts(image):
+            yield from part
+
+    def _parts(self, image: Activation) -> Iterator[Iterator[tuple[str, Activation]]]:
+        """The same, one group after the other: each is taken to its end before the next one."""
+        yield iter([(self.input, image)])
         for session in self.groups:
-            names = [output.name for output in session.get_outputs()]
-            try:
-                values = session.run(names, {self.input: image})
-            except Exception as exc:  # ONNX Runtime's own classes are private
-                raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
-            values.reverse()
-            for name in names:
-                yield name, values.pop()  # not kept here: the next group's come while the caller has the last
+            yield _activations(session, {self.input: image})
+
+
+def _activations(session: Any, feeds: dict[str, Activation]) -> Iterator[tuple[str, Activation]]:
+    names = [output.name for output in session.get_outputs()]
+    try:
+        values = session.run(names, feeds)
+    except Exception as exc:  # ONNX Runtime's own classes are private
+        raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
+    values.reverse()
+    for name in names:
+        yield name, values.pop()  # not kept here: the next group's come while the caller has the last
+
+
+def _counted(activation: tuple[str, Activation]) -> tuple[str, Histogram]:
+    histogram = Histogram()
+    histogram.add(activation[1])
+    return activation[0], histogram
 
 
 def peaks(model: ir.Model, images: Iterable[Activation]) -> dict[str, float]:
@@ -124,10 +141,12 @@ def activation_counter(model: ir.Model, tensors: Sequence[str] | None = None) ->
         groups[-1].append(name)
         room -= sizes[name]
     data = to_bytes(model)
-    return ActivationCounter(source, tuple(_session(data, group) for group in groups))
+    # kept for the next frame where that is as large: an arena keeps what its largest frame took, and each group has one
+    keep_memory = len(groups) == 1 and sides(model.graph.inputs[0]) is not None
+    return ActivationCounter(source, tuple(_session(data, group, keep_memory) for group in groups))
 
 
-def _session(data: bytes, outputs: list[str]) -> Any:
+def _session(data: bytes, outputs: list[str], keep_memory: bool) -> Any:
     proto = onnx.load_model_from_string(data)
     _keep_only(proto.graph, set(outputs))
     del proto.graph.output[:]
@@ -136,8 +155,7 @@ def _session(data: bytes, outputs: list[str]) -> Any:
     kept = proto.SerializeToString()
     del proto  # its weights are in memory often enough
     try:
-        # the arena of a session keeps what its largest frame took, and there are as many arenas as groups
-        return open_onnxruntime(kept, arena=False, on_gpu=True)
+        return open_onnxruntime(kept, arena=keep_memory, on_gpu=True)
     except Exception as exc:  # ONNX Runtime's own classes are private
         raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
 

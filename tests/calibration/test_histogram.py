@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from refinenet_edge.calibration.histogram import BINS, BLOCK, Histogram
+from refinenet_edge.calibration import histogram as module
+from refinenet_edge.calibration.histogram import BINS, BLOCK, Histogram, is_compiled
 
+COMPILED = module._histogram
 FLOATS = arrays.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
+
+
+needs_compiler = pytest.mark.skipif(not is_compiled(), reason="installed without a compiler")
+
+
+@pytest.fixture(params=[pytest.param("c++", marks=needs_compiler), "numpy"], autouse=True)
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "numpy":
+        monkeypatch.setattr(module, "_histogram", None)
 
 
 def histogram(*parts: np.ndarray) -> Histogram:
@@ -98,3 +109,25 @@ def test_adding_changes_neither() -> None:
     assert (a + b).counts.sum() == pytest.approx(5)
     assert np.array_equal(a.counts, before[0])
     assert np.array_equal(b.counts, before[1])
+
+
+@needs_compiler
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(FLOATS, st.integers(0, 70), st.sampled_from([1e-30, 1.0, 1e30]))
+def test_c_and_numpy_count_the_same(values: np.ndarray, zeros: int, scale: float) -> None:
+    """Whatever there is: not finite, -0.0, denormal, and in any number."""
+    with np.errstate(over="ignore"):
+        values = np.concatenate([values * np.float32(scale), np.zeros(zeros, np.float32), values])
+    found = []
+    for compiled in (COMPILED, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_histogram", compiled)
+            found.append(histogram(values))
+    assert same(*found)
+
+
+@needs_compiler
+def test_what_is_beyond_the_bins_is_no_write_beyond_them() -> None:
+    counts = np.zeros(4, np.int64)
+    COMPILED.count(np.array([0.5, 3.9, 4.0, 1e30, np.inf, np.nan, -2.0], np.float32), 1.0, counts)
+    assert counts.tolist() == [1, 0, 1, 1]
