@@ -5,11 +5,11 @@
       model.plan      the builder's bytes, untouched (only when an engine was built)
       manifest.json   records.Manifest; `files` holds the size and SHA-256 of every other file
 
-A bundle is complete or it is not there. `write_bundle` fills `.NAME.refinenet-edge.new` beside NAME, syncs it to the
-disk and exchanges the two in one step: after a kill or a power cut NAME is the old bundle or the new one, whole. Where
-the system cannot exchange (no Linux, some network file systems) the old one is first renamed to
-`.NAME.refinenet-edge.old`; then there is a moment in which NAME is missing and both lie beside it, and `open_bundle`
-names them. What a kill leaves beside NAME goes with the next bundle that is written there.
+A bundle is complete or it is not there. `write_bundle` fills `.NAME.refinenet-edge` beside NAME, syncs it to the disk
+and exchanges the two in one step: after a kill or a power cut NAME is the old bundle or the new one, whole. Where the
+system cannot exchange (no Linux, some network file systems) the old one is first renamed to `.NAME.refinenet-edge.old`;
+then there is a moment in which NAME is missing and both lie beside it, and `open_bundle` names them. What a kill leaves
+beside NAME goes with the next bundle that is written there.
 
 An opened bundle stays what it was: its files are held open, a rebuild of the folder does not change them, and the bytes
 that run are compared with their digest when they are read. Nothing is read but what the manifest lists, so a graph that
@@ -23,16 +23,14 @@ import dataclasses
 import errno
 import hashlib
 import json
-import logging
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from refinenet_edge.errors import BuildError, BundleError
-from refinenet_edge.files import claim, exchange, lies_at, lock, open_regular, sync_folder, write_synced
+from refinenet_edge.files import beside_of, folder_beside, open_regular, put_folder, replaced_of, write_synced
 from refinenet_edge.onnx_file import require_whole
 from refinenet_edge.records import FileDigest, Identity, Manifest, Recipe, from_json, from_plain, to_json
 
@@ -42,8 +40,6 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST = 4 * 1024 * 1024  # bytes
 CHUNK = 1024 * 1024  # bytes hashed at a time
 TRIES, PAUSE = 20, 0.02  # of opening a folder that is replaced meanwhile; seconds between them
-
-logger = logging.getLogger(__name__)
 
 
 class _Held:
@@ -127,25 +123,12 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     if len(text) > MAX_MANIFEST:
         raise BuildError(f"the manifest has {len(text)} bytes, at most {MAX_MANIFEST} can be read back")
     folder = Path(os.path.abspath(folder))  # not resolve(): a link is refused, not followed
-    beside = _beside(folder, "new")
     try:
         require_replaceable(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        claimed = [claim(beside, folder=True)]
-        try:
+        with folder_beside(folder) as beside:
             for name, data in {**files, MANIFEST: text}.items():
                 write_synced(beside / name, data)
-            sync_folder(beside)
-            if folder.exists():  # its bundle will lie beside: nobody else is to clean it away meanwhile
-                claimed.append(os.open(folder, os.O_RDONLY))
-                lock(claimed[-1])
-            _swap_in(beside, folder)
-        finally:
-            if any(lies_at(descriptor, beside) for descriptor in claimed):  # not what the next writer has begun
-                _remove(beside)  # the replaced bundle, where all went well
-            _remove(_beside(folder, "old"))
-            for descriptor in claimed:
-                os.close(descriptor)
+            put_folder(beside, folder, replace=True)
     except OSError as exc:
         raise BuildError(f"bundle {folder} cannot be written: {exc}; free the space or name another folder") from exc
     return manifest
@@ -164,7 +147,7 @@ def open_bundle(folder: str | Path) -> Bundle:
             return _open(folder)
         except BundleError:
             # while it is replaced, the files found are of one or the other bundle, or there is none for a moment
-            if not left or (before == _identity(folder) and not _beside(folder, "old").is_dir()):
+            if not left or (before == _identity(folder) and not replaced_of(folder).is_dir()):
                 raise
             time.sleep(PAUSE)
     raise AssertionError
@@ -201,35 +184,6 @@ def require_replaceable(folder: Path) -> None:
         )
 
 
-def _swap_in(new: Path, folder: Path) -> None:
-    if not folder.exists():
-        os.rename(new, folder)
-    elif not exchange(new, folder):
-        old = _beside(folder, "old")
-        _remove(old)
-        os.rename(folder, old)
-        try:
-            os.rename(new, folder)
-        except BaseException:
-            os.rename(old, folder)
-            raise
-    sync_folder(folder.parent)  # the new name is on the disk before the old bytes go
-
-
-def _beside(folder: Path, which: str) -> Path:
-    folder = Path(os.path.abspath(folder))
-    return folder.parent / f".{folder.name}.refinenet-edge.{which}"
-
-
-def _remove(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        logger.warning("a replaced bundle could not be removed, remove %s by hand: %s", folder, exc)
-
-
 def _identity(folder: Path) -> tuple[int, int] | None:
     """What is another for another bundle at `folder`; None where there is nothing."""
     with contextlib.suppress(OSError, ValueError):
@@ -264,7 +218,7 @@ def _said(exc: Exception) -> str:
 
 
 def _left_beside(folder: Path) -> str:
-    left = (_beside(folder, which) for which in ("new", "old"))
+    left = (beside_of(folder), replaced_of(folder))
     whole = [str(path) for path in left if (path / MANIFEST).is_file()]
     if not whole:
         return _advice(None)

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import hashlib
 import io
+import logging
 import os
 import shutil
 import stat
@@ -30,6 +31,8 @@ SAVE_SECONDS = 30.0  # between two saves of a run that is not finished
 NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe is opened at once, and then refused
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+
+logger = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes], error: type[RefineNetEdgeError]) -> None:
@@ -56,6 +59,7 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes], error: type[Refi
 
 def beside_of(path: Path) -> Path:
     """Where what will be `path` is written."""
+    path = Path(os.path.abspath(path))
     return path.with_name(f".{path.name}.refinenet-edge")
 
 
@@ -114,25 +118,58 @@ def sync_folder(folder: Path) -> None:
 def folder_beside(place: Path) -> Iterator[Path]:
     """A new, empty folder beside `place`, to be filled by `write_synced` and put there by `put_folder`.
 
-    What is then left of it is removed. Raises `OSError`.
+    What lies beside then, because it was not put or was replaced, is removed. Raises `OSError`.
     """
-    beside = beside_of(Path(os.path.abspath(place)))
+    beside = beside_of(place)
     beside.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = claim(beside, folder=True)
+    claimed = [claim(beside, folder=True)]
     try:
+        if place.exists():  # it will lie beside: nobody else is to clean it away meanwhile
+            claimed.append(os.open(place, os.O_RDONLY))
+            lock(claimed[-1])
         yield beside
     finally:
-        if lies_at(descriptor, beside):
-            shutil.rmtree(beside, ignore_errors=True)
-        os.close(descriptor)
+        if any(lies_at(descriptor, beside) for descriptor in claimed):  # not what the next writer has begun
+            _remove(beside)
+        _remove(replaced_of(place))
+        for descriptor in claimed:
+            os.close(descriptor)
 
 
-def put_folder(new: Path, place: Path) -> None:
-    """Rename the folder `new`, all of which is on the disk before. Raises `OSError`."""
+def put_folder(new: Path, place: Path, replace: bool = False) -> None:
+    """Put the folder `new` at `place`, with all that is in it on the disk before. Raises `OSError`.
+
+    `replace`: also where there is a folder, which then lies at `new`. It is exchanged in one step where the system can;
+    else there is a moment in which nothing is at `place`, and the old one at `replaced_of` it.
+    """
     for at, _, _ in os.walk(new):
         sync_folder(Path(at))
-    os.rename(new, place)
-    sync_folder(place.parent)
+    if not replace or not place.exists():
+        os.rename(new, place)
+    elif not exchange(new, place):
+        _remove(replaced_of(place))
+        os.rename(place, replaced_of(place))
+        try:
+            os.rename(new, place)
+        except BaseException:
+            os.rename(replaced_of(place), place)
+            raise
+    sync_folder(place.parent)  # the new name is on the disk before the old bytes go
+
+
+def replaced_of(place: Path) -> Path:
+    """Where the folder at `place` lies for a moment, where it cannot be exchanged with the new one."""
+    beside = beside_of(place)
+    return beside.with_name(f"{beside.name}.old")
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        logger.warning("what lies beside could not be removed, remove %s by hand: %s", folder, exc)
 
 
 def claim(place: Path, *, folder: bool = False) -> int:

@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from refinenet_edge import bundle as bundle_module
+from refinenet_edge import files
 from refinenet_edge.bundle import MANIFEST, MAX_MANIFEST, MODEL, PLAN, open_bundle, write_bundle
 from refinenet_edge.errors import BuildError, BundleError
 from refinenet_edge.labels import numbered
@@ -122,7 +124,7 @@ def test_a_manifest_too_large_to_read_back_is_not_written(tmp_path: Path) -> Non
 def exchanges(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the file system exchanges two names in one step."""
     if not request.param:
-        monkeypatch.setattr(bundle_module, "exchange", lambda *_: False)
+        monkeypatch.setattr(files, "exchange", lambda *_: False)
     return bool(request.param)
 
 
@@ -131,14 +133,14 @@ def exchanges(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def test_a_full_disk_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, there: bool
 ) -> None:
-    monkeypatch.setattr(bundle_module, "exchange", lambda *_: False)
+    monkeypatch.setattr(files, "exchange", lambda *_: False)
     if there:
         write(tmp_path / "pets", OLD)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundle_module.os, call, full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(BuildError, match=r"pets cannot be written.*No space left"):
         write(tmp_path / "pets", NEW)
     monkeypatch.undo()
@@ -148,15 +150,15 @@ def test_a_full_disk_leaves_what_was_there(
 
 def test_a_failed_swap_puts_the_old_bundle_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "pets", OLD)
-    monkeypatch.setattr(bundle_module, "exchange", lambda *_: False)
+    monkeypatch.setattr(files, "exchange", lambda *_: False)
     rename = os.rename
 
     def refuse_new(source: Path, target: Path) -> None:
-        if source.suffix == ".new":
+        if source.suffix == ".refinenet-edge":
             raise PermissionError(13, "Permission denied")
         rename(source, target)
 
-    monkeypatch.setattr(bundle_module.os, "rename", refuse_new)
+    monkeypatch.setattr(os, "rename", refuse_new)
     with pytest.raises(BuildError, match="Permission denied"):
         write(tmp_path / "pets", NEW)
     assert [p.name for p in tmp_path.iterdir()] == ["pets"]
@@ -167,28 +169,28 @@ def test_an_old_bundle_that_cannot_be_removed_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path / "pets", OLD)
-    rmtree = bundle_module.shutil.rmtree
+    rmtree = shutil.rmtree
 
     def refuse_old(path: Path) -> None:
         if path.exists():
             raise PermissionError(13, "Permission denied")
         rmtree(path)
 
-    monkeypatch.setattr(bundle_module.shutil, "rmtree", refuse_old)
+    monkeypatch.setattr(shutil, "rmtree", refuse_old)
     write(tmp_path / "pets", NEW)
     assert contents(tmp_path / "pets") == NEW
     assert "remove" in caplog.text
-    assert ".pets.refinenet-edge.new" in caplog.text
+    assert ".pets.refinenet-edge " in caplog.text
 
 
 KILLED = """
 import os, sys
 sys.path.insert(0, sys.argv[3])
 from pathlib import Path
-from refinenet_edge import bundle as bundle_module
+from refinenet_edge import files
 from tests import test_bundle
 left = int(sys.argv[1])
-exchange = bundle_module.exchange
+exchange = files.exchange
 if sys.argv[4] == "False":
     exchange = lambda *_: False
 def killing(call):
@@ -199,7 +201,7 @@ def killing(call):
             os._exit(9)
         return call(*args, **kwargs)
     return counted
-os.fsync, os.rename, os.rmdir, bundle_module.exchange = map(killing, (os.fsync, os.rename, os.rmdir, exchange))
+os.fsync, os.rename, os.rmdir, files.exchange = map(killing, (os.fsync, os.rename, os.rmdir, exchange))
 test_bundle.write(Path(sys.argv[2]), test_bundle.NEW)
 """
 
@@ -219,8 +221,8 @@ def test_a_kill_leaves_a_whole_bundle_under_the_name_or_beside_it(tmp_path: Path
         else:
             seen.add("beside")
             beside = {path.suffix: contents(path) for path in folder.parent.iterdir()}
-            assert beside == {".old": OLD, ".new": NEW}
-            with pytest.raises(BundleError, match=r"cut short.*\.pets\.refinenet-edge\.new or .*\.old"):
+            assert beside == {".old": OLD, ".refinenet-edge": NEW}
+            with pytest.raises(BundleError, match=r"cut short.*\.pets\.refinenet-edge or .*\.old"):
                 open_bundle(folder)
         write(folder, LAST)
         assert contents(folder) == LAST
@@ -279,15 +281,14 @@ def test_of_two_that_write_one_bundle_one_waits(tmp_path: Path) -> None:
 
 
 def test_what_the_next_writer_has_begun_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = bundle_module._beside(tmp_path / "pets", "new")
-    swap_in = bundle_module._swap_in
+    begun, put = files.beside_of(tmp_path / "pets"), files.put_folder
 
-    def swap_in_and_begin(new: Path, folder: Path) -> None:
-        swap_in(new, folder)  # there was no bundle to exchange with: the name is free again
+    def put_and_begin(new: Path, folder: Path, replace: bool) -> None:
+        put(new, folder, replace)  # there was no bundle to exchange with: the name is free again
         begun.mkdir()
         (begun / MODEL).write_bytes(b"the next writer's")
 
-    monkeypatch.setattr(bundle_module, "_swap_in", swap_in_and_begin)
+    monkeypatch.setattr(bundle_module, "put_folder", put_and_begin)
     write(tmp_path / "pets", NEW)
     assert contents(tmp_path / "pets") == NEW
     assert (begun / MODEL).read_bytes() == b"the next writer's"

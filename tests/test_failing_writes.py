@@ -15,7 +15,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from refinenet_edge import bundle
+from refinenet_edge import files
 from refinenet_edge.bench.record import read_run
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.calibration.ranges import read_ranges
@@ -128,7 +128,7 @@ class Disk:
         self._synced: dict[int, tuple[int, int]] = {}
         self.put: list[str] = []
         self.unnamed: set[int] = set()  # folders in which names changed since
-        fsync, replace, rename, exchange = os.fsync, os.replace, os.rename, bundle.exchange
+        fsync, replace, rename, exchange = os.fsync, os.replace, os.rename, files.exchange
 
         def syncing(descriptor: int) -> None:
             fsync(descriptor)
@@ -148,7 +148,7 @@ class Disk:
         monkeypatch.setattr(os, "fsync", syncing)
         for name, put in (("replace", replace), ("rename", rename)):
             monkeypatch.setattr(os, name, checked(put))
-        monkeypatch.setattr(bundle, "exchange", checked(exchange))
+        monkeypatch.setattr(files, "exchange", checked(exchange))
 
     def _look(self, new: Path, place: Path) -> None:
         for path in (new, *new.rglob("*")) if new.is_dir() else (new,):
