@@ -306,13 +306,13 @@ def read_utf8(path: Path, most: int, what: str, error: type[RefineNetEdgeError] 
         raise error(f"{what} {path} cannot be read: {exc}") from exc
 
 
-def read_text(path: Path) -> str | None:
-    """What a small file of the system says, without the NUL that ends a device tree's string; None: nothing."""
+def read_text(path: Path) -> str:
+    """What a small file of the system says, without the NUL that ends a device tree's string; "" for none."""
     try:
         with path.open("rb") as file:
-            return file.read(MAX_TEXT).decode(errors="replace").replace("\0", " ").strip() or None
+            return file.read(MAX_TEXT).decode(errors="replace").replace("\0", " ").strip()
     except OSError:
-        return None
+        return ""
 
 
 def is_there(path: Path) -> bool:

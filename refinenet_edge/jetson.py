@@ -109,15 +109,15 @@ class Board:
 def read_board(root: Path = Path("/")) -> Board | None:
     """The Jetson whose files are below `root`; None when nothing there says that it is one."""
     model = read_text(root / "proc/device-tree/model")
-    chip = re.search(r"nvidia,(tegra\d+)", read_text(root / "proc/device-tree/compatible") or "")
+    chip = re.search(r"nvidia,(tegra\d+)", read_text(root / "proc/device-tree/compatible"))
     release = read_text(root / "etc/nv_tegra_release")
-    if release is None and chip is None and "jetson" not in (model or "").lower():
+    if not release and chip is None and "jetson" not in model.lower():
         return None
     packages = _packages(root)
     return Board(
-        model=model,
+        model=model or None,
         chip=chip[1] if chip else None,
-        l4t=_l4t(release or ""),
+        l4t=_l4t(release),
         jetpack=_first(packages, "nvidia-jetpack", "nvidia-jetpack-runtime", "nvidia-jetpack-dev"),
         tensorrt=_first(packages, "libnvinfer11", "libnvinfer10", "libnvinfer8"),
         python_tensorrt=_first(packages, "python3-libnvinfer"),
@@ -147,7 +147,7 @@ def version_numbers(version: str) -> Release:
 
 def _number(path: Path) -> int | None:
     text = read_text(path)
-    return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text) else None
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def _l4t(release: str) -> Release | None:
@@ -158,7 +158,7 @@ def _l4t(release: str) -> Release | None:
 def _packages(root: Path) -> dict[str, str]:
     """The installed Debian packages and their versions."""
     packages = {}
-    for stanza in (read_text(root / "var/lib/dpkg/status") or "").split("\n\n"):
+    for stanza in read_text(root / "var/lib/dpkg/status").split("\n\n"):
         fields = dict(re.findall(r"^(Package|Status|Version): (.+)$", stanza, re.MULTILINE))
         if fields.get("Status", "").endswith(" installed") and {"Package", "Version"} <= fields.keys():
             packages[fields["Package"]] = fields["Version"]
@@ -171,16 +171,16 @@ def _first(packages: Mapping[str, str], *names: str) -> str | None:
 
 def _cuda(root: Path) -> str | None:
     try:
-        version = json.loads(read_text(root / "usr/local/cuda/version.json") or "")["cuda"]["version"]
+        version = json.loads(read_text(root / "usr/local/cuda/version.json"))["cuda"]["version"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     return version if isinstance(version, str) and version_numbers(version) else None
 
 
 def _power(root: Path) -> PowerMode | None:
-    mode = re.search(r"pmode:\s*(\d{1,9})", read_text(root / "var/lib/nvpmodel/status") or "")
+    mode = re.search(r"pmode:\s*(\d{1,9})", read_text(root / "var/lib/nvpmodel/status"))
     modes = re.findall(
-        r"^<\s*POWER_MODEL\s+ID=(\d{1,9})\s+NAME=(\S+)\s*>", read_text(root / "etc/nvpmodel.conf") or "", re.MULTILINE
+        r"^<\s*POWER_MODEL\s+ID=(\d{1,9})\s+NAME=(\S+)\s*>", read_text(root / "etc/nvpmodel.conf"), re.MULTILINE
     )
     return PowerMode(int(mode[1]), {int(index): name for index, name in modes}) if mode else None
 
@@ -188,7 +188,7 @@ def _power(root: Path) -> PowerMode | None:
 def _clocks(root: Path) -> Iterator[Clock]:
     for folder in sorted((root / "sys/class/devfreq").glob("*")):
         if GPU_CLOCK.fullmatch(folder.name):
-            steps = map(int, re.findall(r"\d{1,18}", read_text(folder / "available_frequencies") or ""))
+            steps = map(int, re.findall(r"\d{1,18}", read_text(folder / "available_frequencies")))
             yield from _clock("GPU", folder, "", max(steps, default=None), 1e6)
     for folder in sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*")):
         yield from _clock("CPU", folder, "scaling_", _number(folder / "cpuinfo_max_freq"), 1e3)
@@ -202,15 +202,17 @@ def _clock(name: str, folder: Path, prefix: str, top: int | None, unit: float) -
 
 def memory(root: Path) -> Memory | None:
     """The memory of any Linux machine, as /proc/meminfo has it; None when that does not say."""
-    sizes = dict(
-        re.findall(r"^(MemTotal|MemAvailable):\s*(\d{1,18}) kB", read_text(root / "proc/meminfo") or "", re.MULTILINE)
-    )
-    return Memory(*(int(sizes[name]) << 10 for name in ("MemTotal", "MemAvailable"))) if len(sizes) == 2 else None
+    total, available = (_bytes_in(root / "proc/meminfo", name) for name in ("MemTotal", "MemAvailable"))
+    return None if total is None or available is None else Memory(total, available)
 
 
-def process_memory(what: str) -> int | None:
+def process_memory(name: str) -> int | None:
     """The bytes that Linux says of this process, such as its VmData, or VmHWM, its peak; None where it does not say."""
-    found = re.search(rf"^{what}:\s+(\d{{1,18}}) kB", read_text(Path("/proc/self/status")) or "", re.MULTILINE)
+    return _bytes_in(Path("/proc/self/status"), name)
+
+
+def _bytes_in(path: Path, name: str) -> int | None:
+    found = re.search(rf"^{name}:\s*(\d{{1,18}}) kB", read_text(path), re.MULTILINE)
     return int(found[1]) << 10 if found else None
 
 

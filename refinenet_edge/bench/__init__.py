@@ -14,7 +14,7 @@ suite.py      TOML -> what to build and to measure
 
 from refinenet_edge.bench.entry import BundleEntry, Entry, bundle_entry
 from refinenet_edge.bench.measure import Contender, Estimate, Stages, Timing, take_turns, timed
-from refinenet_edge.bench.record import BenchmarkRun, Case, read_run, summary, write_run
+from refinenet_edge.bench.record import BenchmarkRun, Case, read_run, write_run
 from refinenet_edge.bench.run import Options, run
 from refinenet_edge.bench.suite import Scope, read_suite
 from refinenet_edge.bench.verdicts import BatchCurve, batch_curves, compare, faster, measured_once, ratios, rows
@@ -22,5 +22,5 @@ from refinenet_edge.bench.verdicts import BatchCurve, batch_curves, compare, fas
 __all__ = [
     "BatchCurve", "BenchmarkRun", "BundleEntry", "Case", "Contender", "Entry", "Estimate", "Options", "Scope", "Stages",
     "Timing", "batch_curves", "bundle_entry", "compare", "faster", "measured_once", "ratios", "read_run", "read_suite",
-    "rows", "run", "summary", "take_turns", "timed", "write_run",
+    "rows", "run", "take_turns", "timed", "write_run",
 ]  # fmt: skip

@@ -81,12 +81,12 @@ def commit(folder: Path) -> str | None:
 
 
 def cpu(root: Path = Path("/")) -> str:
-    name = re.search(r"model name\s*:\s*(.+)", read_text(root / "proc/cpuinfo") or "")
+    name = re.search(r"model name\s*:\s*(.+)", read_text(root / "proc/cpuinfo"))
     return name[1] if name else platform.processor() or platform.machine()
 
 
 def _system(root: Path) -> str:
-    name = re.search(r'^PRETTY_NAME="?([^"\n]+)', read_text(root / "etc/os-release") or "", re.MULTILINE)
+    name = re.search(r'^PRETTY_NAME="?([^"\n]+)', read_text(root / "etc/os-release"), re.MULTILINE)
     kernel = f"{platform.system()} {platform.release()}"
     return f"{name[1]}, {kernel}" if name else kernel
 

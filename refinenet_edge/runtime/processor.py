@@ -7,6 +7,8 @@ import platform
 from functools import cache
 from pathlib import Path
 
+from refinenet_edge.files import read_text
+
 CPUINFO = Path("/proc/cpuinfo")
 LIMIT = "ONEDNN_MAX_CPU_ISA"  # oneDNN's own: torch and OpenVINO compute with it, and use no more than it names
 WITHOUT_VNNI = "AVX2"  # a value of it
@@ -16,7 +18,7 @@ KINDS = {WITHOUT_VNNI: "avx2", "AVX512_CORE": "avx512"}  # an INT8 convolution a
 @cache
 def processor() -> str:
     """`vnni` (INT8 sums in 32 bits), `avx512` or `avx2` (in 16, saturating); of no x86, the name of its machine."""
-    return kind(CPUINFO.read_text() if CPUINFO.exists() else "", os.environ.get(LIMIT, ""))
+    return kind(read_text(CPUINFO), os.environ.get(LIMIT, ""))
 
 
 def saturates() -> bool:

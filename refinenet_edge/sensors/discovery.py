@@ -132,7 +132,7 @@ def _clocks(root: Path) -> Iterator[Sensor]:
 
 def _chips(root: Path) -> Iterator[tuple[Path, str]]:
     for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
-        yield chip, read_text(chip / "name") or ""
+        yield chip, read_text(chip / "name")
 
 
 def _throttles(root: Path) -> Iterator[Sensor]:
@@ -142,7 +142,7 @@ def _throttles(root: Path) -> Iterator[Sensor]:
                 event = f"over-current {path.name.split('_')[0]}"
                 yield Sensor(event, "throttled", _Events(path, event))
     for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
-        kind = read_text(device / "type") or ""
+        kind = read_text(device / "type")
         if HOLDS_A_CLOCK.fullmatch(kind):
             yield Sensor(kind, "throttled", partial(_held_back, device / "cur_state", kind))
 
