@@ -161,10 +161,16 @@ class Remote:
                 pieces.seek(0)
             if not whole:
                 self._files.create_dir(place.rpartition("/")[0], recursive=True)
-            with self._files.open_output_stream(beside) as file:
-                shutil.copyfileobj(pieces, file)
-            if not whole:
-                self._files.move(beside, place)
+            try:
+                with self._files.open_output_stream(beside) as file:
+                    shutil.copyfileobj(pieces, file)
+                if not whole:
+                    self._files.move(beside, place)
+            except BaseException:
+                if not whole:  # a kill leaves it, which nothing reads
+                    with contextlib.suppress(OSError):
+                        self._files.delete_file(beside)
+                raise
         except OSError as exc:
             raise InputError(f"{self.url}: {name} cannot be written: {exc}") from exc
         finally:

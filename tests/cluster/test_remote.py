@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +67,30 @@ def test_files_come_back_as_they_were_written(folder: str) -> None:
     storage.remove("a.png")
     storage.remove("a.png")
     assert open_storage(folder).names() == ["sub/b.png"]
+
+
+class Full:
+    """A filesystem on which nothing can be renamed any more."""
+
+    def __init__(self, files: Any) -> None:
+        self._files = files
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._files, name)
+
+    def move(self, *_: str) -> None:
+        raise OSError("no space")
+
+
+def test_a_write_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    storage = open_storage("memory://full")
+    assert isinstance(storage, Remote)
+    monkeypatch.setattr(storage, "_files", Full(storage._files))
+    with pytest.raises(InputError, match=r"sub/a\.png cannot be written: no space"):
+        storage.write("sub/a.png", b"a")
+    assert fsspec.filesystem("memory").find("/full") == []
 
 
 def test_a_file_behind_a_url() -> None:
