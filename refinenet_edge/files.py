@@ -60,7 +60,7 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes], error: type[Refi
 def beside_of(path: Path) -> Path:
     """Where what will be `path` is written."""
     path = Path(os.path.abspath(path))
-    return path.with_name(f".{path.name}.refinenet-edge")
+    return path.parent / f".{path.name}.refinenet-edge"  # of the root, too, which has no name
 
 
 @contextlib.contextmanager
@@ -131,7 +131,8 @@ def folder_beside(place: Path) -> Iterator[Path]:
     finally:
         if any(lies_at(descriptor, beside) for descriptor in claimed):  # not what the next writer has begun
             _remove(beside)
-        _remove(replaced_of(place))
+        if place.exists():  # else that is what a kill between two renames has left
+            _remove(replaced_of(place))
         for descriptor in claimed:
             os.close(descriptor)
 

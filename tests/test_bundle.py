@@ -234,6 +234,27 @@ def test_a_kill_leaves_a_whole_bundle_under_the_name_or_beside_it(tmp_path: Path
     assert seen == {"old", "new"} | (set() if exchanges else {"beside"})
 
 
+def test_what_a_kill_left_is_kept_by_a_write_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = files.replaced_of(tmp_path / "pets")
+    write(tmp_path / "pets", OLD)
+    (tmp_path / "pets").rename(old)  # as it is between two renames
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BuildError, match="No space left"):
+        write(tmp_path / "pets", NEW)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == [old.name]
+    assert contents(old) == OLD
+
+
+def test_the_root_is_no_bundle() -> None:
+    with pytest.raises(BundleError, match="/ is not a bundle"):
+        open_bundle("/")
+
+
 def test_an_opened_bundle_stays_what_it_was(tmp_path: Path, exchanges: bool) -> None:
     write(tmp_path / "pets", OLD)
     bundle = open_bundle(tmp_path / "pets")
