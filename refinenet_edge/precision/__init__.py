@@ -6,7 +6,7 @@ int8                     Q/DQ where the backend's placement says; float16 around
 fp8                      the same in E4M3, for TensorRT on GPUs of compute capability 8.9 and later
 
 placement.py where and on which grid -> qdq.py Q/DQ         foreign.py Q/DQ of others, as a backend takes it
-separate_pooling.py wide pools of INT8 on the CPU, in two passes     operators.py what a backend does not compute
+integer_pools.py pools of INT8 on the CPU     operators.py what a backend does not compute
 ends.py plain ends and labels in the graph, for other tools
 switches.py any layers of one session rounded -> sensitivity.py what each layer loses
 """
@@ -19,11 +19,11 @@ from refinenet_edge.errors import InputError
 from refinenet_edge.precision.ends import append_head, plain_ends
 from refinenet_edge.precision.foreign import adapt, asymmetric, is_quantised, needs_vnni
 from refinenet_edge.precision.fp16 import stored_in_half, to_fp16
+from refinenet_edge.precision.integer_pools import pool_integers
 from refinenet_edge.precision.operators import require_computed
 from refinenet_edge.precision.pad_channels import pad_channels
 from refinenet_edge.precision.placement import Placement, in_7_bits, placement_of
 from refinenet_edge.precision.qdq import quantise
-from refinenet_edge.precision.separate_pooling import separate_pooling
 from refinenet_edge.records import PRECISIONS, Backend, Ranges
 
 QUANTISED = ("int8", "fp8")
@@ -70,7 +70,7 @@ def apply(
             quantise(model, ranges, in_7_bits(placement) if seven_bits else placement, keep)
         _require_quantised(model, precision, backend)
         if backend not in ON_GPU:
-            separate_pooling(model)
+            pool_integers(model)
     half = precision == "fp16" or (precision in QUANTISED and backend in ON_GPU)
     return to_fp16(model, peaks) if half else model
 
