@@ -50,14 +50,12 @@ def take_image(
     ShapeInferencePass()(model)
     if output.shape is None:
         output.shape = declared.get(str(output.name))
-    frames = _one_frame(model, name)
     dtype = "uint8" if image.dtype == BYTE else "float32"
-    taken = Taken(str(image.name), layout, dtype, sides, str(output.name), frames)
     if image.dtype == BYTE:
         _bytes_as_floats(image, name)
     _drop_casts(graph)
     _take_planes(graph, image, layout)
-    return taken
+    return Taken(str(image.name), layout, dtype, sides, str(output.name), _one_frame(model, name))
 
 
 def _choose_output(model: ir.Model, name: str, wanted: str | None, declared: dict[str, ir.Shape]) -> ir.Value:
