@@ -17,8 +17,7 @@ from refinenet_edge.calibration.calibrate import (
     counting,
 )
 from refinenet_edge.calibration.histogram import Histogram
-from refinenet_edge.cluster.pool import Pool, Worker
-from refinenet_edge.errors import RefineNetEdgeError
+from refinenet_edge.cluster.pool import Pool, Worker, in_pieces
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.records import FrameSpec
 
@@ -31,12 +30,8 @@ def distributed(model: ir.Model, spec: FrameSpec, source: str, count: int, pool:
     """Observes on `pool`; `source` must mean the same `count` frames on every machine."""
 
     def run(make: Callable[[], Worker[Sequence[int], Result]], first: int) -> Iterator[Result]:
-        left: Sequence[int] = range(first, count)
-        pieces = [left[start : start + PIECE] for start in range(0, len(left), PIECE)]
-        for piece, result in zip(pieces, pool.run(make, pieces), strict=True):
-            if result is None:
-                raise RefineNetEdgeError(f"a worker died each time it had frames {piece[0]} to {piece[-1]} of {source}")
-            yield result
+        named = f"frames {{}} to {{}} of {source}".format
+        return in_pieces(pool, make, range(first, count), PIECE, named)
 
     return FrameObserver(
         lambda: itertools.chain.from_iterable(run(functools.partial(_Checker, source), 0)),

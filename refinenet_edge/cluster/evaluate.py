@@ -1,13 +1,13 @@
 """Samples compared by the workers of a pool: confusion matrices are added up, so their number changes no bit."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from refinenet_edge.bundle import Bundle
 from refinenet_edge.cluster.bundles import Opening, opening
-from refinenet_edge.cluster.pool import Pool, Worker, as_one
-from refinenet_edge.errors import RefineNetEdgeError
+from refinenet_edge.cluster.pool import Pool, Worker, as_one, in_pieces
 from refinenet_edge.evaluation import Sample
 from refinenet_edge.evaluation.score import Compared, Evaluator, compare_each
 from refinenet_edge.records import WHOLE, Inference, Interpolation
@@ -33,11 +33,8 @@ def distributed(
     job = opening(bundle, backend, pool, allow_host_code, upsample, inference=inference, beside=beside)
 
     def compare(samples: Sequence[Sample]) -> Iterator[Compared]:
-        pieces = [tuple(samples[start : start + PIECE]) for start in range(0, len(samples), PIECE)]
-        for piece, results in zip(pieces, pool.run(partial(_Comparer, job), pieces), strict=True):
-            if results is None:
-                raise RefineNetEdgeError(f"a worker died each time it had {piece[0].id} to {piece[-1].id}")
-            yield from results
+        make, named = partial(_Comparer, job), lambda first, last: f"{first.id} to {last.id}"
+        return itertools.chain.from_iterable(in_pieces(pool, make, samples, PIECE, named))
 
     return Evaluator(manifest.labels, spec, backend, at, compare)
 

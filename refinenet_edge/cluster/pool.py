@@ -136,6 +136,24 @@ class RayPool:
 Pool = LocalPool | RayPool
 
 
+def in_pieces(
+    pool: Pool,
+    make: Callable[[], Worker[Sequence[Item], Result]],
+    items: Sequence[Item],
+    size: int,
+    named: Callable[[Item, Item], str],
+) -> Iterator[Result]:
+    """`pool.run` for `size` of `items` after the other. Raises `RefineNetEdgeError` where a worker dies of some.
+
+    `named`: from which item to which, in words.
+    """
+    pieces = [items[start : start + size] for start in range(0, len(items), size)]
+    for piece, result in zip(pieces, pool.run(make, pieces), strict=True):
+        if result is None:
+            raise RefineNetEdgeError(f"a worker died each time it had {named(piece[0], piece[-1])}")
+        yield result
+
+
 @contextlib.contextmanager
 def open_pool(ray: str, *, gpus: int = 0, size: int | None = None) -> Iterator[Pool]:
     """The pool that `--ray` means: "off", "auto", or the address of a cluster.
@@ -223,23 +241,17 @@ class Stream:
         left: list[_Asked] = []
 
         def pieces() -> Iterator[Any]:
-            asked, beside = first, False
-            while True:
-                begun = self._begin(asked.index, beside)
+            for asked in self._there(first):
+                begun = self._begin(asked.index, asked is not first)
                 if not begun:
                     left.append(asked)
                     return
                 if begun > TRIES:
                     asked.answer.put(None)
-                else:
-                    at_work.append(asked)
-                    yield asked.piece
-                    beside = True
-                    if begun > 1:
-                        return
-                try:
-                    asked = self._asked.get_nowait()
-                except Empty:
+                    continue
+                at_work.append(asked)
+                yield asked.piece
+                if begun > 1:
                     return
 
         try:
@@ -255,6 +267,12 @@ class Stream:
             for asked in at_work or [first]:
                 asked.answer.put(error)
         return left[0] if left else None
+
+    def _there(self, first: _Asked) -> Iterator[_Asked]:
+        yield first
+        with contextlib.suppress(Empty):
+            while True:
+                yield self._asked.get_nowait()
 
 
 def _begin(tries: Any, index: int, beside: bool) -> int:

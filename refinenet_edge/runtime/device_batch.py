@@ -11,8 +11,7 @@ the kernels and the engine are one CUDA graph, whatever frames come: it is made 
 from __future__ import annotations
 
 import ctypes
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from refinenet_edge.records import Bilinear, Frame, Mask, Size
 from refinenet_edge.runtime.cuda import Buffer, Cuda, Scope
-from refinenet_edge.runtime.device_lane import DEPTH, Clock, Job, Lane, Slot
+from refinenet_edge.runtime.device_lane import DEPTH, Clock, Job, Kept, Lane, Slot
 from refinenet_edge.runtime.frame import DeviceImage
 from refinenet_edge.runtime.frame_path import Network
 from refinenet_edge.runtime.kernels.device import DeviceFrames, DeviceHeads, FrameOfBatch, TargetOfBatch
@@ -46,28 +45,20 @@ class Boxes(Slot):
 
 
 class DeviceBatch(Lane[Boxes]):
-    """Everything on the device for up to as many frames as the engine takes, whose network's input is `sides` large."""
+    """Everything on the device for up to as many frames as the engine takes, whose network's input is of `size`."""
 
-    def __init__(self, session: TrtSession, network: Network, sides: Size) -> None:
-        self._network, self.sides = network, sides
-        self._tables: OrderedDict[Size, tuple[FrameOfBatch, TargetOfBatch, Scope]] = OrderedDict()
-        super().__init__(session)
+    def __init__(self, session: TrtSession, network: Network, size: Size) -> None:
+        self.size = size
+        self._tables: Kept[Size, tuple[FrameOfBatch, TargetOfBatch]] = Kept(session.cuda)
+        super().__init__(session, network, network.batch.most, size)
 
-    def _prepare(self) -> None:
-        spec, most, scope = self._network.frame_spec, self._network.batch.most, self._scope
-        assert isinstance(spec.upsample, Bilinear)  # fits_device
-        image, logits = self._session.inputs[0], self._session.outputs[0]
-        channels = image.shape[1] if image.name in self._session.channel_last else None
-        assert channels is None or isinstance(channels, int)
-        self._shape = (channels or 3, *self.sides)
-        shapes = self._session.context.set_shapes({image.name: (most, *self._shape)})
-        _, padded, height, width = shapes[logits.name]
-        self._frames = DeviceFrames(scope, spec, self.sides, most, image.dtype, channels)
-        shape = (len(self._network.labels.names), height, width)
-        padding = padded if logits.name in self._session.channel_last else None
-        self._heads = DeviceHeads(scope, logits.dtype, shape, spec.upsample, most, padding)
-        self._logits = scope.memory(most * padded * height * width * np.dtype(logits.dtype).itemsize)
-        self._addresses = {image.name: self._frames.address, logits.name: self._logits}
+    def _make_kernels(
+        self, how: Bilinear, channels: int | None, logits: tuple[int, int, int], padding: int | None
+    ) -> int:
+        spec, most, dtypes = self._network.frame_spec, self._network.batch.most, self._dtypes
+        self._frames = DeviceFrames(self._scope, spec, self.size, most, dtypes[0], channels)
+        self._heads = DeviceHeads(self._scope, dtypes[1], logits, how, most, padding)
+        return self._frames.address
 
     def queue(
         self, frames: Sequence[Frame | DeviceImage], mapped: Sequence[int | None], clock: Clock | None
@@ -105,7 +96,7 @@ class DeviceBatch(Lane[Boxes]):
         self._uploaded(boxes)
         if clock is not None:
             clock.done("upload")
-        self._compute(count, _wider(max(width for _, width in sizes)), inbox.address, clock)
+        self._label(count, _wider(max(width for _, width in sizes)), inbox.address, clock)
         return self._job(boxes, [(outbox, ends[-1])], partial(self._masks, outbox, sizes, ends), frames)
 
     def _laid_out(self, frames: Sequence[Frame | DeviceImage], mapped: Sequence[int | None]) -> list[tuple[int, int]]:
@@ -133,26 +124,19 @@ class DeviceBatch(Lane[Boxes]):
             there = self._slots[-1]
             if len(there.inbox.host) >= incoming and len(there.outbox.host) >= outgoing:
                 return there
-            self._forget_graphs()
+            self._graphs.close()
             self._slots.pop().scope.close()
         self._slots.append(Boxes(self.cuda, incoming, outgoing))
         return self._slots[-1]
 
     def _described(self, size: Size) -> tuple[FrameOfBatch, TargetOfBatch]:
         """A frame of `size` and its labels, but for where they lie."""
-        if size not in self._tables:
-            while len(self._tables) >= SIZES + self._network.batch.most:
-                self._tables.popitem(last=False)[1][2].close()
-            scope = self.cuda.scope()
-            try:
-                spans = self._network.frame_spec.spans(size)
-                made = self._frames.sampled(scope, size), self._heads.target(scope, size, spans)
-            except BaseException:
-                scope.close()
-                raise
-            self._tables[size] = (*made, scope)
-        self._tables.move_to_end(size)
-        sampled, target, _ = self._tables[size]
+
+        def make(scope: Scope) -> tuple[FrameOfBatch, TargetOfBatch]:
+            spans = self._network.frame_spec.spans(size)
+            return self._frames.sampled(scope, size), self._heads.target(scope, size, spans)
+
+        sampled, target = self._tables.take(size, make, SIZES + self._network.batch.most)
         return FrameOfBatch.from_buffer_copy(sampled), TargetOfBatch.from_buffer_copy(target)
 
     def _masks(self, outbox: Buffer, sizes: Sequence[Size], ends: Sequence[int]) -> list[Mask]:
@@ -173,26 +157,16 @@ class DeviceBatch(Lane[Boxes]):
             for index, size in enumerate(sizes)
         ]
 
-    def _compute(self, count: int, widest: int, inbox: int, clock: Clock | None) -> None:
-        self._set_shapes({self._session.inputs[0].name: (max(count, self._network.batch.least), *self._shape)})
-        targets = inbox + count * ctypes.sizeof(FrameOfBatch)
-        done: Callable[[str], None] = clock.done if clock is not None else lambda stage: None
-
-        def steps() -> None:
-            self._frames.prepare(inbox, count)
-            done("prepare")
-            self._session.context.queue(self._addresses)
-            done("engine")
-            self._heads.label(self._logits, targets, count, widest, self._network.confidence)
-            done("head")
-
-        self._run((count, widest, inbox, self._session.context.ready()), steps, clock)
+    def _label(self, count: int, widest: int, inbox: int, clock: Clock | None) -> None:
+        targets, confident = inbox + count * ctypes.sizeof(FrameOfBatch), self._network.confidence
+        prepare = partial(self._frames.prepare, inbox, count)
+        label = partial(self._heads.label, self._logits, targets, count, widest, confident)
+        self._compute((count, widest, inbox), max(count, self._network.batch.least), prepare, label, clock)
 
     def close(self) -> None:
         """`Lane.close`."""
         super().close()
-        while self._tables:
-            self._tables.popitem()[1][2].close()
+        self._tables.close()
         while self._slots:
             self._slots.pop().scope.close()
 

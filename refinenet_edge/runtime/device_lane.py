@@ -17,8 +17,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from refinenet_edge.errors import CudaError, RefineNetEdgeError
+from refinenet_edge.records import Bilinear, Size
 from refinenet_edge.runtime.cuda import Buffer, Cuda, Scope
+from refinenet_edge.runtime.frame_path import Network
 from refinenet_edge.runtime.tensorrt.engine import Shapes
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 
@@ -27,6 +31,7 @@ GRAPHS = 8  # kept beside those of our own memory: another library's ring of buf
 
 logger = logging.getLogger(__name__)
 
+K = TypeVar("K")
 T = TypeVar("T")
 S = TypeVar("S", bound="Slot")
 Key = tuple[int, ...]  # of a graph: the addresses and numbers that it was captured with
@@ -83,30 +88,82 @@ class Job(Generic[T]):
         return self._results[0]
 
 
-class Lane(Generic[S]):
-    """What the jobs of one kind have on the device: streams, slots, graphs, and a scope for the rest.
+class Kept(Generic[K, T]):
+    """Things on the device, those that were used last, each in a scope of its own that ends with it."""
 
-    Used inside `Cuda.use()`. Raises `CudaError` when the GPU refuses; it is to be closed then.
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self._things: OrderedDict[K, tuple[T, Scope]] = OrderedDict()  # the last used is the last
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._things
+
+    def take(self, key: K, make: Callable[[Scope], T], most: int) -> T:
+        """That of `key`, which is made where it is not there; then at most so many are kept."""
+        if key not in self._things:
+            while len(self._things) >= most:
+                self._things.popitem(last=False)[1][1].close()
+            scope = self._cuda.scope()
+            try:
+                self._things[key] = make(scope), scope
+            except BaseException:
+                scope.close()
+                raise
+        self._things.move_to_end(key)
+        return self._things[key][0]
+
+    def close(self) -> None:
+        """Give all back; others may be made again."""
+        while self._things:
+            self._things.popitem()[1][1].close()
+
+
+class Lane(Generic[S]):
+    """What the jobs of one kind have on the device: streams, slots, kernels, graphs, and a scope for the rest.
+
+    Up to `most` images of `sides` (height, width) are in a job. Used inside `Cuda.use()`. Raises `CudaError` when the
+    GPU refuses; it is to be closed then.
     """
 
-    def __init__(self, session: TrtSession) -> None:
-        self._session, self.cuda = session, session.cuda
+    def __init__(self, session: TrtSession, network: Network, most: int, sides: Size) -> None:
+        self._session, self._network, self.cuda = session, network, session.cuda
         self._scope = self.cuda.scope()
         self._upload = self._download = self.cuda.stream
         self._slots: list[S] = []  # that no job has
         self._jobs: list[tuple[S, Job[Any]]] = []
-        self._graphs: OrderedDict[Key, tuple[Any, Scope]] = OrderedDict()  # the last used is the last
+        self._graphs: Kept[Key, Any] = Kept(self.cuda)
         self._captures, self._ran = session.capturable(), False  # the engine, with these shapes
         try:
             if not self.cuda.mapped:
                 self._upload, self._download = self._scope.stream(), self._scope.stream()
-            self._prepare()
+            self._make_ends(most, sides)
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self) -> None:
-        """Make what all jobs use."""
+    def _make_ends(self, most: int, sides: Size) -> None:
+        """The kernels before and after the engine, and the memory between."""
+        session, how = self._session, self._network.frame_spec.upsample
+        image, logits = session.inputs[0], session.outputs[0]
+        channels = image.shape[1] if image.name in session.channel_last else None
+        assert channels is None or isinstance(channels, int)
+        assert isinstance(how, Bilinear)  # fits_device
+        self._dtypes, self._image = (image.dtype, logits.dtype), (channels or 3, *sides)
+        shapes = session.context.set_shapes({image.name: (most, *self._image)})
+        _, padded, height, width = shapes[logits.name]
+        padding = padded if logits.name in session.channel_last else None
+        images = self._make_kernels(how, channels, (len(self._network.labels.names), height, width), padding)
+        self._logits = self._scope.memory(most * padded * height * width * np.dtype(logits.dtype).itemsize)
+        self._addresses = {image.name: images, logits.name: self._logits}
+
+    def _make_kernels(
+        self, how: Bilinear, channels: int | None, logits: tuple[int, int, int], padding: int | None
+    ) -> int:
+        """Make the kernels that write images, of so many `channels`, and read `logits` (CxHxW); where images are.
+
+        `channels`, `padding`: of pixels that lie channels last, of images and of logits; None: in planes.
+        """
+        raise NotImplementedError
 
     def _uploaded(self, slot: S) -> None:
         """What is computed from now on waits for what was uploaded into `slot`."""
@@ -138,41 +195,54 @@ class Lane(Generic[S]):
         """The engine's inputs are of `shapes` from now on."""
         if self._session.context.shapes != shapes:  # another job has changed them, or run() on the session
             self._finish()
-            self._forget_graphs()
+            self._graphs.close()
             self._session.context.set_shapes(shapes)
             self._ran = False
 
-    def _run(
-        self, key: Key, steps: Callable[[], None], clock: Clock | None, capture: bool = True, own: int = 0
+    def _compute(
+        self,
+        key: Key,
+        images: int,
+        prepare: Callable[[], None],
+        label: Callable[[], None],
+        clock: Clock | None,
+        graphs: int = GRAPHS,
     ) -> None:
-        """Queue `steps`: without a `clock` as a graph, to `capture` if need be; so many graphs are of `own` memory."""
-        if clock is not None:
-            steps()
-            return
-        if capture and self._ran and self._captures and key not in self._graphs:
-            self._capture(key, steps, GRAPHS + own)  # only now: TensorRT wants to have run once with these shapes
-        if key in self._graphs:
-            graphs = self.cuda.provider.graphs
-            assert graphs is not None  # it was captured
-            self._graphs.move_to_end(key)
-            graphs.launch(self._graphs[key][0], self.cuda.stream)
-        else:
-            steps()
-            self._ran = True
+        """Queue `prepare`, the engine for so many `images` and `label`; without a `clock` as a graph, if it ran before.
 
-    def _capture(self, key: Key, steps: Callable[[], None], most: int) -> None:
-        while len(self._graphs) >= most:
-            self._graphs.popitem(last=False)[1][1].close()
-        scope = self.cuda.scope()
+        `key`: what the two were made with. So many `graphs` are kept; 0: it is not worth one yet.
+        """
+        context = self._session.context
+        self._set_shapes({self._session.inputs[0].name: (images, *self._image)})
+        key = (*key, context.ready())
+
+        def steps() -> None:
+            done: Callable[[str], None] = clock.done if clock is not None else lambda stage: None
+            prepare()
+            done("prepare")
+            context.queue(self._addresses)
+            done("engine")
+            label()
+            done("head")
+
+        # captured only then: TensorRT wants to have run once with these shapes
+        may = clock is None and self._captures and (key in self._graphs or (self._ran and graphs > 0))
+        graph = self._graph(key, steps, graphs) if may else None
+        if graph is None:
+            steps()
+            self._ran = self._ran or clock is None
+        else:
+            assert self.cuda.provider.graphs is not None  # it was captured
+            self.cuda.provider.graphs.launch(graph, self.cuda.stream)
+
+    def _graph(self, key: Key, steps: Callable[[], None], most: int) -> Any:
+        """That of `key`, captured if need be; None where that cannot be."""
         try:
-            self._graphs[key] = (scope.graph(steps), scope)
+            return self._graphs.take(key, lambda scope: scope.graph(steps), most)
         except RefineNetEdgeError as exc:
             logger.info("no CUDA graph, each step is launched by itself: %s", exc)
             self._captures = False
-
-    def _forget_graphs(self) -> None:
-        while self._graphs:
-            self._graphs.popitem()[1][1].close()
+            return None
 
     def _finish(self) -> None:
         for _, job in tuple(self._jobs):
@@ -185,5 +255,5 @@ class Lane(Generic[S]):
         for stream in {self._upload, self._download}:
             with suppress(CudaError):
                 self.cuda.provider.synchronize(stream)
-        self._forget_graphs()
+        self._graphs.close()
         self._scope.close()

@@ -18,9 +18,11 @@ with an engine of our own in TensorRT's place. A NaN among the logits is not loo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -30,10 +32,12 @@ from refinenet_edge.runtime.cuda import Buffer, Scope
 from refinenet_edge.runtime.device_batch import DeviceBatch
 from refinenet_edge.runtime.device_lane import DEPTH, GRAPHS, Clock, Job, Key, Lane, Slot
 from refinenet_edge.runtime.frame import DeviceImage
-from refinenet_edge.runtime.frame_path import Answer, Network, or_error
+from refinenet_edge.runtime.frame_path import Answer, Network, in_runs, or_error
 from refinenet_edge.runtime.gather import gathered
 from refinenet_edge.runtime.kernels.device import DeviceFrame, DeviceHead
 from refinenet_edge.runtime.tensorrt.session import TrtSession
+
+L = TypeVar("L", "_Steps", DeviceBatch)
 
 
 def fits_device(network: Network, session: TrtSession) -> bool:
@@ -55,8 +59,7 @@ class DevicePath:
 
     def __init__(self, network: Network, session: TrtSession) -> None:
         self._network, self._session = network, session
-        self._steps: _Steps | None = None
-        self._together: DeviceBatch | None = None
+        self._lane: _Steps | DeviceBatch | None = None
         self._own: Scope | None = None  # of the memory for frames and labels
         self._places: dict[int, int] = {}  # a frame's address on the host -> on the device
         self._results: dict[int, Buffer] = {}  # by the labels' address on the host
@@ -141,68 +144,55 @@ class DevicePath:
         return self._network.batch.least == 1
 
     def _sides(self, frame: Frame | DeviceImage) -> Size:
-        """Of the network's input for `frame`."""
-        return self._network.frame_spec.size or (frame.shape[0], frame.shape[1])
-
-    def _check(self, frame: Frame | DeviceImage) -> None:
-        """Raise what is wrong with one frame."""
+        """Of the network's input for `frame`. Raises what is wrong with it."""
         self._session.check_open()
         self._network.check_classes(self._session.outputs[0].shape[1])
         size = (frame.shape[0], frame.shape[1])
         self._network.check_range(size)
         self._network.frame_spec.spans(size)
+        return self._network.frame_spec.size or size
 
     def _queue_list(self, frames: Sequence[Frame | DeviceImage], single: bool = False) -> _List:
         """`frames` on their way, as many at once as the engine takes, of those whose network's input is of one size.
 
         `single`: it is one frame, which may go by itself.
         """
-        queued, by_sides = _List(), dict[Size, list[int]]()
-        for index, frame in enumerate(frames):
-            wrong = or_error(self._check, frame)
-            if wrong is None:
-                by_sides.setdefault(self._sides(frame), []).append(index)
+        errors, runs = in_runs((or_error(self._sides, frame) for frame in frames), self._network.batch.most)
+        queued = _List({**errors})
+        for run in runs:
+            several = [frames[index] for index in run]
+            job = or_error(self._queue_one, several[0]) if single else or_error(self._queue_together, several)
+            if isinstance(job, RefineNetEdgeError):  # the engine does not take this size
+                queued.known.update(dict.fromkeys(run, job))
             else:
-                queued.known[index] = wrong
-        for members in by_sides.values():
-            for first in range(0, len(members), self._network.batch.most):
-                chosen = members[first : first + self._network.batch.most]
-                several = [frames[index] for index in chosen]
-                job = or_error(self._queue_one, several[0]) if single else or_error(self._queue_together, several)
-                if isinstance(job, RefineNetEdgeError):  # the engine does not take this size
-                    queued.known.update(dict.fromkeys(chosen, job))
-                else:
-                    queued.jobs.append((chosen, job))
+                queued.jobs.append((run, job))
         return queued
 
     def _queue_one(
         self, frame: Frame | DeviceImage, clock: Clock | None = None, result: Buffer | None = None
     ) -> Job[list[Mask]]:
         """A frame on its way, alone where the engine takes it so."""
-        return self._queue(frame, clock, result) if self._alone else self._queue_together([frame], clock)
+        if not self._alone:
+            return self._queue_together([frame], clock)
+        self._sides(frame)
+        with self._lane_for(_Steps, (frame.shape[0], frame.shape[1])) as lane:
+            return lane.queue(frame, self._place(frame), clock, result)
 
     def _queue_together(self, frames: Sequence[Frame | DeviceImage], clock: Clock | None = None) -> Job[list[Mask]]:
         """Frames whose network's input is of one size, as many as the engine takes at most, on their way."""
-        for frame in frames:
-            self._check(frame)
-        sides, places = self._sides(frames[0]), [self._place(frame) for frame in frames]
-        try:
-            if self._together is None or self._together.sides != sides:
-                self._drop()
-                self._together = DeviceBatch(self._session, self._network, sides)
-            return self._together.queue(frames, places, clock)
-        except BaseException:
-            self._drop()
-            raise
+        (sides,) = {self._sides(frame) for frame in frames}
+        with self._lane_for(DeviceBatch, sides) as lane:
+            return lane.queue(frames, [self._place(frame) for frame in frames], clock)
 
-    def _queue(self, frame: Frame | DeviceImage, clock: Clock | None, result: Buffer | None) -> Job[list[Mask]]:
-        self._check(frame)
-        size = (frame.shape[0], frame.shape[1])
+    @contextmanager
+    def _lane_for(self, kind: type[L], size: Size) -> Iterator[L]:
+        """The lane there is, if it is of this `kind` and `size`, or another in its place; it ends with what fails."""
         try:
-            if self._steps is None or self._steps.size != size:
+            lane = self._lane
+            if not isinstance(lane, kind) or lane.size != size:
                 self._drop()
-                self._steps = _Steps(self._session, self._network, size)
-            return self._steps.queue(frame, self._place(frame), clock, result)
+                lane = self._lane = kind(self._session, self._network, size)
+            yield lane
         except BaseException:
             self._drop()
             raise
@@ -214,11 +204,9 @@ class DevicePath:
         return self._places.get(frame.ctypes.data)
 
     def _drop(self) -> None:
-        steps, self._steps = self._steps, None
-        together, self._together = self._together, None
-        for held in (steps, together):
-            if held is not None:
-                held.close()
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            lane.close()
 
     def close(self) -> None:
         """`FramePath.close`. Frames on their way are finished first."""
@@ -239,8 +227,8 @@ def _finish(lists: Iterable[_List]) -> None:
 class _List:
     """Frames on their way in several jobs, by their indexes, and what is known of the others."""
 
-    def __init__(self) -> None:
-        self.known: dict[int, Answer] = {}
+    def __init__(self, known: dict[int, Answer]) -> None:
+        self.known = known
         self.jobs: list[tuple[list[int], Job[list[Mask]]]] = []
 
     def finish(self) -> None:
@@ -274,28 +262,18 @@ class _Steps(Lane[_Slot]):
     """Everything on the device for frames of one size."""
 
     def __init__(self, session: TrtSession, network: Network, size: Size) -> None:
-        self.size, self._network = size, network
+        self.size = size
         self._seen: deque[Key] = deque(maxlen=4 * GRAPHS)
         self._own: set[int] = set()  # addresses that frames come to again: those of our own memory
-        super().__init__(session)
+        super().__init__(session, network, 1, network.frame_spec.size or size)
 
-    def _prepare(self) -> None:
-        spec, scope = self._network.frame_spec, self._scope
-        assert isinstance(spec.upsample, Bilinear)  # fits_device
-        image, logits = self._session.inputs[0], self._session.outputs[0]
-        channels = image.shape[1] if image.name in self._session.channel_last else None
-        assert channels is None or isinstance(channels, int)
-        rows, columns = spec.size or self.size
-        shapes = self._session.context.set_shapes({image.name: (1, channels or 3, rows, columns)})
-        self._frame = DeviceFrame(scope, spec, self.size, image.dtype, channels)
-        _, padded, height, width = shapes[logits.name]
-        padding = padded if logits.name in self._session.channel_last else None
-        shape = (len(self._network.labels.names), height, width)
-        spans = spec.spans(self.size)
-        self._head = DeviceHead(scope, logits.dtype, shape, self.size, spec.upsample, padding, spans)
-        self._logits = scope.memory(padded * height * width * np.dtype(logits.dtype).itemsize)
-        self._addresses = {image.name: self._frame.address, logits.name: self._logits}
-        self._input = {image.name: shapes[image.name]}
+    def _make_kernels(
+        self, how: Bilinear, channels: int | None, logits: tuple[int, int, int], padding: int | None
+    ) -> int:
+        spec, dtypes = self._network.frame_spec, self._dtypes
+        self._frame = DeviceFrame(self._scope, spec, self.size, dtypes[0], channels)
+        self._head = DeviceHead(self._scope, dtypes[1], logits, self.size, how, padding, spec.spans(self.size))
+        return self._frame.address
 
     def queue(
         self, frame: Frame | DeviceImage, mapped: int | None, clock: Clock | None, result: Buffer | None
@@ -329,7 +307,7 @@ class _Steps(Lane[_Slot]):
             clock.done("upload")
         target = result or slot.result
         outputs = [target] if slot.confidence is None else [target, slot.confidence]
-        self._compute(place, pitch, [output.address for output in outputs], clock)
+        self._label(place, pitch, [output.address for output in outputs], clock)
         sizes = [(output, output.host.nbytes) for output in outputs]
         return self._job(slot, sizes, partial(self._masks, slot, result), frame)
 
@@ -344,19 +322,10 @@ class _Steps(Lane[_Slot]):
         )
         return [self._network.without_unseen(mask)]
 
-    def _compute(self, place: int, pitch: int, outputs: list[int], clock: Clock | None) -> None:
-        self._set_shapes(self._input)
-        key = (place, pitch, *outputs, self._session.context.ready())
-        done: Callable[[str], None] = clock.done if clock is not None else lambda stage: None
-
-        def steps() -> None:
-            self._frame.prepare(place, pitch)
-            done("prepare")
-            self._session.context.queue(self._addresses)
-            done("engine")
-            self._head.label(self._logits, *outputs)
-            done("head")
-
-        self._run(key, steps, clock, place in self._own or key in self._seen, len(self._own))
-        if key not in self._graphs:
+    def _label(self, place: int, pitch: int, outputs: list[int], clock: Clock | None) -> None:
+        key = (place, pitch, *outputs)
+        graphs = GRAPHS + len(self._own) if place in self._own or key in self._seen else 0
+        if not graphs:
             self._seen.append(key)
+        prepare, label = partial(self._frame.prepare, place, pitch), partial(self._head.label, self._logits, *outputs)
+        self._compute(key, 1, prepare, label, clock, graphs)

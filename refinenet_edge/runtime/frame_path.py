@@ -1,7 +1,7 @@
 """From a frame to its mask: what a `Segmenter` asks of its path, on the host or on the device, and what both know."""
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -144,6 +144,21 @@ def or_raise(answer: Answer) -> Mask:
     if isinstance(answer, RefineNetEdgeError):
         raise answer
     return answer
+
+
+def in_runs(
+    keys: Iterable[Hashable | RefineNetEdgeError], most: int
+) -> tuple[dict[int, RefineNetEdgeError], list[list[int]]]:
+    """The errors among `keys` by their places, and the places of those that are equal, up to `most` in each list."""
+    errors: dict[int, RefineNetEdgeError] = {}
+    alike: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(keys):
+        if isinstance(key, RefineNetEdgeError):
+            errors[place] = key
+        else:
+            alike.setdefault(key, []).append(place)
+    runs = (places[first : first + most] for places in alike.values() for first in range(0, len(places), most))
+    return errors, list(runs)
 
 
 class FramePath(Protocol):

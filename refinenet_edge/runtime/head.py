@@ -91,28 +91,30 @@ def label_rows(
     labels: LabelMap,
     rows: slice,
     confidence: Confidence | None,
+    spans: Spans = None,
+    threads: int = THREADS,
 ) -> None:
     """`rows` of `labels`, and of `confidence` where it is asked for, of a frame whose logits come piece by piece.
 
     `logits` (CxkxW) are k of its `total` rows, beneath `above` others; `lowest_needed` says which of them are needed.
+    `spans`, `threads`: as of `upsample_argmax`.
     """
     height, width = labels.shape
     sure = None if confidence is None else confidence[rows]
+    rows_in, columns_in = spans or (None, None)
     if _head is not None and isinstance(how, Bilinear):
-        down, across = bilinear_axis(total, height, how), bilinear_axis(logits.shape[2], width, how)
-        low, high = int(down.first[rows.start]), int(down.second[rows.stop - 1])
-        source = np.ascontiguousarray(logits[:, low - above : high + 1 - above])
-        starts = np.clip(down.starts[low : high + 2] - rows.start, 0, rows.stop - rows.start)
-        more = () if sure is None else (sure,)
-        if not _head.fill(
-            source, len(source), starts, down.t[rows], across.starts, across.t, labels[rows], THREADS, *more
-        ):
+        down = bilinear_axis(total, height, how, rows_in)
+        across = bilinear_axis(logits.shape[2], width, how, columns_in)
+        starts = np.clip(down.starts[above : above + logits.shape[1] + 1] - rows.start, 0, rows.stop - rows.start)
+        source, more = np.ascontiguousarray(logits), () if sure is None else (sure,)
+        axes = starts, down.t[rows], across.starts, across.t
+        if not _head.fill(source, len(source), *axes, labels[rows], threads, *more):
             raise _not_finite(source)
         return
-    down_taps = [(index[rows] - above, weight[rows]) for index, weight in _taps(total, height, how, None)]
     if not np.isfinite(logits).all():
         raise _not_finite(logits)
-    for part, block in _blocks(logits, down_taps, _taps(logits.shape[2], width, how, None)):
+    down_taps = [(index[rows] - above, weight[rows]) for index, weight in _taps(total, height, how, rows_in)]
+    for part, block in _blocks(logits, down_taps, _taps(logits.shape[2], width, how, columns_in)):
         labels[rows][part] = block.argmax(axis=2)
         if sure is not None:
             sure[part] = _confidence(block)
@@ -139,17 +141,7 @@ def _upsample(
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused as that
         source = np.ascontiguousarray(logits, np.float32)
     labels = np.empty(size, np.uint8)
-    if _head is not None and isinstance(how, Bilinear):
-        more = () if confidence is None else (confidence,)
-        if not _head.fill(source, len(source), *_axes(source, size, how, spans), labels, threads, *more):
-            raise _not_finite(source)
-        return labels
-    if not np.isfinite(source).all():
-        raise _not_finite(source)
-    for rows, block in _upsampled(source, size, how, spans):
-        labels[rows] = block.argmax(axis=2)
-        if confidence is not None:
-            confidence[rows] = _confidence(block)
+    label_rows(source, 0, source.shape[1], how, labels, slice(0, size[0]), confidence, spans, threads)
     return labels
 
 
@@ -283,14 +275,6 @@ def bilinear_axis(n_in: int, n_out: int, how: Bilinear, span: Span | None = None
     for array in (axis.first, axis.second, axis.t, axis.starts):
         array.flags.writeable = False  # shared
     return axis
-
-
-def _axes(
-    logits: Logits, size: Size, how: Bilinear, spans: Spans
-) -> tuple[npt.NDArray[np.int32], Logits, npt.NDArray[np.int32], Logits]:
-    sides = zip(logits.shape[1:], size, spans or (None, None), strict=True)
-    down, across = (bilinear_axis(n_in, n_out, how, span) for n_in, n_out, span in sides)
-    return down.starts, down.t, across.starts, across.t
 
 
 def nearest_axis(n_in: int, n_out: int, span: Span | None = None) -> npt.NDArray[np.int64]:

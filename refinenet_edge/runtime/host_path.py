@@ -13,7 +13,7 @@ import numpy.typing as npt
 from refinenet_edge.errors import BundleError, InputError, RefineNetEdgeError
 from refinenet_edge.records import Frame, LabelMap, Mask, Size
 from refinenet_edge.runtime.frame import DeviceImage, prepare
-from refinenet_edge.runtime.frame_path import Answer, Network, or_error
+from refinenet_edge.runtime.frame_path import Answer, Network, in_runs, or_error
 from refinenet_edge.runtime.gather import gathered
 from refinenet_edge.runtime.head import THREADS, Logits, nearest_axis, one_frame, upsample_argmax, upsample_softmax
 from refinenet_edge.runtime.in_flight import Workers
@@ -49,7 +49,7 @@ class HostPath:
         return replace(mask, labels=into)
 
     def _segment(self, frame: Frame | DeviceImage) -> Mask:
-        return self._mask(self._run(self.image(frame)), (frame.shape[0], frame.shape[1]))
+        return self._mask_of(self._run(self.image(frame)), frame)
 
     def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
         """`FramePath.staged`: prepare, engine, head."""
@@ -58,7 +58,7 @@ class HostPath:
         times.append(time.perf_counter())
         output = self._run(image)
         times.append(time.perf_counter())
-        mask = self._mask(output, (frame.shape[0], frame.shape[1]))
+        mask = self._mask_of(output, frame)
         times.append(time.perf_counter())
         stages = zip(("prepare", "engine", "head"), times, times[1:], strict=False)
         return mask, {stage: 1000 * (end - start) for stage, start, end in stages}
@@ -72,24 +72,16 @@ class HostPath:
     def _together(self, frames: Sequence[Frame | DeviceImage]) -> list[Answer]:
         """As many in a run as the network takes, of those whose images are of one size."""
         images = [or_error(self.image, frame) for frame in frames]
-        answers: dict[int, Answer] = {}
-        by_shape: dict[tuple[int, ...], list[tuple[int, npt.NDArray[Any]]]] = {}
-        for index, image in enumerate(images):
-            if isinstance(image, RefineNetEdgeError):
-                answers[index] = image
-            else:
-                by_shape.setdefault(image.shape, []).append((index, image))
-        most = self.network.batch.most
-        for members in by_shape.values():
-            for first in range(0, len(members), most):
-                chosen = members[first : first + most]
-                outputs = or_error(self._run, np.concatenate([image for _, image in chosen]))
-                for place, (index, _) in enumerate(chosen):
-                    answers[index] = (
-                        outputs
-                        if isinstance(outputs, RefineNetEdgeError)
-                        else or_error(partial(self._mask_of, outputs[place : place + 1]), frames[index])
-                    )
+        shapes = (image if isinstance(image, RefineNetEdgeError) else image.shape for image in images)
+        errors, runs = in_runs(shapes, self.network.batch.most)
+        answers: dict[int, Answer] = {**errors}
+        for run in runs:
+            outputs = or_error(self._run, np.concatenate([images[index] for index in run]))
+            for place, index in enumerate(run):
+                if isinstance(outputs, RefineNetEdgeError):
+                    answers[index] = outputs
+                else:
+                    answers[index] = or_error(partial(self._mask_of, outputs[place : place + 1]), frames[index])
         return [answers[index] for index in range(len(frames))]
 
     def _mask_of(self, output: npt.NDArray[Any], frame: Frame | DeviceImage) -> Mask:

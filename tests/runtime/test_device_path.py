@@ -14,7 +14,7 @@ from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.labels import numbered
 from refinenet_edge.records import PREPROCESSINGS, Bilinear, Cubic, FrameSpec, TensorSpec
 from refinenet_edge.runtime.cuda import RESTART
-from refinenet_edge.runtime.device_path import GRAPHS, DevicePath
+from refinenet_edge.runtime.device_path import GRAPHS, DevicePath, _Steps
 from refinenet_edge.runtime.frame import DeviceImage, prepare
 from refinenet_edge.runtime.frame_path import Network, SharedSession
 from refinenet_edge.runtime.head import upsample_argmax, upsample_softmax
@@ -219,8 +219,8 @@ class TestStreams:
         for frame, mask in zip(frames(2), run.device.stream(map(filled, ours, frames(2)), 2), strict=True):
             assert np.array_equal(mask.labels, expected(frame, run.spec))
         assert run.gpu.moved == ({} if integrated else {"up": 8 * 61 * 47 * 3, "down": 8 * 61 * 47})
-        assert run.device._steps is not None
-        staged = [slot.pixels.host for slot in run.device._steps._slots]
+        assert isinstance(run.device._lane, _Steps)
+        staged = [slot.pixels.host for slot in run.device._lane._slots]
         assert staged and not any(np.array_equal(host, frame.ravel()) for host in staged for frame in frames(6))
         run.device.close()
         assert "host" not in run.gpu.held()
