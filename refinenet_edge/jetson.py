@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refinenet_edge.files import read_text
+from refinenet_edge.memory import Memory, machine_memory
 
 Release = tuple[int, ...]
 CHIPS = {"tegra234": "sm_87", "tegra264": "sm_110"}  # Orin, Thor
@@ -68,14 +69,6 @@ class Clock:
     low: float
     high: float
     top: float | None
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes, as in /proc/meminfo."""
-
-    total: int
-    available: int
 
 
 @dataclass(frozen=True)
@@ -124,7 +117,7 @@ def read_board(root: Path = Path("/")) -> Board | None:
         cuda=_cuda(root),
         power=_power(root),
         clocks=tuple(dict.fromkeys(_clocks(root))),  # clusters of cores are alike on most boards
-        memory=memory(root),
+        memory=machine_memory(root),
         dla_cores=_dla_cores(root),
         dla_compiler=any(_has_content(path) for path in (root / LIBRARIES).glob("*/libnvdla_compiler.so*")),
     )
@@ -198,22 +191,6 @@ def _clock(name: str, folder: Path, prefix: str, top: int | None, unit: float) -
     low, high = (_number(folder / f"{prefix}{end}_freq") for end in ("min", "max"))
     if low is not None and high is not None:
         yield Clock(name, low / unit, high / unit, None if top is None else top / unit)
-
-
-def memory(root: Path) -> Memory | None:
-    """The memory of any Linux machine, as /proc/meminfo has it; None when that does not say."""
-    total, available = (_bytes_in(root / "proc/meminfo", name) for name in ("MemTotal", "MemAvailable"))
-    return None if total is None or available is None else Memory(total, available)
-
-
-def process_memory(name: str) -> int | None:
-    """The bytes that Linux says of this process, such as its VmData, or VmHWM, its peak; None where it does not say."""
-    return _bytes_in(Path("/proc/self/status"), name)
-
-
-def _bytes_in(path: Path, name: str) -> int | None:
-    found = re.search(rf"^{name}:\s*(\d{{1,18}}) kB", read_text(path), re.MULTILINE)
-    return int(found[1]) << 10 if found else None
 
 
 def _dla_cores(root: Path) -> int | None:

@@ -33,6 +33,7 @@ ON_DEVICE = (
     "frames",
     "scenes",
     "jetson",
+    "memory",
     "opencv",
     "overlay",
     "runtime",

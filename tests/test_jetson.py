@@ -13,7 +13,8 @@ import pytest
 from refinenet_edge import doctor
 from refinenet_edge.doctor import examine
 from refinenet_edge.doctor.board import Finding, Python, examine_board
-from refinenet_edge.jetson import Board, Clock, Memory, PowerMode, builder_gpus, read_board, version_numbers
+from refinenet_edge.jetson import Board, Clock, PowerMode, builder_gpus, read_board, version_numbers
+from refinenet_edge.memory import Memory
 from tests.boards import AGX_ORIN, DESKTOP, ORIN_NANO, THOR, tree
 
 ON_6 = Python("10.3.0", False, frozenset(), "12.9.1")

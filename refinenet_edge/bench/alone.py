@@ -10,7 +10,7 @@ from refinenet_edge.bench.entry import BundleEntry, Entry
 from refinenet_edge.bench.measure import WARM_UPS
 from refinenet_edge.bench.record import Case, Power, Screen, Start
 from refinenet_edge.errors import InputError, RefineNetEdgeError
-from refinenet_edge.jetson import process_memory
+from refinenet_edge.memory import process_memory
 from refinenet_edge.records import Frame
 from refinenet_edge.runtime.cuda import gpu_problem, load_cuda
 from refinenet_edge.sensors import Meters

@@ -18,6 +18,7 @@ import refinenet_edge
 from refinenet_edge import jetson
 from refinenet_edge.bench.record import Machine
 from refinenet_edge.files import read_text
+from refinenet_edge.memory import machine_memory
 from refinenet_edge.sensors import Gpu
 
 # what may compute, and the distributions that bring it
@@ -41,7 +42,7 @@ def describe(root: Path = Path("/"), device: str | None = None, gpu: str | None 
     (`runtime.cuda.gpu_name`, `gpu_bus_id`); None: the CPU computes. A Jetson says its own name.
     """
     board = jetson.read_board(root)
-    memory = jetson.memory(root)
+    memory = machine_memory(root)
     driver, limit = _driver(gpu) if gpu and board is None else (None, None)
     processor = cpu(root)
     return Machine(

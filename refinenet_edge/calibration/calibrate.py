@@ -20,7 +20,7 @@ from refinenet_edge import __version__
 from refinenet_edge.calibration.histogram import Histogram
 from refinenet_edge.calibration.methods import Method, Percentile
 from refinenet_edge.calibration.observe import activation_counter, observable
-from refinenet_edge.calibration.partial import partial_bytes, partial_of, read_partial
+from refinenet_edge.calibration.partial import partial_bytes, read_partial
 from refinenet_edge.calibration.ranges import key_of, write_ranges
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.files import resumable
@@ -115,7 +115,8 @@ def calibrate(
     for warning in warnings:
         logger.warning("calibration: %s", warning)
     key = key_of(model, spec, digests, method, overrides)
-    partial, of = partial_of(out) if out else None, dataclasses.replace(key, method="")  # histograms serve every method
+    partial = out.with_name(f".{out.name}.partial.npz") if out else None
+    of = dataclasses.replace(key, method="")  # histograms serve every method
     done, histograms = read_partial(partial, of, tensors, len(frames))
     with resumable(partial, lambda: partial_bytes(of, done, histograms), lambda: done, CalibrationError) as save:
         if progress:

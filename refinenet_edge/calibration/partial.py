@@ -29,11 +29,6 @@ DAMAGED = (
 )
 
 
-def partial_of(out: Path) -> Path:
-    """The file that keeps what is done of the result `out`."""
-    return out.with_name(f".{out.name}.partial.npz")
-
-
 def read_partial(
     path: Path | None, key: RangesKey, tensors: Sequence[str], frames: int
 ) -> tuple[int, dict[str, Histogram]]:

@@ -153,9 +153,6 @@ class _Tally:
         self.done[sample.id] = stamp
         return _Tally(self.confusion + confusion, self.done, self.count + 1)
 
-    def counted(self) -> dict[str, str]:
-        return dict(itertools.islice(self.done.items(), self.count))
-
 
 class _Resumable:
     """What was counted so far; begins with what is in the file `partial`."""
@@ -176,8 +173,9 @@ class _Resumable:
 
     def state(self) -> bytes:
         """What goes into the file."""
-        found = self.tally.confusion
-        state = _Partial(self._key, self.tally.counted(), _rows(found), found.void, found.turned, self.seconds())
+        tally, found = self.tally, self.tally.confusion
+        counted = dict(itertools.islice(tally.done.items(), tally.count))
+        state = _Partial(self._key, counted, _rows(found), found.void, found.turned, self.seconds())
         return to_json(state).encode()
 
 

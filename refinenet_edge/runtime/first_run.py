@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from refinenet_edge.errors import RefineNetEdgeError
-from refinenet_edge.jetson import process_memory
+from refinenet_edge.memory import process_memory
 from refinenet_edge.runtime.cache import cache_folder, keep
 from refinenet_edge.runtime.libraries import load_library
 from refinenet_edge.runtime.openvino import OpenVinoSession

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from refinenet_edge.bundle import PLAN, Bundle
 from refinenet_edge.errors import BundleError, EngineMismatch, InputError
 from refinenet_edge.files import open_regular
+from refinenet_edge.jetson import version_numbers
 from refinenet_edge.records import CHANNEL_MULTIPLE, EngineInfo, TensorSpec
 from refinenet_edge.runtime.libraries import load_library
 from refinenet_edge.runtime.tensorrt.library import logger_of, make_recorder
@@ -169,7 +170,7 @@ def _library_problem(info: EngineInfo, backend: str, version: str) -> str:
         return f"holds a {info.flavour} engine, {backend} cannot run it"
     if backend in ("tensorrt-lean", "tensorrt-dispatch") and not info.version_compatible:
         return f"holds an engine for TensorRT {info.version} alone, {backend} runs only version-compatible ones"
-    built, here = _numbers(info.version), _numbers(version)
+    built, here = version_numbers(info.version)[:3], version_numbers(version)[:3]  # a build changes no format
     # RTX plans hold for their release only; a version-compatible plan also runs on a newer TensorRT, never on an older
     fits = here >= built if info.version_compatible and info.flavour == "tensorrt" else here == built
     return "" if fits else f"was built with {info.flavour} {info.version}, this machine has {version}"
@@ -179,11 +180,6 @@ def _gpu_problem(info: EngineInfo, capability: str) -> str:
     if capability in info.targets or "default" in info.targets or info.hardware_compatible:
         return ""  # the last two hold for several GPUs, the library decides
     return f"was built for {', '.join(info.targets)}, this GPU is {capability}"
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Major, minor and patch; the build number after them does not change the plan format."""
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def by(shape: Iterable[int | str]) -> str:
