@@ -9,6 +9,7 @@ from typing import Any
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.files import read_utf8
 from refinenet_edge.records import Batch, Recipe, Size, from_plain
+from refinenet_edge.records.json import Record
 
 MAX_RECIPE = 64 * 1024  # bytes
 MAX_DEPTH = 8  # of tables and lists in one another
@@ -60,10 +61,15 @@ def recipe_of(table: dict[str, Any], origin: str) -> Recipe:
     batch = table.get("batch")
     if isinstance(batch, (int, str)) and not isinstance(batch, bool):
         table = {**table, "batch": dataclasses.asdict(Batch.parse(str(batch)))}
+    return record_of(Recipe, table, origin)
+
+
+def record_of(kind: type[Record], table: Any, origin: str) -> Record:
+    """The record of a `kind` in a TOML table; `origin` is what an error names. Raises `InputError`."""
     try:
-        return from_plain(Recipe, table)
+        return from_plain(kind, table)
     except BundleError as exc:
-        raise InputError(f"{origin}: {str(exc).removeprefix('Recipe').lstrip('.: ')}") from exc
+        raise InputError(f"{origin}: {str(exc).removeprefix(kind.__name__).lstrip('.: ')}") from exc
 
 
 def read_table(path: Path, kind: str) -> dict[str, Any]:

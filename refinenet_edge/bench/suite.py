@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refinenet_edge.bench.record import Case
-from refinenet_edge.errors import BundleError, InputError
-from refinenet_edge.recipe import parse_size, read_table, recipe_of
-from refinenet_edge.records import Recipe, Size, from_plain
+from refinenet_edge.errors import InputError
+from refinenet_edge.recipe import parse_size, read_table, recipe_of, record_of
+from refinenet_edge.records import Recipe, Size
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,4 @@ def read_suite(path: Path, folder: Path) -> Suite:
         recipes[name] = recipe_of({**recipe, "output": str(folder / name)}, f"suite {path}, bundle {name}")
     if isinstance(table.get("sizes"), list):
         table["sizes"] = [parse_size(str(size)) for size in table["sizes"]]
-    try:
-        return Suite(recipes, from_plain(Scope, table))
-    except BundleError as exc:
-        raise InputError(f"suite {path}: {str(exc).removeprefix('Scope.')}") from exc
+    return Suite(recipes, record_of(Scope, table, f"suite {path}"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from refinenet_edge.graph import sides
+from refinenet_edge.graph import input_of, sides
 
 LAYERS = "TensorRT docs, DLA Supported Layers and Restrictions"
 OPERATORS = "Deep-Learning-Accelerator-SW, operators/README.md"
@@ -75,11 +75,6 @@ def activations(node: ir.Node) -> list[ir.Value]:
     return [value for value in (*node.inputs, *node.outputs) if value is not None and not is_known(value)]
 
 
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    """An input; None where it is left out."""
-    return node.inputs[index] if len(node.inputs) > index else None
-
-
 def _numbers(value: ir.Value | None) -> list[float] | None:
     """What a tensor holds; None where it is left out, or not in the graph."""
     held = None if value is None else value.const_value
@@ -100,7 +95,7 @@ def _groups(node: ir.Node) -> int:
 
 
 def _kernel(node: ir.Node) -> tuple[int, ...]:
-    weight = sides(_input(node, 1))
+    weight = sides(input_of(node, 1))
     return _ints(node, "kernel_shape", weight[2:] if weight else ())
 
 
@@ -140,7 +135,7 @@ def _nearest_unsupported(node: ir.Node) -> bool:
 
 def _scales_unsupported(node: ir.Node) -> bool:
     """Whether there are scales, and other than whole ones of height and width in DLA's range."""
-    scales = _input(node, 2)
+    scales = input_of(node, 2)
     if scales is None:
         return False
     given = _numbers(scales)
@@ -186,15 +181,15 @@ def _softmax_too_long(node: ir.Node) -> bool:
 
 
 def _second_varies(node: ir.Node) -> bool:
-    return not is_known(_input(node, 1))
+    return not is_known(input_of(node, 1))
 
 
 def _slices_unsupported(node: ir.Node) -> bool:
     """Whether a slice is taken of the batch, with steps, or where only the plan's run says."""
-    starts, axes = _numbers(_input(node, 1)), _numbers(_input(node, 3))
+    starts, axes = _numbers(input_of(node, 1)), _numbers(input_of(node, 3))
     if not all(map(is_known, node.inputs[1:])) or starts is None or axes is None:
         return True
-    steps = _numbers(_input(node, 4)) if _input(node, 4) is not None else [1]
+    steps = _numbers(input_of(node, 4)) if input_of(node, 4) is not None else [1]
     batch = any(axis in (0, -len(node.outputs[0].shape or ())) for axis in axes)
     return batch or steps is None or any(step != 1 for step in steps)
 
@@ -231,7 +226,7 @@ RULES = (
     *_listed(
         ("Resize",),
         "IResizeLayer::setOutputDimensions",
-        (lambda node: _input(node, 3) is not None, "Resize to sizes: DLA takes scales only"),
+        (lambda node: input_of(node, 3) is not None, "Resize to sizes: DLA takes scales only"),
     ),
     *_listed(
         ("Resize",),
@@ -289,7 +284,7 @@ RULES = (
     *_listed(("Split",), "ISliceLayer", (lambda node: _axis(node, 0) == 0, "Split of the batch")),
     Rule(
         ("Clip",),
-        lambda node: _numbers(_input(node, 1)) != [0],
+        lambda node: _numbers(input_of(node, 1)) != [0],
         "Clip from other than 0: only clipped ReLU is named",
         LAYERS,
         certain=False,

@@ -7,9 +7,8 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from refinenet_edge.errors import BundleError, InputError
-from refinenet_edge.recipe import read_table
-from refinenet_edge.records import from_plain
+from refinenet_edge.errors import InputError
+from refinenet_edge.recipe import read_table, record_of
 
 TENSOR = ("tf32", "fp16", "int8", "fp8")
 CUDA = ("fp32", "fp16")
@@ -85,10 +84,4 @@ def find_device(name: str) -> tuple[str, Device]:
 def read_devices(path: Path) -> dict[str, Device]:
     """Name -> device of a file in the format of devices.toml. Raises `InputError` naming what does not fit."""
     tables = read_table(path, "file")
-    read = {}
-    for name, table in tables.items():
-        try:
-            read[name] = from_plain(Device, table)
-        except BundleError as exc:
-            raise InputError(f"{path}, device {name!r}: {str(exc).removeprefix('Device').lstrip('.: ')}") from exc
-    return read
+    return {name: record_of(Device, table, f"{path}, device {name!r}") for name, table in tables.items()}

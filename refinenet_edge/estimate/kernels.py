@@ -18,7 +18,7 @@ import onnx_ir as ir
 from refinenet_edge.bench.blocks import FRAME, HEAD, block_of
 from refinenet_edge.errors import GraphError
 from refinenet_edge.fusion.cost import FREE, inside_kernels
-from refinenet_edge.graph import elements, macs_of, sides
+from refinenet_edge.graph import elements, input_of, macs_of, sides
 from refinenet_edge.precision import QUANTISED, placement_of
 from refinenet_edge.precision.qdq import inputs_to_quantise
 from refinenet_edge.records import Size
@@ -78,7 +78,7 @@ def frame_size(model: ir.Model) -> Size:
 def _to_float(graph: ir.Graph) -> None:
     """Take Q/DQ out, and call every map float32: widths come from the precision that is asked for."""
     for node in list(graph):
-        result, source = node.outputs[0], node.inputs[0] if node.inputs else None
+        result, source = node.outputs[0], input_of(node, 0)
         if node.op_type == "DequantizeLinear" and source is not None and not result.is_graph_output():
             quantiser = source.producer()
             value = quantiser.inputs[0] if quantiser and quantiser.op_type == "QuantizeLinear" else source

@@ -14,7 +14,7 @@ from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodes
 from onnxscript.optimizer import fold_constants
 
 from refinenet_edge.fusion.rewrite import GraphRewrite
-from refinenet_edge.graph import Names, constant, infer_anew, lift_constants
+from refinenet_edge.graph import Names, constant, infer_anew, input_of, lift_constants
 
 MAX_FOLDED = 1 << 28  # elements: weights may be folded, whatever their size
 MAX_SHARED = 16  # elements: constants such as the bounds of ReLU6
@@ -54,7 +54,7 @@ def _settle_sizes(model: ir.Model) -> None:
 
 def _whole_sizes(resize: ir.Node) -> npt.NDArray[np.int64] | None:
     """The sizes that the scales of a Resize stand for, where they are whole but for rounding, and not without."""
-    image, scales = resize.inputs[0], constant(resize.inputs[2]) if len(resize.inputs) > 2 else None
+    image, scales = resize.inputs[0], constant(input_of(resize, 2))
     if image is None or image.shape is None or scales is None or not scales.size:
         return None
     shape = [image.shape[axis] for axis in resize.attributes.get_ints("axes", range(len(image.shape)))]
@@ -101,9 +101,9 @@ def _pass_on(source: ir.Value, target: ir.Value) -> None:
 def _passes_through(dropout: ir.Node) -> bool:
     if any(mask.uses() or mask.is_graph_output() for mask in dropout.outputs[1:]):
         return False
-    if len(dropout.inputs) < 3 or dropout.inputs[2] is None:
+    if input_of(dropout, 2) is None:
         return True
-    training = constant(dropout.inputs[2])
+    training = constant(input_of(dropout, 2))
     return training is not None and not training.any()
 
 

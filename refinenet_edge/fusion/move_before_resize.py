@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
 from refinenet_edge.fusion.rewrite import PatternRewrite, crops, initializer, is_pointwise, refused
-from refinenet_edge.graph import constant
+from refinenet_edge.graph import constant, input_of
 
 
 class MoveBeforeResize(PatternRewrite):
@@ -79,8 +79,7 @@ def _pixels(value: ir.Value) -> int | None:
 
 def _resized(op: Any, small: ir.Value, resize: ir.Node, moved: ir.Node) -> ir.Value:
     """`resize` on `small` instead, which has the channels of `moved`; constant sizes name them, so they are new."""
-    others = list(resize.inputs[1:])
-    sizes = constant(others[2]) if len(others) > 2 else None
+    others, sizes = list(resize.inputs[1:]), constant(input_of(resize, 3))
     shape = moved.outputs[0].shape
     channels = shape[1] if shape is not None else None
     if sizes is not None and len(sizes) == 4 and isinstance(channels, int):

@@ -38,6 +38,11 @@ def constant(value: ir.Value | None) -> Array | None:
     return None if tensor is None else np.asarray(tensor.numpy())
 
 
+def input_of(node: ir.Node, index: int) -> ir.Value | None:
+    """An input of `node`; None where it is left out."""
+    return node.inputs[index] if len(node.inputs) > index else None
+
+
 def sides(value: ir.Value | None) -> tuple[int, ...] | None:
     """A fixed shape; None when it is free or not known."""
     if value is None or value.shape is None or not all(isinstance(side, int) for side in value.shape):

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.graph import Names, constant, infer_anew
+from refinenet_edge.graph import Names, constant, infer_anew, input_of
 from refinenet_edge.records import Batch
 
 SHAPES = {"Reshape": 1, "Expand": 1, "Resize": 3}  # which input of an operator is the shape of its output
@@ -99,9 +99,9 @@ class _ShapeWriter:
             if moving.isdisjoint(node.inputs) or node.op_type in ("Shape", "Size"):
                 continue
             moving.update(node.outputs)
-            place = SHAPES.get(node.op_type)
-            shape = node.inputs[place] if place is not None and len(node.inputs) > place else None
-            if place is not None and shape is not None and (new := rules[node.op_type](node, shape)) is not None:
+            if (place := SHAPES.get(node.op_type)) is None or (shape := input_of(node, place)) is None:
+                continue
+            if (new := rules[node.op_type](node, shape)) is not None:
                 node.replace_input_with(place, new)
 
     def _reshaped(self, node: ir.Node, shape: ir.Value) -> ir.Value | None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.graph import constant
+from refinenet_edge.graph import constant, input_of
 from refinenet_edge.onnx_import.ends import (
     AXES,
     EXPECTED,
@@ -87,7 +87,7 @@ def _before_argmax(node: ir.Node) -> _Source | None:
 def _before_softmax(value: ir.Value, axis: int) -> tuple[ir.Value, int]:
     """What lies before the operators that change no label, and the axis of its channels."""
     order, found = [0, 1, 2, 3], (value, axis)  # order: of the axes of `value`, among those that it is made of
-    while (node := value.producer()) is not None and (source := node.inputs[0] if node.inputs else None) is not None:
+    while (node := value.producer()) is not None and (source := input_of(node, 0)) is not None:
         if node.op_type == "Transpose":
             perm = node.attributes.get_ints("perm", (3, 2, 1, 0))
             order = [perm[place] for place in order]

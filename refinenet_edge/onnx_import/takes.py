@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from refinenet_edge.errors import GraphError
-from refinenet_edge.graph import Names, constant
+from refinenet_edge.graph import Names, constant, input_of
 from refinenet_edge.graph.batch import set_batch
 from refinenet_edge.onnx_import.ends import (
     AXES,
@@ -78,8 +78,8 @@ def _refuse_chance(graph: ir.Graph, name: str) -> None:
     """Raise `GraphError` for what is another network at each run, or by each frame."""
     for node in graph.all_nodes():
         trains = node.attributes.get_int("training_mode", 0) != 0
-        if node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None:
-            flag = constant(node.inputs[2])
+        if node.op_type == "Dropout" and input_of(node, 2) is not None:
+            flag = constant(input_of(node, 2))
             trains = flag is None or bool(flag.any())
         if trains:
             raise GraphError(

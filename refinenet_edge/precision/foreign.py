@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass
 
-from refinenet_edge.graph import Names, constant, lift_constants
+from refinenet_edge.graph import Names, constant, input_of, lift_constants
 from refinenet_edge.precision.placement import INT7
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -39,7 +39,7 @@ def asymmetric(model: ir.Model) -> list[str]:
 
 
 def _is_symmetric(node: ir.Node) -> bool:
-    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    zero = input_of(node, 2)
     if zero is None:  # the type of the zero point is that of the numbers, UINT8 unless said
         stored = node.outputs[0] if node.op_type == QUANTIZE else node.inputs[0]
         return stored is not None and stored.dtype in SIGNED

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from refinenet_edge.graph import input_of
 from refinenet_edge.precision.rounding import round_sums
 from refinenet_edge.records import INT8_LEVELS, Backend
 
@@ -122,7 +123,7 @@ def _never_negative(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
         return value.const_value is not None and bool((value.const_value.numpy() >= 0).all())
     inputs, operator = node.inputs, node.op_type
     if operator == "Clip":
-        return len(inputs) > 1 and never_negative(inputs[1], known)
+        return never_negative(input_of(node, 1), known)
     if operator == "Resize" and node.attributes.get_string("mode", "nearest") == "cubic":
         return False
     if operator in KEEP_SIGN:
