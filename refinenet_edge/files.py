@@ -95,6 +95,14 @@ def resumable(
     path.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """The folder, and those above it, where they are missing. Raises `InputError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise InputError(f"folder {folder} cannot be made: {exc.strerror or exc}; name another with --out") from exc
+
+
 def write_synced(path: Path, data: bytes) -> None:
     """A new file whose bytes are on the disk. Raises `OSError`."""
     with path.open("xb") as file:

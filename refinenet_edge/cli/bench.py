@@ -21,7 +21,6 @@ from refinenet_edge.cli.command import (
     allow_host_code,
     heavy,
     main,
-    make_folder,
     option,
     with_backend,
     with_json,
@@ -39,6 +38,7 @@ from refinenet_edge.cli.screen import (
     styled,
 )
 from refinenet_edge.errors import InputError
+from refinenet_edge.files import make_folder
 from refinenet_edge.records import MAX_BATCH, Recipe
 
 if TYPE_CHECKING:

@@ -22,12 +22,12 @@ from refinenet_edge.cli.command import (
     Parsed,
     heavy,
     main,
-    make_folder,
     option,
     with_ray,
 )
 from refinenet_edge.cli.screen import harms_table, manifest_table, out, percent, print_next, progress_bar
 from refinenet_edge.errors import BundleError, InputError
+from refinenet_edge.files import make_folder
 from refinenet_edge.recipe import parse_channels, read_recipe
 from refinenet_edge.records import ONE, PRECISIONS, Backend, Batch, Recipe
 

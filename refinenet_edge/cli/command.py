@@ -325,13 +325,6 @@ def heavy(install: str) -> Iterator[None]:
         raise MissingExtra(f"{exc.name} is not installed: pip install {install}") from exc
 
 
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise InputError(f"folder {folder} cannot be made: {exc.strerror}; name another with --out") from exc
-
-
 class _OnScreen(logging.Handler):
     """The log on stderr, above the progress bar; warnings and worse in red."""
 

@@ -19,12 +19,12 @@ from refinenet_edge.cli.command import (
     allow_host_code,
     heavy,
     main,
-    make_folder,
     option,
     with_backend,
 )
 from refinenet_edge.cli.screen import err, out, progress_bar
 from refinenet_edge.errors import InputError
+from refinenet_edge.files import make_folder
 from refinenet_edge.records import DEFAULT_SIZE, Recipe, Size
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from refinenet_edge.cli.command import (
     Running,
     allow_host_code,
     main,
-    make_folder,
     option,
     unknown_below,
     with_json,
@@ -29,6 +28,7 @@ from refinenet_edge.cli.command import (
 )
 from refinenet_edge.cli.screen import err, numbers, out, passes, percent, print_json, progress_bar, styled, upsampling
 from refinenet_edge.errors import BundleError, InputError, PartFailed, RefineNetEdgeError
+from refinenet_edge.files import make_folder
 from refinenet_edge.records import Bilinear, Cubic, Interpolation
 
 if TYPE_CHECKING:

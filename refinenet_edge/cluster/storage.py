@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from refinenet_edge.errors import InputError, MissingExtra
-from refinenet_edge.files import list_files, read_bytes, stamp_of, write_atomically
+from refinenet_edge.files import list_files, make_folder, read_bytes, stamp_of, write_atomically
 from refinenet_edge.urls import is_url, shown
 
 # a file there appears when it has been uploaded; elsewhere it is renamed when it is whole
@@ -75,10 +75,7 @@ class Local:
         was there is still there.
         """
         path = self.folder / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise InputError(f"folder {path.parent} cannot be made: {exc.strerror or exc}") from exc
+        make_folder(path.parent)
         write_atomically(path, data, InputError)
 
     def remove(self, name: str) -> None:
