@@ -20,8 +20,7 @@ from onnx import numpy_helper
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.fusion.rewrite import Rewrite
 from refinenet_edge.graph import to_bytes
-from refinenet_edge.records import Backend, Batch, Parity, label_agreement, relative_error
-from refinenet_edge.runtime.openvino import OpenVinoSession
+from refinenet_edge.records import Batch, Parity, label_agreement, relative_error
 from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.session import Session
 
@@ -31,7 +30,6 @@ FEW = 3  # frames at once, where any number goes
 ALONE = "build it without --batch"
 SAME_LABELS = 0.99  # of the pixels, where the bound is that of rounding
 LAST_BIT, LAST_BIT_OF_HALF = 2.0**-23, 2.0**-10
-OPENERS: Mapping[Backend, Callable[[bytes], Session]] = {"openvino": OpenVinoSession, "onnxruntime": OrtSession}
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")  # their inputs from the second are weights
 
 Inputs = Mapping[str, npt.NDArray[np.float32]]  # frame name -> 1x3xhxw

@@ -66,7 +66,7 @@ def prove(
     Raises `GraphError` where the backend computes something else than float32's, or cannot run the graph, and where too
     few labels are left.
     """
-    here = how.runs_here and how.backend in parity.OPENERS
+    here = how.runs_here and how.backend in first_run.ON_CPU
     backend: Backend = how.backend if here else "onnxruntime"
     single = typed.single or typed.onnx
     if here:
@@ -120,7 +120,7 @@ def _prove_together(
     alone = _run(single, runner, fused.frames)
     stage = f"{typed.precision}, batch {typed.batch}"
     try:
-        with parity.OPENERS[runner](typed.onnx) as session:
+        with first_run.ON_CPU[runner](typed.onnx) as session:
             parities = parity.compare_together(stage, session, typed.batch, alone, fused.frames, runner)
     except RefineNetEdgeError as exc:
         raise GraphError(
@@ -181,7 +181,7 @@ def _run_first(model: bytes, how: Proving) -> None:
 
 def _run(model: bytes, backend: Backend, frames: parity.Inputs) -> parity.Inputs:
     try:
-        with parity.OPENERS[backend](model) as session:
+        with first_run.ON_CPU[backend](model) as session:
             return parity.run(session, frames)
     except RefineNetEdgeError as exc:
         raise GraphError(f"{backend} cannot run this network ({first_line(exc)}): {_elsewhere(backend)}") from exc

@@ -15,6 +15,7 @@ from refinenet_edge.frames import Frames
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.precision import Placement, in_7_bits, quantise
 from refinenet_edge.records import Budget, FrameSpec, Labels, Ranges
+from refinenet_edge.runtime import first_run
 from refinenet_edge.runtime.frame import prepare
 
 SAMPLES = 4  # calibration frames that quantising is proven on
@@ -85,7 +86,7 @@ def _better_bits(
     expected = fused.logits_of(images)
 
     def left(placement: Placement) -> float:
-        with parity.OPENERS[how.judged_by](to_bytes(quantise(fused.model.clone(), ranges, placement))) as session:
+        with first_run.ON_CPU[how.judged_by](to_bytes(quantise(fused.model.clone(), ranges, placement))) as session:
             parities = parity.compare("int8", expected, parity.run(session, images), how.judged_by)
         return sum(found.label_agreement for found in parities)
 
