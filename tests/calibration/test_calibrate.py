@@ -8,6 +8,8 @@ import json
 import shlex
 import shutil
 import struct
+import subprocess
+import sys
 import warnings
 import weakref
 import zipfile
@@ -532,6 +534,17 @@ class TestTheCommand:
         done = CliRunner().invoke(main, ["calibrate", str(path), "--frames", "scenes:2:1", "-o", str(ranges)])
         assert done.exit_code == 2
         assert "has the Q/DQ of the ONNX file it is of: there is nothing to calibrate" in done.output
+
+
+def test_the_command_needs_no_torch(mobile_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.ranges.json"
+    block = "import sys; sys.modules['torch'] = None; from refinenet_edge.cli import main; main()"
+    command = ["calibrate", str(mobile_bundle), "--frames", "scenes:2:1", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-c", block, *command], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_ranges(out).count == 1
 
 
 class TestAnInt8Build:
