@@ -16,14 +16,13 @@ Nothing is written before everything has succeeded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from refinenet_edge import __version__
 from refinenet_edge.build.engine import Engine, build_engine
 from refinenet_edge.build.fuse import FusedModel, fuse_and_prove
-from refinenet_edge.build.load import LoadedModel, load
+from refinenet_edge.build.load import LoadedModel, Step, load
 from refinenet_edge.build.proof import prove
 from refinenet_edge.build.quantise import Rounding, find_rounding
 from refinenet_edge.build.resolve import resolve
@@ -33,8 +32,6 @@ from refinenet_edge.bundle import write_bundle
 from refinenet_edge.fusion import Firing
 from refinenet_edge.records import Manifest, Parity, Recipe
 from refinenet_edge.runtime.tensorrt.builder import Progress
-
-Step = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from refinenet_edge.build.load import Step
 from refinenet_edge.errors import CalibrationError, InputError
 from refinenet_edge.evaluation import DataSet, Unusable, evaluate
 from refinenet_edge.frames import Frames
@@ -34,8 +35,6 @@ from refinenet_edge.runtime.session import Session
 
 FRAMES = 4  # that harms are measured on
 SHOWN = 10  # layers that are told apart whatever the budget
-
-Step = Callable[[str], None]
 
 
 class MiouDrop:

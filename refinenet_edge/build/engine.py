@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from refinenet_edge.build.load import Step
 from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.bundle import MODEL, PLAN
 from refinenet_edge.records import Backend, EngineInfo
@@ -25,7 +26,7 @@ def build_engine(
     typed: TypedModel,
     backend: Backend,
     options: EngineOptions | None,
-    step: Callable[[str], None],
+    step: Step,
     progress: Progress | None,
 ) -> Engine:
     """The engine of a typed graph, and of its reference; `options` are a plan's, None: none is made.

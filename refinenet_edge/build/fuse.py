@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from refinenet_edge.build import parity
-from refinenet_edge.build.load import LoadedModel
+from refinenet_edge.build.load import LoadedModel, Step
 from refinenet_edge.errors import GraphError
 from refinenet_edge.frames.images import read_image
 from refinenet_edge.fusion import Firing, Rewrite, fuse
@@ -45,7 +45,7 @@ class FusedModel:
         return parity.logits(to_bytes(self.model), frames)
 
 
-def fuse_and_prove(loaded: LoadedModel, rewrites: Sequence[Rewrite], step: Callable[[str], None]) -> FusedModel:
+def fuse_and_prove(loaded: LoadedModel, rewrites: Sequence[Rewrite], step: Step) -> FusedModel:
     """The graph of `loaded`, changed in place, fused and held to its reference at its usual size.
 
     It is, frame by frame, and with as many at once as its bundle is to take.

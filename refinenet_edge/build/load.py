@@ -36,6 +36,7 @@ from refinenet_edge.trace import torch_logits, trace
 
 logger = logging.getLogger(__name__)
 
+Step = Callable[[str], None]  # hears what a build does
 RANDOM = "random"
 DEFAULT_CLASSES = 21  # of random weights: VOC's
 STEP = 32  # pixels, the deepest stride: what the shipped networks learned of borders holds at sides that it divides
@@ -75,7 +76,7 @@ class LoadedModel:
     batch: Batch = ONE
 
 
-def load(network: NetworkSource, step: Callable[[str], None]) -> LoadedModel:
+def load(network: NetworkSource, step: Step) -> LoadedModel:
     """The traced graph. Raises `CheckpointError`, `GraphError`, or `InputError` where the recipe does not fit it."""
     step("load and trace the model")
     return _from_module(network) if network.recipe.onnx is None else _from_onnx(network, Path(network.recipe.onnx))

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from refinenet_edge import calibration
 from refinenet_edge.build import parity
 from refinenet_edge.build.fuse import FusedModel
+from refinenet_edge.build.load import Step
 from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.errors import GraphError, RefineNetEdgeError, first_line
 from refinenet_edge.graph import to_bytes
@@ -57,7 +58,7 @@ def prove(
     fused: FusedModel,
     samples: parity.Inputs,
     how: Proving,
-    step: Callable[[str], None],
+    step: Step,
 ) -> tuple[Parity, ...]:
     """How far the logits of `typed` are from those of what was handed in, and on `samples` from the fused graph's.
 
@@ -86,7 +87,7 @@ def _prove_logits(
     samples: parity.Inputs,
     how: Proving,
     backend: Backend | None,
-    step: Callable[[str], None],
+    step: Step,
 ) -> tuple[Parity, ...]:
     """The logits of `model`, which `typed` ends with or goes on from; `backend` None: its own is not here."""
     if backend is None and typed.precision == "fp32":
@@ -113,7 +114,7 @@ def _prove_logits(
 
 
 def _prove_together(
-    typed: TypedModel, single: bytes, fused: FusedModel, runner: Backend, step: Callable[[str], None]
+    typed: TypedModel, single: bytes, fused: FusedModel, runner: Backend, step: Step
 ) -> tuple[Parity, ...]:
     """What the graph of `typed` gives for several frames at once, beside what `single` gives for each alone."""
     step(f"hold it to that with {typed.batch} frames at once, by {runner}")
@@ -136,9 +137,7 @@ def _prove_together(
     return worst
 
 
-def _prove_ends(
-    logits: bytes, ended: bytes, fused: FusedModel, runner: Backend, step: Callable[[str], None]
-) -> tuple[Parity, ...]:
+def _prove_ends(logits: bytes, ended: bytes, fused: FusedModel, runner: Backend, step: Step) -> tuple[Parity, ...]:
     """What the graph `ended` gives, beside the labels that the head makes of its `logits` at the same size."""
     step(f"hold what the graph ends with to the head's labels, by {runner}")
     scores, given = (_run(model, runner, fused.frames) for model in (logits, ended))

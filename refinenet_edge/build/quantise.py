@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -10,6 +9,7 @@ from refinenet_edge import calibration
 from refinenet_edge.build import parity
 from refinenet_edge.build.budget import Candidates, LostLabels, MiouDrop, spend
 from refinenet_edge.build.fuse import FusedModel
+from refinenet_edge.build.load import Step
 from refinenet_edge.evaluation import DataSet
 from refinenet_edge.frames import Frames
 from refinenet_edge.graph import to_bytes
@@ -51,7 +51,7 @@ def find_rounding(
     bits: Bits,
     fused: FusedModel,
     labels: Labels,
-    step: Callable[[str], None],
+    step: Step,
 ) -> Rounding | None:
     """The rounding of the fused float32 graph; None where nothing is quantised here.
 
@@ -78,7 +78,7 @@ def _samples(frames: Frames, spec: FrameSpec) -> parity.Inputs:
 
 
 def _better_bits(
-    how: Quantisation, fused: FusedModel, ranges: Ranges, samples: parity.Inputs, step: Callable[[str], None]
+    how: Quantisation, fused: FusedModel, ranges: Ranges, samples: parity.Inputs, step: Step
 ) -> Literal[7, 8]:
     """Whether weights of 8 bits, whose sums saturate here, lose more labels than those of 7."""
     step("try INT8 weights in 7 and 8 bits")
@@ -93,7 +93,7 @@ def _better_bits(
     return 7 if left(in_7_bits(how.placement)) > left(how.placement) else 8
 
 
-def _ranges(source: Ranges | Frames, fused: FusedModel, step: Callable[[str], None]) -> Ranges:
+def _ranges(source: Ranges | Frames, fused: FusedModel, step: Step) -> Ranges:
     if isinstance(source, Ranges):
         calibration.require_measured_on(source, fused.model, fused.spec)
         return source

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from refinenet_edge import calibration, precision
 from refinenet_edge.build.fuse import FusedModel
+from refinenet_edge.build.load import Step
 from refinenet_edge.build.quantise import Bits, Rounding
 from refinenet_edge.graph import copy_of, specs_of, to_bytes
 from refinenet_edge.graph.batch import set_batch
@@ -54,7 +55,7 @@ class Typing:
     gives: Gives
 
 
-def put_precision(fused: FusedModel, rounding: Rounding | None, how: Typing, step: Callable[[str], None]) -> TypedModel:
+def put_precision(fused: FusedModel, rounding: Rounding | None, how: Typing, step: Step) -> TypedModel:
     """The fused graph typed as `how` says, and its reference. Raises `GraphError` where float16 holds too little of it.
 
     It takes as many frames at once as its bundle is to take.
