@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import resource
@@ -245,3 +246,45 @@ def test_an_exchange(tmp_path: Path) -> None:
     assert (tmp_path / "b").read_text() == "a"
     with pytest.raises(FileNotFoundError):
         files.exchange(tmp_path / "a", tmp_path / "none")
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_folder_takes_another_ones_place_only_where_it_is_asked_to(tmp_path: Path, replace: bool) -> None:
+    place = tmp_path / "there"
+    place.mkdir()
+    (place / "old").touch()
+
+    def put() -> None:
+        with files.folder_beside(place) as new:
+            files.write_synced(new / "new", b"")
+            files.put_folder(new, place, replace)
+
+    with contextlib.nullcontext() if replace else pytest.raises(OSError, match="not empty"):
+        put()
+    assert [path.name for path in place.iterdir()] == ["new" if replace else "old"]
+    assert list(tmp_path.iterdir()) == [place]
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_what_is_done_is_kept_until_all_of_it_is(tmp_path: Path, done: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, state, seen = tmp_path / "result.partial", ["none"], []
+
+    def run(stopped: bool) -> None:
+        with files.resumable(path, lambda: state[0].encode(), lambda: done, InputError) as save:
+            for wait, state[0] in ((1e9, "some"), (-1, "more"), (1e9, "most")):
+                seen.append(path.read_text())
+                monkeypatch.setattr(files, "SAVE_SECONDS", wait)
+                save()
+            if stopped:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped=True)
+    assert seen == [
+        "none",
+        "none",
+        "more",
+    ]  # at once, so that a bad place is found out; then when it is time
+    assert [kept.read_text() for kept in tmp_path.iterdir()] == ["most"] * done
+    run(stopped=False)
+    assert not list(tmp_path.iterdir())

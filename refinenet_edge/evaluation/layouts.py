@@ -51,6 +51,10 @@ def _kept(count: int) -> dict[int, int]:
     return {**{number: number for number in range(count)}, IGNORE: IGNORE}
 
 
+def _from_1(count: int) -> dict[int, int]:
+    return {0: IGNORE, **{number + 1: number for number in range(count)}}
+
+
 # the official ids of the classes that are trained and evaluated, by train id
 _EVALUATED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _IDS = dict.fromkeys((*range(34), IGNORE), IGNORE) | {id_: train_id for train_id, id_ in enumerate(_EVALUATED)}
@@ -59,15 +63,13 @@ CITYSCAPES_TRAIN_IDS = Coding("train ids 0..18, 255 is void", _kept(19))
 CITYSCAPES_IDS = Coding("Cityscapes ids 0..33", _IDS)
 VOC_CODING = Coding("0..20, 255 is void, or their VOC colours", _kept(21), coloured=True)
 NYU40_FROM_0 = Coding("0..39, 255 is void (1..40 with 0 void: nyu40-from1:PATH)", _kept(40))
-NYU40_FROM_1 = Coding(
-    "1..40, 0 is void (0..39 with 255 void: nyu40:PATH)", {0: IGNORE, **{n + 1: n for n in range(40)}}
-)
+NYU40_FROM_1 = Coding("1..40, 0 is void (0..39 with 255 void: nyu40:PATH)", _from_1(40))
 _ALPHABET = {n: CONTEXT.names.index(name) for n, name in enumerate(sorted(CONTEXT.names[1:]), start=1)}
 CONTEXT_CODING = Coding("0..59, 255 is void", {0: 0, IGNORE: IGNORE, **_ALPHABET})
 PERSON_CODING = Coding("0..6, 255 is void", _kept(7))
-ADE150_CODING = Coding("1..150, 0 is void", {0: IGNORE, **{n + 1: n for n in range(150)}})
-SUN37_CODING = Coding("1..37, 0 is void", {0: IGNORE, **{n + 1: n for n in range(37)}})
-PLAIN_FROM_1 = Coding("1..254, 0 and 255 are void", {0: IGNORE, IGNORE: IGNORE, **{n + 1: n for n in range(254)}})
+ADE150_CODING = Coding("1..150, 0 is void", _from_1(150))
+SUN37_CODING = Coding("1..37, 0 is void", _from_1(37))
+PLAIN_FROM_1 = Coding("1..254, 0 and 255 are void", {IGNORE: IGNORE, **_from_1(254)})
 PLAIN_BINARY = Coding("0 and 255, which is class 1", {0: 0, 255: 1})
 CAMVID_CODING = Coding("0..10, 11 is void", _kept(11) | {11: IGNORE})
 
