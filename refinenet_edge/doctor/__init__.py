@@ -6,6 +6,7 @@ import importlib.util
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from refinenet_edge.doctor.board import Finding, Python, examine_board
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
@@ -64,9 +65,14 @@ def _opencv() -> Finding:
     try:
         from refinenet_edge.opencv import cv2
     except MissingExtra as exc:
-        problem, _, fix = str(exc).rpartition(": ")
-        return Finding("OpenCV", "wrong", problem, fix)
+        return _said("OpenCV", "wrong", str(exc))
     return Finding("OpenCV", "ok", f"cv2 {cv2.__version__}")
+
+
+def _said(subject: str, state: Literal["absent", "limited", "wrong"], problem: str) -> Finding:
+    """What an error says, which ends with the fix."""
+    detail, _, fix = problem.rpartition(": ")
+    return Finding(subject, state, detail, fix)
 
 
 def _runs_here() -> Iterator[Finding]:
@@ -86,8 +92,7 @@ def _runs_here() -> Iterator[Finding]:
         if gpu and backend not in ON_CPU:
             yield Finding(f"run on {backend}", "absent", "needs an NVIDIA GPU")
         elif reason:
-            problem, _, fix = reason.rpartition(": ")
-            yield Finding(f"run on {backend}", "absent", problem, fix)
+            yield _said(f"run on {backend}", "absent", reason)
         else:
             yield Finding(f"run on {backend}", "ok", "works")
     if not all(reasons[backend] for backend in ON_CPU):
@@ -110,8 +115,7 @@ def _kernels() -> Finding:
     try:
         return Finding(subject, "ok", f"{try_kernels()} compiles them and they load")
     except (MissingExtra, InputError) as exc:
-        problem, _, fix = str(exc).rpartition(": ")
-        return Finding(subject, "limited", f"frames and labels are prepared on the CPU: {problem}", fix)
+        return _said(subject, "limited", f"frames and labels are prepared on the CPU: {exc}")
     except RefineNetEdgeError as exc:
         return Finding(subject, "wrong", str(exc), "update the NVIDIA driver, or install the NVRTC of its CUDA")
 

@@ -24,20 +24,22 @@ from refinenet_edge.records import Labels
 from refinenet_edge.urls import shown
 
 LABEL_FILE = "labels.txt"
-AS_STORED = ", masks as stored"  # in the name of a data set that was opened so
 
 
 @dataclass(frozen=True)
 class DataSet:
     """Samples and what their classes are; `labels` None: those of what is evaluated.
 
-    `named`: a person said how its masks are numbered. Raises `InputError` where there is no sample, or one twice.
+    `named`: a person said how its masks are numbered. `layout` and `place`, the folder with its split: of a folder.
+    Raises `InputError` where there is no sample, or one twice.
     """
 
     name: str
     labels: Labels | None
     samples: Sequence[Sample]
     named: bool = field(default=False, compare=False)
+    layout: str = ""
+    place: str = ""
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -63,8 +65,9 @@ def open_dataset(text: str, *, masks_as_stored: bool = False) -> DataSet:
     if labels is None and (root / LABEL_FILE).is_file():
         labels = read_label_file(root / LABEL_FILE)
     files = tuple(replace(sample, as_stored=masks_as_stored) for sample in layout.samples(root, split))
-    said = f"{name}:{root}" + (f":{split}" if split else "") + (AS_STORED if masks_as_stored else "")
-    return DataSet(said, labels, files, named)
+    place = f"{root}:{split}" if split else str(root)
+    said = f"{name}:{place}" + (", masks as stored" if masks_as_stored else "")
+    return DataSet(said, labels, files, named, name, place)
 
 
 def _root(text: str) -> tuple[Path, str | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from refinenet_edge.evaluation.confusion import Confusion
-from refinenet_edge.evaluation.datasets import AS_STORED, DataSet
+from refinenet_edge.evaluation.datasets import DataSet
 
 FROM_1 = {"plain": "plain-from1", "nyu40": "nyu40-from1"}  # the layouts whose masks may count from 1, too
 FROM_0 = {name: layout for layout, name in FROM_1.items()}
@@ -18,7 +18,7 @@ UNSEEN = 0.05  # recall of a class that is never found
 
 def numbering_doubt(found: Confusion, dataset: DataSet) -> str | None:
     """Why the numbers of the masks seem to mean other classes; None: they do not."""
-    layout, _, place = dataset.name.removesuffix(AS_STORED).partition(":")
+    layout, place = dataset.layout, dataset.place
     as_read, lower, higher = (_recall(found, shift) for shift in (0, -1, 1))
     if lower > max(FITS, 2 * as_read):
         option = f": {FROM_1[layout]}:{place} takes 1 for the first class" if layout in FROM_1 else ""
@@ -31,7 +31,7 @@ def numbering_doubt(found: Confusion, dataset: DataSet) -> str | None:
 
 def doubts(found: Confusion, dataset: DataSet) -> tuple[str, ...]:
     """All that makes one doubt the result, in words."""
-    layout, _, place = dataset.name.removesuffix(AS_STORED).partition(":")
+    layout, place = dataset.layout, dataset.place
     said = []
     if not dataset.named and (doubt := numbering_doubt(found, dataset)):
         said.append(f"{doubt}; {layout}:{place} is as it was read")
