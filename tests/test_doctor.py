@@ -135,8 +135,8 @@ def test_a_builder_that_does_not_load_is_wrong(monkeypatch: pytest.MonkeyPatch) 
 def test_the_age_of_a_package_is_judged_by_numbers(
     monkeypatch: pytest.MonkeyPatch, version: str | None, state: str
 ) -> None:
-    installed: Version = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: version if name == "torch" else installed(name))
+    installed: Version = doctor.version_of
+    monkeypatch.setattr(doctor, "version_of", lambda name: version if name == "torch" else installed(name))
     (finding,) = (f for f in examine() if f.subject == "load checkpoints, trace")
     assert finding.state == state
     assert bool(finding.fix) == (state != "ok")
@@ -145,10 +145,10 @@ def test_the_age_of_a_package_is_judged_by_numbers(
 @pytest.mark.parametrize("rivals", [("opencv-python", "opencv-python-headless"), ("onnxruntime", "onnxruntime-gpu")])
 def test_packages_that_overwrite_each_other_are_wrong(monkeypatch: pytest.MonkeyPatch, rivals: tuple[str, str]) -> None:
     known = {name for group in doctor.RIVALS for name in group}
-    installed: Version = doctor._version
+    installed: Version = doctor.version_of
     monkeypatch.setattr(
         doctor,
-        "_version",
+        "version_of",
         lambda name: ("1.0" if name in rivals else None) if name in known - {"onnxruntime"} else installed(name),
     )
     (finding,) = (f for f in examine() if "overwrite" in f.detail)

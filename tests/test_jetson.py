@@ -15,6 +15,7 @@ from refinenet_edge.doctor import examine
 from refinenet_edge.doctor.board import Finding, Python, examine_board
 from refinenet_edge.jetson import Board, Clock, PowerMode, builder_gpus, read_board, version_numbers
 from refinenet_edge.memory import Memory
+from refinenet_edge.runtime.libraries import version_of
 from tests.boards import AGX_ORIN, DESKTOP, ORIN_NANO, THOR, tree
 
 ON_6 = Python("10.3.0", False, frozenset(), "12.9.1")
@@ -308,6 +309,4 @@ class TestExamine:
     def test_jetpacks_own_libraries_are_looked_at(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tree(tmp_path, {**THOR, "usr/lib/aarch64-linux-gnu/libnvinfer_builder_resource_sm110.so.10": "ELF"})
         monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.13.3"))
-        assert doctor._python(tmp_path) == Python(
-            "10.13.3", False, frozenset({"sm_110"}), doctor._version("cuda-bindings")
-        )
+        assert doctor._python(tmp_path) == Python("10.13.3", False, frozenset({"sm_110"}), version_of("cuda-bindings"))

@@ -5,7 +5,6 @@ those that run this.
 """
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -19,20 +18,8 @@ from refinenet_edge import jetson
 from refinenet_edge.bench.record import Machine
 from refinenet_edge.files import read_text
 from refinenet_edge.memory import machine_memory
+from refinenet_edge.runtime.libraries import DISTRIBUTIONS, version_of
 from refinenet_edge.sensors import Gpu
-
-# what may compute, and the distributions that bring it
-PACKAGES = {
-    "numpy": ("numpy",),
-    "cv2": ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
-    "openvino": ("openvino",),
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
-    "torch": ("torch",),
-    "tensorrt": ("tensorrt",),
-    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
-    "cuda-bindings": ("cuda-bindings",),
-    "pycuda": ("pycuda",),
-}
 
 
 def describe(root: Path = Path("/"), device: str | None = None, gpu: str | None = None) -> Machine:
@@ -113,24 +100,16 @@ def _driver(bus_id: str) -> tuple[str | None, str | None]:
 
 def _versions(board: jetson.Board | None, driver: str | None) -> Iterator[tuple[str, str]]:
     yield "refinenet_edge", refinenet_edge.__version__
-    for package, distributions in PACKAGES.items():
-        if version := _version(package, distributions):
-            yield package, version
+    for package, distributions in DISTRIBUTIONS.items():
+        loaded = getattr(sys.modules.get(package), "__version__", None)  # JetPack's OpenCV is no distribution
+        if version := version_of(*distributions) or loaded:
+            yield package, str(version)
     if driver:
         yield "NVIDIA driver", driver
     if board and board.l4t:
         yield "L4T", ".".join(map(str, board.l4t))
     if board and board.cuda:
         yield "CUDA", board.cuda
-
-
-def _version(package: str, distributions: tuple[str, ...]) -> str | None:
-    for distribution in distributions:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(distribution)
-    # JetPack's OpenCV is no distribution
-    loaded = getattr(sys.modules.get(package), "__version__", None)
-    return str(loaded) if loaded else None
 
 
 def _git(folder: Path, *command: str) -> str | None:

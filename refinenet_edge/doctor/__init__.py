@@ -1,7 +1,6 @@
 """What works on this machine, what does not fit together, and the fix for each."""
 
 import importlib
-import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from refinenet_edge.runtime.backends import ON_CPU
 from refinenet_edge.runtime.cuda import driver_cuda, gpu_capability, gpu_problem
 from refinenet_edge.runtime.head import implementation
 from refinenet_edge.runtime.kernels.device import try_kernels
-from refinenet_edge.runtime.libraries import INSTALL, MODULES, load_library
+from refinenet_edge.runtime.libraries import DISTRIBUTIONS, INSTALL, MODULES, load_library, version_of
 from refinenet_edge.runtime.processor import processor, saturates
 from refinenet_edge.runtime.tensorrt.builder import FLAVOURS
 
@@ -29,10 +28,7 @@ EXPORT = {
     "onnxruntime": ("1.18", "prove rewrites"),
     "safetensors": ("0.5", "load checkpoints"),
 }
-RIVALS = (  # distributions that overwrite each other's files
-    ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
-    ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
-)
+RIVALS = DISTRIBUTIONS["cv2"], DISTRIBUTIONS["onnxruntime"]  # they overwrite each other's files
 HEAD = "sudo apt install python3-dev g++; pip install --force-reinstall --no-deps --no-cache-dir refinenet-edge"
 
 
@@ -58,7 +54,7 @@ def _python(root: Path) -> Python:
     wheel = importlib.util.find_spec("tensorrt_libs")  # where pip's TensorRT has its libraries
     folders = [Path(folder) for folder in (wheel.submodule_search_locations or ())] if wheel else [root / LIBRARIES]
     gpus = frozenset().union(*map(builder_gpus, folders))
-    return Python(version, wheel is not None, gpus, _version("cuda-bindings"))
+    return Python(version, wheel is not None, gpus, version_of("cuda-bindings"))
 
 
 def _opencv() -> Finding:
@@ -133,7 +129,7 @@ def _builds_here() -> Iterator[Finding]:
 
 def _exports_here() -> Iterator[Finding]:
     for package, (oldest, purpose) in EXPORT.items():
-        version = _version(package)
+        version = version_of(package)
         if version is None:
             yield Finding(purpose, "absent", f"{package} is not installed", "pip install 'refinenet-edge[export]'")
         elif version_numbers(version) < version_numbers(oldest):
@@ -145,14 +141,7 @@ def _exports_here() -> Iterator[Finding]:
 
 def _rivals() -> Iterator[Finding]:
     for group in RIVALS:
-        present = [name for name in group if _version(name) is not None]
+        present = [name for name in group if version_of(name)]
         if len(present) > 1:
             fix = f"pip uninstall {' '.join(present)}, then pip install {present[-1]}"
             yield Finding(present[0], "wrong", f"{' and '.join(present)} overwrite each other", fix)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

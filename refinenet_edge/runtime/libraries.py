@@ -4,7 +4,9 @@ OpenVINO and ONNX Runtime tell their makers that they are used, and write an id 
 runs a model here was asked, so both are told not to before they are imported.
 """
 
+import contextlib
 import importlib
+import importlib.metadata
 import os
 import sys
 from types import ModuleType
@@ -27,6 +29,26 @@ INSTALL = {
     "onnxruntime": "pip install 'refinenet-edge[cpu]'",
 }
 BACKENDS = tuple(INSTALL)
+# what may compute, and the distributions that bring it
+DISTRIBUTIONS = {
+    "numpy": ("numpy",),
+    "cv2": ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
+    "openvino": ("openvino",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+    "torch": ("torch",),
+    "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+    "cuda-bindings": ("cuda-bindings",),
+    "pycuda": ("pycuda",),
+}
+
+
+def version_of(*distributions: str) -> str | None:
+    """The release of the first of these that is installed; None: none is."""
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None
 
 
 def load_library(backend: str) -> ModuleType:
