@@ -18,8 +18,6 @@ import csv
 import functools
 import io
 import json
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.files import write_atomically
+from refinenet_edge.frames.headers import png_part
 from refinenet_edge.frames.images import encode_image
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import LabelMap, Labels, Mask
@@ -43,10 +42,8 @@ def encode_labels(labels: LabelMap, classes: Labels, name: str) -> bytes:
     """`labels` (HxW) as a palette PNG: their numbers, shown in the colours of `classes`; errors say `name`."""
     grey = encode_image(labels, name)
     # pixels of a palette are stored as grey ones are: only the header says another colour type, and the palette follows
-    header = b"IHDR" + grey[16:25] + PALETTE + grey[26:29]
-    colours = b"PLTE" + classes.bgr()[:, ::-1].tobytes()
-    checked = [part + struct.pack(">I", zlib.crc32(part)) for part in (header, colours)]
-    return grey[:12] + checked[0] + struct.pack(">I", len(colours) - 4) + checked[1] + grey[33:]
+    header = png_part(b"IHDR", grey[16:25] + PALETTE + grey[26:29])
+    return grey[:8] + header + png_part(b"PLTE", classes.bgr()[:, ::-1].tobytes()) + grey[33:]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ pixels of the two are stored alike).
 """
 
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from refinenet_edge.errors import InputError
 from refinenet_edge.files import read_bytes
-from refinenet_edge.frames.headers import require_plausible
+from refinenet_edge.frames.headers import png_part, require_plausible
 from refinenet_edge.frames.images import MAX_BYTES, PNG, image_size, require_readable
 from refinenet_edge.opencv import cv2
 
@@ -60,8 +59,8 @@ def _bare(data: bytes) -> tuple[int, bytes]:
         chunk = data[at : at + 12 + length]
         if kind == b"IHDR":
             depth, colour = data[at + 16], data[at + 17]
-            header = data[at + 8 : at + 17] + bytes([GREY if colour == PALETTE else colour]) + data[at + 18 : at + 21]
-            chunk = struct.pack(">I", 13) + kind + header + struct.pack(">I", zlib.crc32(kind + header))
+            colours = bytes([GREY if colour == PALETTE else colour])
+            chunk = png_part(kind, data[at + 8 : at + 17] + colours + data[at + 18 : at + 21])
         if kind in (b"IHDR", b"IDAT", b"IEND"):
             parts.append(chunk)
         at += 12 + length

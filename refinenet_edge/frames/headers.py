@@ -1,10 +1,11 @@
-"""Whether an image file can hold the picture that its header claims: before a decoder believes it.
+"""Headers of image files: whether one can hold the picture that it claims, before a decoder believes it.
 
 Decoders set memory aside for the lengths and sizes that a file claims. A PNG is compressed by at most 1032 to 1, a BMP
 by 128 to 1 or not at all, and no part of a file is longer than the file.
 """
 
 import struct
+import zlib
 
 from refinenet_edge.errors import InputError
 
@@ -25,6 +26,11 @@ def require_plausible(data: bytes, what: str) -> None:
         problem = "is cut short"
     if problem:
         raise InputError(f"{what} {problem}: it is damaged")
+
+
+def png_part(kind: bytes, data: bytes) -> bytes:
+    """A part of a PNG file: its length, `kind` and `data`, and their check."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def _problem_of_png(data: bytes) -> str:
