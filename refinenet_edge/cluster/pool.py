@@ -8,7 +8,6 @@ Ray's own limit would not do: it counts every call to a machine that is gone, an
 """
 
 import contextlib
-import functools
 import importlib
 import inspect
 import itertools
@@ -196,12 +195,48 @@ class _RayWorker:
     def __init__(self, make: Callable[[], Worker[Any, Any]], folder: str, tries: Any) -> None:
         with contextlib.suppress(OSError):  # a relative path means the same wherever this folder is there
             os.chdir(folder)
-        self._stream = Stream(make, functools.partial(_begin, tries))
+        self._stream = Stream(make, _Remote(tries))
 
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         # what yields is run in the thread of each call, what returns in one for all calls of an actor
         index, piece = pickle.loads(row["piece"])
         yield {"result": pickle.dumps(self._stream.result(index, piece))}
+
+
+class Tries:
+    """How often each piece was begun: an actor beside the driver, which does not die of a piece."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, index: int, beside: bool) -> int:
+        """How often, this time too; 0: it may not be `beside` others, as a worker may have died of it."""
+        if beside and self._begun[index]:
+            return 0
+        self._begun[index] += 1
+        return self._begun[index]
+
+    def done(self, index: int) -> None:
+        """No worker dies of it: where one dies before its result has come away, it is begun as if it were new."""
+        del self._begun[index]
+
+
+class _Remote(Tries):
+    """That of an actor."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def begin(self, index: int, beside: bool) -> int:
+        import ray
+
+        begun: int = ray.get(self._actor.begin.remote(index, beside))
+        return begun
+
+    def done(self, index: int) -> None:
+        import ray
+
+        ray.get(self._actor.done.remote(index))
 
 
 @dataclass(eq=False)
@@ -214,12 +249,11 @@ class _Asked:
 class Stream:
     """A worker for pieces that several threads bring: one thread works on them, as one stream where more are there.
 
-    `begin(index, beside)`: how often a piece was begun, this time too; 0: it may not be, `beside` others. The worker is
-    made with its first piece: what that raises is a result like others, not a dead actor.
+    It is made with its first piece: what that raises is a result like others, not a dead actor.
     """
 
-    def __init__(self, make: Callable[[], Worker[Any, Any]], begin: Callable[[int, bool], int]) -> None:
-        self._make, self._begin = make, begin
+    def __init__(self, make: Callable[[], Worker[Any, Any]], tries: Tries) -> None:
+        self._make, self._tries = make, tries
         self._worker: Worker[Any, Any] | None = None
         self._asked: SimpleQueue[_Asked] = SimpleQueue()
         threading.Thread(target=self._work, name="worker", daemon=True).start()
@@ -242,7 +276,7 @@ class Stream:
 
         def pieces() -> Iterator[Any]:
             for asked in self._there(first):
-                begun = self._begin(asked.index, asked is not first)
+                begun = self._tries.begin(asked.index, asked is not first)
                 if not begun:
                     left.append(asked)
                     return
@@ -258,7 +292,9 @@ class Stream:
             if self._worker is None:
                 self._worker = self._make()
             for result in self._worker.each(pieces()):
-                at_work.popleft().answer.put(result)
+                asked = at_work.popleft()
+                self._tries.done(asked.index)
+                asked.answer.put(result)
         except Exception as exc:
             error = RefineNetEdgeError(str(exc))  # in words: not every exception survives pickling
             if not isinstance(exc, RefineNetEdgeError):  # a mistake of ours: it must not pass for a dead worker
@@ -275,30 +311,9 @@ class Stream:
                 yield self._asked.get_nowait()
 
 
-def _begin(tries: Any, index: int, beside: bool) -> int:
-    import ray
-
-    begun: int = ray.get(tries.begin.remote(index, beside))
-    return begun
-
-
-class _Tries:
-    """How often each piece was begun: an actor beside the driver, which does not die of a piece."""
-
-    def __init__(self) -> None:
-        self._begun: Counter[int] = Counter()
-
-    def begin(self, index: int, beside: bool) -> int:
-        """`Stream`'s: 0 where it was begun before, so that no other is lost by what a worker died of."""
-        if beside and self._begun[index]:
-            return 0
-        self._begun[index] += 1
-        return self._begun[index]
-
-
 def _tries() -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(_Tries).remote()
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Tries).remote()

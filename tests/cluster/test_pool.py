@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from refinenet_edge.cluster.pool import TRIES, LocalPool, Stream, Worker, _Tries, as_one
+from refinenet_edge.cluster.pool import TRIES, LocalPool, Stream, Tries, Worker, as_one
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 
 LIMIT = 60  # seconds
@@ -54,13 +54,9 @@ def results(stream: Stream, *pieces: int) -> list[Any]:
         return list(threads.map(lambda piece: stream.result(piece, piece), pieces, timeout=LIMIT))
 
 
-def once(_index: int, _beside: bool) -> int:
-    return 1
-
-
 def test_what_is_there_is_one_stream() -> None:
     worker = Doubler(Counter({1: 1}))
-    worker.stream = stream = Stream(lambda: worker, once)
+    worker.stream = stream = Stream(lambda: worker, Tries())
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(stream.result, 1, 1)
         until(lambda: worker.streams == [[1]])
@@ -72,10 +68,10 @@ def test_what_is_there_is_one_stream() -> None:
 
 def test_a_piece_that_was_begun_before_is_alone() -> None:
     """What its worker died of then, or what was beside that."""
-    tries = _Tries()
+    tries = Tries()
     assert tries.begin(2, False) == 1
     worker = Doubler(Counter({0: 1, 1: 1}))
-    worker.stream = stream = Stream(lambda: worker, tries.begin)
+    worker.stream = stream = Stream(lambda: worker, tries)
     gate = threading.Event()
     make, worker_of = stream._make, lambda: (gate.wait(LIMIT), make())[1]
     stream._make = worker_of
@@ -87,19 +83,21 @@ def test_a_piece_that_was_begun_before_is_alone() -> None:
         gate.set()
         assert [each.result(LIMIT) for each in asked] == [0, 2, 4, 6]
     assert worker.streams == [[0, 1], [2], [3]]
-    assert [tries._begun[piece] for piece in range(4)] == [1, 1, 2, 1]
+    assert [tries.begin(piece, True) for piece in range(4)] == [1] * 4  # they are done: nobody dies of them
 
 
 def test_a_piece_that_was_begun_too_often_has_no_result() -> None:
     worker = Doubler()
-    stream = Stream(lambda: worker, lambda index, beside: TRIES + 1 if index == 2 else 1)
+    tries = Tries()
+    assert [tries.begin(2, False) for _ in range(TRIES)] == [1, 2, 3, 4]
+    stream = Stream(lambda: worker, tries)
     assert results(stream, 1, 2, 3) == [2, None, 6]
     assert sorted(piece for stream in worker.streams for piece in stream) == [1, 3]
 
 
 @pytest.mark.parametrize(("piece", "said"), [(7, "^seven$"), (8, "^a worker failed: ValueError: eight$")])
 def test_what_it_raises_is_a_result_and_the_next_are_worked_on(piece: int, said: str) -> None:
-    stream = Stream(Doubler, once)
+    stream = Stream(Doubler, Tries())
     with pytest.raises(RefineNetEdgeError, match=said):
         raise stream.result(0, piece)
     assert stream.result(1, 5) == 10
@@ -114,7 +112,7 @@ def test_what_making_it_raises_is_a_result() -> None:
             raise RefineNetEdgeError("no room")
         return Doubler()
 
-    stream = Stream(make, once)
+    stream = Stream(make, Tries())
     assert str(stream.result(0, 1)) == "no room"
     assert results(stream, 2, 3) == [4, 6]
     assert len(made) == 2

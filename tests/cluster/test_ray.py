@@ -122,8 +122,7 @@ def test_a_worker_with_a_gpu_has_the_next_piece_when_it_is_at_the_last_frames_of
     cluster: Any, gpu: None, tmp_path: Path
 ) -> None:
     assert list(RayPool(gpus=1, size=1).run(AtOnce, [Noted(tmp_path / str(index)) for index in range(4)])) == [True] * 4
-    pieces = [20, 13, *range(6), 13]
-    assert list(RayPool(gpus=1, size=1).run(Doubler, pieces)) == [40, None, 0, 2, 4, 6, 8, 10, None]
+    assert list(RayPool(gpus=1, size=1).run(Doubler, [20, 13, 0, 1])) == [40, None, 0, 2]
 
 
 def test_a_node_that_is_lost_costs_nothing(
