@@ -13,7 +13,8 @@ from refinenet_edge.cluster.pool import Pool
 from refinenet_edge.errors import BundleError, InputError
 from refinenet_edge.records import WHOLE, Inference, Interpolation
 from refinenet_edge.runtime import Segmenter
-from refinenet_edge.runtime.backends import ON_CPU, choose
+from refinenet_edge.runtime.backends import choose
+from refinenet_edge.runtime.first_run import ON_CPU
 from refinenet_edge.runtime.libraries import BACKENDS
 
 

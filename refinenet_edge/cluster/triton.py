@@ -27,7 +27,7 @@ from refinenet_edge.cluster.triton_config import ModelConfig, read_config, write
 from refinenet_edge.errors import BuildError, InputError
 from refinenet_edge.files import folder_beside, put_folder, write_synced
 from refinenet_edge.records import ONE, TensorSpec
-from refinenet_edge.runtime.backends import ON_CPU
+from refinenet_edge.runtime.first_run import ON_CPU
 
 CONFIG, LABELS = "config.pbtxt", "labels.txt"
 PREPROCESSING = "preprocessing"  # a parameter of the bare graph: what its client does to a byte x of a frame

@@ -11,8 +11,8 @@ from refinenet_edge.doctor.board import Finding, Python, examine_board
 from refinenet_edge.errors import InputError, MissingExtra, RefineNetEdgeError
 from refinenet_edge.jetson import LIBRARIES, builder_gpus, read_board, version_numbers
 from refinenet_edge.runtime import available
-from refinenet_edge.runtime.backends import ON_CPU
 from refinenet_edge.runtime.cuda import driver_cuda, gpu_capability, gpu_problem
+from refinenet_edge.runtime.first_run import ON_CPU
 from refinenet_edge.runtime.head import implementation
 from refinenet_edge.runtime.kernels.device import try_kernels
 from refinenet_edge.runtime.libraries import DISTRIBUTIONS, INSTALL, MODULES, load_library, version_of

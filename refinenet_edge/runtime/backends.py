@@ -14,17 +14,14 @@ import shlex
 from refinenet_edge.bundle import MODEL, Bundle
 from refinenet_edge.errors import BundleError, InputError, MissingExtra, RefineNetEdgeError, require
 from refinenet_edge.runtime.cuda import gpu_capability, gpu_problem, load_cuda
-from refinenet_edge.runtime.first_run import require_runs
+from refinenet_edge.runtime.first_run import ON_CPU, require_runs
 from refinenet_edge.runtime.libraries import BACKENDS, INSTALL, MODULES, load_library
-from refinenet_edge.runtime.openvino import OpenVinoSession
-from refinenet_edge.runtime.ort import OrtSession
 from refinenet_edge.runtime.processor import saturates
 from refinenet_edge.runtime.session import Session
 from refinenet_edge.runtime.tensorrt.rtx import wrong_gpu
 from refinenet_edge.runtime.tensorrt.session import TrtSession
 
 LEAST = 0.5  # of the labels: what keeps fewer is not run
-ON_CPU = ("openvino", "onnxruntime")  # the order of preference
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +60,7 @@ def open_session(
         if graph := bundle.manifest.files.get(MODEL):
             advice = f", or run it with --backend {other}"
             require_runs(bundle.read_graph, graph.sha256, backend, BundleError, name, advice)
-        if backend == "openvino":
-            return OpenVinoSession(bundle.read_graph, threads, name, throughput=throughput)
-        return OrtSession(bundle.read_graph, threads=threads, name=name, throughput=throughput)
+        return ON_CPU[backend](bundle.read_graph, threads=threads, name=name, throughput=throughput)
     if bundle.manifest.engine is None:
         raise BundleError(
             f"{bundle.path} has no plan yet: on the machine that runs it, refinenet-edge plan "

@@ -33,7 +33,8 @@ try:
 except ImportError:  # not a Unix: nothing is limited but the time
     resource = None  # type: ignore[assignment]
 
-ON_CPU = {"openvino": OpenVinoSession, "onnxruntime": OrtSession}
+# in the order of preference
+ON_CPU: dict[str, type[OpenVinoSession | OrtSession]] = {"openvino": OpenVinoSession, "onnxruntime": OrtSession}
 SECONDS, MEMORY = 6, 1 << 30  # of computing, and bytes: what the smallest graph may take
 PER_BYTE = 16  # bytes of memory for each of the graph: it is read, converted and packed
 PER_CORE = 32 << 20  # the stacks of threads that libraries start, one for each, whatever they are told
