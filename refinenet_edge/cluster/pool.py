@@ -225,18 +225,15 @@ class _Remote(Tries):
     """That of an actor."""
 
     def __init__(self, actor: Any) -> None:
-        self._actor = actor
+        import ray
+
+        self._actor, self._get = actor, ray.get
 
     def begin(self, index: int, beside: bool) -> int:
-        import ray
-
-        begun: int = ray.get(self._actor.begin.remote(index, beside))
-        return begun
+        return int(self._get(self._actor.begin.remote(index, beside)))
 
     def done(self, index: int) -> None:
-        import ray
-
-        ray.get(self._actor.done.remote(index))
+        self._get(self._actor.done.remote(index))
 
 
 @dataclass(eq=False)

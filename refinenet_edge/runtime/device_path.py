@@ -4,8 +4,8 @@ On an integrated GPU (Jetson) frames and labels lie in mapped memory: nothing is
 memory of `new_frame` is read where it is, and labels are written into memory of `new_labels` and stay there. On a
 discrete one, and where `make gpu` measured that copying is faster, they go through page-locked memory on two streams of
 their own (device_lane.py). Frames that may wait for each other, as those of `batch` and of a stream for throughput, go
-in together where the engine takes several, and are of any sizes, one after the other too: device_batch.py has nothing
-to make again where another size comes. One that is to be soon done has kernels for its size.
+in together where the engine takes several, and are of any sizes, one after the other too: where the engine's sides are
+fixed, device_batch.py has nothing to make again for another. One that is to be soon done has kernels for its size.
 
 From the second frame of a size on, the kernels and the engine are one CUDA graph for each place that frames lie at.
 The full-size logits never exist: the frame kernel writes what the engine reads, in its layout and type, and the head

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from onnx import numpy_helper
 
 from refinenet_edge.bundle import MODEL, write_bundle
 from refinenet_edge.frames.images import write_image
 from refinenet_edge.labels import numbered
-from refinenet_edge.records import FrameSpec, Manifest, Recipe, TensorSpec
+from refinenet_edge.records import FrameSpec, Manifest, Mask, Recipe, TensorSpec
+from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene
 from tests.runtime.tinynet import CLASSES, tiny
 
@@ -64,3 +67,15 @@ class Many:
         for worker in workers:
             worker.close()
         yield from (found[index] for index in range(len(pieces)))
+
+
+def in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No frame gets on alone from now on: each waits in the segmenter for another."""
+    segment, together = Segmenter.segment, threading.Barrier(2)
+
+    def both(self: Segmenter, frame: np.ndarray) -> Mask:
+        together.wait(60)
+        return segment(self, frame)
+
+    monkeypatch.setattr(Segmenter, "in_flight", 2)
+    monkeypatch.setattr(Segmenter, "segment", both)

@@ -43,7 +43,7 @@ from refinenet_edge.mask_files import geojson
 from refinenet_edge.records import Mask, MultiScale, from_json
 from refinenet_edge.runtime import Segmenter
 from refinenet_edge.scenes import scene
-from tests.cluster.inputs import Many, contents, pictures, tiny_bundle
+from tests.cluster.inputs import Many, contents, in_pairs, pictures, tiny_bundle
 from tests.videos import miscounted, number_of, timed, uncounted, written
 
 COUNT = 5
@@ -361,14 +361,7 @@ def test_the_last_frame_of_a_piece_is_not_waited_for(
         pytest.importorskip("pyarrow")
     monkeypatch.setattr(work, "PIECE", 3)
     label(open_bundle(bundle), "scenes:7:6", str(tmp_path / "one"), form=form)
-    segment, together = Segmenter.segment, threading.Barrier(2)
-
-    def both(self: Segmenter, frame: np.ndarray) -> Mask:
-        together.wait(60)
-        return segment(self, frame)
-
-    monkeypatch.setattr(Segmenter, "in_flight", 2)
-    monkeypatch.setattr(Segmenter, "segment", both)
+    in_pairs(monkeypatch)
     told: list[int] = []
     done = label(
         open_bundle(bundle), "scenes:7:6", str(tmp_path / "two"), form=form, progress=lambda done, _: told.append(done)

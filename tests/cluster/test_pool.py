@@ -71,13 +71,18 @@ def test_a_piece_that_was_begun_before_is_alone() -> None:
     tries = Tries()
     assert tries.begin(2, False) == 1
     worker = Doubler(Counter({0: 1, 1: 1}))
-    worker.stream = stream = Stream(lambda: worker, tries)
-    gate = threading.Event()
-    make, worker_of = stream._make, lambda: (gate.wait(LIMIT), make())[1]
-    stream._make = worker_of
+    made, gate = threading.Event(), threading.Event()
+
+    def make() -> Doubler:
+        made.set()
+        assert gate.wait(LIMIT)
+        return worker
+
+    worker.stream = stream = Stream(make, tries)
     with ThreadPoolExecutor(4) as threads:
-        asked = []
-        for piece in range(4):  # in this order
+        asked = [threads.submit(stream.result, 0, 0)]
+        assert made.wait(LIMIT)
+        for piece in range(1, 4):  # in this order
             asked.append(threads.submit(stream.result, piece, piece))
             until(lambda piece=piece: stream._asked.qsize() == piece)
         gate.set()

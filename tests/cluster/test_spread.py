@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -19,9 +17,9 @@ from refinenet_edge.cluster import calibrate, evaluate
 from refinenet_edge.cluster.pool import LocalPool
 from refinenet_edge.errors import RefineNetEdgeError
 from refinenet_edge.onnx_import import read_onnx
-from refinenet_edge.records import Cubic, Interpolation, Mask, MultiScale
+from refinenet_edge.records import Cubic, Interpolation, MultiScale
 from refinenet_edge.runtime import Segmenter
-from tests.cluster.inputs import Many, tiny_bundle
+from tests.cluster.inputs import Many, in_pairs, tiny_bundle
 from tests.evaluation import data
 from tests.runtime.tinynet import CLASSES
 
@@ -53,14 +51,7 @@ def test_the_last_sample_of_a_piece_is_not_waited_for(tmp_path: Path, monkeypatc
     dataset = evaluation.open_dataset(str(data.plain(tmp_path / "d", CLASSES, 6)))
     with Segmenter(bundle, "openvino") as segmenter:
         alone = evaluation.evaluate(segmenter, dataset)
-    segment, together = Segmenter.segment, threading.Barrier(2)
-
-    def both(self: Segmenter, frame: np.ndarray) -> Mask:
-        together.wait(60)
-        return segment(self, frame)
-
-    monkeypatch.setattr(Segmenter, "in_flight", 2)
-    monkeypatch.setattr(Segmenter, "segment", both)
+    in_pairs(monkeypatch)
     spread = evaluation.evaluate(evaluate.distributed(bundle, "openvino", LocalPool()), dataset)
     assert replace(spread, seconds=0) == replace(alone, seconds=0)
 
