@@ -14,6 +14,7 @@ from refinenet_edge.memory import process_memory
 from refinenet_edge.records import Frame
 from refinenet_edge.runtime.cuda import gpu_problem, load_cuda
 from refinenet_edge.sensors import Meters
+from refinenet_edge.urls import shown
 
 START_FRAMES = 5  # until memory has its size
 POWER_SECONDS = 3.0
@@ -108,7 +109,6 @@ def measure_screen(entry: BundleEntry, source: str) -> Screen:
     """
     from refinenet_edge.demo import live, open_source  # needs OpenCV: estimate does not
     from refinenet_edge.overlay import OverlayStyle, draw
-    from refinenet_edge.urls import shown
 
     ages: list[float] = []
     began = drops = 0.0

@@ -38,8 +38,9 @@ from refinenet_edge.cli.screen import (
     styled,
 )
 from refinenet_edge.errors import InputError
-from refinenet_edge.files import make_folder
-from refinenet_edge.records import MAX_BATCH, Recipe
+from refinenet_edge.files import make_folder, write_atomically
+from refinenet_edge.records import MAX_BATCH, Recipe, to_json
+from refinenet_edge.urls import shown
 
 if TYPE_CHECKING:
     from refinenet_edge.bench import BatchCurve, BenchmarkRun, Case
@@ -129,7 +130,6 @@ def bench_run(
     """
     from refinenet_edge import bench
     from refinenet_edge.evaluation import open_dataset
-    from refinenet_edge.urls import shown
 
     scope = bench.Scope(tuple(filter(None, against.split(","))), sizes, sum(batches, ()), streams, judge, source)
     with progress_bar("start") as bar:
@@ -245,9 +245,6 @@ def estimate(
 
         bounds = estimates.estimate(model, device, size, classes, batch)
     if result is not None:
-        from refinenet_edge.files import write_atomically
-        from refinenet_edge.records import to_json
-
         write_atomically(result, to_json(bounds).encode(), InputError)
     if as_json:
         print_json(bounds, cites="source")

@@ -14,6 +14,7 @@ import click
 from rich.table import Table
 
 from refinenet_edge import __version__
+from refinenet_edge.bundle import MODEL, open_bundle
 from refinenet_edge.cli.command import (
     EXPORT,
     SIZE,
@@ -199,7 +200,6 @@ def plan(
     size: tuple[int, int] | None,
 ) -> None:
     """Build a bundle's TensorRT plan on this machine, from the graph inside: on a Jetson, without torch."""
-    from refinenet_edge.bundle import open_bundle
     from refinenet_edge.runtime.tensorrt.builder import EngineOptions, add_plan, profile_of
 
     opened = open_bundle(bundle)
@@ -231,8 +231,6 @@ def calibrate(bundle: Path, source: str, path: Path, method: str | None, special
 
     A run that was stopped goes on where it was when it is started again.
     """
-    from refinenet_edge.bundle import MODEL, open_bundle
-
     with heavy(EXPORT):
         from refinenet_edge import calibration
         from refinenet_edge.onnx_import import read_onnx

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from refinenet_edge.bundle import open_bundle
 from refinenet_edge.cli.command import (
     EXPORT,
     MASK_FORMATS,
@@ -51,7 +52,6 @@ def batch(
     A run that was stopped does what is missing when it is started again. A frame that cannot be labelled is written
     down in DIR/problems.json, and the rest goes on.
     """
-    from refinenet_edge.bundle import open_bundle
     from refinenet_edge.cluster.batch import PROBLEMS, label
 
     with progress_bar("label") as bar:
@@ -97,8 +97,6 @@ def export_triton(bundle: Path, repository: Path, name: str | None) -> None:
 
     A model that is there gets a new version, which Triton then serves.
     """
-    from refinenet_edge.bundle import open_bundle
-
     with heavy("'refinenet-edge[triton]'"):
         from refinenet_edge.cluster.triton import export
 
@@ -111,8 +109,6 @@ def export_triton(bundle: Path, repository: Path, name: str | None) -> None:
 @option("--out", "-o", "folder", type=LocalPath(), required=True, metavar="DIR", help="Folder to be written.")
 def export_deepstream(bundle: Path, folder: Path) -> None:
     """Write a folder for DeepStream: nvinfer's configuration of BUNDLE, its graph, class names and colours."""
-    from refinenet_edge.bundle import open_bundle
-
     with heavy(EXPORT):
         from refinenet_edge.deepstream import export
     out.print(str(export(open_bundle(bundle), folder)), soft_wrap=True)

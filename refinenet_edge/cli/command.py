@@ -12,20 +12,18 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import click
 
 from refinenet_edge import __version__
+from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.cli import help as helps
 from refinenet_edge.cli import screen
 from refinenet_edge.cli.screen import err, styled
 from refinenet_edge.errors import InputError, MissingExtra, PartFailed, RefineNetEdgeError, first_line, require_local
 from refinenet_edge.recipe import parse_size
 from refinenet_edge.records import WHOLE, Inference, MultiScale, Tiles
-
-if TYPE_CHECKING:
-    from refinenet_edge.bundle import Bundle
 
 EXPORT = "'refinenet-edge[export]'"
 
@@ -264,8 +262,6 @@ def with_running(command: Callable[..., None]) -> Callable[..., None]:
         allow_host_code: bool,
         **more: Any,
     ) -> None:
-        from refinenet_edge.bundle import open_bundle
-
         inference: Inference = WHOLE
         if tiles and (scales or short_side or flip):
             raise InputError("--tiles and --scales, --short-side or --flip exclude each other: leave one out")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from refinenet_edge import __version__
+from refinenet_edge.bundle import open_bundle
 from refinenet_edge.cli.command import (
     EXPORT,
     LocalPath,
@@ -23,8 +24,8 @@ from refinenet_edge.cli.command import (
     with_backend,
 )
 from refinenet_edge.cli.screen import err, out, progress_bar
-from refinenet_edge.errors import InputError
-from refinenet_edge.files import make_folder
+from refinenet_edge.errors import BundleError, CheckpointError, InputError
+from refinenet_edge.files import make_folder, sha256
 from refinenet_edge.records import DEFAULT_SIZE, Recipe, Size
 
 if TYPE_CHECKING:
@@ -198,9 +199,6 @@ def _recipe_for(source: str) -> tuple[str, Size]:
 
 def shipped_bundle(name: str, size: Size) -> Path:
     """The shipped model `name` for this machine and frames of `size`: built the first time, and kept."""
-    from refinenet_edge.bundle import open_bundle
-    from refinenet_edge.errors import BundleError, CheckpointError
-    from refinenet_edge.files import sha256
     from refinenet_edge.runtime.cache import cache_folder
 
     (weights,) = (Path(__file__).parents[1] / "weights").glob(f"*_{name}.safetensors")

@@ -8,6 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from refinenet_edge.bundle import PLAN, open_bundle
 from refinenet_edge.cli.command import EXPORT, SIZE, LocalPath, heavy, main, option, with_json
 from refinenet_edge.cli.screen import folding, harms_table, manifest_table, numbers, out, percent, print_json
 from refinenet_edge.records import ONE
@@ -20,7 +21,6 @@ NAMES = 8  # of nodes in a row
 @with_json
 def inspect(path: Path, as_json: bool) -> None:
     """Show what is in a bundle, or in a .plan file; needs no GPU."""
-    from refinenet_edge.bundle import PLAN, open_bundle
     from refinenet_edge.runtime.tensorrt.engine import read_header
 
     if path.is_dir():
@@ -91,8 +91,6 @@ def doctor(as_json: bool) -> None:
 @with_json
 def dla_check(bundle: Path, as_json: bool) -> None:
     """Say which nodes of BUNDLE would not run on DLA and why, by NVIDIA's documents; nothing is built."""
-    from refinenet_edge.bundle import open_bundle
-
     opened = open_bundle(bundle)
     with heavy("onnx-ir"):
         from refinenet_edge import dla

@@ -13,6 +13,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from refinenet_edge.bundle import Bundle, open_bundle
 from refinenet_edge.cli.command import (
     BACKENDS,
     MASK_FORMATS,
@@ -34,7 +35,6 @@ from refinenet_edge.records import Bilinear, Cubic, Interpolation
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from refinenet_edge.bundle import Bundle
     from refinenet_edge.evaluation import EvaluationResult
     from refinenet_edge.evaluation.score import Evaluator
     from refinenet_edge.frames import Frames
@@ -251,7 +251,6 @@ def evaluate(
     With --out, a run that was stopped goes on where it was when it is started again.
     """
     from refinenet_edge import evaluation
-    from refinenet_edge.bundle import open_bundle
 
     opened = open_bundle(bundle)
     data = evaluation.open_dataset(dataset, masks_as_stored=masks_as_stored)
