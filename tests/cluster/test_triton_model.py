@@ -152,6 +152,7 @@ def test_an_answer_that_cannot_be_sent_leaves_room_for_others(model: Any, monkey
         request.get_response_sender = lambda: SimpleNamespace(send=None)  # type: ignore[method-assign]
     model.execute([*gone, Request(answers, 0, frame=frame)])
     assert answers_of(answers, 1)[0].error is None
+    model.finalize()  # the last of the others may be at its message still
     assert len(sys.modules["triton_python_backend_utils"].Logger.said) == 5
 
 
