@@ -273,14 +273,14 @@ class Stream:
 
         def pieces() -> Iterator[Any]:
             for asked in self._there(first):
+                at_work.append(asked)  # before all that may fail: it is answered then
                 begun = self._tries.begin(asked.index, asked is not first)
                 if not begun:
-                    left.append(asked)
+                    left.append(at_work.pop())
                     return
                 if begun > TRIES:
-                    asked.answer.put(None)
+                    at_work.pop().answer.put(None)
                     continue
-                at_work.append(asked)
                 yield asked.piece
                 if begun > 1:
                     return
@@ -289,9 +289,8 @@ class Stream:
             if self._worker is None:
                 self._worker = self._make()
             for result in self._worker.each(pieces()):
-                asked = at_work.popleft()
-                self._tries.done(asked.index)
-                asked.answer.put(result)
+                self._tries.done(at_work[0].index)
+                at_work.popleft().answer.put(result)
         except Exception as exc:
             error = RefineNetEdgeError(str(exc))  # in words: not every exception survives pickling
             if not isinstance(exc, RefineNetEdgeError):  # a mistake of ours: it must not pass for a dead worker

@@ -45,9 +45,10 @@ class Confusion:
     def of(cls, truth: Truth, prediction: LabelMap, classes: int) -> Confusion:
         """The matrix of one frame. Raises `ValueError` unless the two are of one shape and hold `classes` classes."""
         largest = truth.max(where=truth != IGNORE, initial=0), prediction.max(initial=0)
-        if truth.shape != prediction.shape or max(largest) >= classes:
-            shapes = f"{truth.shape} and {prediction.shape}"
-            raise ValueError(f"truth and prediction are {shapes} with labels to {max(largest)}, {classes} classes")
+        smallest = min(truth.min(initial=0), prediction.min(initial=0))
+        if truth.shape != prediction.shape or smallest < 0 or max(largest) >= classes:
+            said = f"{truth.shape} and {prediction.shape} with labels from {smallest} to {max(largest)}"
+            raise ValueError(f"truth and prediction are {said}, {classes} classes")
         # in 16 bits: of intp each pass would move four times as much
         pairs = truth.astype(np.uint16) << 8 | prediction
         counts = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)

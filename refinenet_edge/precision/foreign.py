@@ -98,17 +98,25 @@ def _adapt_stored(node: ir.Node, names: Names, in_7_bits: bool) -> None:
 def _adapt_activation(node: ir.Node, names: Names) -> None:
     """A signed QuantizeLinear of an activation that only DequantizeLinears read: unsigned."""
     readers = [reader for reader, _ in node.outputs[0].uses()]
-    known = [constant(value) for value in node.inputs[1:]]
     if node.inputs[0] is not None and node.inputs[0].const_value is not None:
         return  # weights
-    if not readers or any(reader.op_type != DEQUANTIZE for reader in readers) or any(a is None for a in known):
+    if not readers or any(reader.op_type != DEQUANTIZE for reader in readers):
         return
-    zero = known[1] if len(known) > 1 else None  # None: UINT8
-    if zero is not None and zero.dtype == np.int8:
-        shifted = names.constant(f"{node.outputs[0].name}/zero", (zero.astype(np.int16) + SHIFT).astype(np.uint8))
-        for each in (node, *readers):
-            each.replace_input_with(2, shifted)
-        node.outputs[0].dtype = ir.DataType.UINT8
+    zeros = {each: _zero_of(each) for each in (node, *readers) if constant(each.inputs[1]) is not None}
+    if len(zeros) != 1 + len(readers) or any(zero is None or zero.dtype != np.int8 for zero in zeros.values()):
+        return
+    for each, zero in zeros.items():
+        assert zero is not None
+        each.resize_inputs(3)
+        shifted = (zero.astype(np.int16) + SHIFT).astype(np.uint8)
+        each.replace_input_with(2, names.constant(f"{each.outputs[0].name}/zero", shifted))
+    node.outputs[0].dtype = ir.DataType.UINT8
+
+
+def _zero_of(node: ir.Node) -> npt.NDArray[Any] | None:
+    """The zero point of a Q or DQ; None: it is computed, or a Q has none and makes UINT8."""
+    given = input_of(node, 2)
+    return np.zeros((), np.int8) if given is None and node.op_type == DEQUANTIZE else constant(given)
 
 
 def _along(array: npt.NDArray[Any], rank: int, axis: int) -> npt.NDArray[Any]:

@@ -20,6 +20,7 @@ from refinenet_edge.graph import Names, constant
 
 POOLED = (ir.DataType.INT8, ir.DataType.UINT8)
 OPSET = 12  # the first whose MaxPool takes these
+LEVELS = 255  # between the least and the largest of them
 
 
 def pool_integers(model: ir.Model) -> None:
@@ -44,7 +45,8 @@ def _pool_integers(pool: ir.Node) -> None:
     if rounding.op_type != "QuantizeLinear" or rounding.outputs[0].is_graph_output() or not _one_scale(back, rounding):
         return
     integers = back.inputs[0]
-    if integers is None or integers.dtype not in POOLED:
+    # without a zero point Q makes UINT8, whatever DQ reads
+    if integers is None or integers.dtype not in POOLED or rounding.outputs[0].dtype != integers.dtype:
         return
     pool.replace_input_with(0, integers)
     pooled.dtype = integers.dtype
@@ -56,6 +58,10 @@ def _one_scale(back: ir.Node, rounding: ir.Node) -> bool:
     if len(back.inputs) != len(rounding.inputs):  # one of them has no zero point
         return False
     pairs = [(constant(a), constant(b)) for a, b in zip(back.inputs[1:], rounding.inputs[1:], strict=True)]
+    scale = pairs[0][0]
+    # below 0 the largest is the smallest, and zero or infinite no integer comes back
+    if scale is None or scale.size != 1 or not 0 < LEVELS * float(scale.item()) < float(np.finfo(np.float32).max):
+        return False
     return all(
         a is not None and b is not None and a.size == 1 and a.dtype == b.dtype and np.array_equal(a, b)
         for a, b in pairs

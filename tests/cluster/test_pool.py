@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -121,6 +122,37 @@ def test_what_making_it_raises_is_a_result() -> None:
     assert str(stream.result(0, 1)) == "no room"
     assert results(stream, 2, 3) == [4, 6]
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("fails", ["begin", "done"])
+def test_where_nobody_counts_tries_any_more_each_piece_is_answered(fails: str) -> None:
+    """As where the actor that counts them is killed."""
+
+    class Gone(Tries):
+        def begin(self, index: int, beside: bool) -> int:
+            return self.fail_for("begin", index) or super().begin(index, beside)
+
+        def done(self, index: int) -> None:
+            self.fail_for("done", index)
+
+        def fail_for(self, what: str, index: int) -> int:
+            if what == fails and index == 2:
+                raise RuntimeError("the actor is gone")
+            return 0
+
+    worker = Doubler(Counter({1: 1}))
+    worker.stream = stream = Stream(lambda: worker, Gone())
+    answers: SimpleQueue[tuple[int, str]] = SimpleQueue()
+
+    def ask(piece: int) -> None:  # in threads that may stay behind
+        threading.Thread(target=lambda: answers.put((piece, str(stream.result(piece, piece)))), daemon=True).start()
+
+    ask(1)
+    until(lambda: worker.streams == [[1]])
+    ask(2)
+    said = "a worker failed: RuntimeError: the actor is gone"
+    found = dict(answers.get(timeout=LIMIT) for _ in range(2))
+    assert found == {1: "2" if fails == "done" else said, 2: said}
 
 
 def test_in_this_process_all_pieces_are_one_stream() -> None:

@@ -95,3 +95,10 @@ def test_parts_add_up_to_the_whole() -> None:
     a, b, c = (Confusion.of(truth[at : at + 10], prediction[at : at + 10], 4) for at in (0, 10, 20))
     for merged in ((a + b) + c, a + (b + c), c + a + b, Confusion.zero(4) + a + b + c):
         assert np.array_equal(merged.matrix, whole)
+
+
+def test_labels_below_0_are_a_mistake() -> None:
+    zero, below = np.zeros((2, 2), np.uint8), np.full((2, 2), -1)
+    for truth, prediction in ((below, zero), (zero, below)):
+        with pytest.raises(ValueError, match="with labels from -1 to 0"):
+            Confusion.of(truth, prediction, 3)

@@ -49,6 +49,20 @@ class TestOnTheCpu:
         assert (found.dtype, int(found)) == (np.uint8, int(zero) + 128)
         np.testing.assert_array_equal(outputs_of(adapted, {"x": X})[0], expected)
 
+    @pytest.mark.parametrize("zeros", ["", ", other"])
+    def test_each_keeps_its_own_zero_point(self, zeros: str) -> None:
+        readers = f"d = DequantizeLinear(q, s{zeros}) e = DequantizeLinear(q, s, z)"
+        body = f"q = QuantizeLinear(x, s, z) {readers} y = Sub(d, e)"
+        constants = {"s": np.float32(0.03), "z": np.int8(-7), **({"other": np.int8(5)} if zeros else {})}
+        model = graph(body, *ENDS, **constants)
+        (expected,) = outputs_of(copy_of(model), {"x": X})
+        adapted = adapt(model, on_cpu=True)
+        assert [int(node.inputs[2].const_value.numpy()) for node in adapted.graph if len(node.inputs) == 3] == [
+            *(121, 133 if zeros else 128, 121)
+        ]
+        np.testing.assert_array_equal(outputs_of(adapted, {"x": X})[0], expected)
+        assert np.abs(expected).max() > 0.1
+
     def test_what_is_between_q_and_dq_stays(self) -> None:
         body = "q = QuantizeLinear(x, s, z) r = Relu(q) d = DequantizeLinear(r, s, z) y = Conv(d, w)"
         model = adapt(graph(body, *ENDS, s=np.float32(0.1), z=np.int8(0), w=W), on_cpu=True)

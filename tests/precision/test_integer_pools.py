@@ -121,6 +121,30 @@ def test_between_two_scales_they_are_not(model: ir.Model) -> None:
     np.testing.assert_array_equal(before, found(model))
 
 
+@pytest.mark.parametrize("scale", [-0.02, 0.0, 3e38])
+def test_scales_whose_integers_come_back_as_others(scale: float) -> None:
+    """Below 0 the largest number is the smallest integer; zero and infinities bring none back."""
+    body = (
+        "d = DequantizeLinear(x, scale, zero) p = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(d) "
+        "r = QuantizeLinear(p, scale, zero) y = Cast<to = 1>(r)"
+    )
+    ends = "int8[1,8,9,11] x", "float[1,8,9,11] y"
+    model = graph(body, *ends, scale=np.float32(scale), zero=np.int8(0))
+    pool_integers(model)
+    assert operators(model) == ["DequantizeLinear", "MaxPool", "QuantizeLinear", "Cast"]
+
+
+def test_without_a_zero_point_a_signed_map_comes_back_unsigned() -> None:
+    body = (
+        "d = DequantizeLinear(x, scale) p = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(d) "
+        "r = QuantizeLinear(p, scale) y = Cast<to = 1>(r)"
+    )
+    for kind, pairs in (("int8", 1), ("uint8", 0)):
+        model = graph(body, f"{kind}[1,8,9,11] x", "float[1,8,9,11] y", scale=np.float32(0.02))
+        pool_integers(model)
+        assert operators(model).count("QuantizeLinear") == pairs, kind
+
+
 def test_what_else_reads_the_pool_keeps_it_float() -> None:
     body = (
         f"{QUANTISED} p = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(d) "
