@@ -57,10 +57,10 @@ def tasks(bundle: Path, data: Path) -> Iterator[dict[str, Callable[[], Any]]]:
     from refinenet_edge.runtime import Segmenter
 
     opened, images = open_bundle(bundle), str(data / "images")
-    jobs: list[batch.Job] = []
+    jobs: list[batch.LabellingJob] = []
 
     class Noting(batch.Labeller):
-        def __init__(self, job: batch.Job) -> None:
+        def __init__(self, job: batch.LabellingJob) -> None:
             jobs.append(job)
             super().__init__(job)
 

@@ -62,7 +62,7 @@ class PowerMode:
 
 
 @dataclass(frozen=True)
-class Clock:
+class ClockRange:
     """The range a clock may run in, and the highest it could be set to (None: not said). MHz."""
 
     name: str
@@ -83,7 +83,7 @@ class Board:
     python_tensorrt: str | None
     cuda: str | None
     power: PowerMode | None
-    clocks: tuple[Clock, ...]
+    clocks: tuple[ClockRange, ...]
     memory: Memory | None
     dla_cores: int | None
     dla_compiler: bool
@@ -178,7 +178,7 @@ def _power(root: Path) -> PowerMode | None:
     return PowerMode(int(mode[1]), {int(index): name for index, name in modes}) if mode else None
 
 
-def _clocks(root: Path) -> Iterator[Clock]:
+def _clocks(root: Path) -> Iterator[ClockRange]:
     for folder in sorted((root / "sys/class/devfreq").glob("*")):
         if GPU_CLOCK.fullmatch(folder.name):
             steps = map(int, re.findall(r"\d{1,18}", read_text(folder / "available_frequencies")))
@@ -187,10 +187,10 @@ def _clocks(root: Path) -> Iterator[Clock]:
         yield from _clock("CPU", folder, "scaling_", _number(folder / "cpuinfo_max_freq"), 1e3)
 
 
-def _clock(name: str, folder: Path, prefix: str, top: int | None, unit: float) -> Iterator[Clock]:
+def _clock(name: str, folder: Path, prefix: str, top: int | None, unit: float) -> Iterator[ClockRange]:
     low, high = (_number(folder / f"{prefix}{end}_freq") for end in ("min", "max"))
     if low is not None and high is not None:
-        yield Clock(name, low / unit, high / unit, None if top is None else top / unit)
+        yield ClockRange(name, low / unit, high / unit, None if top is None else top / unit)
 
 
 def _dla_cores(root: Path) -> int | None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from refinenet_edge import cli
 from refinenet_edge.bundle import MODEL, open_bundle, write_bundle
-from refinenet_edge.dla import OLD, Coverage, Report, check
+from refinenet_edge.dla import OLD, Coverage, DlaReport, check
 from refinenet_edge.errors import BundleError
 from refinenet_edge.graph import to_bytes
 from refinenet_edge.onnx_import.bundled import read_graph
@@ -29,15 +29,15 @@ def half(*shape: int) -> Any:
     return weights(*shape).astype(np.float16)
 
 
-def report(body: str, inputs: str = X, outputs: str = "float16[a,b,c,d] y", **constants: Any) -> Report:
+def report(body: str, inputs: str = X, outputs: str = "float16[a,b,c,d] y", **constants: Any) -> DlaReport:
     return check(graph(body, inputs, outputs, **constants))
 
 
-def reasons(found: Report) -> dict[str, tuple[str, ...]]:
+def reasons(found: DlaReport) -> dict[str, tuple[str, ...]]:
     return {reason.reason: reason.nodes for reason in found.reasons}
 
 
-def refused(found: Report) -> str:
+def refused(found: DlaReport) -> str:
     """The reasons of a graph of one node, which have a source each."""
     assert all(reason.source for reason in found.reasons)
     return " + ".join(reason.reason for reason in found.reasons)

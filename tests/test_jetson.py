@@ -13,7 +13,7 @@ import pytest
 from refinenet_edge import doctor
 from refinenet_edge.doctor import examine
 from refinenet_edge.doctor.board import Finding, Python, examine_board
-from refinenet_edge.jetson import Board, Clock, PowerMode, builder_gpus, read_board, version_numbers
+from refinenet_edge.jetson import Board, ClockRange, PowerMode, builder_gpus, read_board, version_numbers
 from refinenet_edge.memory import Memory
 from refinenet_edge.runtime.libraries import version_of
 from tests.boards import AGX_ORIN, DESKTOP, ORIN_NANO, THOR, tree
@@ -74,7 +74,7 @@ class TestReading:
             python_tensorrt="10.3.0.30-1+cuda12.5",
             cuda="12.6.68",
             power=PowerMode(2, {0: "15W", 1: "25W", 2: "MAXN_SUPER", 3: "7W"}),
-            clocks=(Clock("GPU", 306, 1020, 1020), Clock("CPU", 729.6, 1728, 1728)),
+            clocks=(ClockRange("GPU", 306, 1020, 1020), ClockRange("CPU", 729.6, 1728, 1728)),
             memory=Memory(7802132 << 10, 5 << 30),
             dla_cores=0,
             dla_compiler=True,
@@ -83,7 +83,7 @@ class TestReading:
 
     def test_a_thor(self, thor: Board) -> None:
         assert (thor.l4t, thor.jetpack, thor.capability, thor.dla_cores) == ((38, 4, 0), "7.1-b1", "sm_110", 0)
-        assert thor.clocks == (Clock("GPU", 1575, 1575, None),)  # the video engines' clock is not the GPU's
+        assert thor.clocks == (ClockRange("GPU", 1575, 1575, None),)  # the video engines' clock is not the GPU's
 
     def test_a_desktop_is_none(self, tmp_path: Path) -> None:
         assert read_board(tree(tmp_path, DESKTOP)) is None
@@ -273,7 +273,7 @@ class TestAmiss:
         assert findings(replace(nano, power=PowerMode(1, names)), ON_6)["power mode"].state == "ok"
 
     def test_a_clock_below_what_it_could_be(self, nano: Board) -> None:
-        board = replace(nano, clocks=(Clock("GPU", 306, 612, 1020), Clock("CPU", 1728, 1728, 1728)))
+        board = replace(nano, clocks=(ClockRange("GPU", 306, 612, 1020), ClockRange("CPU", 1728, 1728, 1728)))
         said = findings(board, ON_6)["clocks"].detail
         assert said == "vary with the load: GPU 306 to 612 of 1020 MHz; CPU 1728 MHz"
 

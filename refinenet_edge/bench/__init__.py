@@ -16,11 +16,11 @@ from refinenet_edge.bench.entry import BundleEntry, Entry, bundle_entry
 from refinenet_edge.bench.measure import Contender, Estimate, Stages, Timing, take_turns, timed
 from refinenet_edge.bench.record import BenchmarkRun, Case, read_run, write_run
 from refinenet_edge.bench.run import Options, run
-from refinenet_edge.bench.suite import Scope, read_suite
+from refinenet_edge.bench.suite import BenchScope, read_suite
 from refinenet_edge.bench.verdicts import BatchCurve, batch_curves, compare, faster, measured_once, ratios, rows
 
 __all__ = [
-    "BatchCurve", "BenchmarkRun", "BundleEntry", "Case", "Contender", "Entry", "Estimate", "Options", "Scope", "Stages",
-    "Timing", "batch_curves", "bundle_entry", "compare", "faster", "measured_once", "ratios", "read_run", "read_suite",
-    "rows", "run", "take_turns", "timed", "write_run",
+    "BatchCurve", "BenchScope", "BenchmarkRun", "BundleEntry", "Case", "Contender", "Entry", "Estimate", "Options",
+    "Stages", "Timing", "batch_curves", "bundle_entry", "compare", "faster", "measured_once", "ratios", "read_run",
+    "read_suite", "rows", "run", "take_turns", "timed", "write_run",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 
 from refinenet_edge.bench.entry import BundleEntry, Entry
 from refinenet_edge.bench.measure import WARM_UPS
-from refinenet_edge.bench.record import Case, Power, Screen, Start
+from refinenet_edge.bench.record import Case, LiveRun, Power, Start
 from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.memory import process_memory
 from refinenet_edge.records import Frame
@@ -102,7 +102,7 @@ def measure_power(entry: Entry, case: Case, frames: Sequence[Frame], gpu: str | 
     return Power(entry.subject.name, reading.seconds, done, reading.watts, joules, *heat)
 
 
-def measure_screen(entry: BundleEntry, source: str) -> Screen:
+def measure_screen(entry: BundleEntry, source: str) -> LiveRun:
     """The ages of `entry`'s pictures of a live `source`, each drawn; the first frames warm up and do not count.
 
     Raises `InputError` for a source that does not open or ends at once.
@@ -126,4 +126,4 @@ def measure_screen(entry: BundleEntry, source: str) -> Screen:
         raise InputError(f"{shown(source)} gave fewer than {WARM_UPS + 2} frames: camera to screen needs more")
     size = (result.frame.shape[0], result.frame.shape[1])
     lost, rate = int(result.drops - drops), len(ages) / (now - began)
-    return Screen(entry.subject.name, shown(source), size, tuple(ages), rate, lost)
+    return LiveRun(entry.subject.name, shown(source), size, tuple(ages), rate, lost)

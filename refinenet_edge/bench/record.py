@@ -105,7 +105,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Screen:
+class LiveRun:
     """A subject on a live `source`, the newest frame first. `age_ms`: of each picture, from capture until it is drawn.
 
     `drops`: frames that were replaced by newer ones before they were segmented.
@@ -166,7 +166,7 @@ class BenchmarkRun:
     subjects: tuple[Subject, ...]
     measurements: tuple[Measurement, ...]
     starts: tuple[Start, ...] = ()
-    screens: tuple[Screen, ...] = ()
+    screens: tuple[LiveRun, ...] = ()
     power: tuple[Power, ...] = ()
     layers: tuple[Layer, ...] = ()
     notes: tuple[str, ...] = ()  # what was asked and could not be had, and why

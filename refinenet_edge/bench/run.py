@@ -32,9 +32,9 @@ from refinenet_edge.bench.record import (
     Case,
     Example,
     Layer,
+    LiveRun,
     Measurement,
     Power,
-    Screen,
     Start,
     Subject,
 )
@@ -88,7 +88,7 @@ def run(entries: Sequence[Entry], options: Options, command: str, step: Step = l
         measurements += _measure(entries, case, options, notes, step)
     frames = _frames(options.frames, options.cases[0].size)
     starts: list[Start] = []
-    screens: list[Screen] = []
+    screens: list[LiveRun] = []
     power: list[Power | None] = []
     layers: list[Layer] = []
     for entry in () if options.brief else entries:

@@ -27,7 +27,7 @@ from refinenet_edge.records import Recipe, Size
 
 
 @dataclass(frozen=True)
-class Scope:
+class BenchScope:
     """What is measured, beside which baselines; empty or None: not given."""
 
     against: tuple[str, ...] = ()
@@ -37,10 +37,10 @@ class Scope:
     judge: str | None = None
     source: str | None = None
 
-    def before(self, other: Scope) -> Scope:
+    def before(self, other: BenchScope) -> BenchScope:
         """Itself, filled up with `other` where nothing is given; the baselines of both."""
         merged = {name: value or getattr(other, name) for name, value in vars(self).items()}
-        return Scope(**{**merged, "against": self.against + other.against})
+        return BenchScope(**{**merged, "against": self.against + other.against})
 
     def cases(self, usual: Size) -> tuple[Case, ...]:
         """Every size with every batch and number of streams; `usual` is the size where none is given."""
@@ -53,7 +53,7 @@ class Suite:
     """What a suite's file says; `bundles`: name -> recipe, whose `output` is `folder`/name."""
 
     bundles: Mapping[str, Recipe]
-    scope: Scope
+    scope: BenchScope
 
 
 def read_suite(path: Path, folder: Path) -> Suite:
@@ -69,4 +69,4 @@ def read_suite(path: Path, folder: Path) -> Suite:
         recipes[name] = recipe_of({**recipe, "output": str(folder / name)}, f"suite {path}, bundle {name}")
     if isinstance(table.get("sizes"), list):
         table["sizes"] = [parse_size(str(size)) for size in table["sizes"]]
-    return Suite(recipes, record_of(Scope, table, f"suite {path}"))
+    return Suite(recipes, record_of(BenchScope, table, f"suite {path}"))

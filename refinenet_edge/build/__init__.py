@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refinenet_edge import __version__
-from refinenet_edge.build.engine import Engine, build_engine
+from refinenet_edge.build.engine import EngineFiles, build_engine
 from refinenet_edge.build.fuse import FusedModel, fuse_and_prove
 from refinenet_edge.build.load import LoadedModel, Step, load
 from refinenet_edge.build.proof import prove
@@ -67,7 +67,7 @@ def _described(
     rounding: Rounding | None,
     typed: TypedModel,
     proof: tuple[Parity, ...],
-    engine: Engine,
+    engine: EngineFiles,
     recipe: Recipe,
 ) -> Manifest:
     """What is known of a bundle before it is written: no digests of its files, no speed."""

@@ -13,13 +13,13 @@ from refinenet_edge.runtime.tensorrt.builder import EngineOptions, Progress, bui
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineFiles:
     """What a bundle for `backend` holds beside its manifest, and how its plan was built."""
 
     backend: Backend
     files: Mapping[str, bytes]
     info: EngineInfo | None = None
-    reference: Engine | None = None  # of the typed model's reference
+    reference: EngineFiles | None = None  # of the typed model's reference
 
 
 def build_engine(
@@ -28,14 +28,14 @@ def build_engine(
     options: EngineOptions | None,
     step: Step,
     progress: Progress | None,
-) -> Engine:
+) -> EngineFiles:
     """The engine of a typed graph, and of its reference; `options` are a plan's, None: none is made.
 
     Raises `BuildError`.
     """
     reference = build_engine(typed.reference, backend, options, step, progress) if typed.reference else None
     if options is None or (backend != "tensorrt" and backend != "tensorrt-rtx"):
-        return Engine(backend, {MODEL: typed.onnx}, None, reference)
+        return EngineFiles(backend, {MODEL: typed.onnx}, None, reference)
     step(f"build the {backend} engine")
     plan, info = build_plan(typed.onnx, backend, replace(options, batch=typed.batch), progress)
-    return Engine(backend, {MODEL: typed.onnx, PLAN: plan}, info, reference)
+    return EngineFiles(backend, {MODEL: typed.onnx, PLAN: plan}, info, reference)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from refinenet_edge import bench
-from refinenet_edge.build.engine import Engine
+from refinenet_edge.build.engine import EngineFiles
 from refinenet_edge.build.load import Step
 from refinenet_edge.build.typed import TypedModel
 from refinenet_edge.bundle import open_bundle, write_bundle
@@ -22,7 +22,7 @@ SECONDS = 3.0  # of each of the two whose speeds are compared
 GAIN = 1.05  # times as fast: quantising gained nothing where the interval ends below
 
 
-def add_speed(manifest: Manifest, typed: TypedModel, engine: Engine, step: Step) -> Manifest:
+def add_speed(manifest: Manifest, typed: TypedModel, engine: EngineFiles, step: Step) -> Manifest:
     """`manifest` with how much faster its `engine` is than the reference's, in turn; as it is without one."""
     reference, plain = typed.reference, engine.reference
     if reference is None or plain is None:

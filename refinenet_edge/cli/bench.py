@@ -131,7 +131,7 @@ def bench_run(
     from refinenet_edge import bench
     from refinenet_edge.evaluation import open_dataset
 
-    scope = bench.Scope(tuple(filter(None, against.split(","))), sizes, sum(batches, ()), streams, judge, source)
+    scope = bench.BenchScope(tuple(filter(None, against.split(","))), sizes, sum(batches, ()), streams, judge, source)
     with progress_bar("start") as bar:
         if len(what) == 1 and what[0].endswith(".toml"):
             suite = bench.read_suite(Path(what[0]), Path("build", "suites", Path(what[0]).stem))

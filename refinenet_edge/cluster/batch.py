@@ -127,7 +127,7 @@ class LabellingSummary:
 
 
 @dataclass(frozen=True)
-class Report:
+class PieceReport:
     """Of one piece."""
 
     labelled: int
@@ -172,11 +172,11 @@ def label(
     with open_pool(ray, gpus=gpus_of(wanted)) as pool:
         files = _compared(storage, form, files, functools.partial(_counted, pool, where))
         opens = opening(bundle, wanted, pool, allow_host_code, confidence=sure, inference=inference, beside=beside)
-        return _label(storage, pool, Job(opens, run, where, absolute(out)), pieces_of(where, files), progress)
+        return _label(storage, pool, LabellingJob(opens, run, where, absolute(out)), pieces_of(where, files), progress)
 
 
 def _label(
-    storage: Storage, pool: Pool, job: Job, pieces: Sequence[Piece], progress: Progress | None
+    storage: Storage, pool: Pool, job: LabellingJob, pieces: Sequence[Piece], progress: Progress | None
 ) -> LabellingSummary:
     """Do what is missing of `pieces`."""
     names = storage.names()
@@ -211,7 +211,7 @@ def _label(
 
 
 @dataclass(frozen=True)
-class Job:
+class LabellingJob:
     """What every worker of a run is given."""
 
     opening: Opening
@@ -220,10 +220,10 @@ class Job:
     out: str
 
 
-class Labeller(Worker[Piece, Report]):
+class Labeller(Worker[Piece, PieceReport]):
     """Piece -> labels in the folder, and its report."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: LabellingJob) -> None:
         self._run = job.run
         self._segmenter = job.opening.segmenter()
         self._many = Many(self._segmenter)
@@ -237,7 +237,7 @@ class Labeller(Worker[Piece, Report]):
             place = shown(job.out)
             raise InputError(f"on {platform.node()} {place} is another folder; name one that all machines share")
 
-    def each(self, pieces: Iterable[Piece]) -> Iterator[Report]:
+    def each(self, pieces: Iterable[Piece]) -> Iterator[PieceReport]:
         """Frames of one piece are read while the last ones of another are labelled."""
         told = time.process_time()
         for piece, done in as_one(pieces, self._labelled):
@@ -245,7 +245,7 @@ class Labeller(Worker[Piece, Report]):
             if rows := [each for each in done if isinstance(each, dict)]:
                 self._out.write(part_name(piece), _table(rows, self._run))
             before, told = told, time.process_time()
-            yield Report(len(done) - len(problems), problems, told - before)
+            yield PieceReport(len(done) - len(problems), problems, told - before)
 
     def _labelled(self, items: Iterator[Item]) -> Iterator[FrameProblem | dict[str, Any] | None]:
         def read(ahead: Callable[[], Read]) -> tuple[Frame | InputError, Read]:
@@ -283,7 +283,7 @@ def part_name(piece: Sequence[Item]) -> str:
     return f"{PART}{hashlib.sha256(ids.encode()).hexdigest()[:16]}.parquet"
 
 
-def _reports(pool: Pool, job: Job, pieces: Sequence[Piece]) -> Iterator[Report]:
+def _reports(pool: Pool, job: LabellingJob, pieces: Sequence[Piece]) -> Iterator[PieceReport]:
     make = functools.partial(Labeller, job)
     deadly: list[Piece] = []
     for piece, report in zip(pieces, pool.run(make, pieces), strict=True):
@@ -294,7 +294,7 @@ def _reports(pool: Pool, job: Job, pieces: Sequence[Piece]) -> Iterator[Report]:
     # which of its frames it was that a worker died of
     single = [(item,) for piece in deadly for item in piece]
     for (item,), report in zip(single, pool.run(make, single), strict=True):
-        yield report or Report(0, (FrameProblem(item.id, "its worker died each time it had this frame"),))
+        yield report or PieceReport(0, (FrameProblem(item.id, "its worker died each time it had this frame"),))
 
 
 def _refuse_inside(source: str, out: str) -> None:

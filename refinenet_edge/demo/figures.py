@@ -36,7 +36,7 @@ class Playing:
 
 
 @dataclass(frozen=True)
-class Speed:
+class LiveSpeed:
     """How fast it is. Durations are ms.
 
     `fps` is of the pictures shown in the last two seconds; `p50_ms` and `p99_ms` are of "segment", from frame to
@@ -74,7 +74,8 @@ class ClassShare:
 class CameraFigures:
     """A source that plays: `state` is opening, live, no signal (`why` says why) or ended.
 
-    `fps` and `age_ms` as in `Speed`. `share`: of the frames segmented in the last two seconds, how many were its own.
+    `fps` and `age_ms` as in `LiveSpeed`. `share`: of the frames segmented in the last two seconds, how many were its
+    own.
     """
 
     name: str
@@ -105,7 +106,7 @@ class Figures:
     message: str
     controls: Controls
     playing: Playing
-    speed: Speed
+    speed: LiveSpeed
     score: Score | None
     classes: tuple[ClassShare, ...]
     power_w: float | None
@@ -210,11 +211,11 @@ class Statistics:
         for name, ms in stages_ms.items():
             self._stages.setdefault(name, deque(maxlen=TIMED)).append(ms)
 
-    def speed(self) -> Speed:
+    def speed(self) -> LiveSpeed:
         segment = self._stages.get("segment")
         p50, p99 = map(float, np.percentile(segment, [50, 99])) if segment else (0.0, 0.0)
         live = [camera for camera in self._cameras if not camera.silent] or self._cameras
-        return Speed(
+        return LiveSpeed(
             fps=sum(camera.fps() for camera in self._cameras),
             p50_ms=p50,
             p99_ms=p99,

@@ -33,7 +33,7 @@ def columns_of(count: int) -> int:
     return math.ceil(math.sqrt(count))
 
 
-class Grid:
+class CameraGrid:
     """`count` tiles of 16:9; a frame of another shape is fitted into the middle of its own."""
 
     def __init__(self, count: int) -> None:

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from refinenet_edge.bundle import open_bundle
 from refinenet_edge.demo.controls import Controls
 from refinenet_edge.demo.figures import Figures, Playing, Statistics
-from refinenet_edge.demo.grid import Grid, Tile, columns_of
+from refinenet_edge.demo.grid import CameraGrid, Tile, columns_of
 from refinenet_edge.demo.record import Recording
 from refinenet_edge.demo.stream import Cameras, SegmentedFrame
 from refinenet_edge.errors import InputError, RefineNetEdgeError
@@ -111,7 +111,7 @@ class Show:
         self._last: dict[int, SegmentedFrame] = {}  # of each camera
         self._unseen: dict[int, SegmentedFrame] = {}  # those of them that no picture has yet
         self._pictured = -math.inf  # when the last picture was made
-        self._grids: dict[bool, Grid] = {}  # with figures in them, and without
+        self._grids: dict[bool, CameraGrid] = {}  # with figures in them, and without
         self._recording, self._power = recording, power
         self._lock = threading.Lock()  # of replacing the controls
         # a queue of C's: Ctrl-C leaves an event's lock behind (see handover.py)
@@ -271,7 +271,7 @@ class Show:
         style = self.controls.style
         if len(self._chosen) == 1:
             return {written: _picture(result, style, figures, written) for written in kinds}
-        self._grids = {written: self._grids.get(written) or Grid(len(self._chosen)) for written in kinds}
+        self._grids = {written: self._grids.get(written) or CameraGrid(len(self._chosen)) for written in kinds}
         pictures = {}
         for written, grid in self._grids.items():
             told = written and style.figures

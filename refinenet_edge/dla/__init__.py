@@ -54,7 +54,7 @@ class Coverage:
 
 
 @dataclass(frozen=True)
-class Report:
+class DlaReport:
     """What `dla-check` says: reasons, those with most nodes first, and a placement for each of `WHERE`."""
 
     reasons: tuple[Reason, ...]
@@ -62,13 +62,13 @@ class Report:
 
 
 @impossible_nodes()
-def check(model: ir.Model) -> Report:
+def check(model: ir.Model) -> DlaReport:
     """Ask `rules` of every node of `model` that depends on the image. Raises `GraphError`."""
     places = {node: place for place, node in enumerate(model.graph)}
     nodes = {node: node.name or f"{node.op_type} {places[node]}" for node in mark_activations(model.graph)}
     refused = {where: {node: refusals(node, where == NEW) for node in nodes} for where in WHERE}
     placements = tuple(_placement(where, list(nodes), rules) for where, rules in refused.items())
-    return Report(_reasons(nodes, refused), placements)
+    return DlaReport(_reasons(nodes, refused), placements)
 
 
 def _reasons(

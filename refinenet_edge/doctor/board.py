@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from refinenet_edge.jetson import JETPACKS, Board, Clock, version_numbers
+from refinenet_edge.jetson import JETPACKS, Board, ClockRange, version_numbers
 
 OLDEST_TENSORRT = (10, 3)
 SCRATCH = 2 << 30  # bytes: the builder's default workspace of 1 GiB, and as much for TensorRT itself (a rule of thumb)
@@ -189,7 +189,7 @@ def _clocks(board: Board) -> Finding:
     return Finding(subject, "ok", f"vary with the load: {detail}", "only to measure: sudo jetson_clocks")
 
 
-def _range(clock: Clock) -> str:
+def _range(clock: ClockRange) -> str:
     span = f"{clock.high:.0f}" if clock.low == clock.high else f"{clock.low:.0f} to {clock.high:.0f}"
     most = f" of {clock.top:.0f}" if clock.top is not None and clock.top > clock.high else ""
     return f"{clock.name} {span}{most} MHz"

@@ -75,7 +75,7 @@ CAMVID_CODING = Coding("0..10, 11 is void", _kept(11) | {11: IGNORE})
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """`has`: the names that recognise a folder, as alternatives; {} is the split.
 
     `labels` None: the layout does not say what the classes are. `samples(root, split)` lists a folder; split None: none
@@ -239,31 +239,31 @@ def _folder(path: Path) -> Path:
 
 
 LAYOUTS = {
-    "cityscapes": Layout((("leftImg8bit", "gtFine"),), CITYSCAPES, _cityscapes),
+    "cityscapes": FolderLayout((("leftImg8bit", "gtFine"),), CITYSCAPES, _cityscapes),
     # before voc: VOC 2010's folder has both
-    "context": Layout(
+    "context": FolderLayout(
         (("JPEGImages", "SegmentationClassContext"),),
         CONTEXT,
         _voc("SegmentationClassContext", "ImageSets/SegmentationContext/{}.txt", CONTEXT_CODING),
     ),
-    "voc": Layout(
+    "voc": FolderLayout(
         (("JPEGImages", "SegmentationClass"),),
         VOC,
         _voc("SegmentationClass", "ImageSets/Segmentation/{}.txt", VOC_CODING),
     ),
-    "person": Layout(
+    "person": FolderLayout(
         (("JPEGImages", "pascal_person_part_gt"),),
         PERSON,
         _voc("pascal_person_part_gt", "pascal_person_part_trainval_list/{}_id.txt", PERSON_CODING),
     ),
-    "ade150": Layout((("images/validation", "annotations/validation"),), ADE150, _ade150),
-    "nyu40": Layout((("{}.nyu",), ("{}_images", "{}_labels")), NYU40, _nyu40(NYU40_FROM_0)),
-    "camvid": Layout((("{}", "{}annot"),), CAMVID, _camvid),
-    "plain": Layout(
+    "ade150": FolderLayout((("images/validation", "annotations/validation"),), ADE150, _ade150),
+    "nyu40": FolderLayout((("{}.nyu",), ("{}_images", "{}_labels")), NYU40, _nyu40(NYU40_FROM_0)),
+    "camvid": FolderLayout((("{}", "{}annot"),), CAMVID, _camvid),
+    "plain": FolderLayout(
         tuple((f"{split}images", f"{split}{name}") for split in ("", "{}/") for name in MASKS), None, _plain
     ),
-    "nyu40-from1": Layout((), NYU40, _nyu40(NYU40_FROM_1)),
-    "sun37": Layout((), SUN37, _nyu40(SUN37_CODING)),
-    "plain-from1": Layout((), None, functools.partial(_plain, coding=PLAIN_FROM_1)),
-    "plain-binary": Layout((), None, functools.partial(_plain, coding=PLAIN_BINARY)),
+    "nyu40-from1": FolderLayout((), NYU40, _nyu40(NYU40_FROM_1)),
+    "sun37": FolderLayout((), SUN37, _nyu40(SUN37_CODING)),
+    "plain-from1": FolderLayout((), None, functools.partial(_plain, coding=PLAIN_FROM_1)),
+    "plain-binary": FolderLayout((), None, functools.partial(_plain, coding=PLAIN_BINARY)),
 }

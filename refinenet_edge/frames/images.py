@@ -30,7 +30,7 @@ import numpy.typing as npt
 from refinenet_edge.errors import InputError, first_line
 from refinenet_edge.files import is_there, list_files, open_regular, read_bytes, write_atomically
 from refinenet_edge.frames.headers import require_plausible
-from refinenet_edge.frames.readers import Captured, CapturedFrames, Clock, Frames, LiveSource, repeated
+from refinenet_edge.frames.readers import Captured, CapturedFrames, Frames, LiveSource, Pacer, repeated
 from refinenet_edge.opencv import cv2, stderr_to
 from refinenet_edge.records import MAX_SIDE, Frame, Size
 
@@ -303,7 +303,7 @@ def frames_of(path: Path) -> Frames:
 def source_of(path: Path, *, every_frame: bool, repeat: bool) -> LiveSource:
     """The same, each for `SECONDS` unless `every_frame` is wanted; what cannot be read is left out with a warning."""
     images = list_images(path)
-    clock = Clock(0.0 if every_frame else SECONDS)
+    clock = Pacer(0.0 if every_frame else SECONDS)
 
     def once() -> CapturedFrames:
         for image in images:

@@ -57,7 +57,7 @@ class LiveSource:
     rate: float | None = None  # frames per second, of a file
 
 
-class Clock:
+class Pacer:
     """Waits until the next frame is due, `seconds` after the last; after a delay it does not hurry."""
 
     def __init__(self, seconds: float) -> None:
@@ -83,7 +83,7 @@ def repeated(once: Callable[[], CapturedFrames], repeat: bool, missing: str) -> 
             return
 
 
-def capture(device: Any, tries: int, clock: Clock | None = None) -> CapturedFrames:
+def capture(device: Any, tries: int, clock: Pacer | None = None) -> CapturedFrames:
     """The frames of an opened `cv2.VideoCapture`, until `tries` reads in a row fail; what is damaged is left out."""
     failed = 0
     while failed < tries:

@@ -15,7 +15,7 @@ import numpy as np
 from refinenet_edge.errors import InputError
 from refinenet_edge.files import is_there
 from refinenet_edge.frames.ffmpeg import opening
-from refinenet_edge.frames.readers import CapturedFrames, Clock, Frames, LiveSource, capture, repeated, usable
+from refinenet_edge.frames.readers import CapturedFrames, Frames, LiveSource, Pacer, capture, repeated, usable
 from refinenet_edge.opencv import cv2
 from refinenet_edge.records import Frame
 
@@ -122,7 +122,7 @@ def source_of(path: Path, *, every_frame: bool, repeat: bool) -> LiveSource:
     """At its own rate, or as fast as they are taken every frame; what is damaged is left out."""
     with closing(VideoFile(path)) as video:
         rate = video.rate
-    clock = Clock(0.0 if every_frame else 1 / rate)
+    clock = Pacer(0.0 if every_frame else 1 / rate)
 
     def once() -> CapturedFrames:
         with closing(VideoFile(path)) as video:

@@ -49,7 +49,7 @@ KNOWN = f"known architectures: {', '.join(MODELS)}"
 
 
 @dataclass(frozen=True)
-class Layout:
+class KeyLayout:
     """How published keys become ours: decoder modules by `modules`, everything under `encoder[0]` to `encoder[1]`."""
 
     classifier: str
@@ -125,10 +125,10 @@ def _densetorch_resnet_modules() -> dict[str, str]:
     return modules
 
 
-RESNET = Layout("clf_conv.weight", _resnet_modules(), ("", "encoders.0."))
-MOBILENET = Layout("segm.weight", _mobilenet_modules(), ("", "encoder."))
-DENSETORCH = Layout("1.segm.weight", _densetorch_modules(), ("0.", "encoder."))
-DENSETORCH_RESNET = Layout("1.segm.weight", _densetorch_resnet_modules(), ("0.", "encoder."))
+RESNET = KeyLayout("clf_conv.weight", _resnet_modules(), ("", "encoders.0."))
+MOBILENET = KeyLayout("segm.weight", _mobilenet_modules(), ("", "encoder."))
+DENSETORCH = KeyLayout("1.segm.weight", _densetorch_modules(), ("0.", "encoder."))
+DENSETORCH_RESNET = KeyLayout("1.segm.weight", _densetorch_resnet_modules(), ("0.", "encoder."))
 # DenseTorch's `collapse_ind`, which stems are added for each pooling: no key tells it, and what is left out is nowhere
 WIRINGS = {6: [[0, 1], [2, 3], [4], [5]], 4: [[0], [1], [2], [3]]}  # by the number of stems
 # other people's RefineNets by a key that only they have, and why they are another network than the paper's
@@ -140,7 +140,7 @@ OTHERS = {
     "refinenet4.rcu0.0.conv1.weight": "a RefineNet of pytorch_refinenet, which adds the ReLU of what the paper adds in "
     "its RCUs, pools three times for four and classifies by a 1x1 convolution",
 }
-OURS = Layout("classifier.weight", {}, ("encoder", "encoder"))
+OURS = KeyLayout("classifier.weight", {}, ("encoder", "encoder"))
 
 
 def load_checkpoint(
@@ -181,13 +181,13 @@ def load_checkpoint(
     return module.eval()
 
 
-def _opened(path: Path, num_classes: int | None, state_key: str | None) -> tuple[State, Layout, ModelSpec]:
+def _opened(path: Path, num_classes: int | None, state_key: str | None) -> tuple[State, KeyLayout, ModelSpec]:
     """What a file of any kind holds, how its keys become ours, and of which network they are."""
     if _is_matlab(path):
         if state_key is not None:
             raise CheckpointError(f"{path} has one network: leave --state-key out")
         state, modules, spec = read_network(path, num_classes)
-        return state, Layout("", modules, OURS.encoder), spec
+        return state, KeyLayout("", modules, OURS.encoder), spec
     raw, of_ours = _read(path)
     state = find_state(raw, path, KNOWN, state_key)
     if of_ours is not None:
@@ -274,7 +274,7 @@ def _read(path: Path) -> tuple[object, ModelSpec | None]:
         raise CheckpointError(f"{path} describes no model this toolkit knows: {exc}") from exc
 
 
-def _recognised(state: State, path: Path) -> tuple[ModelSpec, Layout]:
+def _recognised(state: State, path: Path) -> tuple[ModelSpec, KeyLayout]:
     """The model and the layout that published keys mean."""
     if reason := next((reason for key, reason in OTHERS.items() if key in state), None):
         raise CheckpointError(f"{path} is {reason}: not supported; export its segmentation to ONNX for --onnx; {KNOWN}")
@@ -344,7 +344,7 @@ def _depth(state: State, encoder: str = "") -> int | None:
     return next((depth for depth, stages in RESNET_STAGES.items() if stages[2] == len(blocks)), None)
 
 
-def _fitting(published: State, layout: Layout, module: SegmentationNet, path: Path) -> State:
+def _fitting(published: State, layout: KeyLayout, module: SegmentationNet, path: Path) -> State:
     """`published` under our names as float32, if it is exactly the module's state (`num_batches_tracked` may lack)."""
     wanted = module.state_dict()
     counters = {key: torch.zeros((), dtype=torch.long) for key in wanted if key.endswith("num_batches_tracked")}

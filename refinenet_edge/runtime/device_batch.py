@@ -19,7 +19,7 @@ import numpy as np
 
 from refinenet_edge.records import Bilinear, Frame, Mask, Size
 from refinenet_edge.runtime.cuda import Buffer, Cuda, Scope
-from refinenet_edge.runtime.device_lane import DEPTH, Clock, Job, Kept, Lane, Slot
+from refinenet_edge.runtime.device_lane import DEPTH, Kept, Lane, LaneSlot, Pending, StageClock
 from refinenet_edge.runtime.frame import DeviceImage
 from refinenet_edge.runtime.frame_path import Network
 from refinenet_edge.runtime.kernels.device import DeviceFrames, DeviceHeads, FrameOfBatch, TargetOfBatch
@@ -31,7 +31,7 @@ APART = 64  # bytes: frames and label maps begin at multiples of it
 DESCRIBED = ctypes.sizeof(FrameOfBatch) + ctypes.sizeof(TargetOfBatch)  # bytes of a frame's descriptors
 
 
-class Boxes(Slot):
+class Boxes(LaneSlot):
     """In- and outbox of one batch, of so many bytes."""
 
     def __init__(self, cuda: Cuda, incoming: int, outgoing: int) -> None:
@@ -61,8 +61,8 @@ class DeviceBatch(Lane[Boxes]):
         return self._frames.address
 
     def queue(
-        self, frames: Sequence[Frame | DeviceImage], mapped: Sequence[int | None], clock: Clock | None
-    ) -> Job[list[Mask]]:
+        self, frames: Sequence[Frame | DeviceImage], mapped: Sequence[int | None], clock: StageClock | None
+    ) -> Pending[list[Mask]]:
         """Queue `frames`, as many as the engine takes at most; where `DEPTH` are on their way, the first ends first.
 
         `mapped`: where the device sees each, in page-locked memory. With a `clock` every stage is waited for.
@@ -157,7 +157,7 @@ class DeviceBatch(Lane[Boxes]):
             for index, size in enumerate(sizes)
         ]
 
-    def _label(self, count: int, widest: int, inbox: int, clock: Clock | None) -> None:
+    def _label(self, count: int, widest: int, inbox: int, clock: StageClock | None) -> None:
         targets, confident = inbox + count * ctypes.sizeof(FrameOfBatch), self._network.confidence
         prepare = partial(self._frames.prepare, inbox, count)
         label = partial(self._heads.label, self._logits, targets, count, widest, confident)

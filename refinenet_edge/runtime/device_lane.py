@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 
 K = TypeVar("K")
 T = TypeVar("T")
-S = TypeVar("S", bound="Slot")
+S = TypeVar("S", bound="LaneSlot")
 Key = tuple[int, ...]  # of a graph: the addresses and numbers that it was captured with
 
 
-class Clock:
+class StageClock:
     """How long each stage takes when it is waited for, ms by the host's clock."""
 
     def __init__(self, cuda: Cuda) -> None:
@@ -53,14 +53,14 @@ class Clock:
         self._last = now
 
 
-class Slot:
+class LaneSlot:
     """Where one job is on its way: its memory, and when it was uploaded, computed and downloaded."""
 
     def __init__(self, scope: Scope) -> None:
         self.uploaded, self.computed, self.downloaded = (scope.event() for _ in range(3))
 
 
-class Job(Generic[T]):
+class Pending(Generic[T]):
     """Work on its way. What it `reads` is kept until it is finished; `take` makes the result of what came down."""
 
     def __init__(self, wait: Callable[[], None], take: Callable[[], T], reads: object) -> None:
@@ -130,7 +130,7 @@ class Lane(Generic[S]):
         self._scope = self.cuda.scope()
         self._upload = self._download = self.cuda.stream
         self._slots: list[S] = []  # that no job has
-        self._jobs: list[tuple[S, Job[Any]]] = []
+        self._jobs: list[tuple[S, Pending[Any]]] = []
         self._graphs: Kept[Key, Any] = Kept(self.cuda)
         self._captures, self._ran = session.capturable(), False  # the engine, with these shapes
         try:
@@ -170,7 +170,7 @@ class Lane(Generic[S]):
         self.cuda.provider.record(slot.uploaded, self._upload)
         self.cuda.provider.wait(self.cuda.stream, slot.uploaded)
 
-    def _job(self, slot: S, outputs: Sequence[tuple[Buffer, int]], take: Callable[[], T], reads: object) -> Job[T]:
+    def _job(self, slot: S, outputs: Sequence[tuple[Buffer, int]], take: Callable[[], T], reads: object) -> Pending[T]:
         """What was queued with `slot`, on its way back: so many bytes of each of `outputs`."""
         provider = self.cuda.provider
         provider.record(slot.computed, self.cuda.stream)
@@ -186,7 +186,7 @@ class Lane(Generic[S]):
                 self._jobs.remove((slot, job))
                 self._slots.append(slot)
 
-        job = Job(wait, take, reads)
+        job = Pending(wait, take, reads)
         self._slots.remove(slot)
         self._jobs.append((slot, job))
         return job
@@ -205,7 +205,7 @@ class Lane(Generic[S]):
         images: int,
         prepare: Callable[[], None],
         label: Callable[[], None],
-        clock: Clock | None,
+        clock: StageClock | None,
         graphs: int = GRAPHS,
     ) -> None:
         """Queue `prepare`, the engine for so many `images` and `label`; without a `clock` as a graph, if it ran before.

@@ -30,7 +30,7 @@ from refinenet_edge.errors import InputError, RefineNetEdgeError
 from refinenet_edge.records import Bilinear, Frame, LabelMap, Mask, Size
 from refinenet_edge.runtime.cuda import Buffer, Scope
 from refinenet_edge.runtime.device_batch import DeviceBatch
-from refinenet_edge.runtime.device_lane import DEPTH, GRAPHS, Clock, Job, Key, Lane, Slot
+from refinenet_edge.runtime.device_lane import DEPTH, GRAPHS, Key, Lane, LaneSlot, Pending, StageClock
 from refinenet_edge.runtime.frame import DeviceImage
 from refinenet_edge.runtime.frame_path import Answer, Network, in_runs, or_error
 from refinenet_edge.runtime.gather import gathered
@@ -107,7 +107,7 @@ class DevicePath:
     def staged(self, frame: Frame | DeviceImage) -> tuple[Mask, dict[str, float]]:
         """`FramePath.staged`: each stage is launched by itself and waited for."""
         with self._session.cuda.use():
-            clock = Clock(self._session.cuda)
+            clock = StageClock(self._session.cuda)
             (mask,) = self._queue_one(frame, clock).result()
             clock.done("download")
         return mask, clock.ms
@@ -169,8 +169,8 @@ class DevicePath:
         return queued
 
     def _queue_one(
-        self, frame: Frame | DeviceImage, clock: Clock | None = None, result: Buffer | None = None
-    ) -> Job[list[Mask]]:
+        self, frame: Frame | DeviceImage, clock: StageClock | None = None, result: Buffer | None = None
+    ) -> Pending[list[Mask]]:
         """A frame on its way, alone where the engine takes it so."""
         if not self._alone:
             return self._queue_together([frame], clock)
@@ -178,7 +178,9 @@ class DevicePath:
         with self._lane_for(_Steps, (frame.shape[0], frame.shape[1])) as lane:
             return lane.queue(frame, self._place(frame), clock, result)
 
-    def _queue_together(self, frames: Sequence[Frame | DeviceImage], clock: Clock | None = None) -> Job[list[Mask]]:
+    def _queue_together(
+        self, frames: Sequence[Frame | DeviceImage], clock: StageClock | None = None
+    ) -> Pending[list[Mask]]:
         """Frames whose network's input is of one size, as many as the engine takes at most, on their way."""
         (sides,) = {self._sides(frame) for frame in frames}
         with self._lane_for(DeviceBatch, sides) as lane:
@@ -229,7 +231,7 @@ class _List:
 
     def __init__(self, known: dict[int, Answer]) -> None:
         self.known = known
-        self.jobs: list[tuple[list[int], Job[list[Mask]]]] = []
+        self.jobs: list[tuple[list[int], Pending[list[Mask]]]] = []
 
     def finish(self) -> None:
         """Wait."""
@@ -248,7 +250,7 @@ def _whole_words(size: Size) -> int:
     return -(-3 * size[0] * size[1] // 8) * 8
 
 
-class _Slot(Slot):
+class _Slot(LaneSlot):
     """Where one frame is on its way."""
 
     def __init__(self, scope: Scope, size: Size, confidence: bool) -> None:
@@ -276,8 +278,8 @@ class _Steps(Lane[_Slot]):
         return self._frame.address
 
     def queue(
-        self, frame: Frame | DeviceImage, mapped: int | None, clock: Clock | None, result: Buffer | None
-    ) -> Job[list[Mask]]:
+        self, frame: Frame | DeviceImage, mapped: int | None, clock: StageClock | None, result: Buffer | None
+    ) -> Pending[list[Mask]]:
         """Queue `frame`'s way from here and back; `mapped`: where the device sees it, in page-locked memory.
 
         With a `clock` every stage is waited for. The labels go into `result`, if one is given.
@@ -322,7 +324,7 @@ class _Steps(Lane[_Slot]):
         )
         return [self._network.without_unseen(mask)]
 
-    def _label(self, place: int, pitch: int, outputs: list[int], clock: Clock | None) -> None:
+    def _label(self, place: int, pitch: int, outputs: list[int], clock: StageClock | None) -> None:
         key = (place, pitch, *outputs)
         graphs = GRAPHS + len(self._own) if place in self._own or key in self._seen else 0
         if not graphs:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from refinenet_edge.bench import Case, Scope, read_suite
+from refinenet_edge.bench import BenchScope, Case, read_suite
 from refinenet_edge.cli.bench import BATCHES
 from refinenet_edge.errors import InputError
 
@@ -31,16 +31,16 @@ def test_a_suite(tmp_path: Path) -> None:
     suite = read_suite(path, Path("build"))
     assert list(suite.bundles) == ["one", "two"]
     assert suite.bundles["one"].output == str(Path("build/one")) and suite.bundles["one"].size == (64, 96)
-    assert suite.scope == Scope(("torch",), ((64, 96), (128, 128)), judge="scenes:1:2")
+    assert suite.scope == BenchScope(("torch",), ((64, 96), (128, 128)), judge="scenes:1:2")
     assert suite.scope.cases((512, 512)) == (Case((64, 96), 1, 1), Case((128, 128), 1, 1))
 
 
 def test_what_is_asked_for_counts_before_what_a_suite_says() -> None:
-    asked = Scope(("torch",), batches=(1, 2), source="0")
-    both = asked.before(Scope(("openvino",), ((64, 96),), batches=(4,), streams=(3,), judge="scenes"))
-    assert both == Scope(("torch", "openvino"), ((64, 96),), (1, 2), (3,), "scenes", "0")
+    asked = BenchScope(("torch",), batches=(1, 2), source="0")
+    both = asked.before(BenchScope(("openvino",), ((64, 96),), batches=(4,), streams=(3,), judge="scenes"))
+    assert both == BenchScope(("torch", "openvino"), ((64, 96),), (1, 2), (3,), "scenes", "0")
     assert both.cases((512, 512)) == (Case((64, 96), 1, 3), Case((64, 96), 2, 3))
-    assert Scope().cases((512, 512)) == (Case((512, 512)),)
+    assert BenchScope().cases((512, 512)) == (Case((512, 512)),)
 
 
 @pytest.mark.parametrize(

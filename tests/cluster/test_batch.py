@@ -26,8 +26,8 @@ from refinenet_edge.cluster.batch import (
     RUN,
     Format,
     FrameProblem,
-    Job,
     Labeller,
+    LabellingJob,
     LabellingRecord,
     label,
 )
@@ -549,10 +549,10 @@ def test_a_machine_that_has_another_folder_there_says_so(bundle: Path, source: P
     made = LabellingRecord(identity, "openvino", "png", labels, str(source))
     how = opening(opened, "openvino", Many(1), False, None)
     with pytest.raises(InputError, match=r"that all machines share"):
-        Labeller(Job(how, made, str(source), str(out)))
+        Labeller(LabellingJob(how, made, str(source), str(out)))
     label(opened, str(source), str(out))
     with pytest.raises(InputError, match="is another folder"):
-        Labeller(Job(how, made, str(source), str(out)))
+        Labeller(LabellingJob(how, made, str(source), str(out)))
 
 
 @pytest.mark.parametrize("other", ["bundle", "input", "format"])

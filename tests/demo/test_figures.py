@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from refinenet_edge.demo import Controls, Figures, LiveSource
-from refinenet_edge.demo.figures import ClassShare, Playing, Score, Speed, Statistics
+from refinenet_edge.demo.figures import ClassShare, LiveSpeed, Playing, Score, Statistics
 from refinenet_edge.demo.stream import SegmentedFrame
 from refinenet_edge.labels import numbered
 from refinenet_edge.overlay import OverlayStyle
 from refinenet_edge.records import Mask
 
-SPEED = Speed(29.96, 8.04, 12.5, 41.4, {"segment": 8.0}, 100, 7)
+SPEED = LiveSpeed(29.96, 8.04, 12.5, 41.4, {"segment": 8.0}, 100, 7)
 
 
 def figures(shares: Sequence[float] = (), hidden: frozenset[int] = frozenset(), score: Score | None = None) -> Figures:

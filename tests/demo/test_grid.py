@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from refinenet_edge.demo import SegmentedFrame, grid
-from refinenet_edge.demo.grid import Grid, Tile, columns_of
+from refinenet_edge.demo.grid import CameraGrid, Tile, columns_of
 from refinenet_edge.overlay import OverlayStyle
 from refinenet_edge.records import Frame, Mask
 from tests.demo.fakes import THREE, grey
@@ -30,7 +30,7 @@ def middle(picture: Frame, row: int, column: int, rows: int = 2, columns: int = 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 2), (4, 2), (5, 3), (9, 3), (10, 4), (17, 5)])
 def test_as_many_beside_each_other_as_above(count: int, columns: int) -> None:
     assert columns_of(count) == columns
-    picture = Grid(count).picture([Tile("a", None)] * count, PLAIN)
+    picture = CameraGrid(count).picture([Tile("a", None)] * count, PLAIN)
     rows = -(-count // columns)
     assert picture.shape[0] / rows / (picture.shape[1] / columns) == pytest.approx(9 / 16, abs=0.01)
     assert 1200 <= picture.shape[1] <= 1280
@@ -38,7 +38,7 @@ def test_as_many_beside_each_other_as_above(count: int, columns: int) -> None:
 
 def test_each_camera_keeps_its_place() -> None:
     tiles = [Tile(name, result(level)) for name, level in (("a", 50), ("b", 100), ("c", 150))]
-    board = Grid(3)
+    board = CameraGrid(3)
     first = board.picture(tiles, PLAIN)
     places = [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [middle(first, *place) for place in places] == [[50] * 3, [100] * 3, [150] * 3, [0] * 3]
@@ -52,7 +52,7 @@ def test_each_camera_keeps_its_place() -> None:
 
 
 def test_a_camera_that_gave_nothing_yet_is_black_with_its_state_and_name() -> None:
-    picture = Grid(2).picture([Tile("a", None, "opening"), Tile("b", result(90))], PLAIN)
+    picture = CameraGrid(2).picture([Tile("a", None, "opening"), Tile("b", result(90))], PLAIN)
     height = picture.shape[0]
     tile = picture[:, :640]
     assert tile[height // 3 : 2 * height // 3].max() == 255 and tile[: height // 6].max() == 255
@@ -64,14 +64,14 @@ def test_a_camera_that_gave_nothing_yet_is_black_with_its_state_and_name() -> No
     ("size", "covered"), [((90, 160), 1.0), ((1080, 1920), 1.0), ((480, 640), 0.75), ((640, 360), 0.316)]
 )
 def test_a_frame_of_another_shape_is_fitted_whole(size: tuple[int, int], covered: float) -> None:
-    picture = Grid(2).picture([Tile("", result(200, size)), Tile("", None)], PLAIN)
+    picture = CameraGrid(2).picture([Tile("", result(200, size)), Tile("", None)], PLAIN)
     tile = picture[40:, :640, 0]
     assert (tile > 190).mean() == pytest.approx(covered, abs=0.01)
     assert (tile[:, 320] > 190).all()
 
 
 def test_side_by_side_has_the_frame_left_and_its_mask_right() -> None:
-    picture = Grid(2).picture([Tile("", result(0)), Tile("", None)], OverlayStyle(1.0, side_by_side=True))
+    picture = CameraGrid(2).picture([Tile("", result(0)), Tile("", None)], OverlayStyle(1.0, side_by_side=True))
     height, width = picture.shape[0], picture.shape[1] // 2
     assert picture[height // 2, width // 4].tolist() == [0, 0, 0]
     assert picture[height // 2, 3 * width // 4].tolist() == list(THREE.palette[0][::-1])
@@ -86,7 +86,7 @@ def test_only_what_has_changed_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(grid, "draw", draw)
     tiles = [Tile("a", result(10)), Tile("b", result(20))]
-    board = Grid(2)
+    board = CameraGrid(2)
     board.picture(tiles, PLAIN)
     board.picture([tiles[0], Tile("b", result(30))], PLAIN)
     assert drawn == [10, 20, 30]

@@ -9,7 +9,7 @@ import pytest
 
 from refinenet_edge import __version__
 from refinenet_edge.demo import Controls, Figures
-from refinenet_edge.demo.figures import CameraFigures, ClassShare, Playing, Score, Speed
+from refinenet_edge.demo.figures import CameraFigures, ClassShare, LiveSpeed, Playing, Score
 from refinenet_edge.demo.metrics import metrics, problem, remark
 from refinenet_edge.overlay import OverlayStyle
 
@@ -18,7 +18,7 @@ FIGURES = Figures(
     message="",
     controls=Controls(OverlayStyle()),
     playing=Playing(('rtsp://camera/"a"\\b\n',), ("voc50 (fp16)",), "fp16", "tensorrt"),
-    speed=Speed(29.5, 12.5, 40.0, 55.0, {"read": 2.0, "segment": 12.5}, 7200, 3),
+    speed=LiveSpeed(29.5, 12.5, 40.0, 55.0, {"read": 2.0, "segment": 12.5}, 7200, 3),
     score=Score(0.75, 100),
     classes=(
         ClassShare("road", (1, 2, 3), 0.5),
@@ -101,7 +101,7 @@ def test_each_camera_has_series_of_its_own() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    nothing = Speed(0.0, 0.0, 0.0, 0.0, {}, 0, 0)
+    nothing = LiveSpeed(0.0, 0.0, 0.0, 0.0, {}, 0, 0)
     found = parsed(metrics(dataclasses.replace(FIGURES, state="opening", speed=nothing, score=None, power_w=None), 0))
     assert found["live"] == found["frames_total"] == 0
     assert not {"age_seconds", "segment_p50_seconds", "miou", "power_watts"} & found.keys()

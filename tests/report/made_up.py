@@ -13,10 +13,10 @@ from refinenet_edge.bench.record import (
     Case,
     Example,
     Layer,
+    LiveRun,
     Machine,
     Measurement,
     Power,
-    Screen,
     Start,
     Subject,
 )
@@ -106,7 +106,7 @@ def full_run(**changes: Any) -> BenchmarkRun:
             Start("fp32", 250.0, 40.0, 300 << 20, None),
             Start("int8", 300.0, 30.0, 200 << 20, 64 << 20),
         ),
-        screens=(Screen("int8", "scenes", (512, 512), MS, 31.5, 7),),
+        screens=(LiveRun("int8", "scenes", (512, 512), MS, 31.5, 7),),
         power=(
             Power("fp32", 10.0, 450, {"VDD_IN": 7.5}, 0.166, {"gpu": 61.4}, {"gpu": (306.0, 918.0)}, ("power cap",)),
             Power("int8", 10.0, 900, {}, None, {}, {}, None),

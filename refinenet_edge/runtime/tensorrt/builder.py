@@ -35,7 +35,7 @@ from refinenet_edge.records import (
 )
 from refinenet_edge.runtime.cuda import gpu_capability
 from refinenet_edge.runtime.libraries import load_library
-from refinenet_edge.runtime.tensorrt.library import Report, logger_of, reports
+from refinenet_edge.runtime.tensorrt.library import BuildLog, logger_of, reports
 
 if TYPE_CHECKING:
     import tensorrt_rtx_stubs  # the bindings' types: tests/bindings
@@ -210,7 +210,7 @@ def check_options(flavour: Flavour, options: EngineOptions) -> None:
             raise BuildError(f"no target {target!r}; {trt.__name__} {trt.__version__} has {', '.join(known)}")
 
 
-def _build(trt: type[TensorRt], onnx: bytes, options: EngineOptions, monitor: Any, report: Report) -> bytes:
+def _build(trt: type[TensorRt], onnx: bytes, options: EngineOptions, monitor: Any, report: BuildLog) -> bytes:
     logger = logger_of(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -268,7 +268,7 @@ def _add_profile(
     config.add_optimization_profile(profile)
 
 
-def _advice(report: Report) -> str:
+def _advice(report: BuildLog) -> str:
     """What to build instead, after a failure that is known."""
     unsupported = re.compile(r"Could not infer output types for operation:\s.*dequantize", re.DOTALL)
     if not any(map(unsupported.search, report.errors)):

@@ -24,7 +24,7 @@ SILENT = "it gave no reason"
 logger = logging.getLogger(__name__)
 
 
-class Report:
+class BuildLog:
     """What TensorRT says during one build: errors, layers, and sizes such as "Total Weights Memory" in bytes."""
 
     def __init__(self) -> None:
@@ -58,11 +58,11 @@ def logger_of(trt: Any) -> Any:
 
 
 @contextmanager
-def reports(trt: Any) -> Iterator[Report]:
+def reports(trt: Any) -> Iterator[BuildLog]:
     """Collect what `trt` says while a build is on. Builds of one library take turns: they have one logger."""
     log = logger_of(trt)
     with log.building:
-        log.report = report = Report()
+        log.report = report = BuildLog()
         try:
             yield report
         finally:
@@ -74,7 +74,7 @@ def _make_logger(trt: Any) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # super() does not reach the C++ constructor
             self.building = threading.Lock()
-            self.report: Report | None = None
+            self.report: BuildLog | None = None
 
         def log(self, severity: Any, msg: str) -> None:
             level, report = LEVELS.get(severity.name, logging.DEBUG), self.report
