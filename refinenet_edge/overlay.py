@@ -33,8 +33,9 @@ class OverlayStyle:
 
 def blend(frame: Frame, mask: Mask, style: OverlayStyle) -> Frame:
     """`mask` over `frame` (HxWx3 BGR uint8, the segmented one): a new picture of its size, lines between classes."""
-    if frame.shape != (*mask.labels.shape, 3):
-        raise ValueError(f"frame {frame.shape} is not the segmented frame {(*mask.labels.shape, 3)}")
+    if frame.shape != (*mask.labels.shape, 3) or frame.dtype != np.uint8:
+        expected = f"{(*mask.labels.shape, 3)}, uint8"
+        raise ValueError(f"frame {frame.shape}, {frame.dtype}, is not the segmented frame {expected}")
     picture: Any = cv2.applyColorMap(mask.labels, mask.classes.bgr()[:, None])
     cv2.addWeighted(frame, 1 - style.opacity, picture, style.opacity, 0, dst=picture)
     labels: Any = mask.labels

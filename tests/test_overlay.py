@@ -50,9 +50,10 @@ def test_the_legend_has_the_largest_classes_in_their_order() -> None:
     assert legend_of(MASK) == list(zip(THREE.names, THREE.palette, strict=True))
 
 
-def test_a_mask_of_another_frame() -> None:
+@pytest.mark.parametrize("frame", [FRAME[:80], FRAME.astype(np.float32)], ids=["size", "type"])
+def test_a_mask_of_another_frame(frame: np.ndarray) -> None:
     with pytest.raises(ValueError, match="not the segmented frame"):
-        blend(FRAME[:80], MASK, OverlayStyle())
+        blend(frame, MASK, OverlayStyle())
 
 
 def test_the_frame_stays_as_it_is() -> None:
