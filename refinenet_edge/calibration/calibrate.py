@@ -82,9 +82,11 @@ def here(model: ir.Model, spec: FrameSpec, frames: Frames) -> FrameObserver:
     )
 
 
-def counting(model: ir.Model, spec: FrameSpec, frames: Frames) -> Callable[[int], Mapping[str, Histogram]]:
-    """Index of a frame -> its histograms, by tensor."""
-    counter = cache(lambda: activation_counter(model))  # once there is a frame
+def counting(
+    model: ir.Model, spec: FrameSpec, frames: Frames, threads: int = 0
+) -> Callable[[int], Mapping[str, Histogram]]:
+    """Index of a frame -> its histograms, by tensor; so many `threads` compute, 0: as many as there are cores."""
+    counter = cache(lambda: activation_counter(model, threads=threads))  # once there is a frame
     return lambda index: counter().count(prepare(frames.read(index), spec), frames.names[index])
 
 

@@ -2,8 +2,8 @@
 
 ONNX Runtime runs it, on CUDA where it has that, on frames prepared as the engine's are. Memory is bounded: the
 activations become graph outputs, group by group so that a group of one frame stays near `GROUP_BYTES`, and only their
-histograms are kept; all cores count, a tensor each. A frame counts when all of its groups are through, so an interrupt
-at any moment loses that frame.
+histograms are kept; all cores count, a tensor each, on Ray those of the worker. A frame counts when all of its groups
+are through, so an interrupt at any moment loses that frame.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,11 +53,14 @@ class ActivationCounter:
 
     input: str
     groups: tuple[Any, ...]  # ONNX Runtime's sessions
+    threads: int = 0  # of theirs, which count, too; 0: as many as there are cores
 
     def count(self, image: Activation, name: str) -> dict[str, Histogram]:
         """Tensor -> histogram of one prepared frame (1x3xhxw). Raises `CalibrationError` for NaN or infinity."""
         histograms: dict[str, Histogram] = {}
-        with Workers(cores() if is_compiled() else 1) as workers:  # numpy's passes wait for each other
+        with Workers(
+            (self.threads or cores()) if is_compiled() else 1
+        ) as workers:  # numpy's passes wait for each other
             for part in self._parts(image):
                 histograms |= workers.in_order(_counted, part)
                 if wrong := [tensor for tensor in histograms if histograms[tensor].not_finite]:
@@ -126,8 +129,11 @@ def _ratio(reach: Activation) -> float:
     return float(reach.max() / np.quantile(reach, 0.25)) if reach.size else 1.0
 
 
-def activation_counter(model: ir.Model, tensors: Sequence[str] | None = None) -> ActivationCounter:
-    """The counter of a fused float32 graph, of its observable `tensors` or others. Raises `GraphError`."""
+def activation_counter(model: ir.Model, tensors: Sequence[str] | None = None, threads: int = 0) -> ActivationCounter:
+    """The counter of a fused float32 graph, of its observable `tensors` or others; see its `threads`.
+
+    Raises `GraphError`.
+    """
     sizes = {str(value.name): _bytes(value) for node in model.graph for value in node.outputs}
     source = str(model.graph.inputs[0].name)
     groups: list[list[str]] = [[]]
@@ -143,10 +149,10 @@ def activation_counter(model: ir.Model, tensors: Sequence[str] | None = None) ->
     data = to_bytes(model)
     # kept for the next frame where that is as large: an arena keeps what its largest frame took, and each group has one
     keep_memory = len(groups) == 1 and sides(model.graph.inputs[0]) is not None
-    return ActivationCounter(source, tuple(_session(data, group, keep_memory) for group in groups))
+    return ActivationCounter(source, tuple(_session(data, group, keep_memory, threads) for group in groups), threads)
 
 
-def _session(data: bytes, outputs: list[str], keep_memory: bool) -> Any:
+def _session(data: bytes, outputs: list[str], keep_memory: bool, threads: int) -> Any:
     proto = onnx.load_model_from_string(data)
     _keep_only(proto.graph, set(outputs))
     del proto.graph.output[:]
@@ -155,7 +161,7 @@ def _session(data: bytes, outputs: list[str], keep_memory: bool) -> Any:
     kept = proto.SerializeToString()
     del proto  # its weights are in memory often enough
     try:
-        return open_onnxruntime(kept, arena=keep_memory, on_gpu=True)
+        return open_onnxruntime(kept, threads=threads, arena=keep_memory, on_gpu=True)
     except Exception as exc:  # ONNX Runtime's own classes are private
         raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(exc)}") from exc
 

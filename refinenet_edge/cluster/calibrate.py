@@ -35,7 +35,7 @@ def distributed(model: ir.Model, spec: FrameSpec, source: str, count: int, pool:
 
     return FrameObserver(
         lambda: itertools.chain.from_iterable(run(functools.partial(_Checker, source), 0)),
-        lambda first: run(functools.partial(_Counter, to_bytes(model), spec, source), first),
+        lambda first: run(functools.partial(_Counter, to_bytes(model), spec, source, pool.threads), first),
     )
 
 
@@ -48,9 +48,9 @@ class _Checker(Worker[Sequence[int], list[FrameCheck]]):
 
 
 class _Counter(Worker[Sequence[int], Counted]):
-    def __init__(self, model: bytes, spec: FrameSpec, source: str) -> None:
+    def __init__(self, model: bytes, spec: FrameSpec, source: str, threads: int) -> None:
         graph = ir.from_proto(onnx.load_model_from_string(model))
-        self._count = counting(graph, spec, calibration_frames(source))
+        self._count = counting(graph, spec, calibration_frames(source), threads)
 
     def __call__(self, piece: Sequence[int]) -> Counted:
         total: dict[str, Histogram] = {}

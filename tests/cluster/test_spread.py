@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from refinenet_edge import calibration, evaluation
 from refinenet_edge.bundle import MODEL, open_bundle
-from refinenet_edge.calibration import calibration_frames
+from refinenet_edge.calibration import calibration_frames, observe
 from refinenet_edge.cli import main
 from refinenet_edge.cluster import calibrate, evaluate
 from refinenet_edge.cluster.pool import LocalPool
@@ -95,6 +97,22 @@ def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: i
     by = calibrate.distributed(model, spec, source, len(frames), Many(workers))
     assert calibration.calibrate(model, spec, frames, observer=by) == alone
     assert any(tensor.amax for tensor in alone.tensors.values())
+
+
+def test_a_worker_of_a_calibration_takes_its_own_cpu_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, begun = open_bundle(tiny_bundle(tmp_path / "b")), []
+
+    def noted(make: Callable[..., Any], threads_of: Callable[..., int]) -> Callable[..., Any]:
+        return lambda *args, **more: begun.append(threads_of(*args, **more)) or make(*args, **more)
+
+    monkeypatch.setattr(observe, "Workers", noted(observe.Workers, lambda threads: threads))
+    monkeypatch.setattr(
+        observe, "open_onnxruntime", noted(observe.open_onnxruntime, lambda _, threads=0, **more: threads)
+    )
+    model, spec = read_onnx(bundle.path / MODEL, None), bundle.manifest.frame
+    by = calibrate.distributed(model, spec, "scenes:2:2", 2, Many(1))
+    calibration.calibrate(model, spec, calibration_frames("scenes:2:2"), observer=by)
+    assert len(begun) > 1 and set(begun) == {Many.threads}
 
 
 def test_a_worker_that_dies_stops_a_calibration_where_it_goes_on_later(
