@@ -95,12 +95,12 @@ def resumable(
     path.unlink(missing_ok=True)
 
 
-def make_folder(folder: Path) -> None:
-    """The folder, and those above it, where they are missing. Raises `InputError`."""
+def make_folder(folder: Path, otherwise: str = "name another with --out") -> None:
+    """The folder, and those above it, where they are missing. Raises `InputError`, which ends with `otherwise`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise InputError(f"folder {folder} cannot be made: {exc.strerror or exc}; name another with --out") from exc
+        raise InputError(f"folder {folder} cannot be made: {exc.strerror or exc}; {otherwise}") from exc
 
 
 def write_synced(path: Path, data: bytes) -> None:

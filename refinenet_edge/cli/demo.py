@@ -213,7 +213,7 @@ def shipped_bundle(name: str, size: Size) -> Path:
         with heavy(EXPORT):
             from refinenet_edge.build import build as build_bundle
         err.print(f"the shipped model is built into {path}, this once", soft_wrap=True)
-        make_folder(path.parent)
+        make_folder(path.parent, "name a bundle, or another place for such files by XDG_CACHE_HOME")
         recipe = Recipe(str(path), checkpoint=name, size=size)
         with progress_bar("start") as bar:
             build_bundle(recipe, bar.step)

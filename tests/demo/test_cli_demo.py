@@ -99,6 +99,16 @@ def test_a_shipped_model_is_built_once(
     assert sizes == [(64, 96), (96, 64)]
 
 
+def test_where_a_shipped_model_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--out of demo is for pictures: it is not what helps."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    done = run("--source", "scenes", "--view", "none", "--frames", "1")
+    assert done.exit_code == 2
+    assert "cannot be made: Not a directory; name a bundle, or another place" in " ".join(done.output.split())
+    assert "--out" not in done.output
+
+
 @pytest.mark.parametrize(
     ("sources", "opened", "said"),
     [
