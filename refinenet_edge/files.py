@@ -27,7 +27,7 @@ except ImportError:  # not a Unix: nothing is locked
 
 MAX_TEXT = 32 << 20  # bytes
 PATIENCE = 60.0  # seconds
-SAVE_SECONDS = 30.0  # between two saves of a run that is not finished
+SAVE_SECONDS = 15.0  # between two saves of a run that is not finished
 NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe is opened at once, and then refused
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
