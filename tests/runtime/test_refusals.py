@@ -75,6 +75,7 @@ def calls(make_bundle: Callable[..., Bundle]) -> dict[str, tuple[Callable[..., A
         "new_labels": (segmenter().new_labels, {"height": 8, "width": 9}),
         "image": (segmenter().image, {"frame": FRAME}),
         "logits": (segmenter().logits, {"frame": FRAME}),
+        "logits_of": (segmenter().logits_of, {"frames": [FRAME]}),
         "mask": (segmenter().mask, {"logits": one, "size": (8, 9)}),
         "open_session": (open_session, {"bundle": bundle, **opens}),
         "run": (session().run, {"feeds": {"image": one}}),
