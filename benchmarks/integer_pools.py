@@ -55,6 +55,17 @@ def graphs(name: str, folder: Path) -> dict[str, bytes]:
     return {"as they are": before, "rewritten": to_bytes(model)}
 
 
+def rows(cells: list[dict[str, Any]]) -> list[str]:
+    """The lines of the table in docs/measurements.md."""
+    told: dict[str, list[str]] = {}
+    for cell in cells:
+        ratio = cell["times_as_long"]
+        told.setdefault(cell["precision"], []).append(
+            f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        )
+    return [f"| {precision} | {' | '.join(ratios)} |" for precision, ratios in told.items()]
+
+
 @click.command(help=__doc__)
 @click.option("--rounds", default=40, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import gpu_batches
+import integer_pools
 import people
 import pytest
 import results_page
@@ -104,12 +105,17 @@ def test_frames_per_second_on_a_cpu_are_those_that_were_measured() -> None:
     result = json.loads((ROOT / "benchmarks/results/amd-epyc-2/throughput.json").read_text("utf-8"))
     cells = result["cells"]
     assert [(cell["precision"], cell["task"]) for cell in cells] == [
-        (precision, task) for precision in ("fp32", "int8") for task in ("eval", "batch")
+        (precision, task) for precision, tasks in throughput.TASKS.items() for task in tasks
     ]
     found = throughput.TABLE.search(TEXT["docs/measurements.md"])
     assert found
     assert found[0] == found[1] + "".join(f"{line}\n" for line in throughput.rows(cells))
     assert throughput.bound(result["engine"]) in TEXT["docs/measurements.md"]
+
+
+def test_what_pooling_integers_wins_is_what_was_measured() -> None:
+    result = json.loads((ROOT / "benchmarks/results/amd-epyc-2/integer_pools.json").read_text("utf-8"))
+    assert "\n".join(integer_pools.rows(result["cells"])) in TEXT["docs/measurements.md"]
 
 
 def test_batches_on_a_gpu_are_those_that_were_measured() -> None:

@@ -1,4 +1,4 @@
-"""Labels and network inputs by the C++ head, numpy and the CUDA kernels (on the CPU): the same bits on every processor.
+"""Labels, network inputs and counts by C++, numpy and the CUDA kernels (on the CPU): the same bits on every processor.
 
 python -m tests.arm.exact FILE       makes FILE, of what this processor gives; where it is, compares with it
 """
@@ -20,7 +20,7 @@ from refinenet_edge.records import Bilinear, FrameSpec
 from refinenet_edge.runtime import head
 from refinenet_edge.runtime.cuda import Cuda, Scope
 from refinenet_edge.runtime.frame import prepare
-from refinenet_edge.runtime.kernels import device
+from refinenet_edge.runtime.kernels import _histogram, device
 from tests.runtime.gpu import Gpu
 
 SIZES = [((7, 9), (29, 33)), ((29, 33), (7, 9)), ((5, 6), (17, 4)), ((1, 5), (6, 1)), ((34, 60), (135, 241))]
@@ -66,6 +66,9 @@ def outputs(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
         for name in (name for name in given if name != "frame"):
             logits, size = given[name], SIZES[int(name[-1])][1]
+            counts = np.zeros(64, np.int64)
+            _histogram.count(logits, 16.0, counts)
+            made[f"counts {name}"] = np.array([*_histogram.extent(logits), *counts])
             for how in (Bilinear(False), Bilinear(True)):
                 key = f"{name} {how.align_corners}"
                 made[f"c++ {key}"] = head.upsample_argmax(logits, size, how)
