@@ -28,7 +28,7 @@ def pool_integers(model: ir.Model) -> None:
     names = Names(model.graph)
     for node in list(model.graph):
         if node.op_type == "MaxPool" and len(node.outputs) == 1:  # else its indices are wanted, too
-            if model.graph.opset_imports[""] >= OPSET:
+            if model.graph.opset_imports.get("", 0) >= OPSET:
                 _pool_integers(node)
             if _is_quantised(node.inputs[0]) and _is_wide(node):
                 pool_in_two_passes(node, names)
