@@ -58,9 +58,8 @@ class ActivationCounter:
     def count(self, image: Activation, name: str) -> dict[str, Histogram]:
         """Tensor -> histogram of one prepared frame (1x3xhxw). Raises `CalibrationError` for NaN or infinity."""
         histograms: dict[str, Histogram] = {}
-        with Workers(
-            (self.threads or cores()) if is_compiled() else 1
-        ) as workers:  # numpy's passes wait for each other
+        threads = (self.threads or cores()) if is_compiled() else 1  # numpy's passes wait for each other
+        with Workers(threads) as workers:
             for part in self._parts(image):
                 histograms |= workers.in_order(_counted, part)
                 if wrong := [tensor for tensor in histograms if histograms[tensor].not_finite]:
