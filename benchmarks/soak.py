@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py engines/scenes_int8   -> benchmarks/results/<cpu>/soak.json
     python benchmarks/soak.py --minutes 2           # a made-up network of 20 ms
-    python benchmarks/soak.py engines/scenes_int8 --cameras 4 --minutes 10   -> .../soak_cameras.json
+    python benchmarks/soak.py engines/scenes_int8 --cameras 4 --minutes 10 --frames 60000   -> .../soak_cameras.json
 
 20 minutes or 20 000 shown frames, whichever is first. The camera gives 100 frames a second, changes its resolution
 every 1000, and is unplugged for three seconds twice. A web page is served; one viewer reads it, another stops reading.
